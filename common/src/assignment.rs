@@ -1,0 +1,65 @@
+//! All that one host should run, with nothing left to choose.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterId, HostId, InstanceId},
+    instance::{BoundPort, Desired},
+    secret::Secret,
+    spec::ServiceSpec,
+};
+
+/// The full value for one host; the newest generation wins, replays are harmless.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The cluster that says so.
+    pub cluster: ClusterId,
+    /// The host it is for.
+    pub host: HostId,
+    /// Grows with every change of the replicated state: the log index that it was derived at.
+    pub generation: u64,
+    /// Every instance of this host, wanted or to be ended.
+    pub instances: Vec<AssignedInstance>,
+    /// Instances that the agent reported and the cluster does not know: remove them. Only this
+    /// list ends what is not in `instances`; absence alone never does.
+    pub surplus: BTreeSet<InstanceId>,
+}
+
+/// One instance as its host should treat it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AssignedInstance {
+    /// Which one.
+    pub id: InstanceId,
+    /// What is wanted of it.
+    pub desired: Desired,
+    /// What to run.
+    pub spec: Arc<ServiceSpec>,
+    /// The image to run, by digest where one is pinned.
+    pub image: String,
+    /// The host ports booked for it.
+    pub ports: Vec<BoundPort>,
+    /// Restarts that the cluster knows of; an agent that lost its ledger goes on from here.
+    pub restarts: u32,
+    /// Who to be at the image's registry.
+    pub credentials: Option<RegistryCredentials>,
+}
+
+/// Who to be at a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryCredentials {
+    /// The registry, `host[:port]`.
+    pub registry: String,
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: Secret<String>,
+}
+
+impl Assignment {
+    /// Whether `next` may replace this: same cluster and host, and not older.
+    pub fn accepts(&self, next: &Assignment) -> bool {
+        self.cluster == next.cluster && self.host == next.host && next.generation >= self.generation
+    }
+}

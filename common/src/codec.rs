@@ -1,0 +1,125 @@
+//! How values become bytes: bincode on the wire, and sealed with a version and a checksum on disk.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Bytes that cannot be read back, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The value cannot be written, or the bytes do not form one.
+    #[error("{0}")]
+    Format(String),
+    /// The bytes start with something else.
+    #[error("it is not a {expected} (it starts with {found:02x?})")]
+    Magic {
+        /// The format's four letters.
+        expected: String,
+        /// What was there.
+        found: Vec<u8>,
+    },
+    /// The format is newer than this binary.
+    #[error("it has format version {found}, and this binary reads up to {newest}: upgrade wharf")]
+    Version {
+        /// The version found.
+        found: u16,
+        /// The newest version this binary reads.
+        newest: u16,
+    },
+    /// The checksum does not match.
+    #[error("its checksum is {found:08x} and should be {expected:08x}: the disk or a copy damaged it")]
+    Checksum {
+        /// What the header says.
+        expected: u32,
+        /// What the bytes give.
+        found: u32,
+    },
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<{ 256 << 20 }>()
+}
+
+/// Writes a value in the compact binary form.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, config()).map_err(|e| CodecError::Format(e.to_string()))
+}
+
+/// Reads a value from exactly `bytes`.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, read) =
+        bincode::serde::decode_from_slice(bytes, config()).map_err(|e| CodecError::Format(e.to_string()))?;
+    if read != bytes.len() {
+        return Err(CodecError::Format(format!("{} bytes are left over", bytes.len() - read)));
+    }
+    Ok(value)
+}
+
+/// A format that outlives the process: its four letters and its current version.
+#[derive(Debug, Clone, Copy)]
+pub struct Format {
+    /// The four letters at the start.
+    pub magic: &'static [u8; 4],
+    /// The version written, and the newest that can be read.
+    pub version: u16,
+}
+
+const HEADER: usize = 10;
+
+impl Format {
+    /// Writes `value` as magic, version, CRC-32 of the rest, and the rest.
+    pub fn seal<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+        let body = encode(value)?;
+        let mut bytes = Vec::with_capacity(HEADER + body.len());
+        bytes.extend_from_slice(self.magic);
+        bytes.extend_from_slice(&self.version.to_be_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    /// Reads what [`Format::seal`] wrote, after checking all that its header says.
+    pub fn open<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        let magic = || String::from_utf8_lossy(self.magic).into_owned();
+        if bytes.len() < HEADER || &bytes[..4] != self.magic {
+            return Err(CodecError::Magic { expected: magic(), found: bytes.iter().take(4).copied().collect() });
+        }
+        let found = u16::from_be_bytes([bytes[4], bytes[5]]);
+        if found > self.version {
+            return Err(CodecError::Version { found, newest: self.version });
+        }
+        let expected = u32::from_be_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]);
+        let found = crc32fast::hash(&bytes[HEADER..]);
+        if found != expected {
+            return Err(CodecError::Checksum { expected, found });
+        }
+        decode(&bytes[HEADER..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: Format = Format { magic: b"TEST", version: 2 };
+
+    #[test]
+    fn a_sealed_value_is_read_back_and_every_flipped_bit_is_seen() {
+        let sealed = FORMAT.seal(&("hello", 7u64)).expect("seals");
+        assert_eq!(FORMAT.open::<(String, u64)>(&sealed).expect("opens"), ("hello".into(), 7));
+        for bit in 0..sealed.len() * 8 {
+            let mut broken = sealed.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            let older = u16::from_be_bytes([broken[4], broken[5]]) < FORMAT.version;
+            assert!(older || FORMAT.open::<(String, u64)>(&broken).is_err(), "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert!(FORMAT.open::<(String, u64)>(&sealed[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let newer = Format { version: 3, ..FORMAT }.seal(&1u8).expect("seals");
+        let error = FORMAT.open::<u8>(&newer).expect_err("is refused").to_string();
+        assert!(error.contains("version 3") && error.contains("upgrade"), "{error}");
+    }
+}

@@ -1,0 +1,150 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::spec::*;
+
+fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
+    let files: Vec<Source> =
+        texts.iter().enumerate().map(|(i, text)| Source { name: format!("compose{i}.yaml"), text: (*text).to_owned() }).collect();
+    let variables = BTreeMap::from([("TAG".to_owned(), "1.2".to_owned()), ("EMPTY".to_owned(), String::new())]);
+    let read = |path: &str| match path {
+        "web.env" => Ok("A=1\n# a comment\nexport B='two words'\nC=\"x\"\n".to_owned()),
+        _ => Err("there is no such file".to_owned()),
+    };
+    compose(&files, Project { variables: &variables, directory: "/srv/shop", read })
+}
+
+fn web(text: &str) -> ServiceSpec {
+    let composed = read(&[text]).unwrap_or_else(|e| panic!("{e}"));
+    composed.spec.services[&"web".parse().expect("a name")].clone()
+}
+
+fn refused(text: &str) -> String {
+    read(&[text]).expect_err("is refused").to_string()
+}
+
+#[test]
+fn every_supported_key_is_read() {
+    let spec = web(r#"
+name: shop
+services:
+  db: {image: pg}
+  web:
+    image: shop/web:${TAG}
+    command: serve --name "a b" --x='c d'
+    entrypoint: [/bin/web]
+    env_file: web.env
+    environment: [C=3, D]
+    labels: {team: a}
+    ports: ["8080:80", "127.0.0.1:53:53/udp", "9000-9001:90-91", {target: 443, published: 8443}, 81]
+    volumes: ["data:/data", "./conf:/etc/conf:ro", {type: bind, source: /srv, target: /srv}]
+    healthcheck: {test: "wget -q localhost", interval: 3s, timeout: 1s, retries: 5, start_period: 1m}
+    restart: on-failure:3
+    stop_grace_period: 1m30s
+    depends_on: {db: {condition: service_healthy}}
+    deploy:
+      replicas: 3
+      resources: {limits: {cpus: "1.5", memory: 512m}, reservations: {cpus: 0.25, memory: 64M}}
+      restart_policy: {condition: any, delay: 2s, max_attempts: 5, window: 1m}
+      placement: {constraints: ["node.labels.disk == ssd", "node.hostname!=h1"]}
+volumes: {data: }
+"#);
+    assert_eq!(spec.image, "shop/web:1.2");
+    assert_eq!(spec.command, Some(["serve", "--name", "a b", "--x=c d"].map(String::from).to_vec()));
+    let variables: Vec<_> = spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(variables, ["A=1", "B=two words", "C=3"]);
+    let ports: Vec<_> = spec.ports.iter().map(|p| (p.published, p.container)).collect();
+    assert_eq!(ports, [(Some(8080), 80), (Some(53), 53), (Some(9000), 90), (Some(9001), 91), (Some(8443), 443), (None, 81)]);
+    assert_eq!(spec.ports[1].protocol, Protocol::Udp);
+    assert_eq!(spec.mounts[1], MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true });
+    assert_eq!(spec.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)), Some(("CMD-SHELL".into(), crate::time::Span::seconds(3), 5)));
+    assert_eq!((spec.restart.condition, spec.restart.max_attempts), (RestartCondition::Any, Some(5)));
+    assert_eq!(spec.stop_grace, crate::time::Span::seconds(90));
+    assert_eq!((spec.limits.cpu.0, spec.limits.memory.0, spec.reservations.cpu.0), (1500, 512 << 20, 250));
+    assert_eq!(spec.constraints.len(), 2);
+    assert_eq!(spec.depends_on.values().next(), Some(&Condition::Healthy));
+}
+
+#[test]
+fn later_files_override_earlier_ones() {
+    let composed = read(&[
+        "services: {web: {image: a, command: [x, y], environment: [A=1, B=2], ports: ['80:80'], volumes: ['/a:/data']}}",
+        "services: {web: {image: b, command: [z], environment: {B: 3}, ports: ['81:81'], volumes: ['/b:/data']}, db: {image: pg}}",
+    ])
+    .expect("is accepted");
+    let web = &composed.spec.services[&"web".parse().expect("a name")];
+    assert_eq!((web.image.as_str(), web.command.as_deref()), ("b", Some(&["z".to_owned()][..])));
+    assert_eq!(web.environment.get("B").map(String::as_str), Some("3"));
+    assert_eq!((web.ports.len(), web.mounts.len(), composed.spec.services.len()), (2, 1, 2));
+}
+
+#[test]
+fn what_is_not_supported_is_named_and_never_dropped_in_silence() {
+    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {update_config: {}}, x-own: 1}}\nconfigs: {c: {}}\nnetworks: {n: {}}"]).expect("is accepted");
+    let warnings = composed.warnings.join("\n");
+    for place in ["services.web.privileged", "services.web.deploy.update_config", "configs", "networks"] {
+        assert!(warnings.contains(place), "{place} in {warnings}");
+    }
+    assert!(!warnings.contains("x-own"));
+}
+
+#[test]
+fn problems_name_file_and_place() {
+    let cases = [
+        ("services: {web: {image: a, ports: ['80:80', 'x']}}", "compose0.yaml: services.web.ports[1]"),
+        ("services: {web: {image: a, ports: ['99999']}}", "services.web.ports[0]"),
+        ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
+        ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
+        ("services: {web: {image: a, deploy: {mode: global}}}", "services.web.deploy.mode"),
+        ("services: {web: {image: a, env_file: nowhere.env}}", "services.web.env_file: nowhere.env: there is no such file"),
+        ("services: {web: {image: a, volumes: ['../../etc:/x']}}", "services.web.volumes[0]"),
+        ("services: {web: {image: a, volumes: ['data:/x']}}", "volume data is not declared"),
+        ("services: {web: {image: a, restart: sometimes}}", "services.web.restart"),
+        ("services: {web: {image: a, healthcheck: {test: x, interval: soon}}}", "services.web.healthcheck.interval"),
+        ("services: {Web_1: {image: a}}", "rename it, for example to \"web-1\""),
+        ("services: {web: {build: .}}", "it has build and no image"),
+        ("services: {web: {image: '${NOT_SET:?set it}'}}", "services.web.image: the variable NOT_SET is not set: set it"),
+        ("services: {web: {image: 'a$'}}", "services.web.image"),
+        ("services: [a]", "services: expected a mapping, found a list"),
+        ("services: {web: {image: [a]}}", "services.web.image: expected text, found a list"),
+        ("{}", "services: it is missing"),
+        ("", "the file is empty"),
+        ("services:\n\tweb: {}", "line 2"),
+        ("a: 1\na: 2", "duplicate"),
+    ];
+    for (text, expected) in cases {
+        let found = refused(text);
+        assert!(found.contains(expected), "{text:?}: expected {expected:?} in {found:?}");
+    }
+}
+
+#[test]
+fn bombs_and_giants_are_refused_in_time() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let references = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{references}]\n"));
+    }
+    let deep = format!("a: {}{}", "[".repeat(3000), "]".repeat(3000));
+    let giant = format!("a: {}", "x".repeat(MAX_FILE));
+    for text in [bomb.as_str(), deep.as_str(), giant.as_str()] {
+        assert!(read(&[text]).is_err());
+    }
+    let nested = format!("services: {{web: {{image: '{}x{}'}}}}", "${A:-".repeat(100), "}".repeat(100));
+    assert!(refused(&nested).contains("nested deeper"));
+}
+
+#[test]
+fn interpolation_follows_the_specification() {
+    let variables = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("E".to_owned(), String::new()), ("D".to_owned(), "$A".to_owned())]);
+    let cases = [
+        ("$A-${A}", "1-1"), ("$$A", "$A"), ("${X:-d}", "d"), ("${E:-d}", "d"), ("${E-d}", ""), ("${X-${A}}", "1"),
+        ("${A:+y}", "y"), ("${X:+y}", ""), ("${E:+y}", ""), ("${E+y}", "y"), ("${X}", ""), ("${D}", "$A"), ("${A:?x}", "1"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(interpolate::expand(text, &variables, 0).as_deref(), Ok(expected), "{text}");
+    }
+    for bad in ["${", "${}", "${A", "$", "${A!x}", "${X:?}", "$1"] {
+        assert!(interpolate::expand(bad, &variables, 0).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Problems as people see them: what failed, on what, why, and what to do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A refusal or failure in four parts. `what` names the thing that failed and what it failed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+pub struct Problem {
+    /// The stable code, such as `E0107`.
+    pub code: Code,
+    /// What failed, on what: one line.
+    pub what: String,
+    /// Why: the real causes, one line each.
+    pub why: Vec<String>,
+    /// What to do about it, one line each.
+    pub fix: Vec<String>,
+}
+
+impl Problem {
+    /// A problem with its first two parts; causes and remedies are added.
+    pub fn new(code: Code, what: impl Into<String>) -> Problem {
+        Problem { code, what: what.into(), why: Vec::new(), fix: Vec::new() }
+    }
+
+    /// Adds a cause.
+    pub fn why(mut self, cause: impl Into<String>) -> Problem {
+        self.why.push(cause.into());
+        self
+    }
+
+    /// Adds a remedy.
+    pub fn fix(mut self, remedy: impl Into<String>) -> Problem {
+        self.fix.push(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.what, self.code)?;
+        for cause in &self.why {
+            write!(f, "\n  {cause}")?;
+        }
+        for (index, remedy) in self.fix.iter().enumerate() {
+            write!(f, "\n  {}{remedy}", if index == 0 { "Fix: " } else { "or:  " })?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! codes {
+    ($($variant:ident $code:literal $explanation:literal)*) => {
+        /// A stable code of a problem; `wharf explain CODE` prints its explanation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        pub enum Code {
+            $(#[doc = $explanation] #[serde(rename = $code)] $variant,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Code] = &[$(Code::$variant),*];
+
+            /// The code as text.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $code,)* }
+            }
+
+            /// What it means, for people.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Code::$variant => $explanation,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    TokenMalformed "E0101" "The pasted join token is cut short or mistyped. Nothing was sent; copy the whole line again."
+    WrongAuthority "E0102" "The coordinator's certificate does not come from the cluster that the token pins. The address belongs to another cluster, or somebody stands in between. No secret was sent."
+    TokenUnknown "E0103" "The cluster has no such join token, or its secret does not fit. The answer is the same for both on purpose."
+    TokenExpired "E0104" "The join token's time is over. Tokens live for an hour unless they were made to live longer."
+    TokenRevoked "E0105" "Somebody revoked the join token."
+    TokenUsedUp "E0107" "The join token has admitted as many hosts as it may."
+    AddressNotAllowed "E0108" "The join token admits hosts only from a range of addresses, and this host's is outside it."
+    NameRefused "E0109" "The host asks for a name that is not allowed or already taken."
+    RequestRefused "E0110" "The certificate request is malformed, weak, or asks for more than a host may be."
+    OtherCluster "E0111" "This host already belongs to another cluster. One host belongs to one cluster."
+    ClockSkew "E0112" "The clocks of host and coordinator are too far apart for certificates to be valid."
+    DockerMissing "E0113" "Docker Engine does not answer on this host."
+    Unreachable "E0114" "No coordinator answers at the address."
+    NotRoot "E0115" "Installing needs root: it writes the binary, the service unit and the state directory."
+    PortTaken "E0116" "A port that wharf listens on is held by another process."
+    HostRemoved "E0117" "The host was removed from the cluster and its certificate revoked."
+    ProtocolTooOld "E0118" "Host and coordinator share no version of the wire protocol. Upgrade the older one."
+    InstallFailed "E0119" "A step of the installation failed. Running the same line again continues where it stopped."
+    Cloned "E0121" "This disk was copied from another host: both use the same key. The newcomer is refused so that the two never fight."
+    NoLeader "E0201" "The coordinators have no leader at the moment, or no majority of them can reach each other. Running instances go on; changes must wait."
+    ResultUnknown "E0202" "The coordinator could not learn in time whether a change was made. Repeating it with the same request id is safe."
+    MemberRefused "E0203" "The group of coordinators cannot be changed like that now."
+    NotPlaceable "E0312" "No host can take some instances. The reasons count the hosts that each filter removed."
+    InvalidRequest "E0400" "The request is malformed: a wrong type, an unknown field, a number out of range."
+    Unauthenticated "E0401" "The request carries no valid token."
+    Denied "E0403" "The token does not allow this."
+    NotFound "E0404" "There is no such thing."
+    Conflict "E0409" "The thing was changed by somebody else in the meantime, or the request contradicts what exists."
+    TooLarge "E0413" "The request is larger than the limit."
+    WrongDoor "E0421" "The connection was made with the join key, which serves the join script alone."
+    Busy "E0429" "Too many requests at once; try again in a moment."
+    ComposeInvalid "E0501" "The compose file cannot be read or asks for what cannot be."
+    ImageMissing "E0510" "The image cannot be had on the host."
+    StoreCorrupt "E0901" "The coordinator's store is damaged. It is never repaired silently: the member must leave and join anew."
+    StoreFailed "E0902" "The coordinator's store cannot be written: the disk is full or failing."
+    Internal "E0999" "A fault of wharf itself. Please report it with the lines of the log around it."
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_all_four_parts_are_shown() {
+        let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        texts.dedup();
+        assert_eq!(texts.len(), Code::ALL.len());
+        let text = Problem::new(Code::TokenExpired, "Token rejected").why("it ended at 14:31").fix("wharf host add").to_string();
+        assert_eq!(text, "Token rejected [E0104]\n  it ended at 14:31\n  Fix: wharf host add");
+    }
+}

@@ -1,0 +1,73 @@
+//! Hosts: what the agent says of them and how alive they are believed to be.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    id::BootId,
+    quantity::{Bytes, MilliCpu},
+    time::Timestamp,
+};
+
+/// What an agent observes of its host; changes rarely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostFacts {
+    /// The host's own name for itself.
+    pub hostname: String,
+    /// The address under which other hosts reach it.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// All the processor time there is.
+    pub cpu: MilliCpu,
+    /// All the memory there is.
+    pub memory: Bytes,
+    /// The operating system, as Docker names it.
+    pub os: String,
+    /// The architecture, as Docker names it.
+    pub arch: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Docker Engine's version; empty while Docker does not answer.
+    pub docker: String,
+    /// The version of the agent.
+    pub agent: String,
+    /// The kernel's boot.
+    pub boot: BootId,
+}
+
+/// Whether the leader believes that a host is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Liveness {
+    /// It has been admitted and has not reported yet.
+    Joining,
+    /// Its heartbeats arrive.
+    Ready,
+    /// Heartbeats are missing: no new placements, nothing is moved.
+    Suspect {
+        /// When the leader noticed.
+        since: Timestamp,
+    },
+    /// Its lease has ended.
+    Down {
+        /// When the leader noticed.
+        since: Timestamp,
+    },
+}
+
+impl Liveness {
+    /// The state's name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Liveness::Joining => "joining",
+            Liveness::Ready => "ready",
+            Liveness::Suspect { .. } => "suspect",
+            Liveness::Down { .. } => "down",
+        }
+    }
+}
+
+/// Labels that people put on a host.
+pub type HostLabels = BTreeMap<String, String>;

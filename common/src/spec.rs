@@ -1,0 +1,350 @@
+//! What people ask for: stacks of services, and the one validator of them.
+//!
+//! A spec holds wishes only; what became of them is a status and lives elsewhere. Client and
+//! coordinator call the same [`StackSpec::validate`].
+
+mod validate;
+
+use std::{collections::{BTreeMap, BTreeSet}, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub use validate::Violation;
+
+use crate::{
+    name::Name,
+    quantity::{Bytes, MilliCpu},
+    time::Span,
+};
+
+/// Services that are deployed together from one file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackSpec {
+    /// The services by name.
+    pub services: BTreeMap<Name, ServiceSpec>,
+    /// The named volumes that the services may mount.
+    #[serde(default)]
+    pub volumes: BTreeSet<Name>,
+}
+
+/// One workload: what to run, how many times, where, and when it counts as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// The image reference, as Docker takes it.
+    pub image: String,
+    /// When the image is pulled.
+    #[serde(default)]
+    pub pull: PullPolicy,
+    /// Replaces the image's command.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's entrypoint.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
+    /// The user to run as, `user[:group]`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The directory to start in.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// Environment variables.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Labels of the containers.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Container ports that are reachable from outside.
+    #[serde(default)]
+    pub ports: Vec<PortSpec>,
+    /// What is mounted where.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
+    /// How health is checked; the image's own check if absent.
+    #[serde(default)]
+    pub healthcheck: Option<HealthCheck>,
+    /// What happens on the host when the program ends.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// The time between SIGTERM and SIGKILL.
+    #[serde(default = "default_stop_grace")]
+    pub stop_grace: Span,
+    /// How many instances.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// What placement sets aside for each instance.
+    #[serde(default)]
+    pub reservations: Resources,
+    /// What an instance may use at most.
+    #[serde(default)]
+    pub limits: Resources,
+    /// What a host must be like.
+    #[serde(default)]
+    pub constraints: Vec<Constraint>,
+    /// Services that must be up before the first instance is placed.
+    #[serde(default)]
+    pub depends_on: BTreeMap<Name, Condition>,
+    /// How much of its output the host keeps.
+    #[serde(default)]
+    pub log: LogOptions,
+}
+
+/// When a host pulls an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// If it is not on the host.
+    #[default]
+    Missing,
+    /// Before each new instance.
+    Always,
+    /// Never: the image must be on the host.
+    Never,
+}
+
+/// A container port and how it is reachable from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// The port in the container.
+    pub container: u16,
+    /// The port on the host; the planner picks a free one if absent.
+    #[serde(default)]
+    pub published: Option<u16>,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The host's address to listen on; all of them if absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub host_ip: Option<IpAddr>,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// Something mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MountSpec {
+    /// What is mounted.
+    pub source: MountSource,
+    /// The absolute path in the container.
+    pub target: String,
+    /// Whether the container may only read it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MountSource {
+    /// An absolute path of the host.
+    Bind(String),
+    /// A named volume of the stack.
+    Volume(Name),
+}
+
+/// A command that tells whether an instance works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// `["CMD", program, arguments…]`, `["CMD-SHELL", line]` or `["NONE"]`.
+    pub test: Vec<String>,
+    /// The time between two checks.
+    #[serde(default = "default_health_interval")]
+    pub interval: Span,
+    /// The time one check may take.
+    #[serde(default = "default_health_timeout")]
+    pub timeout: Span,
+    /// Failures in a row that make it unhealthy.
+    #[serde(default = "default_health_retries")]
+    pub retries: u32,
+    /// The time after the start in which failures do not count.
+    #[serde(default)]
+    pub start_period: Span,
+}
+
+/// What the host does when the program of an instance ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestartPolicy {
+    /// Which ends are followed by a restart.
+    #[serde(default)]
+    pub condition: RestartCondition,
+    /// The delay before the first restart; doubled each time up to a minute.
+    #[serde(default = "default_restart_delay")]
+    pub delay: Span,
+    /// Restarts within the window before the host gives up; no limit if absent.
+    #[serde(default)]
+    pub max_attempts: Option<u32>,
+    /// A run longer than this forgets earlier failures.
+    #[serde(default = "default_restart_window")]
+    pub window: Span,
+}
+
+/// Which ends of a program are followed by a restart on the same host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartCondition {
+    /// None: the instance has then ended for good.
+    None,
+    /// An exit code other than zero.
+    OnFailure,
+    /// Every end.
+    #[default]
+    Any,
+}
+
+/// Amounts of what a host has; zero is "not stated".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Processor time in thousandths of a core.
+    #[serde(default)]
+    pub cpu: MilliCpu,
+    /// Memory in bytes.
+    #[serde(default)]
+    pub memory: Bytes,
+}
+
+/// A condition on a host: `key == value` or `key != value`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// `node.id`, `node.hostname`, `node.role`, `node.platform.os`, `node.platform.arch` or
+    /// `node.labels.<label>`, in the spelling of compose files.
+    pub key: String,
+    /// Whether the value must differ instead of being equal.
+    #[serde(default)]
+    pub not: bool,
+    /// The value to compare with.
+    pub value: String,
+}
+
+impl std::fmt::Display for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {}", self.key, if self.not { "!=" } else { "==" }, self.value)
+    }
+}
+
+/// What a dependency must have reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// All its instances run.
+    #[default]
+    Started,
+    /// All its instances run and are healthy.
+    Healthy,
+    /// All its instances have ended with exit code 0.
+    Completed,
+}
+
+/// How much output the host keeps of a container: Docker's own default is all of it, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogOptions {
+    /// The size at which a file is rotated.
+    pub max_size: Bytes,
+    /// The number of files kept.
+    pub max_files: u32,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions { max_size: Bytes(10 << 20), max_files: 3 }
+    }
+}
+
+impl Default for RestartPolicy {
+    fn default() -> RestartPolicy {
+        RestartPolicy {
+            condition: RestartCondition::Any,
+            delay: default_restart_delay(),
+            max_attempts: None,
+            window: default_restart_window(),
+        }
+    }
+}
+
+impl ServiceSpec {
+    /// A service that runs `image` once, with every default.
+    pub fn of_image(image: &str) -> ServiceSpec {
+        ServiceSpec {
+            image: image.to_owned(),
+            pull: PullPolicy::default(),
+            command: None,
+            entrypoint: None,
+            user: None,
+            working_dir: None,
+            environment: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            ports: Vec::new(),
+            mounts: Vec::new(),
+            healthcheck: None,
+            restart: RestartPolicy::default(),
+            stop_grace: default_stop_grace(),
+            replicas: 1,
+            reservations: Resources::default(),
+            limits: Resources::default(),
+            constraints: Vec::new(),
+            depends_on: BTreeMap::new(),
+            log: LogOptions::default(),
+        }
+    }
+
+    /// Whether instances made from `other` may go on under this spec: only the number differs.
+    pub fn same_instances(&self, other: &ServiceSpec) -> bool {
+        let ServiceSpec { replicas: _, depends_on: _, .. } = other;
+        ServiceSpec { replicas: self.replicas, depends_on: self.depends_on.clone(), ..other.clone() } == *self
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn default_stop_grace() -> Span {
+    Span::seconds(10)
+}
+
+fn default_health_interval() -> Span {
+    Span::seconds(10)
+}
+
+fn default_health_timeout() -> Span {
+    Span::seconds(5)
+}
+
+fn default_health_retries() -> u32 {
+    3
+}
+
+fn default_restart_delay() -> Span {
+    Span::seconds(1)
+}
+
+fn default_restart_window() -> Span {
+    Span::minutes(10)
+}

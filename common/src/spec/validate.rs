@@ -1,0 +1,290 @@
+//! The one validator of specs: the same rules for a first deploy, an update and a roll back.
+
+use super::{MountSource, ServiceSpec, StackSpec};
+use crate::{name::Name, time::Span};
+
+/// A rule that a spec breaks, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct Violation {
+    /// The place, such as `services.web.ports[0]`.
+    pub path: String,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+/// Most services in a stack.
+pub const MAX_SERVICES: usize = 500;
+/// Most instances of a service.
+pub const MAX_REPLICAS: u32 = 10_000;
+/// Longest text of any field, in bytes.
+pub const MAX_TEXT: usize = 32 << 10;
+/// Most entries of any list or map of a service.
+pub const MAX_ENTRIES: usize = 1000;
+
+/// Label prefixes by which the agent knows its own containers.
+const OWN_LABELS: &str = "wharf.";
+const CONSTRAINT_KEYS: [&str; 5] = ["node.id", "node.hostname", "node.role", "node.platform.os", "node.platform.arch"];
+
+impl StackSpec {
+    /// All the rules that this spec breaks; empty if it can be deployed.
+    pub fn validate(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        if self.services.is_empty() {
+            found.push(violation("services", "a stack needs at least one service"));
+        }
+        if self.services.len() > MAX_SERVICES {
+            found.push(violation("services", format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len())));
+        }
+        for (name, service) in &self.services {
+            let mut check = Check { path: format!("services.{name}"), found: &mut found };
+            check.service(name, service, self);
+        }
+        if let Some(cycle) = self.dependency_cycle() {
+            found.push(violation(&format!("services.{cycle}.depends_on"), "it depends on itself through the services it names"));
+        }
+        found
+    }
+
+    /// A service that depends on itself, directly or through others.
+    fn dependency_cycle(&self) -> Option<&Name> {
+        // Services whose dependencies are all settled are settled; what never is lies on a cycle.
+        let mut open: Vec<&Name> = self.services.keys().collect();
+        loop {
+            let settled = |name: &Name| !open.iter().any(|o| *o == name);
+            let next: Vec<&Name> =
+                open.iter().copied().filter(|name| !self.services[*name].depends_on.keys().all(settled)).collect();
+            if next.len() == open.len() {
+                return open.first().copied();
+            }
+            open = next;
+        }
+    }
+}
+
+fn violation(path: &str, reason: impl Into<String>) -> Violation {
+    Violation { path: path.to_owned(), reason: reason.into() }
+}
+
+struct Check<'a> {
+    path: String,
+    found: &'a mut Vec<Violation>,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, field: &str, reason: impl Into<String>) {
+        self.found.push(violation(&format!("{}.{field}", self.path), reason));
+    }
+
+    fn service(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
+        self.image(&service.image);
+        if service.replicas > MAX_REPLICAS {
+            self.refuse("deploy.replicas", format!("{} are more than the {MAX_REPLICAS} allowed", service.replicas));
+        }
+        self.texts(service);
+        self.ports(service);
+        self.mounts(service, stack);
+        self.health(service);
+        self.resources(service);
+        for (dependency, _) in &service.depends_on {
+            if dependency == name {
+                self.refuse("depends_on", "a service cannot depend on itself");
+            } else if !stack.services.contains_key(dependency) {
+                self.refuse("depends_on", format!("there is no service {dependency} in this stack"));
+            }
+        }
+        for (index, constraint) in service.constraints.iter().enumerate() {
+            let key = constraint.key.as_str();
+            let label = key.strip_prefix("node.labels.").is_some_and(|label| !label.is_empty());
+            if !label && !CONSTRAINT_KEYS.contains(&key) {
+                self.refuse(&format!("deploy.placement.constraints[{index}]"), format!(
+                    "{key} is not known; there are {} and node.labels.<label>", CONSTRAINT_KEYS.join(", ")));
+            }
+        }
+        if service.log.max_files == 0 || service.log.max_size.0 < 4096 {
+            self.refuse("logging", "at least one file of at least 4 KiB must be kept");
+        }
+    }
+
+    fn image(&mut self, image: &str) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+        if image.is_empty() {
+            self.refuse("image", "it is missing");
+        } else if image.len() > 512 || !image.chars().all(allowed) || !image.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            self.refuse("image", format!("{:?} is not an image reference, which looks like registry.example/shop/web:1.2", cut(image)));
+        }
+    }
+
+    fn texts(&mut self, service: &ServiceSpec) {
+        for (field, map) in [("environment", &service.environment), ("labels", &service.labels)] {
+            if map.len() > MAX_ENTRIES {
+                self.refuse(field, format!("{} entries are more than the {MAX_ENTRIES} allowed", map.len()));
+            }
+            for (key, value) in map {
+                if key.is_empty() || key.contains(['=', '\0']) {
+                    self.refuse(field, format!("{:?} is not a key: it must not be empty or contain '='", cut(key)));
+                }
+                if value.len() > MAX_TEXT || value.contains('\0') {
+                    self.refuse(&format!("{field}.{}", cut(key)), format!("the value is longer than {MAX_TEXT} bytes or contains a NUL"));
+                }
+            }
+        }
+        if let Some(label) = service.labels.keys().find(|label| label.starts_with(OWN_LABELS)) {
+            self.refuse("labels", format!("{:?}: labels that start with {OWN_LABELS:?} are the platform's own", cut(label)));
+        }
+        let lists = [("command", &service.command), ("entrypoint", &service.entrypoint)];
+        for (field, words) in lists.iter().filter_map(|(field, words)| words.as_ref().map(|w| (*field, w))) {
+            if words.len() > MAX_ENTRIES || words.iter().any(|word| word.len() > MAX_TEXT || word.contains('\0')) {
+                self.refuse(field, format!("more than {MAX_ENTRIES} words, or one longer than {MAX_TEXT} bytes or with a NUL"));
+            }
+        }
+        for (field, text) in [("user", &service.user), ("working_dir", &service.working_dir)] {
+            if text.as_ref().is_some_and(|t| t.is_empty() || t.len() > 255 || t.contains(['\0', '\n'])) {
+                self.refuse(field, "it is empty, longer than 255 bytes or has a line break");
+            }
+        }
+    }
+
+    fn ports(&mut self, service: &ServiceSpec) {
+        for (index, port) in service.ports.iter().enumerate() {
+            let field = format!("ports[{index}]");
+            if port.container == 0 || port.published == Some(0) {
+                self.refuse(&field, "0 is not a port; there are 1 to 65535");
+            }
+            let twin = |other: &&super::PortSpec| {
+                other.published.is_some()
+                    && (other.published, other.protocol, other.host_ip) == (port.published, port.protocol, port.host_ip)
+            };
+            if service.ports[..index].iter().any(|other| twin(&other)) {
+                self.refuse(&field, format!("host port {} is published twice", port.published.unwrap_or_default()));
+            }
+        }
+        if service.ports.len() > MAX_ENTRIES {
+            self.refuse("ports", format!("{} are more than the {MAX_ENTRIES} allowed", service.ports.len()));
+        }
+    }
+
+    fn mounts(&mut self, service: &ServiceSpec, stack: &StackSpec) {
+        for (index, mount) in service.mounts.iter().enumerate() {
+            let field = format!("volumes[{index}]");
+            if !clean_absolute(&mount.target) || mount.target == "/" {
+                self.refuse(&field, format!("target {:?} is not an absolute path below / without '..'", cut(&mount.target)));
+            }
+            match &mount.source {
+                MountSource::Bind(path) if !clean_absolute(path) => {
+                    self.refuse(&field, format!("source {:?} is not an absolute path without '..'", cut(path)));
+                }
+                MountSource::Volume(name) if !stack.volumes.contains(name) => {
+                    self.refuse(&field, format!("volume {name} is not declared under the top-level volumes"));
+                }
+                MountSource::Bind(_) | MountSource::Volume(_) => {}
+            }
+            if service.mounts[..index].iter().any(|other| other.target == mount.target) {
+                self.refuse(&field, format!("{} is mounted twice", mount.target));
+            }
+        }
+    }
+
+    fn health(&mut self, service: &ServiceSpec) {
+        let Some(check) = &service.healthcheck else { return };
+        let well_formed = match check.test.split_first() {
+            Some((kind, rest)) => match kind.as_str() {
+                "NONE" => rest.is_empty(),
+                "CMD" => !rest.is_empty(),
+                "CMD-SHELL" => rest.len() == 1,
+                _ => false,
+            },
+            None => false,
+        };
+        if !well_formed {
+            self.refuse("healthcheck.test", "it must be [NONE], [CMD, program, …] or [CMD-SHELL, line]");
+        }
+        for (field, span) in [("interval", check.interval), ("timeout", check.timeout)] {
+            // Docker's own minimum is a millisecond; a day is a mistake.
+            if span < Span(100) || span > Span::seconds(86_400) {
+                self.refuse(&format!("healthcheck.{field}"), format!("{span} is not between 100ms and 24h"));
+            }
+        }
+        if check.retries == 0 || check.retries > 1000 {
+            self.refuse("healthcheck.retries", format!("{} is not between 1 and 1000", check.retries));
+        }
+    }
+
+    fn resources(&mut self, service: &ServiceSpec) {
+        let (reserved, limit) = (service.reservations, service.limits);
+        if limit.memory.0 != 0 && reserved.memory > limit.memory {
+            self.refuse("deploy.resources", format!("it reserves {} of memory and is limited to {}", reserved.memory, limit.memory));
+        }
+        if limit.cpu.0 != 0 && reserved.cpu > limit.cpu {
+            self.refuse("deploy.resources", format!("it reserves {} cores and is limited to {}", reserved.cpu, limit.cpu));
+        }
+        // Docker refuses less, with a text that names no service.
+        if limit.memory.0 != 0 && limit.memory.0 < 6 << 20 {
+            self.refuse("deploy.resources.limits.memory", format!("{} is less than the 6 MiB that Docker needs", limit.memory));
+        }
+        if service.stop_grace > Span::seconds(86_400) {
+            self.refuse("stop_grace_period", format!("{} is longer than a day", service.stop_grace));
+        }
+    }
+}
+
+fn clean_absolute(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= 4096 && !path.contains(['\0', ':']) && !path.split('/').any(|part| part == "..")
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::*;
+
+    fn violations(change: impl FnOnce(&mut ServiceSpec)) -> String {
+        let mut service = ServiceSpec::of_image("shop/web:1");
+        change(&mut service);
+        let mut stack = StackSpec::default();
+        stack.services.insert("web".parse().expect("a name"), service);
+        stack.validate().iter().map(|v| v.to_string()).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_plain_service_is_accepted() {
+        assert_eq!(violations(|_| {}), "");
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_its_place() {
+        type Case = (&'static str, fn(&mut ServiceSpec));
+        let cases: [Case; 12] = [
+            ("services.web.image", |s| s.image = "--privileged".into()),
+            ("services.web.image", |s| s.image = "a b".into()),
+            ("services.web.deploy.replicas", |s| s.replicas = 1_000_000_000),
+            ("services.web.ports[0]", |s| s.ports = vec![PortSpec { container: 0, published: None, protocol: Protocol::Tcp, host_ip: None }]),
+            ("services.web.volumes[0]", |s| s.mounts = vec![MountSpec { source: MountSource::Bind("/etc/../root".into()), target: "/x".into(), read_only: false }]),
+            ("services.web.volumes[0]", |s| s.mounts = vec![MountSpec { source: MountSource::Volume("data".parse().expect("a name")), target: "/x".into(), read_only: false }]),
+            ("services.web.labels", |s| { s.labels.insert("wharf.instance".into(), "x".into()); }),
+            ("services.web.healthcheck.test", |s| s.healthcheck = Some(HealthCheck { test: vec!["curl".into()], interval: Span::seconds(1), timeout: Span::seconds(1), retries: 1, start_period: Span(0) })),
+            ("services.web.healthcheck.retries", |s| s.healthcheck = Some(HealthCheck { test: vec!["NONE".into()], interval: Span::seconds(1), timeout: Span::seconds(1), retries: 0, start_period: Span(0) })),
+            ("services.web.depends_on", |s| { s.depends_on.insert("db".parse().expect("a name"), Condition::Started); }),
+            ("services.web.deploy.placement.constraints[0]", |s| s.constraints = vec![Constraint { key: "node.moon".into(), not: false, value: "full".into() }]),
+            ("services.web.deploy.resources.limits.memory", |s| s.limits.memory = Bytes(1)),
+        ];
+        for (path, change) in cases {
+            let found = violations(change);
+            assert!(found.starts_with(path), "expected {path}, found {found:?}");
+        }
+    }
+
+    #[test]
+    fn circular_dependencies_are_named() {
+        let mut stack = StackSpec::default();
+        for (name, on) in [("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")] {
+            let mut service = ServiceSpec::of_image("x");
+            service.depends_on.insert(on.parse().expect("a name"), Condition::Started);
+            stack.services.insert(name.parse().expect("a name"), service);
+        }
+        assert_eq!(stack.validate().len(), 1, "{:?}", stack.validate());
+    }
+}

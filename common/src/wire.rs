@@ -1,0 +1,158 @@
+//! What agents and coordinators say to each other.
+//!
+//! Every stream begins with one [`Open`] frame that says what the stream is for; what a peer's
+//! role may open is decided by [`Open::allowed_for`] and nowhere else.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    assignment::Assignment,
+    error::Problem,
+    host::HostFacts,
+    id::{HostId, InstanceId, MemberId},
+    report::Report,
+    time::Span,
+};
+
+/// The wire protocols that this binary speaks, newest first; the handshake picks one by ALPN.
+pub const PROTOCOLS: [u16; 1] = [1];
+
+/// Largest frame, in bytes.
+pub const MAX_FRAME: usize = 16 << 20;
+
+/// Who a peer is, as its certificate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The host that it runs on.
+    pub host: HostId,
+    /// The member that it is, if it is a coordinator.
+    pub member: Option<MemberId>,
+}
+
+/// The first frame of a stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Open {
+    /// A host's session: [`ToCoordinator`] and [`ToAgent`] follow until it ends.
+    Session(Hello),
+    /// A new certificate for the key of this request (DER): [`Renewed`] follows.
+    Renew(Vec<u8>),
+    /// A call between coordinators, encoded by them: one answer follows.
+    Member(Vec<u8>),
+    /// The output of an instance, asked of its agent: [`LogFrame`]s follow.
+    Logs(LogRequest),
+}
+
+impl Open {
+    /// Whether a peer may open such a stream. Everything not named is denied.
+    pub fn allowed_for(&self, peer: &PeerIdentity) -> bool {
+        match self {
+            // A host speaks for itself alone; a coordinator's host has an agent too.
+            Open::Session(hello) => hello.host == peer.host,
+            Open::Renew(_) => true,
+            Open::Member(_) | Open::Logs(_) => peer.member.is_some(),
+        }
+    }
+}
+
+/// How an agent introduces itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its host.
+    pub host: HostId,
+    /// What it observes of the host.
+    pub facts: HostFacts,
+    /// The generation that its ledger holds; zero if it holds none.
+    pub generation: u64,
+    /// A salted hash of the machine's id: a copied disk carries the key to another machine.
+    pub machine: [u8; 16],
+}
+
+/// What an agent says in its session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToCoordinator {
+    /// All that it observes, numbered within the session.
+    Report {
+        /// Grows with each report.
+        number: u64,
+        /// The full value.
+        report: Report,
+    },
+    /// It is alive.
+    Beat {
+        /// The agent's own clock, given back unchanged.
+        sent: u64,
+    },
+    /// What it observes of its host has changed.
+    Facts(HostFacts),
+}
+
+/// What a coordinator says in an agent's session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The session is open: this coordinator leads.
+    Welcome {
+        /// The time between two beats.
+        heartbeat: Span,
+        /// All coordinators, to try when this one is gone.
+        coordinators: Vec<SocketAddr>,
+    },
+    /// Another coordinator leads; none is known during an election.
+    Redirect {
+        /// Where the leader is.
+        leader: Option<SocketAddr>,
+    },
+    /// There will be no session.
+    Refused(Problem),
+    /// All that the host should run.
+    Assignment(Box<Assignment>),
+    /// The beat was received while leading.
+    BeatAck {
+        /// As the beat said.
+        sent: u64,
+    },
+    /// The report is in the replicated state.
+    ReportAck {
+        /// As the report said.
+        number: u64,
+    },
+    /// The coordinators have changed.
+    Coordinators(Vec<SocketAddr>),
+}
+
+/// The answer to [`Open::Renew`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Renewed {
+    /// The new certificate, DER.
+    Certificate(Vec<u8>),
+    /// None is given.
+    Refused(Problem),
+}
+
+/// Which output is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The number of last lines; all if absent.
+    pub tail: Option<u32>,
+    /// Whether to go on as output appears.
+    pub follow: bool,
+}
+
+/// A piece of an instance's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFrame {
+    /// Output as the program wrote it.
+    Output {
+        /// Whether it came from stderr.
+        stderr: bool,
+        /// The raw bytes.
+        bytes: Vec<u8>,
+    },
+    /// The output cannot be had.
+    Failed(Problem),
+    /// That was all.
+    End,
+}
