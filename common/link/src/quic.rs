@@ -1,0 +1,206 @@
+//! The real transport: QUIC with mutual TLS. The ALPN names carry the protocol version, so the
+//! handshake itself negotiates it, and peers without a common version refuse each other by name.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use common::{id::ClusterId, wire::{PROTOCOLS, PeerIdentity}};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::WebPkiClientVerifier,
+};
+use tokio::{sync::{Mutex, mpsc}, task::JoinSet};
+use tracing::debug;
+
+use crate::{
+    Connection, Credentials, LinkError, Transport,
+    connection::Inner,
+    identity::{coordinator_name, identity_of},
+    provider,
+};
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Streams that one peer may have open at a time.
+const MAX_STREAMS: u32 = 1024;
+/// Handshakes that may be under way at a time; more are refused.
+const MAX_HANDSHAKES: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A QUIC endpoint with the credentials that it uses at the moment.
+pub struct Quic {
+    endpoint: quinn::Endpoint,
+    credentials: RwLock<Credentials>,
+    client: RwLock<quinn::ClientConfig>,
+    accepted: Mutex<Option<mpsc::Receiver<Connection>>>,
+    // Ends the accept loop when the transport is dropped.
+    _accepting: JoinSet<()>,
+}
+
+fn tls_error(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Tls(error.to_string())
+}
+
+fn protocols() -> Vec<Vec<u8>> {
+    PROTOCOLS.iter().map(|version| format!("wharf/{version}").into_bytes()).collect()
+}
+
+fn transport_config() -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config.max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("a few seconds fit")));
+    config.keep_alive_interval(Some(KEEP_ALIVE));
+    config.max_concurrent_bidi_streams(MAX_STREAMS.into());
+    config.max_concurrent_uni_streams(0u32.into());
+    config.initial_rtt(Duration::from_millis(20));
+    Arc::new(config)
+}
+
+fn roots(credentials: &Credentials) -> Result<RootCertStore, LinkError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(credentials.root.clone())).map_err(tls_error)?;
+    Ok(roots)
+}
+
+fn chain_and_key(credentials: &Credentials) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = vec![CertificateDer::from(credentials.own.certificate.clone())];
+    let key = PrivatePkcs8KeyDer::from(credentials.own.key.expose().clone());
+    (chain, key.into())
+}
+
+fn client_config(credentials: &Credentials) -> Result<quinn::ClientConfig, LinkError> {
+    let (chain, key) = chain_and_key(credentials);
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .with_root_certificates(roots(credentials)?)
+        .with_client_auth_cert(chain, key)
+        .map_err(tls_error)?;
+    tls.alpn_protocols = protocols();
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(tls_error)?));
+    config.transport_config(transport_config());
+    Ok(config)
+}
+
+fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkError> {
+    let (chain, key) = chain_and_key(credentials);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), provider()).build().map_err(tls_error)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(tls_error)?;
+    tls.alpn_protocols = protocols();
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(tls_error)?));
+    config.transport_config(transport_config());
+    Ok(config)
+}
+
+fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIdentity, LinkError> {
+    let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate = chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer shows no certificate"))?;
+    identity_of(&certificate, cluster).map_err(tls_error)
+}
+
+impl Quic {
+    /// An endpoint that dials and accepts.
+    pub fn listen(address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
+        let endpoint = quinn::Endpoint::server(server_config(&credentials)?, address)?;
+        let (sender, receiver) = mpsc::channel(64);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, sender));
+        Quic::new(endpoint, credentials, Some(receiver), accepting)
+    }
+
+    /// An endpoint that only dials.
+    pub fn dial_only(local: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
+        Quic::new(quinn::Endpoint::client(local)?, credentials, None, JoinSet::new())
+    }
+
+    fn new(endpoint: quinn::Endpoint, credentials: Credentials, accepted: Option<mpsc::Receiver<Connection>>, accepting: JoinSet<()>) -> Result<Quic, LinkError> {
+        let client = RwLock::new(client_config(&credentials)?);
+        Ok(Quic { endpoint, credentials: RwLock::new(credentials), client, accepted: Mutex::new(accepted), _accepting: accepting })
+    }
+
+    /// Uses new credentials from now on; connections that exist go on.
+    pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), LinkError> {
+        let (client, server) = (client_config(&credentials)?, server_config(&credentials)?);
+        self.endpoint.set_server_config(Some(server));
+        *self.client.write().expect("no panic while it is held") = client;
+        *self.credentials.write().expect("no panic while it is held") = credentials;
+        Ok(())
+    }
+
+    /// The credentials in use.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.read().expect("no panic while it is held").clone()
+    }
+
+    /// The address that it listens on.
+    pub fn local_address(&self) -> Result<SocketAddr, LinkError> {
+        Ok(self.endpoint.local_addr()?)
+    }
+}
+
+async fn accept_loop(endpoint: quinn::Endpoint, cluster: ClusterId, accepted: mpsc::Sender<Connection>) {
+    let mut handshakes: JoinSet<Option<Connection>> = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { return };
+                if handshakes.len() >= MAX_HANDSHAKES {
+                    incoming.refuse();
+                } else {
+                    handshakes.spawn(handshake(incoming, cluster));
+                }
+            }
+            Some(done) = handshakes.join_next() => {
+                if let Ok(Some(connection)) = done && accepted.send(connection).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn handshake(incoming: quinn::Incoming, cluster: ClusterId) -> Option<Connection> {
+    let remote = incoming.remote_address();
+    let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, async { incoming.await.map_err(tls_error) }).await;
+    let checked = connected.unwrap_or(Err(LinkError::TimedOut(HANDSHAKE_TIMEOUT))).and_then(|connection| {
+        let peer = peer_of(&connection, cluster)?;
+        Ok(Connection::new(peer, remote, Inner::Quic(connection)))
+    });
+    checked.inspect_err(|error| debug!(%remote, %error, "a handshake failed")).ok()
+}
+
+#[async_trait]
+impl Transport for Quic {
+    async fn dial(&self, to: SocketAddr) -> Result<Connection, LinkError> {
+        let (client, cluster) = {
+            let credentials = self.credentials.read().expect("no panic while it is held");
+            (self.client.read().expect("no panic while it is held").clone(), credentials.cluster)
+        };
+        let unreachable = |reason: String| LinkError::Unreachable { to, reason };
+        let connecting = self.endpoint.connect_with(client, to, &coordinator_name(cluster)).map_err(|e| unreachable(e.to_string()))?;
+        let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
+        let connection = connected.map_err(|_| unreachable("it does not answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
+        let peer = peer_of(&connection, cluster)?;
+        Ok(Connection::new(peer, to, Inner::Quic(connection)))
+    }
+
+    async fn accept(&self) -> Option<Connection> {
+        self.accepted.lock().await.as_mut()?.recv().await
+    }
+}
+
+impl Drop for Quic {
+    fn drop(&mut self) {
+        self.endpoint.close(0u32.into(), b"the process ends");
+    }
+}

@@ -1,0 +1,221 @@
+//! All replicated state, and the one function that changes it.
+//!
+//! The maps are persistent: a clone shares all that did not change, so a snapshot is taken by
+//! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
+
+mod access;
+mod hosts;
+mod instances;
+mod keys;
+mod stacks;
+
+use std::sync::Arc;
+
+use common::{
+    api::{Event, Settings},
+    assignment::RegistryCredentials,
+    error::{Code, Problem},
+    id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
+    name::{Name, default_environment},
+    time::{Span, Timestamp},
+    token::TokenId,
+};
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+pub use access::{ApiTokenRecord, JoinTokenRecord};
+pub use hosts::{Host, Member, MemberState};
+pub use instances::{Bookings, Instance, Slot};
+pub use keys::Key;
+pub use stacks::{Service, Stack};
+
+use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, RequestId};
+
+/// Most events that are kept.
+const MAX_EVENTS: usize = 4096;
+/// How long the outcome of a request is remembered.
+const REMEMBER_REQUESTS: Span = Span::minutes(10);
+/// Most requests whose outcome is remembered.
+const MAX_REQUESTS: usize = 20_000;
+
+/// All replicated state of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// What makes it this cluster; absent until [`Command::Initialize`].
+    pub identity: Option<Arc<ClusterIdentity>>,
+    /// Grows with every change and every event.
+    pub index: u64,
+    /// The newest time that a command brought; it never goes back.
+    pub clock: Timestamp,
+    /// The cluster's times.
+    pub settings: Settings,
+    /// The environments.
+    pub environments: OrdMap<Name, Timestamp>,
+    /// The stacks, those being removed included.
+    pub stacks: OrdMap<StackId, Stack>,
+    /// The hosts.
+    pub hosts: OrdMap<HostId, Host>,
+    /// Every slot that has ever been filled and may be again.
+    pub slots: OrdMap<SlotId, Slot>,
+    /// The instances, until their container is gone.
+    pub instances: OrdMap<InstanceId, Instance>,
+    /// The instances of each host.
+    pub by_host: OrdSet<(HostId, InstanceId)>,
+    /// The coordinators.
+    pub members: OrdMap<MemberId, Member>,
+    /// The largest member id given out.
+    pub last_member: u64,
+    /// The join tokens.
+    pub join_tokens: OrdMap<TokenId, JoinTokenRecord>,
+    /// The API tokens.
+    pub api_tokens: OrdMap<TokenId, ApiTokenRecord>,
+    /// Who to be at registries.
+    pub registries: OrdMap<String, RegistryCredentials>,
+    /// Hosts that were removed: their certificates are refused.
+    pub removed_hosts: OrdMap<HostId, Timestamp>,
+    /// The key/value stores of the environments.
+    pub keys: OrdMap<(Name, String), Key>,
+    /// The last events, by index.
+    pub events: OrdMap<u64, Event>,
+    /// Outcomes of recent requests.
+    requests: OrdMap<RequestId, (u64, Outcome)>,
+    /// Recent requests by age.
+    request_ages: OrdMap<u64, (Timestamp, RequestId)>,
+}
+
+/// What makes a cluster this one.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterIdentity {
+    /// Its identity.
+    pub id: ClusterId,
+    /// Its certificate authority.
+    pub authority: Authority,
+}
+
+impl Cluster {
+    /// Applies the commands of one log entry; deterministic, and it never fails as a whole.
+    pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
+        self.clock = self.clock.max(batch.at);
+        batch.proposals.iter().map(|proposal| self.apply_once(proposal)).collect()
+    }
+
+    /// Applies a proposal unless one with its request id has been applied.
+    fn apply_once(&mut self, proposal: &Proposal) -> Outcome {
+        let Some(request) = proposal.request else { return self.apply_command(&proposal.command) };
+        if let Some((_, outcome)) = self.requests.get(&request) {
+            return outcome.clone();
+        }
+        let outcome = self.apply_command(&proposal.command);
+        self.remember(request, outcome.clone());
+        outcome
+    }
+
+    fn remember(&mut self, request: RequestId, outcome: Outcome) {
+        let age = self.request_ages.get_max().map_or(0, |(age, _)| age + 1);
+        self.request_ages.insert(age, (self.clock, request));
+        self.requests.insert(request, (age, outcome));
+        while let Some((&oldest, &(at, id))) = self.request_ages.get_min().map(|(age, entry)| (age, entry)) {
+            if self.request_ages.len() <= MAX_REQUESTS && self.clock.since(at) < REMEMBER_REQUESTS {
+                break;
+            }
+            self.request_ages.remove(&oldest);
+            self.requests.remove(&id);
+        }
+    }
+
+    fn apply_command(&mut self, command: &Command) -> Outcome {
+        let applied = match command {
+            Command::Initialize(genesis) => self.initialize(genesis),
+            Command::PutSettings(settings) => self.put_settings(*settings),
+            Command::PutStack { id, spec, expect_revision } => self.put_stack(id, spec, *expect_revision),
+            Command::RemoveStack(id) => self.remove_stack(id),
+            Command::ScaleService { id, replicas } => self.scale_service(id, *replicas),
+            Command::PinImage { service, expect_revision, digest } => self.pin_image(service, *expect_revision, digest),
+            Command::PutJoinToken(token) => self.put_join_token(token),
+            Command::RevokeJoinToken(id) => self.revoke_join_token(*id),
+            Command::Admit(admission) => self.admit(admission),
+            Command::PutApiToken { id, name, access, secret } => self.put_api_token(*id, name, *access, *secret),
+            Command::RemoveApiToken(id) => self.remove_api_token(*id),
+            Command::PutRegistry(credentials) => self.put_registry(credentials),
+            Command::RemoveRegistry(registry) => self.remove_registry(registry),
+            Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
+            Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),
+            Command::PutHostLabels { host, labels } => self.put_host_labels(*host, labels),
+            Command::RemoveHost(host) => self.remove_host(*host),
+            Command::Place(placement) => self.place(placement),
+            Command::Desire { instance, desired } => self.desire(instance, *desired),
+            Command::Observe { host, instances } => self.observe(*host, instances),
+            Command::Judge { instance, verdict } => self.judge(instance, *verdict),
+            Command::MemberAddress { member, address } => self.member_address(*member, *address),
+            Command::RemoveMember(member) => self.remove_member(*member),
+            Command::ForgetMember(member) => self.forget_member(*member),
+            Command::PutKey { environment, key, value } => self.put_key(environment, key, value),
+            Command::RemoveKey { environment, key } => self.remove_key(environment, key),
+        };
+        applied.unwrap_or_else(Outcome::Rejected)
+    }
+
+    fn initialize(&mut self, genesis: &Genesis) -> Applied {
+        if self.identity.is_some() {
+            return Err(Problem::new(Code::Conflict, "The cluster has been made already"));
+        }
+        self.identity = Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
+        self.settings = genesis.settings;
+        self.environments.insert(default_environment(), self.clock);
+        self.last_member = genesis.member.0;
+        self.members.insert(genesis.member, Member { host: genesis.host, address: genesis.address, state: MemberState::Present });
+        self.hosts.insert(genesis.host, Host::admitted(genesis.name.clone(), Default::default(), self.clock));
+        self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
+        self.done()
+    }
+
+    fn put_settings(&mut self, settings: Settings) -> Applied {
+        if let Some(violation) = settings.violation() {
+            return Err(Problem::new(Code::InvalidRequest, "The settings were not changed").why(violation));
+        }
+        if self.settings != settings {
+            self.settings = settings;
+            self.record("cluster", "settings-changed", "the cluster's times were changed");
+        }
+        self.done()
+    }
+
+    /// Counts a change.
+    fn touch(&mut self) -> u64 {
+        self.index += 1;
+        self.index
+    }
+
+    /// Counts a change and leaves an event that tells of it.
+    fn record(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>) {
+        let index = self.touch();
+        let event = Event { index, at: self.clock, subject: subject.to_string(), reason: reason.to_owned(), message: message.into() };
+        self.events.insert(index, event);
+        while self.events.len() > MAX_EVENTS
+            && let Some(oldest) = self.events.get_min().map(|(index, _)| *index)
+        {
+            self.events.remove(&oldest);
+        }
+    }
+
+    fn done(&self) -> Applied {
+        Ok(Outcome::Done { index: self.index })
+    }
+
+    fn known_environment(&self, environment: &Name) -> Result<(), Problem> {
+        if self.environments.contains_key(environment) {
+            return Ok(());
+        }
+        Err(not_found("environment", environment).fix("There is only the environment default yet"))
+    }
+}
+
+/// What a command's own function gives: an outcome, or why it does not fit.
+type Applied = Result<Outcome, Problem>;
+
+fn not_found(what: &str, id: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::NotFound, format!("There is no {what} {id}"))
+}
+
+#[cfg(test)]
+mod tests;

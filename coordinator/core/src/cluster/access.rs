@@ -1,0 +1,215 @@
+//! Who may join and who may ask: tokens and registries.
+
+use std::net::IpAddr;
+
+use common::{
+    api::{Access, TokenUse},
+    assignment::RegistryCredentials,
+    error::{Code, Problem},
+    host::HostLabels,
+    id::{HostId, MemberId},
+    name::Name,
+    time::Timestamp,
+    token::{JoinRole, SecretHash, TokenId},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, Cluster, Host, Member, MemberState, not_found};
+use crate::command::{Admission, NewJoinToken, Outcome};
+
+/// A join token as the cluster keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinTokenRecord {
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// What hosts become by it.
+    pub role: JoinRole,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// How many hosts it admits.
+    pub max_uses: u32,
+    /// Labels for the hosts.
+    pub labels: HostLabels,
+    /// The network and prefix length that hosts must come from.
+    pub from: Option<(IpAddr, u8)>,
+    /// Whether somebody revoked it.
+    pub revoked: bool,
+    /// Who used it.
+    pub uses: Vec<TokenUse>,
+}
+
+/// An API token as the cluster keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApiTokenRecord {
+    /// What it is for.
+    pub name: Name,
+    /// What it may do.
+    pub access: Access,
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl JoinTokenRecord {
+    /// Why a host may not use it at `now`, if it may not.
+    pub fn refusal(&self, from: IpAddr, now: Timestamp) -> Option<Problem> {
+        let again = "Make a new line: wharf host add";
+        if self.revoked {
+            return Some(Problem::new(Code::TokenRevoked, "Token rejected: it was revoked").fix(again));
+        }
+        if now >= self.expires_at {
+            return Some(Problem::new(Code::TokenExpired, format!("Token rejected: it expired at {}", self.expires_at)).fix(again));
+        }
+        if self.uses.len() >= self.max_uses as usize {
+            let last = self.uses.last().map_or_else(String::new, |last| format!(" by host {:?} at {}", last.name.as_str(), last.at));
+            return Some(Problem::new(Code::TokenUsedUp, format!("Token rejected: it was used up ({} of {}){last}", self.uses.len(), self.max_uses))
+                .why("if that host is not yours, remove it at once: wharf host rm")
+                .fix(again));
+        }
+        match self.from {
+            Some((network, prefix)) if !contains(network, prefix, from) => Some(
+                Problem::new(Code::AddressNotAllowed, format!("Token rejected: it does not admit the address {from}"))
+                    .why(format!("it admits hosts from {network}/{prefix}"))
+                    .fix("Make a line for this address: wharf host add --cidr"),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Whether `address` lies in the network of that prefix length.
+pub fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    let bits = |address: IpAddr| match address.to_canonical() {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    let ((network, width), (address, address_width)) = (bits(network), bits(address));
+    let shift = 128 - u32::from(prefix.min(width));
+    width == address_width && (shift >= 128 || network >> shift == address >> shift)
+}
+
+impl Cluster {
+    pub(super) fn put_join_token(&mut self, token: &NewJoinToken) -> Applied {
+        if self.join_tokens.contains_key(&token.id) {
+            return Err(Problem::new(Code::Conflict, format!("There is a join token {} already", token.id)));
+        }
+        // Tokens that ended a week ago are of no interest to anybody.
+        let old = |record: &JoinTokenRecord| self.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400);
+        let old: Vec<TokenId> = self.join_tokens.iter().filter(|(_, record)| old(record)).map(|(id, _)| *id).collect();
+        for id in old {
+            self.join_tokens.remove(&id);
+        }
+        let record = JoinTokenRecord {
+            secret: token.secret,
+            role: token.role,
+            created_at: self.clock,
+            expires_at: token.expires_at,
+            max_uses: token.max_uses,
+            labels: token.labels.clone(),
+            from: token.from,
+            revoked: false,
+            uses: Vec::new(),
+        };
+        self.join_tokens.insert(token.id, record);
+        self.record(format!("token {}", token.id), "join-token-made", format!("for {:?}, until {}", token.role, token.expires_at));
+        self.done()
+    }
+
+    pub(super) fn revoke_join_token(&mut self, id: TokenId) -> Applied {
+        let token = self.join_tokens.get_mut(&id).ok_or_else(|| not_found("join token", id))?;
+        if !token.revoked {
+            token.revoked = true;
+            self.record(format!("token {id}"), "join-token-revoked", "it admits nobody any more");
+        }
+        self.done()
+    }
+
+    pub(super) fn admit(&mut self, admission: &Admission) -> Applied {
+        let now = self.clock;
+        let token = self.join_tokens.get(&admission.token);
+        let token = token.ok_or_else(|| Problem::new(Code::TokenUnknown, "Token rejected: this cluster does not know it"))?;
+        if let Some(used) = token.uses.iter().find(|used| used.host == admission.host)
+            && self.hosts.contains_key(&admission.host)
+        {
+            // The answer was lost on its way; the same key gets the same answer and burns nothing.
+            let member = self.member_on(admission.host);
+            return Ok(Outcome::Admitted { name: used.name.clone(), member });
+        }
+        if let Some(refusal) = token.refusal(admission.from, now) {
+            return Err(refusal);
+        }
+        if self.removed_hosts.contains_key(&admission.host) {
+            return Err(Problem::new(Code::HostRemoved, "This host was removed from the cluster")
+                .why("its key is refused for good")
+                .fix("On the host: wharf agent reset-identity, then paste the line again"));
+        }
+        let (role, labels) = (token.role, token.labels.clone());
+        let name = self.free_name(&admission.name);
+        if let Some(token) = self.join_tokens.get_mut(&admission.token) {
+            token.uses.push(TokenUse { host: admission.host, name: name.clone(), at: now, from: admission.from });
+        }
+        self.hosts.insert(admission.host, Host::admitted(name.clone(), labels, now));
+        let member = (role == JoinRole::Coordinator).then(|| {
+            self.last_member += 1;
+            let id = MemberId(self.last_member);
+            self.members.insert(id, Member { host: admission.host, address: admission.address, state: MemberState::Present });
+            id
+        });
+        self.record(admission.host, "host-joined", format!("{name} from {}", admission.from));
+        Ok(Outcome::Admitted { name, member })
+    }
+
+    /// The member that runs on a host.
+    pub fn member_on(&self, host: HostId) -> Option<MemberId> {
+        self.members.iter().find(|(_, member)| member.host == host).map(|(id, _)| *id)
+    }
+
+    /// `wanted`, or with a number behind it if another host has it.
+    fn free_name(&self, wanted: &Name) -> Name {
+        let taken = |name: &Name| self.hosts.values().any(|host| host.name == *name);
+        if !taken(wanted) {
+            return wanted.clone();
+        }
+        let stem: String = wanted.as_str().chars().take(56).collect();
+        let numbered = |n: u32| Name::parse(&format!("{}-{n}", stem.trim_end_matches('-'))).ok();
+        (2..).filter_map(numbered).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
+    }
+
+    pub(super) fn put_api_token(&mut self, id: TokenId, name: &Name, access: Access, secret: SecretHash) -> Applied {
+        if self.api_tokens.contains_key(&id) {
+            return Err(Problem::new(Code::Conflict, format!("There is an API token {id} already")));
+        }
+        if self.api_tokens.len() >= 10_000 {
+            return Err(Problem::new(Code::InvalidRequest, "The token was not made").why("there are 10000 API tokens, which is the limit"));
+        }
+        self.api_tokens.insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
+        self.record(format!("token {id}"), "api-token-made", format!("{name}, {access:?}"));
+        self.done()
+    }
+
+    pub(super) fn remove_api_token(&mut self, id: TokenId) -> Applied {
+        self.api_tokens.remove(&id).ok_or_else(|| not_found("API token", id))?;
+        self.record(format!("token {id}"), "api-token-removed", "it is refused from now on");
+        self.done()
+    }
+
+    pub(super) fn put_registry(&mut self, credentials: &RegistryCredentials) -> Applied {
+        self.registries.insert(credentials.registry.clone(), credentials.clone());
+        self.record(&credentials.registry, "registry-changed", format!("user {}", credentials.username));
+        self.done()
+    }
+
+    pub(super) fn remove_registry(&mut self, registry: &str) -> Applied {
+        self.registries.remove(registry).ok_or_else(|| not_found("registry", registry))?;
+        self.record(registry, "registry-removed", "its credentials were removed");
+        self.done()
+    }
+
+    /// Whether a host may speak: it is known and was not removed.
+    pub fn is_admitted(&self, host: HostId) -> bool {
+        self.hosts.contains_key(&host) && !self.removed_hosts.contains_key(&host)
+    }
+}

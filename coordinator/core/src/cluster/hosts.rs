@@ -1,0 +1,167 @@
+//! Hosts, and the members that run on some of them.
+
+use std::net::SocketAddr;
+
+use common::{
+    error::{Code, Problem},
+    host::{HostFacts, HostLabels, Liveness},
+    id::{HostId, InstanceId, MemberId},
+    instance::Verdict,
+    name::Name,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, Cluster, not_found};
+
+/// A host that was admitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name, unique in the cluster.
+    pub name: Name,
+    /// Whether it is believed alive.
+    pub liveness: Liveness,
+    /// The labels that people gave it.
+    pub labels: HostLabels,
+    /// What its agent says of it.
+    pub facts: Option<HostFacts>,
+    /// A hash of its machine's id, from its first session.
+    pub machine: Option<[u8; 16]>,
+    /// When it was admitted.
+    pub joined_at: Timestamp,
+}
+
+impl Host {
+    /// A host that has not reported yet.
+    pub fn admitted(name: Name, labels: HostLabels, at: Timestamp) -> Host {
+        Host { name, liveness: Liveness::Joining, labels, facts: None, machine: None, joined_at: at }
+    }
+}
+
+/// A coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// The host that it runs on.
+    pub host: HostId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it should be in the group.
+    pub state: MemberState,
+}
+
+/// Whether a member should be in the group; what it is there now, Raft knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    /// It should be a voter.
+    Present,
+    /// It should be gone.
+    Leaving,
+}
+
+impl Cluster {
+    pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        if host.machine.is_some_and(|known| known != machine) {
+            let name = host.name.clone();
+            self.record(id, "clone-refused", format!("another machine uses the key of {name}"));
+            return Err(Problem::new(Code::Cloned, format!("This disk was cloned from {name}"))
+                .why("two machines use the same key; the newcomer is refused")
+                .fix("On the copy: wharf agent reset-identity, then join it with a new line"));
+        }
+        if host.facts.as_ref() == Some(facts) && host.machine.is_some() {
+            return self.done();
+        }
+        let name = host.name.clone();
+        let rebooted = host.facts.as_ref().is_some_and(|known| known.boot != facts.boot);
+        host.facts = Some(facts.clone());
+        host.machine = Some(machine);
+        self.record(id, if rebooted { "host-rebooted" } else { "host-reported" }, format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker));
+        self.done()
+    }
+
+    pub(super) fn host_liveness(&mut self, id: HostId, liveness: Liveness) -> Applied {
+        let clock = self.clock;
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        if host.liveness.word() == liveness.word() {
+            return self.done();
+        }
+        host.liveness = liveness;
+        let name = host.name.clone();
+        self.record(id, &format!("host-{}", liveness.word()), format!("{name} is {}", liveness.word()));
+        let verdict = match liveness {
+            Liveness::Down { .. } => Verdict::Unknown { since: clock },
+            Liveness::Ready => Verdict::Reachable,
+            Liveness::Joining | Liveness::Suspect { .. } => return self.done(),
+        };
+        let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
+        for instance in instances {
+            if let Some(instance) = self.instances.get_mut(&instance).filter(|i| !matches!(i.verdict, Verdict::Lost { .. })) {
+                instance.verdict = verdict;
+            }
+        }
+        self.done()
+    }
+
+    pub(super) fn put_host_labels(&mut self, id: HostId, labels: &HostLabels) -> Applied {
+        let too_long = |text: &String| text.is_empty() || text.len() > 255;
+        if labels.len() > 64 || labels.iter().any(|(key, value)| too_long(key) || value.len() > 255) {
+            return Err(Problem::new(Code::InvalidRequest, "The labels were not changed").why("a host has at most 64 labels of at most 255 bytes"));
+        }
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        host.labels = labels.clone();
+        self.record(id, "host-labelled", "its labels were changed");
+        self.done()
+    }
+
+    pub(super) fn remove_host(&mut self, id: HostId) -> Applied {
+        let host = self.hosts.get(&id).ok_or_else(|| not_found("host", id))?;
+        let name = host.name.clone();
+        if let Some((member, _)) = self.members.iter().find(|(_, member)| member.host == id) {
+            return Err(Problem::new(Code::Conflict, format!("Host {name} was not removed"))
+                .why(format!("it runs coordinator {member}"))
+                .fix(format!("First: wharf member rm {member}")));
+        }
+        let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
+        for instance in instances {
+            self.forget_instance(&instance);
+        }
+        self.hosts.remove(&id);
+        self.removed_hosts.insert(id, self.clock);
+        self.record(id, "host-removed", format!("{name} was removed"));
+        self.done()
+    }
+
+    pub(super) fn member_address(&mut self, id: MemberId, address: SocketAddr) -> Applied {
+        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        if member.address != address {
+            member.address = address;
+            self.record(format!("member {id}"), "member-moved", format!("it listens on {address}"));
+        }
+        self.done()
+    }
+
+    pub(super) fn remove_member(&mut self, id: MemberId) -> Applied {
+        let staying = self.members.iter().filter(|(other, m)| **other != id && m.state == MemberState::Present).count();
+        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        if staying == 0 {
+            return Err(Problem::new(Code::MemberRefused, format!("Member {id} was not removed"))
+                .why("it is the last one, and it holds the cluster's state")
+                .fix("Add another coordinator first: wharf member add"));
+        }
+        if member.state == MemberState::Present {
+            member.state = MemberState::Leaving;
+            self.record(format!("member {id}"), "member-leaving", "it was asked to leave the group");
+        }
+        self.done()
+    }
+
+    pub(super) fn forget_member(&mut self, id: MemberId) -> Applied {
+        let member = self.members.get(&id).ok_or_else(|| not_found("member", id))?;
+        if member.state != MemberState::Leaving {
+            return Err(Problem::new(Code::Conflict, format!("Member {id} is to stay")));
+        }
+        self.members.remove(&id);
+        self.record(format!("member {id}"), "member-left", "it left the group");
+        self.done()
+    }
+}

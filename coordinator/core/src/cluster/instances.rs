@@ -1,0 +1,310 @@
+//! Slots and the instances that fill them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use common::{
+    error::{Code, Problem},
+    host::Liveness,
+    id::{HostId, InstanceId, ServiceId, SlotId, StackId},
+    instance::{BoundPort, Desired, Observed, Phase, StopReason, Verdict, Want},
+    spec::{Protocol, Resources, ServiceSpec},
+    time::{Span, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, Cluster, not_found};
+use crate::command::Placement;
+
+/// The delay before a slot is filled again, doubled with each failure in a row.
+const RETRY_BASE: Span = Span::seconds(5);
+/// The longest such delay.
+const RETRY_CAP: Span = Span::minutes(5);
+/// A run of this length forgets earlier failures.
+const FORGIVE_AFTER: Span = Span::minutes(10);
+
+/// A service's place number and its history.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// How many instances it has had.
+    pub incarnation: u64,
+    /// How many of them failed in a row.
+    pub failures: u32,
+    /// When it may be filled again.
+    pub retry_at: Timestamp,
+    /// Why the last one failed.
+    pub last_failure: String,
+}
+
+/// One incarnation of a slot, on one host for life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The service's revision that it was made from.
+    pub revision: u64,
+    /// What it runs; never changes.
+    pub spec: Arc<ServiceSpec>,
+    /// Its host; never changes.
+    pub host: HostId,
+    /// The host ports booked for it; never change.
+    pub ports: Vec<BoundPort>,
+    /// What the leader wants of it.
+    pub desired: Desired,
+    /// What its host observes.
+    pub observed: Observed,
+    /// Whether it can be heard of.
+    pub verdict: Verdict,
+    /// When it was placed.
+    pub created_at: Timestamp,
+}
+
+impl Instance {
+    /// Whether it fills its slot: wanted, and not given up.
+    pub fn fills_slot(&self) -> bool {
+        self.desired.want <= Want::Run && !matches!(self.verdict, Verdict::Lost { .. })
+    }
+
+    /// Whether it still occupies what was booked for it on its host.
+    pub fn holds_bookings(&self) -> bool {
+        !self.observed.phase.is_terminal() && !matches!(self.verdict, Verdict::Lost { .. })
+    }
+}
+
+/// What is taken on a host.
+#[derive(Debug, Clone, Default)]
+pub struct Bookings {
+    /// The reserved amounts.
+    pub reserved: Resources,
+    /// The booked ports.
+    pub ports: BTreeSet<(u16, Protocol)>,
+}
+
+impl Bookings {
+    /// Adds what one more instance takes.
+    pub fn add(&mut self, spec: &ServiceSpec, ports: impl IntoIterator<Item = (u16, Protocol)>) {
+        self.reserved.cpu.0 += spec.reservations.cpu.0;
+        self.reserved.memory.0 += spec.reservations.memory.0;
+        self.ports.extend(ports);
+    }
+}
+
+impl Cluster {
+    /// The instances on a host.
+    pub fn instances_on(&self, host: HostId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        let first = (host, least_instance());
+        self.by_host
+            .range(first..)
+            .take_while(move |(on, _)| *on == host)
+            .filter_map(|(_, id)| self.instances.get(id).map(|instance| (id, instance)))
+    }
+
+    /// The instances of a service, by slot and incarnation.
+    pub fn instances_of(&self, service: &ServiceId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        let first = service.slot(0).instance(0);
+        let service = service.clone();
+        self.instances.range(first..).take_while(move |(id, _)| *id.service() == service)
+    }
+
+    /// The instances of a stack.
+    pub fn instances_of_stack(&self, stack: &StackId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        let stack = stack.clone();
+
+        self.instances.range(least_instance_of(&stack)..).take_while(move |(id, _)| *id.stack() == stack)
+    }
+
+    /// What is taken on a host.
+    pub fn bookings(&self, host: HostId) -> Bookings {
+        let mut bookings = Bookings::default();
+        for (_, instance) in self.instances_on(host).filter(|(_, instance)| instance.holds_bookings()) {
+            bookings.add(&instance.spec, instance.ports.iter().map(BoundPort::booking));
+        }
+        bookings
+    }
+
+    pub(super) fn place(&mut self, placement: &Placement) -> Applied {
+        let refuse = |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
+        let Some(service) = self.service(&placement.slot.service).cloned() else {
+            return refuse("its service is gone".into());
+        };
+        let incarnation = self.slots.get(&placement.slot).map_or(0, |slot| slot.incarnation);
+        if incarnation != placement.expect_incarnation {
+            return refuse(format!("its incarnation is {incarnation}, not {}", placement.expect_incarnation));
+        }
+        if service.revision != placement.expect_revision {
+            return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
+        }
+        if placement.slot.slot == 0 || placement.slot.slot > service.spec.replicas {
+            return refuse("the service wants fewer instances".into());
+        }
+        let Some(host) = self.hosts.get(&placement.host) else {
+            return refuse("its host is gone".into());
+        };
+        if host.liveness != Liveness::Ready {
+            return refuse(format!("host {} is {}", host.name, host.liveness.word()));
+        }
+        let current = self.instances_of(&placement.slot.service).find(|(id, i)| id.slot == placement.slot && i.fills_slot());
+        if current.map(|(id, _)| id) != placement.replaces.as_ref() {
+            return refuse("another instance fills its slot".into());
+        }
+        if current.is_some_and(|(_, instance)| instance.verdict == Verdict::Reachable) {
+            return refuse("the instance that it replaces is reachable".into());
+        }
+        if let Some(why) = self.does_not_fit(placement, &service.spec) {
+            return refuse(why);
+        }
+        self.insert_placed(placement, service.revision, service.spec)
+    }
+
+    fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
+        let facts = self.hosts.get(&placement.host)?.facts.as_ref();
+        let Some(facts) = facts else { return Some("its host has not reported".into()) };
+        let taken = self.bookings(placement.host);
+        let need = spec.reservations;
+        if taken.reserved.memory.0 + need.memory.0 > facts.memory.0 || taken.reserved.cpu.0 + need.cpu.0 > facts.cpu.0 {
+            return Some("its host has not enough left".into());
+        }
+        if placement.ports.len() != spec.ports.len() {
+            return Some("its ports do not fit its spec".into());
+        }
+        let mut wanted = BTreeSet::new();
+        for (port, asked) in placement.ports.iter().zip(&spec.ports) {
+            let booking = (*port, asked.protocol);
+            if taken.ports.contains(&booking) || !wanted.insert(booking) {
+                return Some(format!("port {port}/{} is booked on its host", asked.protocol));
+            }
+        }
+        None
+    }
+
+    fn insert_placed(&mut self, placement: &Placement, revision: u64, spec: Arc<ServiceSpec>) -> Applied {
+        if let Some(replaced) = &placement.replaces
+            && let Some(instance) = self.instances.get_mut(replaced)
+        {
+            instance.verdict = Verdict::Lost { since: self.clock };
+            self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
+        }
+        let slot = self.slots.entry(placement.slot.clone()).or_default();
+        slot.incarnation += 1;
+        let id = placement.slot.instance(slot.incarnation);
+        let ports = placement.ports.iter().zip(&spec.ports).map(|(host, spec)| BoundPort { spec: spec.clone(), host: *host }).collect();
+        let instance = Instance {
+            revision,
+            spec,
+            host: placement.host,
+            ports,
+            desired: Desired { want: Want::Run, reason: None },
+            observed: Observed::nothing(),
+            verdict: Verdict::Reachable,
+            created_at: self.clock,
+        };
+        self.by_host.insert((placement.host, id.clone()));
+        self.instances.insert(id.clone(), instance);
+        let host = self.hosts.get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
+        self.record(&id, "instance-placed", format!("on host {host}"));
+        self.done()
+    }
+
+    pub(super) fn desire(&mut self, id: &InstanceId, desired: Desired) -> Applied {
+        let instance = self.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
+        if desired.want <= instance.desired.want {
+            return Err(Problem::new(Code::Conflict, format!("{id} is wanted to {:?} already", instance.desired.want)));
+        }
+        instance.desired = desired;
+        let reason = match desired.reason {
+            Some(StopReason::ScaledDown) => "the service wants fewer instances",
+            Some(StopReason::Superseded) => "a newer revision replaces it",
+            Some(StopReason::Removed) => "its service was removed",
+            Some(StopReason::Duplicate) => "another instance took its slot while its host was away",
+            Some(StopReason::Ended) => "it has ended",
+            None => "it is wanted",
+        };
+        self.record(id, "instance-ordered", format!("{:?}: {reason}", desired.want));
+        self.done()
+    }
+
+    pub(super) fn observe(&mut self, host: HostId, observations: &[(InstanceId, Observed)]) -> Applied {
+        for (id, observed) in observations {
+            self.observe_one(host, id, observed);
+        }
+        self.done()
+    }
+
+    fn observe_one(&mut self, host: HostId, id: &InstanceId, observed: &Observed) {
+        let clock = self.clock;
+        // A host speaks for its own instances; what the cluster no longer knows is no news.
+        let Some(instance) = self.instances.get_mut(id).filter(|instance| instance.host == host) else { return };
+        if *observed == instance.observed || !observed.may_follow(&instance.observed) {
+            return;
+        }
+        let before = std::mem::replace(&mut instance.observed, observed.clone());
+        let moved = (before.phase, before.restart, before.health) != (observed.phase, observed.restart, observed.health);
+        let fills_slot = instance.fills_slot();
+        let purged = observed.phase == Phase::Purged && instance.desired.want == Want::Purge;
+        if purged {
+            self.forget_instance(id);
+            return;
+        }
+        let newly_failed = observed.phase != before.phase && matches!(observed.phase, Phase::Failed | Phase::Rejected);
+        if newly_failed && fills_slot {
+            let slot = self.slots.entry(id.slot.clone()).or_default();
+            let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
+            let exponent = if ran_long { 0 } else { slot.failures };
+            slot.failures = exponent + 1;
+            slot.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
+            slot.last_failure = observed.message.clone();
+        }
+        if moved {
+            self.record_observed(id, observed);
+        } else {
+            self.touch();
+        }
+    }
+
+    fn record_observed(&mut self, id: &InstanceId, observed: &Observed) {
+        let mut message = format!("{:?}", observed.phase).to_lowercase();
+        if observed.phase == Phase::Running {
+            message.push_str(&format!(", {:?}", observed.health).to_lowercase());
+        }
+        if let Some(code) = observed.exit_code.filter(|_| observed.phase.is_terminal()) {
+            message.push_str(&format!(", exit code {code}"));
+        }
+        if !observed.message.is_empty() {
+            message.push_str(&format!(": {}", observed.message));
+        }
+        self.record(id, "instance-observed", message);
+    }
+
+    pub(super) fn judge(&mut self, id: &InstanceId, verdict: Verdict) -> Applied {
+        let instance = self.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
+        instance.verdict = verdict;
+        self.touch();
+        self.done()
+    }
+
+    /// Forgets an instance whose container is gone, or whose host is.
+    pub(super) fn forget_instance(&mut self, id: &InstanceId) {
+        let Some(instance) = self.instances.remove(id) else { return };
+        self.by_host.remove(&(instance.host, id.clone()));
+        self.record(id, "instance-gone", "its container is gone");
+        let last_of_slot = !self.instances_of(id.service()).any(|(other, _)| other.slot == id.slot);
+        let wanted = self.service(id.service()).is_some_and(|service| id.slot.slot <= service.spec.replicas);
+        if last_of_slot && !wanted && self.stacks.get(id.stack()).is_none_or(|stack| !stack.services.contains_key(&id.service().service)) {
+            self.slots.remove(&id.slot);
+        }
+        self.drop_empty_stack(id.stack());
+    }
+
+    /// The next incarnation that a slot would get.
+    pub fn incarnation(&self, slot: &SlotId) -> u64 {
+        self.slots.get(slot).map_or(0, |slot| slot.incarnation)
+    }
+}
+
+fn least_instance() -> InstanceId {
+    let name = || common::name::Name::parse("0").expect("a digit is a name");
+    least_instance_of(&StackId { environment: name(), stack: name() })
+}
+
+fn least_instance_of(stack: &StackId) -> InstanceId {
+    let name = common::name::Name::parse("0").expect("a digit is a name");
+    stack.service(name).slot(0).instance(0)
+}
+

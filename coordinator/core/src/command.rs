@@ -1,0 +1,293 @@
+//! The commands that change a [`Cluster`](crate::Cluster), and what came of each.
+//!
+//! A command carries all that it depends on: its time, its ids, and what its author expected the
+//! state to be. It is checked again when it is applied; one that no longer fits changes nothing.
+
+use std::{net::{IpAddr, SocketAddr}, sync::Arc};
+
+use common::{
+    api::{Access, Settings},
+    assignment::RegistryCredentials,
+    error::Problem,
+    host::{HostFacts, HostLabels, Liveness},
+    id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
+    instance::{Desired, Observed, Verdict},
+    name::Name,
+    secret::Secret,
+    spec::StackSpec,
+    time::Timestamp,
+    token::{JoinRole, SecretHash, TokenId},
+};
+use serde::{Deserialize, Serialize};
+
+/// Names a write whose result its author may not learn; a second one with the same id is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub [u8; 16]);
+
+/// What one Raft entry carries: commands that share a time and succeed or fail each by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The leader's clock when it proposed them.
+    pub at: Timestamp,
+    /// The commands in order.
+    pub proposals: Vec<Proposal>,
+}
+
+/// A command and, if its author may have to repeat it, the id of the request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The request.
+    pub request: Option<RequestId>,
+    /// The command.
+    pub command: Command,
+}
+
+impl From<Command> for Proposal {
+    fn from(command: Command) -> Proposal {
+        Proposal { request: None, command }
+    }
+}
+
+/// A change of the replicated state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes the cluster; the first command of all.
+    Initialize(Box<Genesis>),
+    /// Replaces the cluster's times.
+    PutSettings(Settings),
+
+    /// Makes a stack what the spec says.
+    PutStack {
+        /// The stack.
+        id: StackId,
+        /// What it should be.
+        spec: Arc<StackSpec>,
+        /// Its revision, if the author knows one; 0 for "none yet".
+        expect_revision: Option<u64>,
+    },
+    /// Ends a stack and all its instances.
+    RemoveStack(StackId),
+    /// Changes the number of instances of a service.
+    ScaleService {
+        /// The service.
+        id: ServiceId,
+        /// How many.
+        replicas: u32,
+    },
+    /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
+    PinImage {
+        /// The service.
+        service: ServiceId,
+        /// The revision that the digest was seen under.
+        expect_revision: u64,
+        /// The digest, `sha256:…`.
+        digest: String,
+    },
+
+    /// Makes a join token.
+    PutJoinToken(Box<NewJoinToken>),
+    /// Ends a join token.
+    RevokeJoinToken(TokenId),
+    /// Admits a host by a join token.
+    Admit(Box<Admission>),
+    /// Makes an API token.
+    PutApiToken {
+        /// Its public part.
+        id: TokenId,
+        /// What it is for.
+        name: Name,
+        /// What it may do.
+        access: Access,
+        /// The hash of its secret.
+        secret: SecretHash,
+    },
+    /// Ends an API token.
+    RemoveApiToken(TokenId),
+    /// Sets who to be at a registry.
+    PutRegistry(RegistryCredentials),
+    /// Forgets who to be at a registry.
+    RemoveRegistry(String),
+
+    /// What an agent says of its host.
+    HostReported {
+        /// The host.
+        host: HostId,
+        /// What it says.
+        facts: HostFacts,
+        /// A hash of the machine's id; the first one is kept, and another is a clone.
+        machine: [u8; 16],
+    },
+    /// Whether a host is believed alive.
+    HostLiveness {
+        /// The host.
+        host: HostId,
+        /// The belief.
+        liveness: Liveness,
+    },
+    /// Replaces a host's labels.
+    PutHostLabels {
+        /// The host.
+        host: HostId,
+        /// The labels.
+        labels: HostLabels,
+    },
+    /// Ends a host: its certificate is refused and its instances are replaced.
+    RemoveHost(HostId),
+
+    /// Fills a slot with a new instance.
+    Place(Box<Placement>),
+    /// Moves what is wanted of an instance onward.
+    Desire {
+        /// The instance.
+        instance: InstanceId,
+        /// What is wanted now.
+        desired: Desired,
+    },
+    /// What an agent observed, changed instances only.
+    Observe {
+        /// The agent's host: it speaks for no other.
+        host: HostId,
+        /// The observations.
+        instances: Vec<(InstanceId, Observed)>,
+    },
+    /// Whether an instance can be heard of.
+    Judge {
+        /// The instance.
+        instance: InstanceId,
+        /// The verdict.
+        verdict: Verdict,
+    },
+
+    /// Notes where a member listens.
+    MemberAddress {
+        /// The member.
+        member: MemberId,
+        /// Where it listens now.
+        address: SocketAddr,
+    },
+    /// Asks a member to leave the group.
+    RemoveMember(MemberId),
+    /// Forgets a member that has left.
+    ForgetMember(MemberId),
+
+    /// Writes a key.
+    PutKey {
+        /// The environment.
+        environment: Name,
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// Removes a key.
+    RemoveKey {
+        /// The environment.
+        environment: Name,
+        /// The key.
+        key: String,
+    },
+}
+
+/// All that a new cluster starts with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// Its identity.
+    pub cluster: ClusterId,
+    /// Its certificate authority.
+    pub authority: Authority,
+    /// Its times.
+    pub settings: Settings,
+    /// The first member.
+    pub member: MemberId,
+    /// Where that listens.
+    pub address: SocketAddr,
+    /// The first member's host.
+    pub host: HostId,
+    /// That host's name.
+    pub name: Name,
+}
+
+/// The keys that every coordinator shares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Authority {
+    /// The root certificate (DER).
+    pub certificate: Vec<u8>,
+    /// The root's key (PKCS #8).
+    pub key: Secret<Vec<u8>>,
+    /// The self-signed certificate of the join key (DER).
+    pub join_certificate: Vec<u8>,
+    /// The join key (PKCS #8).
+    pub join_key: Secret<Vec<u8>>,
+}
+
+/// A new join token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewJoinToken {
+    /// Its public part.
+    pub id: TokenId,
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// What hosts become by it.
+    pub role: JoinRole,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// How many hosts it admits.
+    pub max_uses: u32,
+    /// Labels for the hosts.
+    pub labels: HostLabels,
+    /// The network and prefix length that hosts must come from.
+    pub from: Option<(IpAddr, u8)>,
+}
+
+/// A host that asks to be admitted; its proof has been checked against the token's hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Admission {
+    /// The token.
+    pub token: TokenId,
+    /// The host, derived from its key.
+    pub host: HostId,
+    /// The name that it would like.
+    pub name: Name,
+    /// Where the request came from.
+    pub from: IpAddr,
+    /// Where its coordinator would listen.
+    pub address: SocketAddr,
+}
+
+/// A new instance, and what its author took for granted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The slot to fill.
+    pub slot: SlotId,
+    /// The slot's incarnation so far.
+    pub expect_incarnation: u64,
+    /// The service's revision.
+    pub expect_revision: u64,
+    /// The host.
+    pub host: HostId,
+    /// The host ports, one for each port of the spec.
+    pub ports: Vec<u16>,
+    /// The unreachable instance that this one replaces.
+    pub replaces: Option<InstanceId>,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was made, or had been made before.
+    Done {
+        /// The index of the state after it.
+        index: u64,
+    },
+    /// The stack has this revision now.
+    Revision(u64),
+    /// The host was admitted.
+    Admitted {
+        /// The name that it got.
+        name: Name,
+        /// The member that it is to run.
+        member: Option<MemberId>,
+    },
+    /// It did not fit; nothing changed.
+    Rejected(Problem),
+}

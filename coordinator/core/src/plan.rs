@@ -1,0 +1,88 @@
+//! What should change next, from the whole state and the time alone.
+//!
+//! Level-triggered: each pass looks at everything and needs no history, so a new leader, a lost
+//! proposal and a refused command all end in the same place. A pass proposes at most one step for
+//! a slot; when its commands are applied, the next pass sees what is left.
+
+mod place;
+mod scale;
+
+use std::collections::BTreeMap;
+
+use common::{
+    host::Liveness,
+    id::{HostId, InstanceId, ServiceId},
+    instance::{Desired, StopReason, Verdict, Want},
+    time::{Span, Timestamp},
+};
+
+pub use place::HostTable;
+
+use crate::{Cluster, command::Command};
+
+/// What should change now, when to look again, and what cannot be done.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// The commands to propose, in order.
+    pub commands: Vec<Command>,
+    /// When to look again if nothing else happens.
+    pub wake_at: Option<Timestamp>,
+    /// Why instances are missing, one line a reason.
+    pub blocked: BTreeMap<ServiceId, Vec<String>>,
+}
+
+impl Plan {
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn desire(&mut self, instance: &InstanceId, want: Want, reason: StopReason) {
+        let desired = Desired { want, reason: Some(reason) };
+        self.commands.push(Command::Desire { instance: instance.clone(), desired });
+    }
+
+    fn block(&mut self, service: &ServiceId, reason: String) {
+        let reasons = self.blocked.entry(service.clone()).or_default();
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+}
+
+/// Plans everything.
+pub fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let mut hosts = HostTable::of(cluster);
+    for (id, stack) in cluster.stacks.iter().filter(|(_, stack)| !stack.removing) {
+        for (name, service) in &stack.services {
+            let service_id = id.service(name.clone());
+            scale::plan_service(cluster, &service_id, service, now, &mut hosts, &mut plan);
+        }
+    }
+    for (id, instance) in &cluster.instances {
+        let unwanted = cluster.service(id.service()).is_none();
+        if unwanted && instance.desired.want < Want::Purge {
+            plan.desire(id, Want::Purge, StopReason::Removed);
+        } else if let Verdict::Lost { .. } = instance.verdict
+            && instance.desired.want < Want::Purge
+            && is_ready(cluster, instance.host)
+        {
+            // Its host is back, and another incarnation has its slot.
+            plan.desire(id, Want::Purge, StopReason::Duplicate);
+        }
+    }
+    plan
+}
+
+fn is_ready(cluster: &Cluster, host: HostId) -> bool {
+    cluster.hosts.get(&host).is_some_and(|host| host.liveness == Liveness::Ready)
+}
+
+/// When an instance that became unreachable at `since` is replaced. The host counts as down
+/// `down_after` its last beat, so only the rest of `lost_after` remains.
+fn replaced_at(cluster: &Cluster, since: Timestamp) -> Timestamp {
+    since + Span(cluster.settings.lost_after.0.saturating_sub(cluster.settings.down_after.0))
+}
+
+#[cfg(test)]
+mod tests;
