@@ -1,1 +1,3 @@
-//! placeholder
+//! The coordinator: replicates the state, plans, serves agents and people.
+
+pub mod raft;

@@ -1,0 +1,350 @@
+//! Agreement between the coordinators. All of openraft is behind this module: the rest of the
+//! coordinator proposes commands, reads published states and asks who leads.
+
+mod batch;
+mod election;
+mod log;
+mod membership;
+mod network;
+mod read;
+mod snapshot;
+mod state_machine;
+pub mod store;
+pub mod types;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{error::{Code, Problem}, id::MemberId, wire::Open};
+use coordinator_core::{Command, Outcome, Proposal, RequestId};
+use link::{LinkError, Transport, call::Caller};
+use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::{mpsc, watch}, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use network::{MemberAnswer, MemberCall};
+pub use state_machine::Published;
+pub use store::StoreError;
+
+use types::TypeConfig;
+
+/// How long a write may take before its result counts as unknown.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// A leader that no majority has answered for this long does not lead.
+const QUORUM_SILENCE: Duration = Duration::from_millis(1500);
+const HEARTBEAT: Duration = Duration::from_millis(100);
+const ELECTION_MIN: Duration = Duration::from_millis(400);
+/// Also the time for which a follower refuses votes after it heard its leader.
+const ELECTION_MAX: Duration = Duration::from_millis(600);
+
+/// A member's part in the agreement. Clones share it.
+#[derive(Clone)]
+pub struct Consensus {
+    me: MemberId,
+    raft: Raft<TypeConfig>,
+    published: watch::Receiver<Arc<Published>>,
+    leadership: watch::Receiver<Leadership>,
+    batches: mpsc::Sender<batch::Waiting>,
+    reads: mpsc::Sender<read::Waiting>,
+    contact: Arc<election::Contact>,
+    callers: Arc<Callers>,
+}
+
+/// Who leads, as far as this member knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The leader, if one is known.
+    pub leader: Option<MemberId>,
+    /// Whether this member leads and a majority has confirmed it lately.
+    pub leads: bool,
+    /// The term.
+    pub term: u64,
+}
+
+/// A member of the group as Raft knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its identity.
+    pub id: MemberId,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Where it is reached.
+    pub address: String,
+}
+
+/// Callers of the other members, by address.
+pub struct Callers {
+    transport: Arc<dyn Transport>,
+    by_address: std::sync::Mutex<BTreeMap<SocketAddr, Caller>>,
+}
+
+impl Callers {
+    fn new(transport: Arc<dyn Transport>) -> Callers {
+        Callers { transport, by_address: Default::default() }
+    }
+
+    /// The caller of the coordinator at an address.
+    pub fn get(&self, address: SocketAddr) -> Caller {
+        let mut callers = self.by_address.lock().expect("no panic while it is held");
+        callers.entry(address).or_insert_with(|| Caller::new(self.transport.clone(), address)).clone()
+    }
+}
+
+/// What a member starts from.
+pub struct Start<'a> {
+    /// Its identity in the group.
+    pub me: MemberId,
+    /// The folder of its store.
+    pub directory: &'a Path,
+    /// How it reaches the others.
+    pub transport: Arc<dyn Transport>,
+}
+
+impl Consensus {
+    /// Opens the store and takes part; the tasks end when `stop` is cancelled.
+    pub async fn start(start: Start<'_>, stop: CancellationToken, tasks: &mut JoinSet<()>) -> Result<Consensus, StoreError> {
+        let store = store::Store::open(start.directory, start.me)?;
+        let failed = store.failed();
+        let log = log::LogStore::new(store);
+        let (state_machine, published) = state_machine::StateMachine::open(&start.directory.join("snapshots"))?;
+        let callers = Arc::new(Callers::new(start.transport));
+        let network = network::Network::new(callers.clone());
+        let fatal = |error: openraft::error::Fatal<u64>| StoreError::Failed { path: start.directory.to_owned(), reason: error.to_string() };
+        let raft = Raft::new(start.me.0, Arc::new(config()), network, log, state_machine).await.map_err(fatal)?;
+        let contact = Arc::new(election::Contact::default());
+        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        let (batches, waiting_batches) = mpsc::channel(4096);
+        let (reads, waiting_reads) = mpsc::channel(4096);
+        let consensus = Consensus { me: start.me, raft, published, leadership, batches, reads, contact, callers };
+        tasks.spawn(until(stop.clone(), election::watch_leadership(consensus.clone(), leadership_sender)));
+        tasks.spawn(until(stop.clone(), election::run(consensus.clone())));
+        tasks.spawn(until(stop.clone(), batch::run(consensus.raft.clone(), waiting_batches)));
+        tasks.spawn(until(stop.clone(), read::run(consensus.clone(), waiting_reads)));
+        tasks.spawn(until(stop.clone(), membership::run(consensus.clone())));
+        tasks.spawn(stop_when_failed(failed, stop));
+        Ok(consensus)
+    }
+
+    /// This member.
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    /// Makes this member the first of a new group, unless the group exists.
+    pub async fn found(&self, address: SocketAddr) -> Result<(), Problem> {
+        let internal = |error: String| Problem::new(Code::Internal, "The group of coordinators cannot be founded").why(error);
+        if self.raft.is_initialized().await.map_err(|e| internal(e.to_string()))? {
+            return Ok(());
+        }
+        let members = BTreeMap::from([(self.me.0, BasicNode::new(address))]);
+        self.raft.initialize(members).await.map_err(|e| internal(e.to_string()))
+    }
+
+    /// The state as this member has it now: it may lag.
+    pub fn current(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Every published state.
+    pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        *self.leadership.borrow()
+    }
+
+    /// Every change of who leads.
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The address of the leader, if one is known.
+    pub fn leader_address(&self) -> Option<SocketAddr> {
+        let leader = self.leadership().leader?;
+        self.group().into_iter().find(|member| member.id == leader)?.address.parse().ok()
+    }
+
+    /// The group as Raft has it.
+    pub fn group(&self) -> Vec<GroupMember> {
+        let metrics = self.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        membership.nodes().map(|(id, node)| GroupMember { id: MemberId(*id), votes: voters.contains(id), address: node.addr.clone() }).collect()
+    }
+
+    /// How far the log of this member reaches: it grows with every Raft write.
+    pub fn last_log_index(&self) -> u64 {
+        self.raft.metrics().borrow().last_log_index.unwrap_or(0)
+    }
+
+    /// Callers of the other members.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// The state after everything that was acknowledged before this call, on any member.
+    pub async fn read(&self) -> Result<Arc<Published>, Problem> {
+        read::read(&self.reads).await?;
+        Ok(self.current())
+    }
+
+    /// Has a command applied, through the leader wherever it is. It is repeated under `request`
+    /// until its result is known or the time is over.
+    pub async fn write(&self, request: RequestId, command: Command) -> Result<Outcome, Problem> {
+        let proposal = Proposal { request: Some(request), command };
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        let mut cause = String::from("no leader is known");
+        while Instant::now() < deadline {
+            match self.try_write(vec![proposal.clone()]).await {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(Outcome::Rejected(problem)) => return Err(problem),
+                    Some(outcome) => return Ok(outcome),
+                    None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
+                },
+                Err(reason) => cause = reason,
+            }
+            // Without a majority nothing will change soon; the caller should know at once.
+            if !self.has_leader() && Instant::now() + WRITE_TIMEOUT > deadline + Duration::from_secs(4) {
+                return Err(no_leader().why(cause));
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+        let unknown = Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause);
+        Err(unknown.fix("Repeat it with the same Idempotency-Key, or look: wharf ls"))
+    }
+
+    fn has_leader(&self) -> bool {
+        let leadership = self.leadership();
+        leadership.leads || leadership.leader.is_some_and(|leader| leader != self.me)
+    }
+
+    async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, String> {
+        if self.leadership().leads || self.leader_address().is_none() {
+            return self.propose(proposals).await.map_err(|refused| refused.to_string());
+        }
+        let Some(leader) = self.leader_address().filter(|_| self.leadership().leader != Some(self.me)) else {
+            return self.propose(proposals).await.map_err(|refused| refused.to_string());
+        };
+        match self.call(leader, &MemberCall::Propose(proposals), FORWARD_TIMEOUT).await {
+            Ok(MemberAnswer::Proposed(result)) => result.map_err(|refused| refused.to_string()),
+            Ok(_) => Err("the leader answered something else".into()),
+            Err(error) => Err(format!("the leader at {leader} does not answer: {error}")),
+        }
+    }
+
+    /// Has commands applied by this member, which must lead.
+    pub async fn propose(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+        if !self.leadership().leads {
+            return Err(NotProposed::NotLeader);
+        }
+        batch::propose(&self.batches, proposals).await
+    }
+
+    /// Calls another member.
+    pub async fn call(&self, to: SocketAddr, call: &MemberCall, timeout: Duration) -> Result<MemberAnswer, LinkError> {
+        let open = Open::Member(common::codec::encode(call)?);
+        self.callers.get(to).ask(&open, timeout).await
+    }
+
+    /// Answers another member. The caller has checked that it is one.
+    pub async fn answer(&self, call: MemberCall) -> MemberAnswer {
+        match call {
+            MemberCall::Append(request) => {
+                let answer = self.raft.append_entries(request).await;
+                if answer.as_ref().is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_))) {
+                    self.contact.heard();
+                }
+                MemberAnswer::Append(answer)
+            }
+            MemberCall::Vote(request) => MemberAnswer::Vote(self.raft.vote(request).await),
+            MemberCall::Snapshot(request) => {
+                self.contact.heard();
+                MemberAnswer::Snapshot(self.raft.install_snapshot(request).await)
+            }
+            MemberCall::PreVote { last_log } => MemberAnswer::PreVote(election::grants(self, last_log)),
+            MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose(proposals).await),
+            MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
+        }
+    }
+
+    /// Ends this member's part; its store is closed when all clones are gone.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the Raft core did not end cleanly");
+        }
+    }
+
+    fn is_raft_leader(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+}
+
+/// Why a proposal was not made here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum NotProposed {
+    /// This member does not lead.
+    #[error("this member does not lead")]
+    NotLeader,
+    /// The proposal may or may not have been made.
+    #[error("no majority confirmed it in time")]
+    Unknown,
+    /// More proposals wait than are allowed.
+    #[error("too many proposals wait")]
+    Busy,
+}
+
+/// The problem of a group without a leader.
+pub fn no_leader() -> Problem {
+    Problem::new(Code::NoLeader, "The coordinators have no leader")
+        .fix("Wait for the election, or start the coordinators that are down: wharf member ls")
+}
+
+fn config() -> openraft::Config {
+    openraft::Config {
+        cluster_name: "wharf".into(),
+        heartbeat_interval: HEARTBEAT.as_millis() as u64,
+        election_timeout_min: ELECTION_MIN.as_millis() as u64,
+        election_timeout_max: ELECTION_MAX.as_millis() as u64,
+        // Our own pre-vote decides when to stand for election.
+        enable_elect: false,
+        install_snapshot_timeout: 10_000,
+        max_payload_entries: 1024,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(10_000),
+        max_in_snapshot_log_to_keep: 2_000,
+        replication_lag_threshold: 20_000,
+        purge_batch_size: 256,
+        snapshot_max_chunk_size: 1 << 20,
+        ..openraft::Config::default()
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// A member whose store cannot be written must not go on: it would acknowledge what it cannot keep.
+async fn stop_when_failed(mut failed: watch::Receiver<Option<String>>, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        failure = failed.wait_for(|failed| failed.is_some()) => {
+            let reason = failure.ok().and_then(|failed| failed.clone()).unwrap_or_default();
+            tracing::error!(reason, "the store cannot be written; this coordinator stops");
+            stop.cancel();
+        }
+    }
+}

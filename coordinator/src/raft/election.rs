@@ -1,0 +1,134 @@
+//! When to stand for election. openraft has no pre-vote: a member that was cut off would depose
+//! the leader on its return. So its own elections are off, and a member asks the others first.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use common::id::MemberId;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::watch;
+
+use super::{Consensus, ELECTION_MAX, Leadership, MemberAnswer, MemberCall, QUORUM_SILENCE, types::LogId};
+
+const TICK: Duration = Duration::from_millis(50);
+const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(300);
+const AFTER_ELECTION: Duration = Duration::from_millis(200);
+const MAX_JITTER: Duration = Duration::from_millis(150);
+
+/// When this member last heard its leader.
+#[derive(Default)]
+pub struct Contact(Mutex<Option<Instant>>);
+
+impl Contact {
+    /// Notes that the leader was heard.
+    pub fn heard(&self) {
+        *self.0.lock().expect("no panic while it is held") = Some(Instant::now());
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.0.lock().expect("no panic while it is held").is_some_and(|at| at.elapsed() < ELECTION_MAX)
+    }
+}
+
+/// Whether this member would vote for one whose log ends at `theirs`.
+pub fn grants(consensus: &Consensus, theirs: Option<LogId>) -> bool {
+    let leads = consensus.leadership().leads;
+    !leads && !consensus.contact.is_fresh() && theirs >= last_log(consensus)
+}
+
+fn last_log(consensus: &Consensus) -> Option<LogId> {
+    let data = consensus.raft.data_metrics().borrow().clone();
+    data.last_log
+}
+
+/// Stands for election when the leader is silent and a majority agrees that it is.
+pub async fn run(consensus: Consensus) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        if consensus.is_raft_leader() || consensus.contact.is_fresh() || !is_voter(&consensus) {
+            continue;
+        }
+        if voters(&consensus).len() > 1 {
+            tokio::time::sleep(jitter(consensus.me)).await;
+        }
+        if consensus.contact.is_fresh() || !majority_agrees(&consensus).await {
+            continue;
+        }
+        if let Err(error) = consensus.raft.trigger().elect().await {
+            tracing::error!(%error, "the Raft core has ended");
+            return;
+        }
+        tokio::time::sleep(AFTER_ELECTION).await;
+    }
+}
+
+/// Spreads the members; no two of them get the same share of the clock's last digits for long.
+fn jitter(me: MemberId) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let mixed = (u64::from(nanos) ^ (me.0 << 20)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    Duration::from_millis(mixed % MAX_JITTER.as_millis() as u64)
+}
+
+fn voters(consensus: &Consensus) -> Vec<(MemberId, String)> {
+    consensus.group().into_iter().filter(|member| member.votes).map(|member| (member.id, member.address)).collect()
+}
+
+fn is_voter(consensus: &Consensus) -> bool {
+    voters(consensus).iter().any(|(id, _)| *id == consensus.me)
+}
+
+async fn majority_agrees(consensus: &Consensus) -> bool {
+    let voters = voters(consensus);
+    let needed = voters.len() / 2 + 1;
+    let call = MemberCall::PreVote { last_log: last_log(consensus) };
+    let mut answers: FuturesUnordered<_> = voters
+        .iter()
+        .filter(|(id, _)| *id != consensus.me)
+        .filter_map(|(_, address)| address.parse().ok())
+        .map(|address| consensus.call(address, &call, PRE_VOTE_TIMEOUT))
+        .collect();
+    let mut granted = 1;
+    while granted < needed {
+        match answers.next().await {
+            Some(Ok(MemberAnswer::PreVote(true))) => granted += 1,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Publishes who leads. A leader that no majority answers does not: its `leads` falls within
+/// [`QUORUM_SILENCE`], although openraft goes on calling it the leader.
+pub async fn watch_leadership(consensus: Consensus, leadership: watch::Sender<Leadership>) {
+    let mut metrics = consensus.raft.server_metrics();
+    loop {
+        let full = consensus.raft.metrics().borrow().clone();
+        let alone = full.membership_config.membership().voter_ids().count() <= 1;
+        let confirmed = alone || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
+        let is_leader = consensus.is_raft_leader();
+        let now = Leadership {
+            leader: full.current_leader.map(MemberId).filter(|leader| *leader != consensus.me || confirmed),
+            leads: is_leader && confirmed,
+            term: full.current_term,
+        };
+        leadership.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                tracing::info!(leader = ?now.leader.map(|l| l.0), leads = now.leads, term = now.term, "leadership changed");
+                *before = now;
+            }
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! openraft's log on our store. Entries are served from memory from the moment that they are
+//! appended; the store has them durably when the callback is called.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use openraft::{
+    ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    storage::{LogFlushed, RaftLogStorage},
+};
+
+use super::{
+    store::{Store, StoreError, insert_entry, insert_record},
+    types::{Entry, LogId, StorageError, TypeConfig, Vote},
+};
+
+const VOTE: &[u8] = b"m/vote";
+const COMMITTED: &[u8] = b"m/committed";
+const PURGED: &[u8] = b"m/purged";
+/// Bytes of entries kept in memory; older ones are read from the store.
+const CACHE_BYTES: usize = 32 << 20;
+/// Entries removed in one batch.
+const REMOVE_STEP: u64 = 256;
+
+/// The log of a member. Clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    store: Arc<Store>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: bool,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    cache: BTreeMap<u64, (Arc<Entry>, usize)>,
+    cached_bytes: usize,
+}
+
+impl State {
+    fn remember(&mut self, entry: Entry, size: usize) {
+        self.last = Some(entry.log_id);
+        self.cached_bytes += size;
+        self.cache.insert(entry.log_id.index, (Arc::new(entry), size));
+        while self.cached_bytes > CACHE_BYTES && self.cache.len() > 1 {
+            if let Some((_, (_, size))) = self.cache.pop_first() {
+                self.cached_bytes -= size;
+            }
+        }
+    }
+
+    fn forget(&mut self, range: impl RangeBounds<u64>) {
+        let gone: Vec<u64> = self.cache.range(range).map(|(index, _)| *index).collect();
+        for index in gone {
+            if let Some((_, size)) = self.cache.remove(&index) {
+                self.cached_bytes -= size;
+            }
+        }
+    }
+}
+
+fn read_error(error: impl std::error::Error + 'static) -> StorageError {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Read, openraft::AnyError::new(&error)).into()
+}
+
+fn write_error(error: io::Error) -> StorageError {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Write, openraft::AnyError::new(&error)).into()
+}
+
+impl LogStore {
+    /// The log in a store.
+    pub fn new(store: Store) -> LogStore {
+        LogStore { store: Arc::new(store), state: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    /// Checks all that is stored, once.
+    fn load(&self) -> Result<(), StoreError> {
+        if self.state().loaded {
+            return Ok(());
+        }
+        let purged: Option<LogId> = self.store.record(PURGED)?;
+        let range = self.store.check_log(purged.map(|purged| purged.index))?;
+        let last = range.map(|(_, last)| self.store.entry(last)).transpose()?.map(|entry| entry.log_id);
+        let mut state = self.state();
+        state.purged = purged;
+        state.last = last.or(purged);
+        state.loaded = true;
+        Ok(())
+    }
+
+    fn read_range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, StoreError> {
+        let (purged, last) = {
+            let state = self.state();
+            (state.purged.map_or(0, |purged| purged.index + 1), state.last.map_or(0, |last| last.index + 1))
+        };
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        (start.max(purged)..end.min(last)).map(|index| self.entry(index)).collect()
+    }
+
+    fn entry(&self, index: u64) -> Result<Entry, StoreError> {
+        let cached = self.state().cache.get(&index).map(|(entry, _)| entry.clone());
+        cached.map_or_else(|| self.store.entry(index), |entry| Ok((*entry).clone()))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<Entry>, StorageError> {
+        self.read_range(range).map_err(read_error)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        self.load().map_err(read_error)?;
+        let state = self.state();
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let mut batch = sled::Batch::default();
+        insert_record(&mut batch, VOTE, vote).map_err(write_error)?;
+        self.store.write_durably(batch).await.map_err(write_error)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        self.store.record(VOTE).map_err(read_error)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let mut batch = sled::Batch::default();
+        insert_record(&mut batch, COMMITTED, &committed).map_err(write_error)?;
+        self.store.write_lazily(batch);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.store.record::<Option<LogId>>(COMMITTED).map_err(read_error)?.flatten())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = sled::Batch::default();
+        {
+            let mut state = self.state();
+            for entry in entries {
+                let size = insert_entry(&mut batch, entry.log_id.index, &entry).map_err(|e| write_error(io::Error::other(e)))?;
+                state.remember(entry, size);
+            }
+        }
+        self.store.write(batch, move |result| callback.log_io_completed(result));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        // Entries may still wait in the writer's queue: let it catch up, then look what is stored.
+        self.store.write_durably(sled::Batch::default()).await.map_err(write_error)?;
+        let mut batch = sled::Batch::default();
+        self.store.remove_entries(&mut batch, log_id.index, u64::MAX).map_err(write_error)?;
+        self.store.write_durably(batch).await.map_err(write_error)?;
+        let before = log_id.index.checked_sub(1);
+        let last = match before {
+            Some(index) if self.state().purged.is_none_or(|purged| index > purged.index) => Some(self.entry(index).map_err(read_error)?.log_id),
+            _ => self.state().purged,
+        };
+        let mut state = self.state();
+        state.forget(log_id.index..);
+        state.last = last;
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let from = {
+            let mut state = self.state();
+            let from = state.purged.map_or(0, |purged| purged.index + 1);
+            state.purged = Some(log_id);
+            state.last = state.last.max(Some(log_id));
+            state.forget(..=log_id.index);
+            from
+        };
+        // The mark first: entries below it are ignored if the process dies before they are gone.
+        let mut mark = sled::Batch::default();
+        insert_record(&mut mark, PURGED, &log_id).map_err(write_error)?;
+        self.store.write_durably(mark).await.map_err(write_error)?;
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            for start in (from..=log_id.index).step_by(REMOVE_STEP as usize) {
+                let mut batch = sled::Batch::default();
+                store.remove_entries(&mut batch, start, (start + REMOVE_STEP - 1).min(log_id.index))?;
+                store.write_lazily(batch);
+            }
+            io::Result::Ok(())
+        })
+        .await
+        .map_err(|e| write_error(io::Error::other(e)))?
+        .map_err(write_error)
+    }
+}

@@ -1,0 +1,129 @@
+//! Raft's messages over the link.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use common::wire::Open;
+use coordinator_core::{Outcome, Proposal};
+use link::call::Caller;
+use openraft::{
+    BasicNode,
+    error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
+    network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Callers, NotProposed, types::{LogId, TypeConfig}};
+
+/// What one coordinator asks of another.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum MemberCall {
+    /// Raft: entries, or a heartbeat.
+    Append(AppendEntriesRequest<TypeConfig>),
+    /// Raft: an election.
+    Vote(VoteRequest<u64>),
+    /// Raft: a piece of a snapshot.
+    Snapshot(InstallSnapshotRequest<TypeConfig>),
+    /// Would you vote for me? Asked before an election, so that a member that was cut off does
+    /// not depose a leader whom the others hear.
+    PreVote {
+        /// The end of the asker's log.
+        last_log: Option<LogId>,
+    },
+    /// Have these applied; only the leader can.
+    Propose(Vec<Proposal>),
+    /// Which index must I have applied to have seen all that is acknowledged by now?
+    ReadIndex,
+}
+
+/// The answer to a [`MemberCall`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum MemberAnswer {
+    /// To [`MemberCall::Append`].
+    Append(Result<AppendEntriesResponse<u64>, RaftError<u64>>),
+    /// To [`MemberCall::Vote`].
+    Vote(Result<VoteResponse<u64>, RaftError<u64>>),
+    /// To [`MemberCall::Snapshot`].
+    Snapshot(Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>),
+    /// To [`MemberCall::PreVote`].
+    PreVote(bool),
+    /// To [`MemberCall::Propose`].
+    Proposed(Result<Vec<Outcome>, NotProposed>),
+    /// To [`MemberCall::ReadIndex`]: none if this member does not lead.
+    ReadIndex(Option<u64>),
+}
+
+/// Makes clients of the other members.
+pub struct Network {
+    callers: Arc<Callers>,
+}
+
+impl Network {
+    pub(super) fn new(callers: Arc<Callers>) -> Network {
+        Network { callers }
+    }
+}
+
+/// A client of one member.
+pub struct Client {
+    target: u64,
+    caller: Option<Caller>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Client {
+        let address: Option<SocketAddr> = node.addr.parse().ok();
+        Client { target, caller: address.map(|address| self.callers.get(address)) }
+    }
+}
+
+type CallError<E> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+
+impl Client {
+    async fn call<E: std::error::Error>(&self, call: MemberCall, option: &RPCOption) -> Result<MemberAnswer, CallError<E>> {
+        let unreachable = |error: link::LinkError| RPCError::Unreachable(Unreachable::new(&error));
+        let Some(caller) = &self.caller else {
+            return Err(RPCError::Network(NetworkError::new(&std::io::Error::other("the member's address is malformed"))));
+        };
+        let open = common::codec::encode(&call).map(Open::Member).map_err(|error| unreachable(error.into()))?;
+        caller.ask(&open, option.hard_ttl()).await.map_err(unreachable)
+    }
+
+    fn unexpected<E: std::error::Error>(&self) -> CallError<E> {
+        let error = std::io::Error::other(format!("member {} answered something else", self.target));
+        RPCError::Network(NetworkError::new(&error))
+    }
+
+    fn remote<T, E: std::error::Error>(&self, answer: Result<T, RaftError<u64, E>>) -> Result<T, CallError<E>> {
+        answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Client {
+    async fn append_entries(&mut self, request: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<u64>, CallError<openraft::error::Infallible>> {
+        match self.call(MemberCall::Append(request), &option).await? {
+            MemberAnswer::Append(answer) => self.remote(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn install_snapshot(&mut self, request: InstallSnapshotRequest<TypeConfig>, option: RPCOption) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
+        match self.call(MemberCall::Snapshot(request), &option).await? {
+            MemberAnswer::Snapshot(answer) => self.remote(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError<openraft::error::Infallible>> {
+        match self.call(MemberCall::Vote(request), &option).await? {
+            MemberAnswer::Vote(answer) => self.remote(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(std::time::Duration::from_millis(100)))
+    }
+}

@@ -1,0 +1,72 @@
+//! Snapshots: one sealed file, written beside, synced, renamed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use common::codec::Format;
+use coordinator_core::Cluster;
+use openraft::SnapshotMeta;
+use serde::{Deserialize, Serialize};
+
+use super::store::StoreError;
+
+/// How a snapshot is sealed.
+pub const SNAPSHOT_FORMAT: Format = Format { magic: b"WSNP", version: 1 };
+const SUFFIX: &str = "snapshot";
+
+/// What a snapshot file holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotFile {
+    /// Where in the log it was taken.
+    pub meta: SnapshotMeta<u64, openraft::BasicNode>,
+    /// The state there.
+    pub cluster: Cluster,
+}
+
+fn file_name(index: u64) -> String {
+    format!("{index:020}.{SUFFIX}")
+}
+
+/// All snapshots of a folder, the newest first.
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == SUFFIX) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found.reverse();
+    Ok(found)
+}
+
+/// The bytes of the newest snapshot and what they hold.
+pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, StoreError> {
+    let failed = |path: &Path, reason: String| StoreError::Failed { path: path.to_owned(), reason };
+    fs::create_dir_all(directory).map_err(|e| failed(directory, e.to_string()))?;
+    let Some(path) = list(directory).map_err(|e| failed(directory, e.to_string()))?.into_iter().next() else {
+        return Ok(None);
+    };
+    let bytes = fs::read(&path).map_err(|e| failed(&path, e.to_string()))?;
+    let file = SNAPSHOT_FORMAT.open(&bytes).map_err(|e| StoreError::Corrupt { path: path.clone(), reason: e.to_string() })?;
+    Ok(Some((bytes, file)))
+}
+
+/// Stores a snapshot durably and removes older ones.
+pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<()> {
+    let path = directory.join(file_name(index));
+    let beside = path.with_extension("tmp");
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, &path)?;
+    File::open(directory)?.sync_all()?;
+    for older in list(directory)?.into_iter().filter(|other| *other != path) {
+        fs::remove_file(older)?;
+    }
+    Ok(())
+}

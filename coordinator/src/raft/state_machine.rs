@@ -1,0 +1,153 @@
+//! The replicated state on this member: applied in memory, published after every step.
+
+use std::{
+    io::{self, Cursor},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use coordinator_core::{Cluster, Outcome};
+use openraft::{
+    EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
+    storage::RaftStateMachine,
+};
+use tokio::sync::watch;
+
+use super::{
+    snapshot::{self, SNAPSHOT_FORMAT, SnapshotFile},
+    store::StoreError,
+    types::{Entry, LogId, StorageError, StoredMembership, TypeConfig},
+};
+
+/// A state and where in the log it stands.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The state.
+    pub cluster: Cluster,
+    /// The index of the last log entry in it.
+    pub applied: u64,
+}
+
+/// The state machine of a member. Clones share it.
+#[derive(Clone)]
+pub struct StateMachine {
+    directory: PathBuf,
+    state: Arc<Mutex<State>>,
+    publish: Arc<watch::Sender<Arc<Published>>>,
+}
+
+#[derive(Default)]
+struct State {
+    cluster: Cluster,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+fn snapshot_error(verb: ErrorVerb, error: impl std::error::Error + 'static) -> StorageError {
+    StorageIOError::new(ErrorSubject::Snapshot(None), verb, openraft::AnyError::new(&error)).into()
+}
+
+impl StateMachine {
+    /// The state of the newest snapshot, or none at all.
+    pub fn open(directory: &Path) -> Result<(StateMachine, watch::Receiver<Arc<Published>>), StoreError> {
+        let state = match snapshot::load_newest(directory)? {
+            None => State::default(),
+            Some((_, file)) => State { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership },
+        };
+        let (publish, published) = watch::channel(Arc::new(published(&state)));
+        let machine = StateMachine { directory: directory.to_owned(), state: Arc::new(Mutex::new(state)), publish: Arc::new(publish) };
+        Ok((machine, published))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("apply never panics")
+    }
+
+    fn newest(&self) -> Result<Option<(Vec<u8>, SnapshotFile)>, StorageError> {
+        snapshot::load_newest(&self.directory).map_err(|e| snapshot_error(ErrorVerb::Read, e))
+    }
+}
+
+fn published(state: &State) -> Published {
+    Published { cluster: state.cluster.clone(), applied: state.applied.map_or(0, |applied| applied.index) }
+}
+
+fn as_snapshot(meta: SnapshotMeta<u64, openraft::BasicNode>, bytes: Vec<u8>) -> Snapshot<TypeConfig> {
+    Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let file = {
+            let state = self.state();
+            let index = state.applied.map_or(0, |applied| applied.index);
+            let term = state.applied.map_or(0, |applied| applied.leader_id.term);
+            let meta = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone(), snapshot_id: format!("{term}-{index}") };
+            SnapshotFile { meta, cluster: state.cluster.clone() }
+        };
+        let directory = self.directory.clone();
+        let built = tokio::task::spawn_blocking(move || {
+            let bytes = SNAPSHOT_FORMAT.seal(&file).map_err(io::Error::other)?;
+            snapshot::save(&directory, file.meta.last_log_id.map_or(0, |id| id.index), &bytes)?;
+            io::Result::Ok(as_snapshot(file.meta, bytes))
+        });
+        let built = built.await.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
+        built.map_err(|e| snapshot_error(ErrorVerb::Write, e))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = StateMachine;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        let state = self.state();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Vec<Outcome>>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut outcomes = Vec::new();
+        let mut state = self.state();
+        for entry in entries {
+            state.applied = Some(entry.log_id);
+            outcomes.push(match entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                EntryPayload::Normal(batch) => state.cluster.apply(&batch),
+                EntryPayload::Membership(membership) => {
+                    state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Vec::new()
+                }
+            });
+        }
+        self.publish.send_replace(Arc::new(published(&state)));
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> StateMachine {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta<u64, openraft::BasicNode>, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+        let bytes = snapshot.into_inner();
+        let file: SnapshotFile = SNAPSHOT_FORMAT.open(&bytes).map_err(|e| snapshot_error(ErrorVerb::Read, e))?;
+        // Durable before it counts: the log behind it may be gone.
+        let (directory, index) = (self.directory.clone(), meta.last_log_id.map_or(0, |id| id.index));
+        let saved = tokio::task::spawn_blocking(move || snapshot::save(&directory, index, &bytes)).await;
+        saved.map_err(|e| snapshot_error(ErrorVerb::Write, e))?.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
+        let mut state = self.state();
+        *state = State { cluster: file.cluster, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        self.publish.send_replace(Arc::new(published(&state)));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        Ok(self.newest()?.map(|(bytes, file)| as_snapshot(file.meta, bytes)))
+    }
+}
