@@ -1,1 +1,3 @@
-fn main(){}
+//! The `wharf` binary.
+
+fn main() {}

@@ -1,6 +1,9 @@
 //! The values of the HTTP API: what `/api/v1` takes and gives. Field names are stable.
 
-use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -401,7 +404,9 @@ impl Default for Settings {
 impl Settings {
     /// The rule that the times break, if they break one.
     pub fn violation(&self) -> Option<String> {
-        let ordered = self.heartbeat < self.suspect_after && self.suspect_after <= self.down_after && self.down_after <= self.lost_after;
+        let ordered = self.heartbeat < self.suspect_after
+            && self.suspect_after <= self.down_after
+            && self.down_after <= self.lost_after;
         let in_range = self.heartbeat >= Span(200) && self.lost_after <= Span::seconds(86_400 * 365);
         (!ordered || !in_range).then(|| {
             "the times must rise: 200ms ≤ heartbeat < suspect_after ≤ down_after ≤ lost_after ≤ 8760h".to_owned()

@@ -129,7 +129,10 @@ mod tests {
         let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
         texts.dedup();
         assert_eq!(texts.len(), Code::ALL.len());
-        let text = Problem::new(Code::TokenExpired, "Token rejected").why("it ended at 14:31").fix("wharf host add").to_string();
+        let text = Problem::new(Code::TokenExpired, "Token rejected")
+            .why("it ended at 14:31")
+            .fix("wharf host add")
+            .to_string();
         assert_eq!(text, "Token rejected [E0104]\n  it ended at 14:31\n  Fix: wharf host add");
     }
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{base32, name::{InvalidName, Name}};
+use crate::{
+    base32,
+    name::{InvalidName, Name},
+};
 
 /// A text that does not name what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -210,8 +213,7 @@ impl fmt::Display for InstanceId {
 impl std::str::FromStr for StackId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<StackId, InvalidId> {
-        let (environment, stack) =
-            text.split_once('/').ok_or_else(|| shape(text, "a stack id", "default/shop"))?;
+        let (environment, stack) = text.split_once('/').ok_or_else(|| shape(text, "a stack id", "default/shop"))?;
         Ok(StackId { environment: environment.parse()?, stack: stack.parse()? })
     }
 }
@@ -219,8 +221,7 @@ impl std::str::FromStr for StackId {
 impl std::str::FromStr for ServiceId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<ServiceId, InvalidId> {
-        let (stack, service) =
-            text.rsplit_once('/').ok_or_else(|| shape(text, "a service id", "default/shop/web"))?;
+        let (stack, service) = text.rsplit_once('/').ok_or_else(|| shape(text, "a service id", "default/shop/web"))?;
         Ok(ServiceId { stack: stack.parse()?, service: service.parse()? })
     }
 }

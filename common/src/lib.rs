@@ -3,23 +3,23 @@
 //! Everything here is a value. Nothing here reads a clock, a file or a socket, so the pure cores
 //! can build on it and both ends of a wire can share it.
 
-pub mod name;
 pub mod id;
-pub mod time;
+pub mod name;
 pub mod quantity;
 pub mod secret;
+pub mod time;
 
-pub mod spec;
 pub mod compose;
+pub mod spec;
 
+pub mod assignment;
 pub mod host;
 pub mod instance;
-pub mod assignment;
 pub mod report;
 
-pub mod codec;
+pub mod api;
 pub mod base32;
+pub mod codec;
+pub mod error;
 pub mod token;
 pub mod wire;
-pub mod error;
-pub mod api;

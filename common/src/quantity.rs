@@ -45,7 +45,11 @@ impl FromStr for Bytes {
         };
         let bytes = value * (1u64 << shift) as f64;
         // 2^60: more than any host has, and sums over hosts stay far from overflow.
-        if bytes.is_finite() && (0.0..=(1u64 << 60) as f64).contains(&bytes) { Ok(Bytes(bytes as u64)) } else { Err(refuse()) }
+        if bytes.is_finite() && (0.0..=(1u64 << 60) as f64).contains(&bytes) {
+            Ok(Bytes(bytes as u64))
+        } else {
+            Err(refuse())
+        }
     }
 }
 
@@ -59,7 +63,11 @@ impl FromStr for MilliCpu {
             what: "a number of processor cores, which looks like 0.5 or 2",
         };
         let cores: f64 = text.trim().parse().map_err(|_| refuse())?;
-        if cores.is_finite() && (0.0..=100_000.0).contains(&cores) { Ok(MilliCpu((cores * 1000.0).round() as u64)) } else { Err(refuse()) }
+        if cores.is_finite() && (0.0..=100_000.0).contains(&cores) {
+            Ok(MilliCpu((cores * 1000.0).round() as u64))
+        } else {
+            Err(refuse())
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 
 mod validate;
 
-use std::{collections::{BTreeMap, BTreeSet}, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

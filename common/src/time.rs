@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn spans_are_read_as_compose_writes_them() {
-        for (text, millis) in [("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5s", 1500), ("2h", 7_200_000), ("0", 0)] {
+        for (text, millis) in
+            [("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5s", 1500), ("2h", 7_200_000), ("0", 0)]
+        {
             assert_eq!(text.parse(), Ok(Span(millis)), "{text}");
         }
         for bad in ["", "10", "s", "-1s", "1x", "1e9h", "999999999h", "NaN", "1.2.3s"] {

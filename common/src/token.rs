@@ -240,7 +240,14 @@ mod tests {
             let changed = String::from_utf8(changed).expect("ascii");
             assert!(changed.parse::<JoinToken>().is_err(), "{changed}");
         }
-        for odd in [format!(" {text}"), format!("{text}\n"), format!("\"{text}\""), text.to_uppercase(), format!("{text}{text}"), format!("{text}\u{a0}")] {
+        for odd in [
+            format!(" {text}"),
+            format!("{text}\n"),
+            format!("\"{text}\""),
+            text.to_uppercase(),
+            format!("{text}{text}"),
+            format!("{text}\u{a0}"),
+        ] {
             assert!(odd.parse::<JoinToken>().is_err(), "{odd:?}");
         }
         assert_eq!(text[..87].parse::<JoinToken>(), Err(InvalidToken::Length { found: 87, expected: 100 }));

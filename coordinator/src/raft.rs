@@ -20,12 +20,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{error::{Code, Problem}, id::MemberId, wire::Open};
+use common::{
+    error::{Code, Problem},
+    id::MemberId,
+    wire::Open,
+};
 use coordinator_core::{Command, Outcome, Proposal, RequestId};
 use link::{LinkError, Transport, call::Caller};
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::{mpsc, watch}, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use network::{MemberAnswer, MemberCall};
@@ -33,6 +40,9 @@ pub use state_machine::Published;
 pub use store::StoreError;
 
 use types::TypeConfig;
+
+#[cfg(test)]
+mod tests;
 
 /// How long a write may take before its result counts as unknown.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,14 +120,21 @@ pub struct Start<'a> {
 
 impl Consensus {
     /// Opens the store and takes part; the tasks end when `stop` is cancelled.
-    pub async fn start(start: Start<'_>, stop: CancellationToken, tasks: &mut JoinSet<()>) -> Result<Consensus, StoreError> {
+    pub async fn start(
+        start: Start<'_>,
+        stop: CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Consensus, StoreError> {
         let store = store::Store::open(start.directory, start.me)?;
         let failed = store.failed();
         let log = log::LogStore::new(store);
         let (state_machine, published) = state_machine::StateMachine::open(&start.directory.join("snapshots"))?;
         let callers = Arc::new(Callers::new(start.transport));
         let network = network::Network::new(callers.clone());
-        let fatal = |error: openraft::error::Fatal<u64>| StoreError::Failed { path: start.directory.to_owned(), reason: error.to_string() };
+        let fatal = |error: openraft::error::Fatal<u64>| StoreError::Failed {
+            path: start.directory.to_owned(),
+            reason: error.to_string(),
+        };
         let raft = Raft::new(start.me.0, Arc::new(config()), network, log, state_machine).await.map_err(fatal)?;
         let contact = Arc::new(election::Contact::default());
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
@@ -140,7 +157,8 @@ impl Consensus {
 
     /// Makes this member the first of a new group, unless the group exists.
     pub async fn found(&self, address: SocketAddr) -> Result<(), Problem> {
-        let internal = |error: String| Problem::new(Code::Internal, "The group of coordinators cannot be founded").why(error);
+        let internal =
+            |error: String| Problem::new(Code::Internal, "The group of coordinators cannot be founded").why(error);
         if self.raft.is_initialized().await.map_err(|e| internal(e.to_string()))? {
             return Ok(());
         }
@@ -179,7 +197,10 @@ impl Consensus {
         let metrics = self.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
-        membership.nodes().map(|(id, node)| GroupMember { id: MemberId(*id), votes: voters.contains(id), address: node.addr.clone() }).collect()
+        membership
+            .nodes()
+            .map(|(id, node)| GroupMember { id: MemberId(*id), votes: voters.contains(id), address: node.addr.clone() })
+            .collect()
     }
 
     /// How far the log of this member reaches: it grows with every Raft write.
@@ -261,7 +282,10 @@ impl Consensus {
         match call {
             MemberCall::Append(request) => {
                 let answer = self.raft.append_entries(request).await;
-                if answer.as_ref().is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_))) {
+                if answer
+                    .as_ref()
+                    .is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)))
+                {
                     self.contact.heard();
                 }
                 MemberAnswer::Append(answer)

@@ -1,1 +1,16 @@
-//! placeholder
+//! The agent's decisions, as pure functions: what its host should do next.
+//!
+//! [`reconcile()`] compares the assignment with what Docker shows and with what the agent
+//! remembers, and says which actions to take now, what to report, and when to look again.
+//! [`Memory::learn`] folds the result of an action back in. Nothing here reads a clock, a file or
+//! a socket.
+
+pub mod action;
+pub mod memory;
+pub mod observed;
+pub mod reconcile;
+
+pub use action::{Action, ActionResult};
+pub use memory::{Local, Memory};
+pub use observed::{Container, ContainerState};
+pub use reconcile::{Next, Situation, reconcile};

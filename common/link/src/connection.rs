@@ -2,7 +2,11 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use common::{codec, id::HostId, wire::{MAX_FRAME, PeerIdentity}};
+use common::{
+    codec,
+    id::HostId,
+    wire::{MAX_FRAME, PeerIdentity},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 

@@ -14,8 +14,8 @@ use common::{
     wire::PeerIdentity,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use ring::digest;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
@@ -159,7 +159,13 @@ pub fn host_of_request(request: &[u8]) -> Result<HostId, IdentityError> {
 }
 
 /// Signs a host's request. Only the key is taken from it.
-pub fn sign(root: &Certified, cluster: ClusterId, request: &[u8], member: Option<MemberId>, now: Timestamp) -> Result<Vec<u8>, IdentityError> {
+pub fn sign(
+    root: &Certified,
+    cluster: ClusterId,
+    request: &[u8],
+    member: Option<MemberId>,
+    now: Timestamp,
+) -> Result<Vec<u8>, IdentityError> {
     let host = host_of_request(request)?;
     let mut asked = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
     let mut names = vec![format!("{host}.host.{cluster}.wharf")];
@@ -200,8 +206,8 @@ pub fn identity_of(certificate: &[u8], cluster: ClusterId) -> Result<PeerIdentit
 /// The cluster that a coordinator's certificate speaks for.
 pub fn cluster_of(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     let parsed = parse_certificate(certificate)?;
-    let named = dns_names(&parsed)
-        .find_map(|name| name.strip_prefix("coordinator.")?.strip_suffix(".wharf")?.parse().ok());
+    let named =
+        dns_names(&parsed).find_map(|name| name.strip_prefix("coordinator.")?.strip_suffix(".wharf")?.parse().ok());
     named.ok_or_else(|| IdentityError::Malformed { what: "certificate", reason: "it is not a coordinator's".into() })
 }
 
@@ -253,7 +259,8 @@ pub fn join_proof(secret: &common::token::SecretHash, request: &[u8], cluster: C
 /// `N` bytes that nobody can guess.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).expect("the kernel gives random bytes");
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .expect("the kernel gives random bytes");
     bytes
 }
 
@@ -275,7 +282,10 @@ mod tests {
         assert_eq!(identity_of(&worker, CLUSTER).expect("names the host"), PeerIdentity { host, member: None });
         assert!(cluster_of(&worker).is_err());
         let member = sign(&root, CLUSTER, &request, Some(MemberId(7)), NOW).expect("signs");
-        assert_eq!(identity_of(&member, CLUSTER).expect("names the host"), PeerIdentity { host, member: Some(MemberId(7)) });
+        assert_eq!(
+            identity_of(&member, CLUSTER).expect("names the host"),
+            PeerIdentity { host, member: Some(MemberId(7)) }
+        );
         assert_eq!(cluster_of(&member).expect("names the cluster"), CLUSTER);
         assert!(identity_of(&member, ClusterId([4; 10])).is_err(), "another cluster's certificate is foreign");
         let (begins, ends) = validity_of(&member).expect("has a validity");
@@ -286,7 +296,8 @@ mod tests {
     fn a_request_that_asks_for_more_gets_a_plain_certificate() {
         let root = make_root(CLUSTER, NOW).expect("makes a root");
         let key = KeyPair::generate().expect("makes a key");
-        let mut params = CertificateParams::new(vec![coordinator_name(CLUSTER), "1.member.x.wharf".to_owned()]).expect("names");
+        let mut params =
+            CertificateParams::new(vec![coordinator_name(CLUSTER), "1.member.x.wharf".to_owned()]).expect("names");
         params.distinguished_name.push(DnType::CommonName, "admin");
         let request = params.serialize_request(&key).expect("makes a request").der().to_vec();
         let signed = sign(&root, CLUSTER, &request, None, NOW).expect("signs the key alone");
@@ -302,7 +313,10 @@ mod tests {
             let mut broken = request.clone();
             broken[at] ^= 0x40;
             // Some bits of the outer encoding carry no meaning and are not signed.
-            assert!(host_of_request(&broken).is_err() || host_of_request(&broken).is_ok_and(|h| h == host), "byte {at}");
+            assert!(
+                host_of_request(&broken).is_err() || host_of_request(&broken).is_ok_and(|h| h == host),
+                "byte {at}"
+            );
             assert!(host_of_request(&request[..at]).is_err(), "cut at {at}");
         }
     }

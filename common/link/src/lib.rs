@@ -5,12 +5,12 @@
 //! other one lives in memory and can be cut ([`memory`]). What is said is defined in
 //! [`common::wire`].
 
-pub mod identity;
-pub mod connection;
-pub mod transport;
-pub mod quic;
-pub mod memory;
 pub mod call;
+pub mod connection;
+pub mod identity;
+pub mod memory;
+pub mod quic;
+pub mod transport;
 
 pub use connection::{Connection, LinkError, Stream};
 pub use identity::Credentials;

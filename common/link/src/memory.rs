@@ -81,7 +81,8 @@ impl Half {
         let (closed, _) = watch::channel(false);
         let (left_open, right_accept) = mpsc::unbounded_channel();
         let (right_open, left_accept) = mpsc::unbounded_channel();
-        let half = |open, accept| Half { open, accept: Arc::new(tokio::sync::Mutex::new(accept)), closed: closed.clone() };
+        let half =
+            |open, accept| Half { open, accept: Arc::new(tokio::sync::Mutex::new(accept)), closed: closed.clone() };
         (half(left_open, left_accept), half(right_open, right_accept))
     }
 
@@ -134,7 +135,11 @@ impl<R> Severable<R> {
 }
 
 impl<R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Severable<R> {
-    fn poll_read(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         if self.severed.as_mut().poll(cx).is_ready() {
             let severed = std::future::pending();
             self.severed = Box::pin(severed);

@@ -8,14 +8,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{id::ClusterId, wire::{PROTOCOLS, PeerIdentity}};
+use common::{
+    id::ClusterId,
+    wire::{PROTOCOLS, PeerIdentity},
+};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::WebPkiClientVerifier,
 };
-use tokio::{sync::{Mutex, mpsc}, task::JoinSet};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
 use tracing::debug;
 
 use crate::{
@@ -89,7 +95,9 @@ fn client_config(credentials: &Credentials) -> Result<quinn::ClientConfig, LinkE
 
 fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkError> {
     let (chain, key) = chain_and_key(credentials);
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), provider()).build().map_err(tls_error)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), provider())
+        .build()
+        .map_err(tls_error)?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
@@ -103,8 +111,10 @@ fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkE
 }
 
 fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIdentity, LinkError> {
-    let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let certificate = chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer shows no certificate"))?;
+    let chain =
+        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate =
+        chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer shows no certificate"))?;
     identity_of(&certificate, cluster).map_err(tls_error)
 }
 
@@ -123,9 +133,20 @@ impl Quic {
         Quic::new(quinn::Endpoint::client(local)?, credentials, None, JoinSet::new())
     }
 
-    fn new(endpoint: quinn::Endpoint, credentials: Credentials, accepted: Option<mpsc::Receiver<Connection>>, accepting: JoinSet<()>) -> Result<Quic, LinkError> {
+    fn new(
+        endpoint: quinn::Endpoint,
+        credentials: Credentials,
+        accepted: Option<mpsc::Receiver<Connection>>,
+        accepting: JoinSet<()>,
+    ) -> Result<Quic, LinkError> {
         let client = RwLock::new(client_config(&credentials)?);
-        Ok(Quic { endpoint, credentials: RwLock::new(credentials), client, accepted: Mutex::new(accepted), _accepting: accepting })
+        Ok(Quic {
+            endpoint,
+            credentials: RwLock::new(credentials),
+            client,
+            accepted: Mutex::new(accepted),
+            _accepting: accepting,
+        })
     }
 
     /// Uses new credentials from now on; connections that exist go on.
@@ -187,9 +208,13 @@ impl Transport for Quic {
             (self.client.read().expect("no panic while it is held").clone(), credentials.cluster)
         };
         let unreachable = |reason: String| LinkError::Unreachable { to, reason };
-        let connecting = self.endpoint.connect_with(client, to, &coordinator_name(cluster)).map_err(|e| unreachable(e.to_string()))?;
+        let connecting = self
+            .endpoint
+            .connect_with(client, to, &coordinator_name(cluster))
+            .map_err(|e| unreachable(e.to_string()))?;
         let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
-        let connection = connected.map_err(|_| unreachable("it does not answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
+        let connection =
+            connected.map_err(|_| unreachable("it does not answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
         let peer = peer_of(&connection, cluster)?;
         Ok(Connection::new(peer, to, Inner::Quic(connection)))
     }

@@ -4,18 +4,45 @@ use std::collections::BTreeMap;
 
 use serde_norway::Value;
 
-use super::{Composed, Project, node::{Findings, Node}, parse_env, short};
+use super::{
+    Composed, Project,
+    node::{Findings, Node},
+    parse_env, short,
+};
 use crate::{
     name::Name,
     quantity::{Bytes, MilliCpu},
-    spec::{Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, PullPolicy, Resources, RestartCondition, ServiceSpec, StackSpec},
+    spec::{
+        Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, PullPolicy, Resources, RestartCondition,
+        ServiceSpec, StackSpec,
+    },
 };
 
 const TOP: [&str; 5] = ["name", "version", "services", "volumes", "networks"];
 const SERVICE: [&str; 23] = [
-    "image", "build", "command", "entrypoint", "environment", "env_file", "labels", "ports", "volumes", "healthcheck",
-    "restart", "stop_grace_period", "deploy", "depends_on", "user", "working_dir", "pull_policy", "scale", "logging",
-    "mem_limit", "cpus", "mem_reservation", "expose",
+    "image",
+    "build",
+    "command",
+    "entrypoint",
+    "environment",
+    "env_file",
+    "labels",
+    "ports",
+    "volumes",
+    "healthcheck",
+    "restart",
+    "stop_grace_period",
+    "deploy",
+    "depends_on",
+    "user",
+    "working_dir",
+    "pull_policy",
+    "scale",
+    "logging",
+    "mem_limit",
+    "cpus",
+    "mem_reservation",
+    "expose",
 ];
 
 pub(super) fn convert<R>(file: &Value, project: &Project<'_, R>) -> Result<Composed, Vec<String>>
@@ -42,16 +69,26 @@ where
                 spec.services.insert(name, service);
             }
         }
-        None => findings.problems.borrow_mut().push("services: it is missing; a stack needs at least one service".into()),
+        None => {
+            findings.problems.borrow_mut().push("services: it is missing; a stack needs at least one service".into())
+        }
     }
     let name = root.get("name").and_then(|node| node.parse());
     let problems = findings.problems.into_inner();
-    if problems.is_empty() { Ok(Composed { name, spec, warnings: findings.warnings.into_inner() }) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(Composed { name, spec, warnings: findings.warnings.into_inner() })
+    } else {
+        Err(problems)
+    }
 }
 
 fn name_of(key: &str, node: &Node<'_>) -> Option<Name> {
     // Docker Compose allows '_' and '.'; a DNS label does not.
-    Name::parse(key).map_err(|e| node.problem(format!("{e}; rename it, for example to {:?}", key.to_lowercase().replace(['_', '.'], "-")))).ok()
+    Name::parse(key)
+        .map_err(|e| {
+            node.problem(format!("{e}; rename it, for example to {:?}", key.to_lowercase().replace(['_', '.'], "-")))
+        })
+        .ok()
 }
 
 fn service<R>(node: &Node<'_>, project: &Project<'_, R>) -> Option<ServiceSpec>
@@ -83,7 +120,10 @@ where
     spec.environment = environment(node, project);
     spec.labels = node.get("labels").map(|n| pairs(&n, &BTreeMap::new())).unwrap_or_default();
     spec.ports = node.get("ports").map(|n| n.items().iter().flat_map(ports).collect()).unwrap_or_default();
-    spec.mounts = node.get("volumes").map(|n| n.items().iter().filter_map(|n| mount(n, project.directory)).collect()).unwrap_or_default();
+    spec.mounts = node
+        .get("volumes")
+        .map(|n| n.items().iter().filter_map(|n| mount(n, project.directory)).collect())
+        .unwrap_or_default();
     spec.healthcheck = node.get("healthcheck").and_then(|n| health(&n));
     if let Some(grace) = node.get("stop_grace_period").and_then(|n| n.parse()) {
         spec.stop_grace = grace;
@@ -145,7 +185,8 @@ where
 
 /// A mapping of texts; a key without a value takes it from `inherited`, or is left out.
 fn pairs(node: &Node<'_>, inherited: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let value = |key: &String, node: &Node<'_>| if node.value.is_null() { inherited.get(key).cloned() } else { node.text() };
+    let value =
+        |key: &String, node: &Node<'_>| if node.value.is_null() { inherited.get(key).cloned() } else { node.text() };
     node.entries().into_iter().filter_map(|(key, node)| value(&key, &node).map(|value| (key, value))).collect()
 }
 
@@ -177,7 +218,12 @@ fn mount(node: &Node<'_>, directory: &str) -> Option<MountSpec> {
         node.warn_unknown(&["type", "source", "target", "read_only"]);
         let kind = node.get("type").and_then(|n| n.text()).unwrap_or_else(|| "volume".into());
         let source = node.get("source").and_then(|n| n.text());
-        (source, node.get("target")?.text()?, node.get("read_only").and_then(|n| n.boolean()).unwrap_or(false), Some(kind))
+        (
+            source,
+            node.get("target")?.text()?,
+            node.get("read_only").and_then(|n| n.boolean()).unwrap_or(false),
+            Some(kind),
+        )
     } else {
         let text = node.text()?;
         let parts: Vec<&str> = text.split(':').collect();
@@ -186,7 +232,9 @@ fn mount(node: &Node<'_>, directory: &str) -> Option<MountSpec> {
             [source, target] => (Some((*source).to_owned()), *target, ""),
             [source, target, mode] => (Some((*source).to_owned()), *target, *mode),
             _ => {
-                node.problem(format!("{text:?} is not a volume, which looks like data:/var/lib/data or ./conf:/etc/conf:ro"));
+                node.problem(format!(
+                    "{text:?} is not a volume, which looks like data:/var/lib/data or ./conf:/etc/conf:ro"
+                ));
                 return None;
             }
         };
@@ -196,7 +244,9 @@ fn mount(node: &Node<'_>, directory: &str) -> Option<MountSpec> {
         (source, target.to_owned(), mode.split(',').any(|option| option == "ro"), None)
     };
     let Some(source) = source else {
-        node.problem("an anonymous volume is lost with its container; name it and declare it under the top-level volumes");
+        node.problem(
+            "an anonymous volume is lost with its container; name it and declare it under the top-level volumes",
+        );
         return None;
     };
     let is_path = source.starts_with(['/', '.', '~']);
@@ -250,7 +300,13 @@ fn health(node: &Node<'_>) -> Option<HealthCheck> {
             return None;
         }
     };
-    let mut check: HealthCheck = HealthCheck { test, interval: crate::time::Span::seconds(10), timeout: crate::time::Span::seconds(5), retries: 3, start_period: crate::time::Span(0) };
+    let mut check: HealthCheck = HealthCheck {
+        test,
+        interval: crate::time::Span::seconds(10),
+        timeout: crate::time::Span::seconds(5),
+        retries: 3,
+        start_period: crate::time::Span(0),
+    };
     if let Some(interval) = node.get("interval").and_then(|n| n.parse()) {
         check.interval = interval;
     }
@@ -271,12 +327,15 @@ fn restart(node: &Node<'_>, spec: &mut ServiceSpec) {
     if let Some(node) = node.get("restart") {
         let Some(text) = node.text() else { return };
         let (word, attempts) = text.split_once(':').map_or((text.as_str(), None), |(word, n)| (word, Some(n)));
-        spec.restart.condition = match word {
-            "no" | "false" => RestartCondition::None,
-            "always" | "unless-stopped" => RestartCondition::Any,
-            "on-failure" => RestartCondition::OnFailure,
-            _ => return node.problem(format!("{text:?} is not a restart policy; there are no, always, unless-stopped and on-failure[:attempts]")),
-        };
+        spec.restart.condition =
+            match word {
+                "no" | "false" => RestartCondition::None,
+                "always" | "unless-stopped" => RestartCondition::Any,
+                "on-failure" => RestartCondition::OnFailure,
+                _ => return node.problem(format!(
+                    "{text:?} is not a restart policy; there are no, always, unless-stopped and on-failure[:attempts]"
+                )),
+            };
         if let Some(attempts) = attempts {
             match attempts.parse() {
                 Ok(attempts) => spec.restart.max_attempts = Some(attempts),

@@ -8,7 +8,11 @@ use serde_norway::Value;
 const MAX_TEXT: usize = 1 << 20;
 
 /// Replaces variables in every text value; `complain` gets the place and the reason of each failure.
-pub(super) fn interpolate(value: &mut Value, variables: &BTreeMap<String, String>, complain: &mut impl FnMut(&str, String)) {
+pub(super) fn interpolate(
+    value: &mut Value,
+    variables: &BTreeMap<String, String>,
+    complain: &mut impl FnMut(&str, String),
+) {
     walk(value, "", variables, complain);
 }
 
@@ -80,7 +84,11 @@ fn braced(inside: &str, variables: &BTreeMap<String, String>, depth: usize) -> R
     };
     let value = variables.get(name).filter(|value| empty_counts || !value.is_empty());
     let Some(kind) = operator.chars().next() else {
-        return if empty_counts { Ok(variables.get(name).cloned().unwrap_or_default()) } else { Err(format!("${{{inside}}} ends too early")) };
+        return if empty_counts {
+            Ok(variables.get(name).cloned().unwrap_or_default())
+        } else {
+            Err(format!("${{{inside}}} ends too early"))
+        };
     };
     let word = &operator[kind.len_utf8()..];
     match (kind, value) {

@@ -9,7 +9,8 @@ const MAX_RANGE: u16 = 1000;
 
 /// Reads `[ip:][host:]container[/protocol]`, where host and container may be ranges.
 pub(super) fn ports(text: &str) -> Result<Vec<PortSpec>, String> {
-    let refuse = |why: &str| format!("{text:?} is not a port ({why}), which looks like 8080:80, 127.0.0.1:53:53/udp or 80");
+    let refuse =
+        |why: &str| format!("{text:?} is not a port ({why}), which looks like 8080:80, 127.0.0.1:53:53/udp or 80");
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
         "tcp" => Protocol::Tcp,
@@ -32,7 +33,11 @@ pub(super) fn ports(text: &str) -> Result<Vec<PortSpec>, String> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let port = |text: &str| text.parse::<u16>().map_err(|_| refuse("a port is a number from 1 to 65535"));
         let (first, last) = (port(first)?, port(last)?);
-        if last < first || last - first >= MAX_RANGE { Err(refuse("the range is empty or too long")) } else { Ok((first, last)) }
+        if last < first || last - first >= MAX_RANGE {
+            Err(refuse("the range is empty or too long"))
+        } else {
+            Ok((first, last))
+        }
     };
     let (first, last) = range(container)?;
     let host = match host.filter(|host| !host.is_empty()) {

@@ -4,8 +4,11 @@ use super::*;
 use crate::spec::*;
 
 fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
-    let files: Vec<Source> =
-        texts.iter().enumerate().map(|(i, text)| Source { name: format!("compose{i}.yaml"), text: (*text).to_owned() }).collect();
+    let files: Vec<Source> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Source { name: format!("compose{i}.yaml"), text: (*text).to_owned() })
+        .collect();
     let variables = BTreeMap::from([("TAG".to_owned(), "1.2".to_owned()), ("EMPTY".to_owned(), String::new())]);
     let read = |path: &str| match path {
         "web.env" => Ok("A=1\n# a comment\nexport B='two words'\nC=\"x\"\n".to_owned()),
@@ -54,10 +57,19 @@ volumes: {data: }
     let variables: Vec<_> = spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(variables, ["A=1", "B=two words", "C=3"]);
     let ports: Vec<_> = spec.ports.iter().map(|p| (p.published, p.container)).collect();
-    assert_eq!(ports, [(Some(8080), 80), (Some(53), 53), (Some(9000), 90), (Some(9001), 91), (Some(8443), 443), (None, 81)]);
+    assert_eq!(
+        ports,
+        [(Some(8080), 80), (Some(53), 53), (Some(9000), 90), (Some(9001), 91), (Some(8443), 443), (None, 81)]
+    );
     assert_eq!(spec.ports[1].protocol, Protocol::Udp);
-    assert_eq!(spec.mounts[1], MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true });
-    assert_eq!(spec.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)), Some(("CMD-SHELL".into(), crate::time::Span::seconds(3), 5)));
+    assert_eq!(
+        spec.mounts[1],
+        MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true }
+    );
+    assert_eq!(
+        spec.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)),
+        Some(("CMD-SHELL".into(), crate::time::Span::seconds(3), 5))
+    );
     assert_eq!((spec.restart.condition, spec.restart.max_attempts), (RestartCondition::Any, Some(5)));
     assert_eq!(spec.stop_grace, crate::time::Span::seconds(90));
     assert_eq!((spec.limits.cpu.0, spec.limits.memory.0, spec.reservations.cpu.0), (1500, 512 << 20, 250));
@@ -96,14 +108,20 @@ fn problems_name_file_and_place() {
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {mode: global}}}", "services.web.deploy.mode"),
-        ("services: {web: {image: a, env_file: nowhere.env}}", "services.web.env_file: nowhere.env: there is no such file"),
+        (
+            "services: {web: {image: a, env_file: nowhere.env}}",
+            "services.web.env_file: nowhere.env: there is no such file",
+        ),
         ("services: {web: {image: a, volumes: ['../../etc:/x']}}", "services.web.volumes[0]"),
         ("services: {web: {image: a, volumes: ['data:/x']}}", "volume data is not declared"),
         ("services: {web: {image: a, restart: sometimes}}", "services.web.restart"),
         ("services: {web: {image: a, healthcheck: {test: x, interval: soon}}}", "services.web.healthcheck.interval"),
         ("services: {Web_1: {image: a}}", "rename it, for example to \"web-1\""),
         ("services: {web: {build: .}}", "it has build and no image"),
-        ("services: {web: {image: '${NOT_SET:?set it}'}}", "services.web.image: the variable NOT_SET is not set: set it"),
+        (
+            "services: {web: {image: '${NOT_SET:?set it}'}}",
+            "services.web.image: the variable NOT_SET is not set: set it",
+        ),
         ("services: {web: {image: 'a$'}}", "services.web.image"),
         ("services: [a]", "services: expected a mapping, found a list"),
         ("services: {web: {image: [a]}}", "services.web.image: expected text, found a list"),
@@ -136,10 +154,25 @@ fn bombs_and_giants_are_refused_in_time() {
 
 #[test]
 fn interpolation_follows_the_specification() {
-    let variables = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("E".to_owned(), String::new()), ("D".to_owned(), "$A".to_owned())]);
+    let variables = BTreeMap::from([
+        ("A".to_owned(), "1".to_owned()),
+        ("E".to_owned(), String::new()),
+        ("D".to_owned(), "$A".to_owned()),
+    ]);
     let cases = [
-        ("$A-${A}", "1-1"), ("$$A", "$A"), ("${X:-d}", "d"), ("${E:-d}", "d"), ("${E-d}", ""), ("${X-${A}}", "1"),
-        ("${A:+y}", "y"), ("${X:+y}", ""), ("${E:+y}", ""), ("${E+y}", "y"), ("${X}", ""), ("${D}", "$A"), ("${A:?x}", "1"),
+        ("$A-${A}", "1-1"),
+        ("$$A", "$A"),
+        ("${X:-d}", "d"),
+        ("${E:-d}", "d"),
+        ("${E-d}", ""),
+        ("${X-${A}}", "1"),
+        ("${A:+y}", "y"),
+        ("${X:+y}", ""),
+        ("${E:+y}", ""),
+        ("${E+y}", "y"),
+        ("${X}", ""),
+        ("${D}", "$A"),
+        ("${A:?x}", "1"),
     ];
     for (text, expected) in cases {
         assert_eq!(interpolate::expand(text, &variables, 0).as_deref(), Ok(expected), "{text}");

@@ -34,14 +34,20 @@ impl StackSpec {
             found.push(violation("services", "a stack needs at least one service"));
         }
         if self.services.len() > MAX_SERVICES {
-            found.push(violation("services", format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len())));
+            found.push(violation(
+                "services",
+                format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len()),
+            ));
         }
         for (name, service) in &self.services {
             let mut check = Check { path: format!("services.{name}"), found: &mut found };
             check.service(name, service, self);
         }
         if let Some(cycle) = self.dependency_cycle() {
-            found.push(violation(&format!("services.{cycle}.depends_on"), "it depends on itself through the services it names"));
+            found.push(violation(
+                &format!("services.{cycle}.depends_on"),
+                "it depends on itself through the services it names",
+            ));
         }
         found
     }
@@ -51,7 +57,7 @@ impl StackSpec {
         // Services whose dependencies are all settled are settled; what never is lies on a cycle.
         let mut open: Vec<&Name> = self.services.keys().collect();
         loop {
-            let settled = |name: &Name| !open.iter().any(|o| *o == name);
+            let settled = |name: &Name| !open.contains(&name);
             let next: Vec<&Name> =
                 open.iter().copied().filter(|name| !self.services[*name].depends_on.keys().all(settled)).collect();
             if next.len() == open.len() {
@@ -86,7 +92,7 @@ impl Check<'_> {
         self.mounts(service, stack);
         self.health(service);
         self.resources(service);
-        for (dependency, _) in &service.depends_on {
+        for dependency in service.depends_on.keys() {
             if dependency == name {
                 self.refuse("depends_on", "a service cannot depend on itself");
             } else if !stack.services.contains_key(dependency) {
@@ -97,8 +103,10 @@ impl Check<'_> {
             let key = constraint.key.as_str();
             let label = key.strip_prefix("node.labels.").is_some_and(|label| !label.is_empty());
             if !label && !CONSTRAINT_KEYS.contains(&key) {
-                self.refuse(&format!("deploy.placement.constraints[{index}]"), format!(
-                    "{key} is not known; there are {} and node.labels.<label>", CONSTRAINT_KEYS.join(", ")));
+                self.refuse(
+                    &format!("deploy.placement.constraints[{index}]"),
+                    format!("{key} is not known; there are {} and node.labels.<label>", CONSTRAINT_KEYS.join(", ")),
+                );
             }
         }
         if service.log.max_files == 0 || service.log.max_size.0 < 4096 {
@@ -110,8 +118,14 @@ impl Check<'_> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
         if image.is_empty() {
             self.refuse("image", "it is missing");
-        } else if image.len() > 512 || !image.chars().all(allowed) || !image.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            self.refuse("image", format!("{:?} is not an image reference, which looks like registry.example/shop/web:1.2", cut(image)));
+        } else if image.len() > 512
+            || !image.chars().all(allowed)
+            || !image.starts_with(|c: char| c.is_ascii_alphanumeric())
+        {
+            self.refuse(
+                "image",
+                format!("{:?} is not an image reference, which looks like registry.example/shop/web:1.2", cut(image)),
+            );
         }
     }
 
@@ -125,17 +139,26 @@ impl Check<'_> {
                     self.refuse(field, format!("{:?} is not a key: it must not be empty or contain '='", cut(key)));
                 }
                 if value.len() > MAX_TEXT || value.contains('\0') {
-                    self.refuse(&format!("{field}.{}", cut(key)), format!("the value is longer than {MAX_TEXT} bytes or contains a NUL"));
+                    self.refuse(
+                        &format!("{field}.{}", cut(key)),
+                        format!("the value is longer than {MAX_TEXT} bytes or contains a NUL"),
+                    );
                 }
             }
         }
         if let Some(label) = service.labels.keys().find(|label| label.starts_with(OWN_LABELS)) {
-            self.refuse("labels", format!("{:?}: labels that start with {OWN_LABELS:?} are the platform's own", cut(label)));
+            self.refuse(
+                "labels",
+                format!("{:?}: labels that start with {OWN_LABELS:?} are the platform's own", cut(label)),
+            );
         }
         let lists = [("command", &service.command), ("entrypoint", &service.entrypoint)];
         for (field, words) in lists.iter().filter_map(|(field, words)| words.as_ref().map(|w| (*field, w))) {
             if words.len() > MAX_ENTRIES || words.iter().any(|word| word.len() > MAX_TEXT || word.contains('\0')) {
-                self.refuse(field, format!("more than {MAX_ENTRIES} words, or one longer than {MAX_TEXT} bytes or with a NUL"));
+                self.refuse(
+                    field,
+                    format!("more than {MAX_ENTRIES} words, or one longer than {MAX_TEXT} bytes or with a NUL"),
+                );
             }
         }
         for (field, text) in [("user", &service.user), ("working_dir", &service.working_dir)] {
@@ -168,7 +191,10 @@ impl Check<'_> {
         for (index, mount) in service.mounts.iter().enumerate() {
             let field = format!("volumes[{index}]");
             if !clean_absolute(&mount.target) || mount.target == "/" {
-                self.refuse(&field, format!("target {:?} is not an absolute path below / without '..'", cut(&mount.target)));
+                self.refuse(
+                    &field,
+                    format!("target {:?} is not an absolute path below / without '..'", cut(&mount.target)),
+                );
             }
             match &mount.source {
                 MountSource::Bind(path) if !clean_absolute(path) => {
@@ -213,14 +239,23 @@ impl Check<'_> {
     fn resources(&mut self, service: &ServiceSpec) {
         let (reserved, limit) = (service.reservations, service.limits);
         if limit.memory.0 != 0 && reserved.memory > limit.memory {
-            self.refuse("deploy.resources", format!("it reserves {} of memory and is limited to {}", reserved.memory, limit.memory));
+            self.refuse(
+                "deploy.resources",
+                format!("it reserves {} of memory and is limited to {}", reserved.memory, limit.memory),
+            );
         }
         if limit.cpu.0 != 0 && reserved.cpu > limit.cpu {
-            self.refuse("deploy.resources", format!("it reserves {} cores and is limited to {}", reserved.cpu, limit.cpu));
+            self.refuse(
+                "deploy.resources",
+                format!("it reserves {} cores and is limited to {}", reserved.cpu, limit.cpu),
+            );
         }
         // Docker refuses less, with a text that names no service.
         if limit.memory.0 != 0 && limit.memory.0 < 6 << 20 {
-            self.refuse("deploy.resources.limits.memory", format!("{} is less than the 6 MiB that Docker needs", limit.memory));
+            self.refuse(
+                "deploy.resources.limits.memory",
+                format!("{} is less than the 6 MiB that Docker needs", limit.memory),
+            );
         }
         if service.stop_grace > Span::seconds(86_400) {
             self.refuse("stop_grace_period", format!("{} is longer than a day", service.stop_grace));
@@ -229,7 +264,10 @@ impl Check<'_> {
 }
 
 fn clean_absolute(path: &str) -> bool {
-    path.starts_with('/') && path.len() <= 4096 && !path.contains(['\0', ':']) && !path.split('/').any(|part| part == "..")
+    path.starts_with('/')
+        && path.len() <= 4096
+        && !path.contains(['\0', ':'])
+        && !path.split('/').any(|part| part == "..")
 }
 
 fn cut(text: &str) -> String {
@@ -261,14 +299,50 @@ mod tests {
             ("services.web.image", |s| s.image = "--privileged".into()),
             ("services.web.image", |s| s.image = "a b".into()),
             ("services.web.deploy.replicas", |s| s.replicas = 1_000_000_000),
-            ("services.web.ports[0]", |s| s.ports = vec![PortSpec { container: 0, published: None, protocol: Protocol::Tcp, host_ip: None }]),
-            ("services.web.volumes[0]", |s| s.mounts = vec![MountSpec { source: MountSource::Bind("/etc/../root".into()), target: "/x".into(), read_only: false }]),
-            ("services.web.volumes[0]", |s| s.mounts = vec![MountSpec { source: MountSource::Volume("data".parse().expect("a name")), target: "/x".into(), read_only: false }]),
-            ("services.web.labels", |s| { s.labels.insert("wharf.instance".into(), "x".into()); }),
-            ("services.web.healthcheck.test", |s| s.healthcheck = Some(HealthCheck { test: vec!["curl".into()], interval: Span::seconds(1), timeout: Span::seconds(1), retries: 1, start_period: Span(0) })),
-            ("services.web.healthcheck.retries", |s| s.healthcheck = Some(HealthCheck { test: vec!["NONE".into()], interval: Span::seconds(1), timeout: Span::seconds(1), retries: 0, start_period: Span(0) })),
-            ("services.web.depends_on", |s| { s.depends_on.insert("db".parse().expect("a name"), Condition::Started); }),
-            ("services.web.deploy.placement.constraints[0]", |s| s.constraints = vec![Constraint { key: "node.moon".into(), not: false, value: "full".into() }]),
+            ("services.web.ports[0]", |s| {
+                s.ports = vec![PortSpec { container: 0, published: None, protocol: Protocol::Tcp, host_ip: None }]
+            }),
+            ("services.web.volumes[0]", |s| {
+                s.mounts = vec![MountSpec {
+                    source: MountSource::Bind("/etc/../root".into()),
+                    target: "/x".into(),
+                    read_only: false,
+                }]
+            }),
+            ("services.web.volumes[0]", |s| {
+                s.mounts = vec![MountSpec {
+                    source: MountSource::Volume("data".parse().expect("a name")),
+                    target: "/x".into(),
+                    read_only: false,
+                }]
+            }),
+            ("services.web.labels", |s| {
+                s.labels.insert("wharf.instance".into(), "x".into());
+            }),
+            ("services.web.healthcheck.test", |s| {
+                s.healthcheck = Some(HealthCheck {
+                    test: vec!["curl".into()],
+                    interval: Span::seconds(1),
+                    timeout: Span::seconds(1),
+                    retries: 1,
+                    start_period: Span(0),
+                })
+            }),
+            ("services.web.healthcheck.retries", |s| {
+                s.healthcheck = Some(HealthCheck {
+                    test: vec!["NONE".into()],
+                    interval: Span::seconds(1),
+                    timeout: Span::seconds(1),
+                    retries: 0,
+                    start_period: Span(0),
+                })
+            }),
+            ("services.web.depends_on", |s| {
+                s.depends_on.insert("db".parse().expect("a name"), Condition::Started);
+            }),
+            ("services.web.deploy.placement.constraints[0]", |s| {
+                s.constraints = vec![Constraint { key: "node.moon".into(), not: false, value: "full".into() }]
+            }),
             ("services.web.deploy.resources.limits.memory", |s| s.limits.memory = Bytes(1)),
         ];
         for (path, change) in cases {

@@ -163,7 +163,10 @@ impl Cluster {
         self.settings = genesis.settings;
         self.environments.insert(default_environment(), self.clock);
         self.last_member = genesis.member.0;
-        self.members.insert(genesis.member, Member { host: genesis.host, address: genesis.address, state: MemberState::Present });
+        self.members.insert(
+            genesis.member,
+            Member { host: genesis.host, address: genesis.address, state: MemberState::Present },
+        );
         self.hosts.insert(genesis.host, Host::admitted(genesis.name.clone(), Default::default(), self.clock));
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
         self.done()
@@ -189,7 +192,13 @@ impl Cluster {
     /// Counts a change and leaves an event that tells of it.
     fn record(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>) {
         let index = self.touch();
-        let event = Event { index, at: self.clock, subject: subject.to_string(), reason: reason.to_owned(), message: message.into() };
+        let event = Event {
+            index,
+            at: self.clock,
+            subject: subject.to_string(),
+            reason: reason.to_owned(),
+            message: message.into(),
+        };
         self.events.insert(index, event);
         while self.events.len() > MAX_EVENTS
             && let Some(oldest) = self.events.get_min().map(|(index, _)| *index)

@@ -3,7 +3,10 @@
 //! A command carries all that it depends on: its time, its ids, and what its author expected the
 //! state to be. It is checked again when it is applied; one that no longer fits changes nothing.
 
-use std::{net::{IpAddr, SocketAddr}, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use common::{
     api::{Access, Settings},

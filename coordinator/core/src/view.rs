@@ -56,7 +56,10 @@ fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
 
 /// The credentials of the registry that an image names; Docker Hub if it names none.
 fn credentials_for(cluster: &Cluster, image: &str) -> Option<RegistryCredentials> {
-    let first = image.split('/').next().filter(|first| image.contains('/') && (first.contains(['.', ':']) || *first == "localhost"));
+    let first = image
+        .split('/')
+        .next()
+        .filter(|first| image.contains('/') && (first.contains(['.', ':']) || *first == "localhost"));
     cluster.registries.get(first.unwrap_or("docker.io")).cloned()
 }
 
@@ -76,7 +79,8 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
     let service = |(name, service): (&Name, &crate::cluster::Service)| {
         let service_id = id.service(name.clone());
         let count = |test: fn(&Instance) -> bool| {
-            let current = |i: &Instance| i.fills_slot() && i.verdict == Verdict::Reachable && i.revision == service.revision;
+            let current =
+                |i: &Instance| i.fills_slot() && i.verdict == Verdict::Reachable && i.revision == service.revision;
             cluster.instances_of(&service_id).filter(|(_, i)| current(i) && test(i)).count() as u32
         };
         ServiceView {
@@ -99,7 +103,12 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
 
 /// The instances that `wanted` chooses.
 pub fn instances(cluster: &Cluster, wanted: impl Fn(&InstanceId, &Instance) -> bool) -> Vec<InstanceView> {
-    cluster.instances.iter().filter(|(id, instance)| wanted(id, instance)).map(|(id, instance)| instance_view(cluster, id, instance)).collect()
+    cluster
+        .instances
+        .iter()
+        .filter(|(id, instance)| wanted(id, instance))
+        .map(|(id, instance)| instance_view(cluster, id, instance))
+        .collect()
 }
 
 fn instance_view(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> InstanceView {
@@ -167,7 +176,9 @@ pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Times
         return Err(problem);
     }
     let revision = |cluster: &Cluster| cluster.stacks.get(id).map_or(0, |stack| stack.revision);
-    let spec = |cluster: &Cluster| cluster.stacks.get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default();
+    let spec = |cluster: &Cluster| {
+        cluster.stacks.get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default()
+    };
     let blocked = plan::plan(&after, now).blocked;
     let waits = |reason: &&String| !reason.starts_with("it waits for ");
     Ok(StackPlan {
@@ -178,7 +189,9 @@ pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Times
         unplaceable: blocked
             .iter()
             .filter(|(service, _)| service.stack == *id)
-            .flat_map(|(service, reasons)| reasons.iter().filter(waits).map(move |reason| format!("{}: {reason}", service.service)))
+            .flat_map(|(service, reasons)| {
+                reasons.iter().filter(waits).map(move |reason| format!("{}: {reason}", service.service))
+            })
             .collect(),
     })
 }
@@ -191,11 +204,17 @@ fn changes(before: &StackSpec, after: &StackSpec) -> Vec<ServiceChange> {
 fn change(name: &Name, before: Option<&ServiceSpec>, after: Option<&ServiceSpec>) -> ServiceChange {
     let (kind, details, how) = match (before, after) {
         (None, Some(after)) => (ChangeKind::Create, vec![after.image.clone()], count(after.replicas)),
-        (Some(before), None) => (ChangeKind::Remove, Vec::new(), format!("{} removed, volumes kept", count(before.replicas))),
+        (Some(before), None) => {
+            (ChangeKind::Remove, Vec::new(), format!("{} removed, volumes kept", count(before.replicas)))
+        }
         (Some(before), Some(after)) if before == after => (ChangeKind::Unchanged, Vec::new(), String::new()),
         (Some(before), Some(after)) => {
             let kind = if before.same_instances(after) { ChangeKind::Scale } else { ChangeKind::Update };
-            let how = if kind == ChangeKind::Scale { "running instances stay".to_owned() } else { format!("{}, one at a time, stop-first", count(after.replicas)) };
+            let how = if kind == ChangeKind::Scale {
+                "running instances stay".to_owned()
+            } else {
+                format!("{}, one at a time, stop-first", count(after.replicas))
+            };
             (kind, differences(before, after), how)
         }
         (None, None) => (ChangeKind::Unchanged, Vec::new(), String::new()),
@@ -244,4 +263,3 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
     found.extend(fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| format!("{field} changed")));
     found
 }
-

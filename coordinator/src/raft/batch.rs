@@ -83,7 +83,11 @@ async fn write(raft: Raft<TypeConfig>, gathered: Vec<Waiting>, permit: OwnedSema
     let mut outcomes = match written {
         Ok(Ok(response)) => response.data.into_iter(),
         Ok(Err(error)) => {
-            let refused = if error.forward_to_leader::<openraft::BasicNode>().is_some() { NotProposed::NotLeader } else { NotProposed::Unknown };
+            let refused = if error.forward_to_leader::<openraft::BasicNode>().is_some() {
+                NotProposed::NotLeader
+            } else {
+                NotProposed::Unknown
+            };
             return lengths.into_iter().for_each(|(_, answer)| drop(answer.send(Err(refused.clone()))));
         }
         Err(_) => return lengths.into_iter().for_each(|(_, answer)| drop(answer.send(Err(NotProposed::Unknown)))),

@@ -107,7 +107,8 @@ pub async fn watch_leadership(consensus: Consensus, leadership: watch::Sender<Le
     loop {
         let full = consensus.raft.metrics().borrow().clone();
         let alone = full.membership_config.membership().voter_ids().count() <= 1;
-        let confirmed = alone || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
+        let confirmed = alone
+            || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
         let is_leader = consensus.is_raft_leader();
         let now = Leadership {
             leader: full.current_leader.map(MemberId).filter(|leader| *leader != consensus.me || confirmed),

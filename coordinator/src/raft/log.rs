@@ -38,6 +38,8 @@ pub struct LogStore {
 struct State {
     loaded: bool,
     purged: Option<LogId>,
+    /// The index of the first entry that was ever appended; entries begin here or after the purge mark.
+    first: Option<u64>,
     last: Option<LogId>,
     cache: BTreeMap<u64, (Arc<Entry>, usize)>,
     cached_bytes: usize,
@@ -45,6 +47,7 @@ struct State {
 
 impl State {
     fn remember(&mut self, entry: Entry, size: usize) {
+        self.first.get_or_insert(entry.log_id.index);
         self.last = Some(entry.log_id);
         self.cached_bytes += size;
         self.cache.insert(entry.log_id.index, (Arc::new(entry), size));
@@ -93,15 +96,17 @@ impl LogStore {
         let last = range.map(|(_, last)| self.store.entry(last)).transpose()?.map(|entry| entry.log_id);
         let mut state = self.state();
         state.purged = purged;
+        state.first = range.map(|(first, _)| first);
         state.last = last.or(purged);
         state.loaded = true;
         Ok(())
     }
 
     fn read_range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, StoreError> {
-        let (purged, last) = {
+        let (first, last) = {
             let state = self.state();
-            (state.purged.map_or(0, |purged| purged.index + 1), state.last.map_or(0, |last| last.index + 1))
+            let kept = state.purged.map_or(0, |purged| purged.index + 1);
+            (kept.max(state.first.unwrap_or(0)), state.last.map_or(0, |last| last.index + 1))
         };
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
@@ -113,7 +118,12 @@ impl LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        (start.max(purged)..end.min(last)).map(|index| self.entry(index)).collect()
+        (start.max(first)..end.min(last)).map(|index| self.entry(index)).collect()
+    }
+
+    fn is_stored(&self, index: u64) -> bool {
+        let state = self.state();
+        state.purged.is_none_or(|purged| index > purged.index) && state.first.is_some_and(|first| first <= index)
     }
 
     fn entry(&self, index: u64) -> Result<Entry, StoreError> {
@@ -123,7 +133,10 @@ impl LogStore {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<Entry>, StorageError> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
         self.read_range(range).map_err(read_error)
     }
 }
@@ -171,7 +184,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut state = self.state();
             for entry in entries {
-                let size = insert_entry(&mut batch, entry.log_id.index, &entry).map_err(|e| write_error(io::Error::other(e)))?;
+                let size = insert_entry(&mut batch, entry.log_id.index, &entry)
+                    .map_err(|e| write_error(io::Error::other(e)))?;
                 state.remember(entry, size);
             }
         }
@@ -187,11 +201,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.store.write_durably(batch).await.map_err(write_error)?;
         let before = log_id.index.checked_sub(1);
         let last = match before {
-            Some(index) if self.state().purged.is_none_or(|purged| index > purged.index) => Some(self.entry(index).map_err(read_error)?.log_id),
+            Some(index) if self.is_stored(index) => Some(self.entry(index).map_err(read_error)?.log_id),
             _ => self.state().purged,
         };
         let mut state = self.state();
         state.forget(log_id.index..);
+        state.first = state.first.filter(|first| *first < log_id.index);
         state.last = last;
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! Brings Raft's group to what the replicated state says it should be: one change at a time, on
 //! the leader, again and again until it is so.
 
-use std::{collections::{BTreeMap, BTreeSet}, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::id::MemberId;
 use coordinator_core::{Cluster, Command, cluster::MemberState};
@@ -54,7 +57,9 @@ fn next_step(cluster: &Cluster, group: &[GroupMember]) -> Option<Step> {
         let address = member.address.to_string();
         match (member.state, known) {
             (MemberState::Present, None) => return Some(Step::AddLearner(*id, address)),
-            (MemberState::Present, Some(known)) if known.address != address => return Some(Step::Readdress(*id, address)),
+            (MemberState::Present, Some(known)) if known.address != address => {
+                return Some(Step::Readdress(*id, address));
+            }
             (MemberState::Present, Some(known)) if !known.votes => return Some(Step::Promote(*id)),
             (MemberState::Present, Some(_)) => {}
             (MemberState::Leaving, Some(_)) => return Some(Step::Remove(*id)),
@@ -69,20 +74,27 @@ async fn take(consensus: &Consensus, step: Step) {
     let raft = &consensus.raft;
     let change = async {
         match &step {
-            Step::AddLearner(id, address) => raft.add_learner(id.0, BasicNode::new(address), true).await.map(|_| ()).map_err(|e| e.to_string()),
+            Step::AddLearner(id, address) => {
+                raft.add_learner(id.0, BasicNode::new(address), true).await.map(|_| ()).map_err(|e| e.to_string())
+            }
             Step::Promote(id) => {
                 let promoted = raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await;
                 promoted.map(|_| ()).map_err(|e| e.to_string())
             }
             Step::Readdress(id, address) => {
                 let nodes = BTreeMap::from([(id.0, BasicNode::new(address))]);
-                raft.change_membership(ChangeMembers::SetNodes(nodes), true).await.map(|_| ()).map_err(|e| e.to_string())
+                raft.change_membership(ChangeMembers::SetNodes(nodes), true)
+                    .await
+                    .map(|_| ())
+                    .map_err(|e| e.to_string())
             }
             Step::Remove(id) => {
                 let removed = raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id.0])), false).await;
                 removed.map(|_| ()).map_err(|e| e.to_string())
             }
-            Step::Forget(id) => consensus.propose(vec![Command::ForgetMember(*id).into()]).await.map(|_| ()).map_err(|e| e.to_string()),
+            Step::Forget(id) => {
+                consensus.propose(vec![Command::ForgetMember(*id).into()]).await.map(|_| ()).map_err(|e| e.to_string())
+            }
         }
     };
     match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
@@ -104,14 +116,18 @@ mod tests {
     #[test]
     fn the_group_is_brought_closer_one_step_at_a_time() {
         let mut cluster = Cluster::default();
-        let member = |port: u16, state| Member { host: HostId([port as u8; 10]), address: ([10, 0, 0, 1], port).into(), state };
+        let member =
+            |port: u16, state| Member { host: HostId([port as u8; 10]), address: ([10, 0, 0, 1], port).into(), state };
         cluster.members.insert(MemberId(1), member(1, MemberState::Present));
         cluster.members.insert(MemberId(2), member(2, MemberState::Present));
         cluster.members.insert(MemberId(3), member(3, MemberState::Leaving));
         let known = |id: u64, votes| GroupMember { id: MemberId(id), votes, address: format!("10.0.0.1:{id}") };
         assert_eq!(next_step(&cluster, &[known(1, true)]), Some(Step::AddLearner(MemberId(2), "10.0.0.1:2".into())));
         assert_eq!(next_step(&cluster, &[known(1, true), known(2, false)]), Some(Step::Promote(MemberId(2))));
-        assert_eq!(next_step(&cluster, &[known(1, true), known(2, true), known(3, true)]), Some(Step::Remove(MemberId(3))));
+        assert_eq!(
+            next_step(&cluster, &[known(1, true), known(2, true), known(3, true)]),
+            Some(Step::Remove(MemberId(3)))
+        );
         assert_eq!(next_step(&cluster, &[known(1, true), known(2, true)]), Some(Step::Forget(MemberId(3))));
         cluster.members.remove(&MemberId(3));
         assert_eq!(next_step(&cluster, &[known(1, true), known(2, true)]), None);

@@ -9,11 +9,17 @@ use openraft::{
     BasicNode,
     error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
     network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
-    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+        VoteResponse,
+    },
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Callers, NotProposed, types::{LogId, TypeConfig}};
+use super::{
+    Callers, NotProposed,
+    types::{LogId, TypeConfig},
+};
 
 /// What one coordinator asks of another.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,10 +88,16 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 type CallError<E> = RPCError<u64, BasicNode, RaftError<u64, E>>;
 
 impl Client {
-    async fn call<E: std::error::Error>(&self, call: MemberCall, option: &RPCOption) -> Result<MemberAnswer, CallError<E>> {
+    async fn call<E: std::error::Error>(
+        &self,
+        call: MemberCall,
+        option: &RPCOption,
+    ) -> Result<MemberAnswer, CallError<E>> {
         let unreachable = |error: link::LinkError| RPCError::Unreachable(Unreachable::new(&error));
         let Some(caller) = &self.caller else {
-            return Err(RPCError::Network(NetworkError::new(&std::io::Error::other("the member's address is malformed"))));
+            return Err(RPCError::Network(NetworkError::new(&std::io::Error::other(
+                "the member's address is malformed",
+            ))));
         };
         let open = common::codec::encode(&call).map(Open::Member).map_err(|error| unreachable(error.into()))?;
         caller.ask(&open, option.hard_ttl()).await.map_err(unreachable)
@@ -102,21 +114,33 @@ impl Client {
 }
 
 impl RaftNetwork<TypeConfig> for Client {
-    async fn append_entries(&mut self, request: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<u64>, CallError<openraft::error::Infallible>> {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, CallError<openraft::error::Infallible>> {
         match self.call(MemberCall::Append(request), &option).await? {
             MemberAnswer::Append(answer) => self.remote(answer),
             _ => Err(self.unexpected()),
         }
     }
 
-    async fn install_snapshot(&mut self, request: InstallSnapshotRequest<TypeConfig>, option: RPCOption) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
         match self.call(MemberCall::Snapshot(request), &option).await? {
             MemberAnswer::Snapshot(answer) => self.remote(answer),
             _ => Err(self.unexpected()),
         }
     }
 
-    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError<openraft::error::Infallible>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, CallError<openraft::error::Infallible>> {
         match self.call(MemberCall::Vote(request), &option).await? {
             MemberAnswer::Vote(answer) => self.remote(answer),
             _ => Err(self.unexpected()),

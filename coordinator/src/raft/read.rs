@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use common::error::Problem;
-use tokio::{sync::{mpsc, oneshot}, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{Consensus, MemberAnswer, MemberCall, no_leader};
 

@@ -52,10 +52,16 @@ impl StateMachine {
     pub fn open(directory: &Path) -> Result<(StateMachine, watch::Receiver<Arc<Published>>), StoreError> {
         let state = match snapshot::load_newest(directory)? {
             None => State::default(),
-            Some((_, file)) => State { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership },
+            Some((_, file)) => {
+                State { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership }
+            }
         };
         let (publish, published) = watch::channel(Arc::new(published(&state)));
-        let machine = StateMachine { directory: directory.to_owned(), state: Arc::new(Mutex::new(state)), publish: Arc::new(publish) };
+        let machine = StateMachine {
+            directory: directory.to_owned(),
+            state: Arc::new(Mutex::new(state)),
+            publish: Arc::new(publish),
+        };
         Ok((machine, published))
     }
 
@@ -82,7 +88,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             let state = self.state();
             let index = state.applied.map_or(0, |applied| applied.index);
             let term = state.applied.map_or(0, |applied| applied.leader_id.term);
-            let meta = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone(), snapshot_id: format!("{term}-{index}") };
+            let meta = SnapshotMeta {
+                last_log_id: state.applied,
+                last_membership: state.membership.clone(),
+                snapshot_id: format!("{term}-{index}"),
+            };
             SnapshotFile { meta, cluster: state.cluster.clone() }
         };
         let directory = self.directory.clone();
@@ -134,7 +144,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta<u64, openraft::BasicNode>, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, openraft::BasicNode>,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
         let file: SnapshotFile = SNAPSHOT_FORMAT.open(&bytes).map_err(|e| snapshot_error(ErrorVerb::Read, e))?;
         // Durable before it counts: the log behind it may be gone.

@@ -14,7 +14,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use common::{codec::{CodecError, Format}, id::MemberId};
+use common::{
+    codec::{CodecError, Format},
+    id::MemberId,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -112,8 +115,10 @@ impl Store {
             Some(Owner { member: owner }) => Err(StoreError::Foreign { path: self.path.clone(), owner, me }),
             None if self.db.is_empty() => {
                 let mut batch = sled::Batch::default();
-                batch.insert(OWNER, RECORD_FORMAT.seal(&Owner { member: me }).map_err(|e| self.corrupt(e.to_string()))?);
-                self.write_blocking(batch).map_err(|e| StoreError::Failed { path: self.path.clone(), reason: e.to_string() })
+                batch
+                    .insert(OWNER, RECORD_FORMAT.seal(&Owner { member: me }).map_err(|e| self.corrupt(e.to_string()))?);
+                self.write_blocking(batch)
+                    .map_err(|e| StoreError::Failed { path: self.path.clone(), reason: e.to_string() })
             }
             None => Err(self.corrupt("it holds entries and does not say whose they are".into())),
         }
@@ -132,7 +137,8 @@ impl Store {
     pub fn record<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         let read = self.db.get(key).map_err(|e| self.corrupt(e.to_string()))?;
         let name = String::from_utf8_lossy(key).into_owned();
-        read.map(|bytes| RECORD_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("record {name}: {e}")))).transpose()
+        read.map(|bytes| RECORD_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("record {name}: {e}"))))
+            .transpose()
     }
 
     /// Queues a write; `done` is called when it is durable, or has failed.
@@ -252,12 +258,15 @@ fn parse_entry_key(key: &[u8]) -> Option<(u64, u16)> {
 
 /// sled panics on some damage instead of saying so.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new().path(path).flush_every_ms(None).segment_size(SEGMENT_SIZE).cache_capacity(16 << 20);
+    let config =
+        sled::Config::new().path(path).flush_every_ms(None).segment_size(SEGMENT_SIZE).cache_capacity(16 << 20);
     let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
     let corrupt = |reason: String| StoreError::Corrupt { path: path.to_owned(), reason };
     match opened {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(error))) if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::Other => {
+        Ok(Err(sled::Error::Io(error)))
+            if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::Other =>
+        {
             Err(StoreError::Failed { path: path.to_owned(), reason: error.to_string() })
         }
         Ok(Err(error)) => Err(corrupt(error.to_string())),
@@ -302,7 +311,8 @@ fn write_all(db: &sled::Db, file: &File, writes: &mpsc::Receiver<Write>, failed:
         if let Err(error) = &result {
             failed.send_replace(Some(error.to_string()));
         }
-        let copy = |result: &io::Result<()>| result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
+        let copy =
+            |result: &io::Result<()>| result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string()));
         for done in dones {
             done(copy(&result));
         }

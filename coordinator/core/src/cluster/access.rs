@@ -61,13 +61,24 @@ impl JoinTokenRecord {
             return Some(Problem::new(Code::TokenRevoked, "Token rejected: it was revoked").fix(again));
         }
         if now >= self.expires_at {
-            return Some(Problem::new(Code::TokenExpired, format!("Token rejected: it expired at {}", self.expires_at)).fix(again));
+            return Some(
+                Problem::new(Code::TokenExpired, format!("Token rejected: it expired at {}", self.expires_at))
+                    .fix(again),
+            );
         }
         if self.uses.len() >= self.max_uses as usize {
-            let last = self.uses.last().map_or_else(String::new, |last| format!(" by host {:?} at {}", last.name.as_str(), last.at));
-            return Some(Problem::new(Code::TokenUsedUp, format!("Token rejected: it was used up ({} of {}){last}", self.uses.len(), self.max_uses))
+            let last = self
+                .uses
+                .last()
+                .map_or_else(String::new, |last| format!(" by host {:?} at {}", last.name.as_str(), last.at));
+            return Some(
+                Problem::new(
+                    Code::TokenUsedUp,
+                    format!("Token rejected: it was used up ({} of {}){last}", self.uses.len(), self.max_uses),
+                )
                 .why("if that host is not yours, remove it at once: wharf host rm")
-                .fix(again));
+                .fix(again),
+            );
         }
         match self.from {
             Some((network, prefix)) if !contains(network, prefix, from) => Some(
@@ -97,7 +108,8 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, format!("There is a join token {} already", token.id)));
         }
         // Tokens that ended a week ago are of no interest to anybody.
-        let old = |record: &JoinTokenRecord| self.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400);
+        let old =
+            |record: &JoinTokenRecord| self.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400);
         let old: Vec<TokenId> = self.join_tokens.iter().filter(|(_, record)| old(record)).map(|(id, _)| *id).collect();
         for id in old {
             self.join_tokens.remove(&id);
@@ -114,7 +126,11 @@ impl Cluster {
             uses: Vec::new(),
         };
         self.join_tokens.insert(token.id, record);
-        self.record(format!("token {}", token.id), "join-token-made", format!("for {:?}, until {}", token.role, token.expires_at));
+        self.record(
+            format!("token {}", token.id),
+            "join-token-made",
+            format!("for {:?}, until {}", token.role, token.expires_at),
+        );
         self.done()
     }
 
@@ -130,7 +146,8 @@ impl Cluster {
     pub(super) fn admit(&mut self, admission: &Admission) -> Applied {
         let now = self.clock;
         let token = self.join_tokens.get(&admission.token);
-        let token = token.ok_or_else(|| Problem::new(Code::TokenUnknown, "Token rejected: this cluster does not know it"))?;
+        let token =
+            token.ok_or_else(|| Problem::new(Code::TokenUnknown, "Token rejected: this cluster does not know it"))?;
         if let Some(used) = token.uses.iter().find(|used| used.host == admission.host)
             && self.hosts.contains_key(&admission.host)
         {
@@ -155,7 +172,8 @@ impl Cluster {
         let member = (role == JoinRole::Coordinator).then(|| {
             self.last_member += 1;
             let id = MemberId(self.last_member);
-            self.members.insert(id, Member { host: admission.host, address: admission.address, state: MemberState::Present });
+            self.members
+                .insert(id, Member { host: admission.host, address: admission.address, state: MemberState::Present });
             id
         });
         self.record(admission.host, "host-joined", format!("{name} from {}", admission.from));
@@ -183,7 +201,8 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, format!("There is an API token {id} already")));
         }
         if self.api_tokens.len() >= 10_000 {
-            return Err(Problem::new(Code::InvalidRequest, "The token was not made").why("there are 10000 API tokens, which is the limit"));
+            return Err(Problem::new(Code::InvalidRequest, "The token was not made")
+                .why("there are 10000 API tokens, which is the limit"));
         }
         self.api_tokens.insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
         self.record(format!("token {id}"), "api-token-made", format!("{name}, {access:?}"));

@@ -75,7 +75,11 @@ impl Cluster {
         let rebooted = host.facts.as_ref().is_some_and(|known| known.boot != facts.boot);
         host.facts = Some(facts.clone());
         host.machine = Some(machine);
-        self.record(id, if rebooted { "host-rebooted" } else { "host-reported" }, format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker));
+        self.record(
+            id,
+            if rebooted { "host-rebooted" } else { "host-reported" },
+            format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker),
+        );
         self.done()
     }
 
@@ -95,7 +99,9 @@ impl Cluster {
         };
         let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
         for instance in instances {
-            if let Some(instance) = self.instances.get_mut(&instance).filter(|i| !matches!(i.verdict, Verdict::Lost { .. })) {
+            if let Some(instance) =
+                self.instances.get_mut(&instance).filter(|i| !matches!(i.verdict, Verdict::Lost { .. }))
+            {
                 instance.verdict = verdict;
             }
         }
@@ -105,7 +111,8 @@ impl Cluster {
     pub(super) fn put_host_labels(&mut self, id: HostId, labels: &HostLabels) -> Applied {
         let too_long = |text: &String| text.is_empty() || text.len() > 255;
         if labels.len() > 64 || labels.iter().any(|(key, value)| too_long(key) || value.len() > 255) {
-            return Err(Problem::new(Code::InvalidRequest, "The labels were not changed").why("a host has at most 64 labels of at most 255 bytes"));
+            return Err(Problem::new(Code::InvalidRequest, "The labels were not changed")
+                .why("a host has at most 64 labels of at most 255 bytes"));
         }
         let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         host.labels = labels.clone();

@@ -120,7 +120,8 @@ impl Cluster {
     }
 
     pub(super) fn place(&mut self, placement: &Placement) -> Applied {
-        let refuse = |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
+        let refuse =
+            |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
         let Some(service) = self.service(&placement.slot.service).cloned() else {
             return refuse("its service is gone".into());
         };
@@ -140,7 +141,8 @@ impl Cluster {
         if host.liveness != Liveness::Ready {
             return refuse(format!("host {} is {}", host.name, host.liveness.word()));
         }
-        let current = self.instances_of(&placement.slot.service).find(|(id, i)| id.slot == placement.slot && i.fills_slot());
+        let current =
+            self.instances_of(&placement.slot.service).find(|(id, i)| id.slot == placement.slot && i.fills_slot());
         if current.map(|(id, _)| id) != placement.replaces.as_ref() {
             return refuse("another instance fills its slot".into());
         }
@@ -184,7 +186,12 @@ impl Cluster {
         let slot = self.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation += 1;
         let id = placement.slot.instance(slot.incarnation);
-        let ports = placement.ports.iter().zip(&spec.ports).map(|(host, spec)| BoundPort { spec: spec.clone(), host: *host }).collect();
+        let ports = placement
+            .ports
+            .iter()
+            .zip(&spec.ports)
+            .map(|(host, spec)| BoundPort { spec: spec.clone(), host: *host })
+            .collect();
         let instance = Instance {
             revision,
             spec,
@@ -197,7 +204,8 @@ impl Cluster {
         };
         self.by_host.insert((placement.host, id.clone()));
         self.instances.insert(id.clone(), instance);
-        let host = self.hosts.get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
+        let host =
+            self.hosts.get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
         self.record(&id, "instance-placed", format!("on host {host}"));
         self.done()
     }
@@ -235,7 +243,8 @@ impl Cluster {
             return;
         }
         let before = std::mem::replace(&mut instance.observed, observed.clone());
-        let moved = (before.phase, before.restart, before.health) != (observed.phase, observed.restart, observed.health);
+        let moved =
+            (before.phase, before.restart, before.health) != (observed.phase, observed.restart, observed.health);
         let fills_slot = instance.fills_slot();
         let purged = observed.phase == Phase::Purged && instance.desired.want == Want::Purge;
         if purged {
@@ -286,7 +295,10 @@ impl Cluster {
         self.record(id, "instance-gone", "its container is gone");
         let last_of_slot = !self.instances_of(id.service()).any(|(other, _)| other.slot == id.slot);
         let wanted = self.service(id.service()).is_some_and(|service| id.slot.slot <= service.spec.replicas);
-        if last_of_slot && !wanted && self.stacks.get(id.stack()).is_none_or(|stack| !stack.services.contains_key(&id.service().service)) {
+        if last_of_slot
+            && !wanted
+            && self.stacks.get(id.stack()).is_none_or(|stack| !stack.services.contains_key(&id.service().service))
+        {
             self.slots.remove(&id.slot);
         }
         self.drop_empty_stack(id.stack());
@@ -307,4 +319,3 @@ fn least_instance_of(stack: &StackId) -> InstanceId {
     let name = common::name::Name::parse("0").expect("a digit is a name");
     stack.service(name).slot(0).instance(0)
 }
-

@@ -61,7 +61,8 @@ impl Cluster {
         self.known_environment(&id.environment)?;
         let existing = self.stacks.get(id);
         if existing.is_some_and(|stack| stack.removing) {
-            return Err(Problem::new(Code::Conflict, format!("Stack {id} is being removed")).fix("Try again when its last instance is gone: wharf ps"));
+            return Err(Problem::new(Code::Conflict, format!("Stack {id} is being removed"))
+                .fix("Try again when its last instance is gone: wharf ps"));
         }
         let revision = existing.map_or(0, |stack| stack.revision);
         if let Some(expected) = expect.filter(|expected| *expected != revision) {
@@ -80,11 +81,16 @@ impl Cluster {
         let revision = revision + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| match earlier.and_then(|services| services.get(name)) {
-            Some(service) if service.spec.same_instances(spec) => Service { spec: Arc::new(spec.clone()), ..service.clone() },
+            Some(service) if service.spec.same_instances(spec) => {
+                Service { spec: Arc::new(spec.clone()), ..service.clone() }
+            }
             _ => Service { revision, spec: Arc::new(spec.clone()), digest: None },
         };
         let services = spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
-        self.stacks.insert(id.clone(), Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services });
+        self.stacks.insert(
+            id.clone(),
+            Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services },
+        );
         self.record(id, "stack-deployed", format!("revision {revision} was deployed"));
         Ok(Outcome::Revision(revision))
     }
@@ -115,9 +121,14 @@ impl Cluster {
 
     pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
         if replicas > 10_000 {
-            return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled")).why(format!("{replicas} are more than the 10000 instances allowed")));
+            return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
+                .why(format!("{replicas} are more than the 10000 instances allowed")));
         }
-        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing).ok_or_else(|| not_found("stack", &id.stack))?;
+        let stack = self
+            .stacks
+            .get_mut(&id.stack)
+            .filter(|stack| !stack.removing)
+            .ok_or_else(|| not_found("stack", &id.stack))?;
         let service = stack.services.get_mut(&id.service).ok_or_else(|| not_found("service", id))?;
         if service.spec.replicas == replicas {
             return Ok(Outcome::Revision(stack.revision));

@@ -55,13 +55,24 @@ impl HostTable {
             for (instance, _) in cluster.instances_on(*id).filter(|(_, instance)| instance.fills_slot()) {
                 *per_service.entry(instance.service().clone()).or_default() += 1;
             }
-            Row { id: *id, host: host.clone(), is_member: cluster.member_on(*id).is_some(), taken: cluster.bookings(*id), per_service }
+            Row {
+                id: *id,
+                host: host.clone(),
+                is_member: cluster.member_on(*id).is_some(),
+                taken: cluster.bookings(*id),
+                per_service,
+            }
         };
         HostTable { rows: cluster.hosts.iter().map(row).collect() }
     }
 
     /// Picks a host and takes what the instance needs from it, or says why none fits.
-    pub(super) fn choose(&mut self, slot: &SlotId, spec: &ServiceSpec, incarnation: u64) -> Result<Choice, Vec<String>> {
+    pub(super) fn choose(
+        &mut self,
+        slot: &SlotId,
+        spec: &ServiceSpec,
+        incarnation: u64,
+    ) -> Result<Choice, Vec<String>> {
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();
         let mut best: Option<((u32, u64, HostId), usize, Vec<u16>)> = None;
         for (index, row) in self.rows.iter().enumerate() {
@@ -92,21 +103,45 @@ impl HostTable {
         groups
             .map(|group| {
                 let rows: Vec<&Row> = group.iter().map(|(_, index)| &self.rows[*index]).collect();
-                let count = if rows.len() == 1 { format!("host {}", rows[0].host.name) } else { format!("{} hosts", rows.len()) };
+                let count = if rows.len() == 1 {
+                    format!("host {}", rows[0].host.name)
+                } else {
+                    format!("{} hosts", rows.len())
+                };
                 let (verb, lacks) = if rows.len() == 1 { ("is", "lacks") } else { ("are", "lack") };
                 match &group[0].0 {
                     Refusal::NotReady(word) => format!("{count} {verb} {word}"),
-                    Refusal::Constraint(constraint) => format!("{count} {} not match {constraint}", if rows.len() == 1 { "does" } else { "do" }),
+                    Refusal::Constraint(constraint) => {
+                        format!("{count} {} not match {constraint}", if rows.len() == 1 { "does" } else { "do" })
+                    }
                     Refusal::Cpu => {
                         let (row, free) = best_of(&rows, |row| row.free_cpu().0);
-                        format!("{count} {lacks} cpu: it needs {} cores, and the most free is {} on {}", spec.reservations.cpu, MilliCpu(free), row.host.name)
+                        format!(
+                            "{count} {lacks} cpu: it needs {} cores, and the most free is {} on {}",
+                            spec.reservations.cpu,
+                            MilliCpu(free),
+                            row.host.name
+                        )
                     }
                     Refusal::Memory => {
                         let (row, free) = best_of(&rows, |row| row.free_memory().0);
-                        format!("{count} {lacks} memory: it needs {}, and the most free is {} on {}", spec.reservations.memory, Bytes(free), row.host.name)
+                        format!(
+                            "{count} {lacks} memory: it needs {}, and the most free is {} on {}",
+                            spec.reservations.memory,
+                            Bytes(free),
+                            row.host.name
+                        )
                     }
-                    Refusal::Port(port, protocol) => format!("{count} {} port {port}/{protocol} booked by another instance", if rows.len() == 1 { "has" } else { "have" }),
-                    Refusal::NoFreePort => format!("{count} {} no free port from {} to {}", if rows.len() == 1 { "has" } else { "have" }, DYNAMIC_PORTS.start, DYNAMIC_PORTS.end - 1),
+                    Refusal::Port(port, protocol) => format!(
+                        "{count} {} port {port}/{protocol} booked by another instance",
+                        if rows.len() == 1 { "has" } else { "have" }
+                    ),
+                    Refusal::NoFreePort => format!(
+                        "{count} {} no free port from {} to {}",
+                        if rows.len() == 1 { "has" } else { "have" },
+                        DYNAMIC_PORTS.start,
+                        DYNAMIC_PORTS.end - 1
+                    ),
                 }
             })
             .collect()
@@ -146,7 +181,10 @@ impl Row {
         for asked in &spec.ports {
             let taken = |port: u16| {
                 self.taken.ports.contains(&(port, asked.protocol))
-                    || chosen.iter().zip(&spec.ports).any(|(other, spec)| *other == port && spec.protocol == asked.protocol)
+                    || chosen
+                        .iter()
+                        .zip(&spec.ports)
+                        .any(|(other, spec)| *other == port && spec.protocol == asked.protocol)
             };
             let port = match asked.published {
                 Some(port) if taken(port) => return Err(Refusal::Port(port, asked.protocol)),
@@ -157,7 +195,11 @@ impl Row {
                     let length = u64::from(DYNAMIC_PORTS.end - DYNAMIC_PORTS.start);
                     let begin = (incarnation * 127) % length;
                     let candidates = (0..length).map(|step| DYNAMIC_PORTS.start + ((begin + step) % length) as u16);
-                    let also_fixed = |port: &u16| spec.ports.iter().any(|other| other.published == Some(*port) && other.protocol == asked.protocol);
+                    let also_fixed = |port: &u16| {
+                        spec.ports
+                            .iter()
+                            .any(|other| other.published == Some(*port) && other.protocol == asked.protocol)
+                    };
                     candidates.filter(|port| !also_fixed(port)).find(|port| !taken(*port)).ok_or(Refusal::NoFreePort)?
                 }
             };

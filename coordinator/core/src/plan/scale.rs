@@ -14,7 +14,14 @@ use crate::{
     command::{Command, Placement},
 };
 
-pub(super) fn plan_service(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp, hosts: &mut HostTable, plan: &mut Plan) {
+pub(super) fn plan_service(
+    cluster: &Cluster,
+    id: &ServiceId,
+    service: &Service,
+    now: Timestamp,
+    hosts: &mut HostTable,
+    plan: &mut Plan,
+) {
     let instances: Vec<(&InstanceId, &Instance)> = cluster.instances_of(id).collect();
     for (instance_id, _) in instances.iter().filter(|(_, instance)| instance.fills_slot()) {
         if instance_id.slot.slot > service.spec.replicas {
@@ -61,7 +68,13 @@ fn plan_slot(
     let record = cluster.slots.get(slot);
     if let Some(record) = record.filter(|record| record.retry_at > now) {
         plan.wake(record.retry_at);
-        plan.block(&slot.service, format!("slot {} failed {} times in a row and is tried again at {}: {}", slot.slot, record.failures, record.retry_at, record.last_failure));
+        plan.block(
+            &slot.service,
+            format!(
+                "slot {} failed {} times in a row and is tried again at {}: {}",
+                slot.slot, record.failures, record.retry_at, record.last_failure
+            ),
+        );
         return false;
     }
     let incarnation = record.map_or(0, |record| record.incarnation);
@@ -111,7 +124,10 @@ fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Inst
     if service.digest.is_some() || service.spec.image.contains('@') {
         return;
     }
-    let seen = instances.iter().filter(|(_, i)| i.revision == service.revision).find_map(|(_, i)| i.observed.image_digest.clone());
+    let seen = instances
+        .iter()
+        .filter(|(_, i)| i.revision == service.revision)
+        .find_map(|(_, i)| i.observed.image_digest.clone());
     if let Some(digest) = seen {
         plan.commands.push(Command::PinImage { service: id.clone(), expect_revision: service.revision, digest });
     }
@@ -120,14 +136,14 @@ fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Inst
 /// Instances of an older revision are stopped one at a time, and only while all others serve.
 fn replace_outdated(service: &Service, instances: &[(&InstanceId, &Instance)], whole: bool, plan: &mut Plan) {
     let outdated = |(id, i): &&(&InstanceId, &Instance)| {
-        i.fills_slot() && i.revision != service.revision && i.verdict == Verdict::Reachable && id.slot.slot <= service.spec.replicas
+        i.fills_slot()
+            && i.revision != service.revision
+            && i.verdict == Verdict::Reachable
+            && id.slot.slot <= service.spec.replicas
     };
     let ended = |(_, i): &&(&InstanceId, &Instance)| !i.observed.is_serving();
-    let next = instances
-        .iter()
-        .filter(outdated)
-        .find(ended)
-        .or_else(|| instances.iter().filter(|_| whole).find(outdated));
+    let next =
+        instances.iter().filter(outdated).find(ended).or_else(|| instances.iter().filter(|_| whole).find(outdated));
     if let Some((id, _)) = next {
         plan.desire(id, Want::Purge, StopReason::Superseded);
     }

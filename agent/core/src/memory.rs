@@ -1,0 +1,112 @@
+//! What the agent remembers of its instances beyond what Docker shows; kept in the ledger.
+
+use std::collections::BTreeMap;
+
+use common::{
+    id::{BootId, InstanceId},
+    instance::{Observed, Phase},
+    time::{Span, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::action::{Action, ActionResult};
+
+/// The delay before a failed preparation is tried again, doubled each time.
+const PREPARE_DELAY: Span = Span::seconds(2);
+/// The longest such delay.
+const PREPARE_DELAY_CAP: Span = Span::minutes(1);
+/// How long a preparation may go on failing.
+pub const PREPARE_DEADLINE: Span = Span::minutes(10);
+/// The longest delay between two restarts.
+pub const RESTART_DELAY_CAP: Span = Span::minutes(1);
+/// Longest message in a report, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// What the agent remembers, by instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory(pub BTreeMap<InstanceId, Local>);
+
+/// What the agent remembers of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// What was observed last, as it is reported.
+    pub observed: Observed,
+    /// Whether its image is on the host.
+    pub prepared: bool,
+    /// When its preparation began.
+    pub preparing_since: Option<Timestamp>,
+    /// Failures in a row: of preparing, or of runs.
+    pub failures: u32,
+    /// Before this, nothing is tried.
+    pub not_before: Timestamp,
+    /// The start of the last run whose end was dealt with.
+    pub ended_run: Option<Timestamp>,
+    /// The boot in which it was last seen running.
+    pub boot: Option<BootId>,
+    /// Whether it was stopped because it was unhealthy.
+    pub stopped_unhealthy: bool,
+}
+
+impl Local {
+    /// An instance that was just accepted, restarted `restarts` times before.
+    pub fn accepted(restarts: u32) -> Local {
+        Local {
+            observed: Observed { phase: Phase::Accepted, restart: restarts, ..Observed::nothing() },
+            prepared: false,
+            preparing_since: None,
+            failures: 0,
+            not_before: Timestamp(0),
+            ended_run: None,
+            boot: None,
+            stopped_unhealthy: false,
+        }
+    }
+
+    /// Notes a phase and what a person should know.
+    pub(crate) fn enter(&mut self, phase: Phase, message: impl Into<String>) {
+        self.observed.phase = phase;
+        self.observed.message = message.into().chars().take(MAX_MESSAGE).collect();
+    }
+}
+
+impl Memory {
+    /// Folds in what came of an action.
+    pub fn learn(&mut self, action: &Action, result: &ActionResult, now: Timestamp) {
+        let Some(local) = self.0.get_mut(action.instance()) else { return };
+        match (action, result) {
+            (_, ActionResult::Done) => {}
+            (_, ActionResult::Prepared) => {
+                local.prepared = true;
+                local.failures = 0;
+                local.not_before = Timestamp(0);
+            }
+            (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, ActionResult::Impossible(why)) => {
+                local.enter(Phase::Rejected, why.clone());
+            }
+            (Action::Prepare(_) | Action::Create(_), ActionResult::Failed(why)) => {
+                let since = *local.preparing_since.get_or_insert(now);
+                if now.since(since) >= PREPARE_DEADLINE {
+                    local.enter(Phase::Rejected, format!("not prepared within {PREPARE_DEADLINE}: {why}"));
+                    return;
+                }
+                local.not_before = now + PREPARE_DELAY.doubled(local.failures, PREPARE_DELAY_CAP);
+                local.failures += 1;
+                local.enter(local.observed.phase, why.clone());
+            }
+            (Action::Start { .. }, ActionResult::Failed(why)) => {
+                // A program that cannot be started is one that ended at once.
+                local.observed.restart += 1;
+                local.not_before = now + Span::seconds(1).doubled(local.failures, RESTART_DELAY_CAP);
+                local.failures += 1;
+                local.enter(Phase::Starting, why.clone());
+            }
+            (
+                Action::Stop { .. } | Action::Remove { .. },
+                ActionResult::Failed(why) | ActionResult::Impossible(why),
+            ) => {
+                local.not_before = now + PREPARE_DELAY;
+                local.enter(local.observed.phase, why.clone());
+            }
+        }
+    }
+}

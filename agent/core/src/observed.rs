@@ -1,0 +1,39 @@
+//! What Docker shows of our containers.
+
+use common::{instance::Health, time::Timestamp};
+
+/// A container of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Docker's id of it.
+    pub id: String,
+    /// Whether it runs.
+    pub state: ContainerState,
+    /// The registry's digest of its image, if Docker knows one.
+    pub image_digest: Option<String>,
+}
+
+/// Whether a container runs, and since or until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It has never been started.
+    Created,
+    /// It runs.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+        /// What its health check says.
+        health: Health,
+    },
+    /// Its program has ended.
+    Exited {
+        /// When it was started.
+        started_at: Timestamp,
+        /// When it ended.
+        finished_at: Timestamp,
+        /// How.
+        exit_code: i64,
+        /// Whether the kernel ended it for want of memory.
+        out_of_memory: bool,
+    },
+}

@@ -1,0 +1,286 @@
+//! What the host does next.
+//!
+//! The rules, in the order of their weight: nothing is stopped without an order (an instance's
+//! own health policy aside), and absence from an assignment is no order; what runs is adopted as it
+//! is; one action at a time for an instance; every wait has a time at which it ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{
+    assignment::{AssignedInstance, Assignment},
+    id::{BootId, InstanceId},
+    instance::{Health, Phase, Want},
+    report::Report,
+    spec::{RestartCondition, RestartPolicy},
+    time::{Span, Timestamp},
+};
+
+use crate::{
+    action::Action,
+    memory::{Local, Memory, RESTART_DELAY_CAP},
+    observed::{Container, ContainerState},
+};
+
+/// How long an instance that nobody knows may take to end.
+const SURPLUS_GRACE: Span = Span::seconds(10);
+
+/// All that a decision is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// What the host should run.
+    pub assignment: &'a Assignment,
+    /// What Docker shows.
+    pub containers: &'a BTreeMap<InstanceId, Container>,
+    /// Instances for which an action is under way.
+    pub busy: &'a BTreeSet<InstanceId>,
+    /// The kernel's boot.
+    pub boot: BootId,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What to do, to tell and to wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Next {
+    /// The actions to begin now.
+    pub actions: Vec<Action>,
+    /// All that is observed.
+    pub report: Report,
+    /// When to look again if nothing else happens.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Next {
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Decides what the host does next, and brings the memory up to date with what Docker shows.
+pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
+    let mut next = Next::default();
+    let assigned: BTreeMap<&InstanceId, &AssignedInstance> =
+        situation.assignment.instances.iter().map(|instance| (&instance.id, instance)).collect();
+    memory.0.retain(|id, _| assigned.contains_key(id) || situation.containers.contains_key(id));
+    for (id, instance) in &assigned {
+        let container = situation.containers.get(*id);
+        let local = memory.0.entry((*id).clone()).or_insert_with(|| adopt(instance, container));
+        step(situation, instance, container, local, &mut next);
+        next.report.instances.push(((*id).clone(), local.observed.clone()));
+    }
+    for (id, container) in situation.containers.iter().filter(|(id, _)| !assigned.contains_key(id)) {
+        if situation.assignment.surplus.contains(id) {
+            if !situation.busy.contains(id) {
+                next.actions.push(end(id, container, SURPLUS_GRACE));
+            }
+        } else {
+            next.report.unknown.insert(id.clone());
+        }
+    }
+    next.report.generation = situation.assignment.generation;
+    next
+}
+
+/// What is remembered of an instance that the memory does not hold: its container, if there is one,
+/// is taken as it is.
+fn adopt(instance: &AssignedInstance, container: Option<&Container>) -> Local {
+    let mut local = Local::accepted(instance.restarts);
+    local.prepared = container.is_some();
+    local
+}
+
+fn step(
+    situation: Situation<'_>,
+    instance: &AssignedInstance,
+    container: Option<&Container>,
+    local: &mut Local,
+    next: &mut Next,
+) {
+    if let Some(container) = container {
+        if local.observed.image_digest.is_none() {
+            local.observed.image_digest = container.image_digest.clone();
+        }
+        notice(situation, instance, container, local);
+    }
+    if situation.busy.contains(&instance.id) {
+        return;
+    }
+    let action = match instance.desired.want {
+        Want::Prepare | Want::Run => run(situation, instance, container, local),
+        Want::Stop => stop(instance, container, local),
+        Want::Purge => purge(instance, container, local),
+    };
+    match action {
+        Some(_) if local.not_before > situation.now => next.wake(local.not_before),
+        Some(action) => next.actions.push(action),
+        None => {}
+    }
+}
+
+/// Brings what is remembered up to date with what the container shows.
+fn notice(situation: Situation<'_>, instance: &AssignedInstance, container: &Container, local: &mut Local) {
+    match container.state {
+        ContainerState::Created => {}
+        ContainerState::Running { started_at, health } => {
+            local.boot = Some(situation.boot);
+            local.observed.started_at = Some(started_at);
+            if local.observed.phase.is_terminal() && instance.desired.want <= Want::Run {
+                // It was given up and runs all the same: somebody started it by hand.
+                local.observed.restart += 1;
+            }
+            if instance.desired.want <= Want::Run {
+                if local.observed.phase != Phase::Running || local.observed.health != health {
+                    local.enter(Phase::Running, "");
+                }
+                local.observed.health = health;
+            }
+        }
+        ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory } => {
+            if local.ended_run == Some(started_at) {
+                return;
+            }
+            local.ended_run = Some(started_at);
+            local.observed.exit_code = Some(exit_code);
+            local.observed.health = Health::Unchecked;
+            if instance.desired.want <= Want::Run && !local.observed.phase.is_terminal() {
+                let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory };
+                ended(situation, &instance.spec.restart, run, local);
+            }
+        }
+    }
+}
+
+/// A run that has ended.
+struct Run {
+    length: Span,
+    exit_code: i64,
+    out_of_memory: bool,
+}
+
+/// Decides whether a program that has ended is started again here.
+fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut Local) {
+    let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
+    let unhealthy = std::mem::take(&mut local.stopped_unhealthy);
+    let failed = run.exit_code != 0 || run.out_of_memory || unhealthy;
+    let cause = match (unhealthy, run.out_of_memory, rebooted) {
+        (true, ..) => "it was unhealthy and was stopped".to_owned(),
+        (_, true, _) => "it used more memory than its limit and was killed".to_owned(),
+        (.., true) => "the host was started anew".to_owned(),
+        _ => format!("it ended with exit code {}", run.exit_code),
+    };
+    if run.length >= policy.window || rebooted {
+        local.failures = 0;
+    }
+    let again = match policy.condition {
+        RestartCondition::Any => true,
+        RestartCondition::OnFailure => failed || rebooted,
+        RestartCondition::None => false,
+    };
+    if !again {
+        local.enter(if failed { Phase::Failed } else { Phase::Completed }, cause);
+        return;
+    }
+    if policy.max_attempts.is_some_and(|most| local.failures >= most) {
+        local.enter(
+            Phase::Failed,
+            format!("{cause}; restarted {} times within {}, which is the limit", local.failures, policy.window),
+        );
+        return;
+    }
+    let delay = policy.delay.doubled(local.failures, RESTART_DELAY_CAP.max(policy.delay));
+    local.failures += 1;
+    local.not_before = situation.now + delay;
+    local.observed.restart += 1;
+    local.enter(Phase::Starting, format!("{cause}; started again after {delay}"));
+}
+
+fn run(
+    situation: Situation<'_>,
+    instance: &AssignedInstance,
+    container: Option<&Container>,
+    local: &mut Local,
+) -> Option<Action> {
+    if local.observed.phase.is_terminal() {
+        return None;
+    }
+    let id = &instance.id;
+    let Some(container) = container else {
+        if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
+            // Somebody removed the container of a running instance.
+            local.observed.restart += 1;
+            local.enter(Phase::Pulling, "its container was removed; it is made again");
+            local.prepared = false;
+        }
+        if local.prepared {
+            return Some(Action::Create(id.clone()));
+        }
+        if local.observed.phase < Phase::Pulling {
+            local.enter(Phase::Pulling, "");
+            local.preparing_since = Some(situation.now);
+        }
+        return Some(Action::Prepare(id.clone()));
+    };
+    match container.state {
+        ContainerState::Running { health: Health::Unhealthy, .. }
+            if instance.spec.restart.condition != RestartCondition::None =>
+        {
+            local.stopped_unhealthy = true;
+            Some(end(id, container, instance.spec.stop_grace))
+        }
+        ContainerState::Running { .. } => None,
+        ContainerState::Created | ContainerState::Exited { .. } => {
+            if local.observed.phase < Phase::Ready {
+                local.enter(Phase::Ready, "");
+            }
+            (instance.desired.want == Want::Run)
+                .then(|| Action::Start { instance: id.clone(), container: container.id.clone() })
+        }
+    }
+}
+
+fn stop(instance: &AssignedInstance, container: Option<&Container>, local: &mut Local) -> Option<Action> {
+    match container {
+        Some(container) if is_running(container) => {
+            local.enter(Phase::Stopping, "");
+            Some(end(&instance.id, container, instance.spec.stop_grace))
+        }
+        _ => {
+            if !local.observed.phase.is_terminal() {
+                local.enter(Phase::Stopped, "");
+            }
+            None
+        }
+    }
+}
+
+fn purge(instance: &AssignedInstance, container: Option<&Container>, local: &mut Local) -> Option<Action> {
+    match container {
+        Some(container) => {
+            if is_running(container) && local.observed.phase < Phase::Stopping {
+                local.enter(Phase::Stopping, "");
+            }
+            Some(end(&instance.id, container, instance.spec.stop_grace))
+        }
+        None => {
+            local.enter(Phase::Purged, "");
+            None
+        }
+    }
+}
+
+fn is_running(container: &Container) -> bool {
+    matches!(container.state, ContainerState::Running { .. })
+}
+
+/// The next step towards the end of a container: stop what runs, remove what does not.
+fn end(id: &InstanceId, container: &Container, grace: Span) -> Action {
+    let (instance, container_id) = (id.clone(), container.id.clone());
+    if is_running(container) {
+        Action::Stop { instance, container: container_id, grace }
+    } else {
+        Action::Remove { instance, container: container_id }
+    }
+}
+
+#[cfg(test)]
+mod tests;

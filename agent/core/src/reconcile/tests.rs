@@ -1,0 +1,242 @@
+use std::sync::Arc;
+
+use common::{
+    id::{ClusterId, HostId},
+    instance::Desired,
+    spec::ServiceSpec,
+};
+
+use super::*;
+use crate::action::ActionResult;
+
+const BOOT: BootId = BootId([1; 10]);
+
+fn id() -> InstanceId {
+    "default/shop/web/1.1".parse().expect("an id")
+}
+
+fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
+    let mut spec = ServiceSpec::of_image("web");
+    change(&mut spec);
+    let instance = AssignedInstance {
+        id: id(),
+        desired: Desired { want, reason: None },
+        spec: Arc::new(spec),
+        image: "web".into(),
+        ports: Vec::new(),
+        restarts: 0,
+        credentials: None,
+    };
+    Assignment {
+        cluster: ClusterId([0; 10]),
+        host: HostId([0; 10]),
+        generation: 1,
+        instances: vec![instance],
+        surplus: BTreeSet::new(),
+    }
+}
+
+fn container(state: ContainerState) -> BTreeMap<InstanceId, Container> {
+    BTreeMap::from([(id(), Container { id: "c".into(), state, image_digest: None })])
+}
+
+fn running(health: Health) -> ContainerState {
+    ContainerState::Running { started_at: Timestamp(1000), health }
+}
+
+fn exited(exit_code: i64, started: u64, finished: u64) -> ContainerState {
+    ContainerState::Exited {
+        started_at: Timestamp(started),
+        finished_at: Timestamp(finished),
+        exit_code,
+        out_of_memory: false,
+    }
+}
+
+struct Host {
+    memory: Memory,
+    boot: BootId,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host { memory: Memory::default(), boot: BOOT }
+    }
+
+    fn pass(&mut self, assignment: &Assignment, containers: &BTreeMap<InstanceId, Container>, now: u64) -> Next {
+        let busy = BTreeSet::new();
+        reconcile(
+            Situation { assignment, containers, busy: &busy, boot: self.boot, now: Timestamp(now) },
+            &mut self.memory,
+        )
+    }
+
+    fn learn(&mut self, action: &Action, result: ActionResult, now: u64) {
+        self.memory.learn(action, &result, Timestamp(now));
+    }
+}
+
+fn phase(next: &Next) -> (u32, Phase) {
+    let observed = &next.report.instances[0].1;
+    (observed.restart, observed.phase)
+}
+
+#[test]
+fn an_instance_is_prepared_created_started_and_runs() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    let none = BTreeMap::new();
+    let next = host.pass(&wanted, &none, 0);
+    assert_eq!((next.actions.clone(), phase(&next)), (vec![Action::Prepare(id())], (0, Phase::Pulling)));
+    host.learn(&next.actions[0], ActionResult::Prepared, 0);
+    assert_eq!(host.pass(&wanted, &none, 0).actions, [Action::Create(id())]);
+    let next = host.pass(&wanted, &container(ContainerState::Created), 0);
+    assert_eq!(
+        (next.actions, phase(&host.pass(&wanted, &container(ContainerState::Created), 0))),
+        (vec![Action::Start { instance: id(), container: "c".into() }], (0, Phase::Ready))
+    );
+    let next = host.pass(&wanted, &container(running(Health::Unchecked)), 0);
+    assert_eq!((next.actions.len(), phase(&next)), (0, (0, Phase::Running)));
+}
+
+#[test]
+fn a_crash_is_followed_by_restarts_that_back_off_up_to_the_limit() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |spec| spec.restart.max_attempts = Some(2));
+    let mut now = 1000;
+    for (restart, delay) in [(1, 1000), (2, 2000)] {
+        host.pass(
+            &wanted,
+            &container(ContainerState::Running { started_at: Timestamp(now), health: Health::Unchecked }),
+            now,
+        );
+        let next = host.pass(&wanted, &container(exited(1, now, now + 5)), now + 10);
+        assert_eq!((phase(&next), next.wake_at), ((restart, Phase::Starting), Some(Timestamp(now + 10 + delay))));
+        assert!(next.actions.is_empty());
+        let next = host.pass(&wanted, &container(exited(1, now, now + 5)), now + 10 + delay);
+        assert!(matches!(next.actions[..], [Action::Start { .. }]));
+        now += 100_000;
+    }
+    let next = host.pass(&wanted, &container(exited(1, now, now + 5)), now + 10);
+    assert_eq!(phase(&next), (2, Phase::Failed));
+    assert!(next.report.instances[0].1.message.contains("the limit"), "{next:?}");
+    assert!(host.pass(&wanted, &container(exited(1, now, now + 5)), now + 1_000_000).actions.is_empty());
+}
+
+#[test]
+fn the_restart_policy_decides_which_ends_are_final() {
+    let cases = [
+        (RestartCondition::None, 0, Phase::Completed),
+        (RestartCondition::None, 3, Phase::Failed),
+        (RestartCondition::OnFailure, 0, Phase::Completed),
+        (RestartCondition::OnFailure, 3, Phase::Starting),
+        (RestartCondition::Any, 0, Phase::Starting),
+    ];
+    for (condition, code, expected) in cases {
+        let mut host = Host::new();
+        let wanted = assigned(Want::Run, |spec| spec.restart.condition = condition);
+        host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
+        assert_eq!(
+            phase(&host.pass(&wanted, &container(exited(code, 1000, 2000)), 2000)).1,
+            expected,
+            "{condition:?} {code}"
+        );
+    }
+}
+
+#[test]
+fn after_a_reboot_everything_that_ran_is_started_again() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |spec| spec.restart.condition = RestartCondition::OnFailure);
+    host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
+    host.boot = BootId([2; 10]);
+    let next = host.pass(&wanted, &container(exited(0, 1000, 2000)), 5000);
+    assert_eq!(phase(&next), (1, Phase::Starting));
+}
+
+#[test]
+fn a_running_container_is_adopted_when_the_ledger_is_lost() {
+    let mut host = Host::new();
+    let mut wanted = assigned(Want::Run, |_| {});
+    wanted.instances[0].restarts = 4;
+    let next = host.pass(&wanted, &container(running(Health::Healthy)), 1000);
+    assert_eq!((next.actions.len(), phase(&next)), (0, (4, Phase::Running)));
+}
+
+#[test]
+fn nothing_is_stopped_because_it_is_absent() {
+    let mut host = Host::new();
+    let mut empty = assigned(Want::Run, |_| {});
+    empty.instances.clear();
+    let next = host.pass(&empty, &container(running(Health::Unchecked)), 1000);
+    assert!(next.actions.is_empty());
+    assert_eq!(next.report.unknown, BTreeSet::from([id()]));
+    empty.surplus.insert(id());
+    assert!(matches!(
+        host.pass(&empty, &container(running(Health::Unchecked)), 1000).actions[..],
+        [Action::Stop { .. }]
+    ));
+    assert!(matches!(host.pass(&empty, &container(exited(0, 1, 2)), 1000).actions[..], [Action::Remove { .. }]));
+}
+
+#[test]
+fn an_end_is_stop_then_remove_then_purged() {
+    let mut host = Host::new();
+    host.pass(&assigned(Want::Run, |_| {}), &container(running(Health::Unchecked)), 1000);
+    let purge = assigned(Want::Purge, |_| {});
+    let next = host.pass(&purge, &container(running(Health::Unchecked)), 1000);
+    assert_eq!((matches!(next.actions[..], [Action::Stop { .. }]), phase(&next).1), (true, Phase::Stopping));
+    assert!(matches!(
+        host.pass(&purge, &container(exited(143, 1000, 2000)), 2000).actions[..],
+        [Action::Remove { .. }]
+    ));
+    assert_eq!(phase(&host.pass(&purge, &BTreeMap::new(), 3000)).1, Phase::Purged);
+}
+
+#[test]
+fn a_stopped_instance_keeps_its_container_and_its_verdict() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |spec| spec.restart.condition = RestartCondition::None);
+    host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
+    host.pass(&wanted, &container(exited(7, 1000, 2000)), 2000);
+    let next = host.pass(&assigned(Want::Stop, |_| {}), &container(exited(7, 1000, 2000)), 3000);
+    assert_eq!((next.actions.len(), phase(&next).1), (0, Phase::Failed));
+}
+
+#[test]
+fn an_unhealthy_program_is_stopped_and_started_again() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    let next = host.pass(&wanted, &container(running(Health::Unhealthy)), 1000);
+    assert!(matches!(next.actions[..], [Action::Stop { .. }]));
+    let next = host.pass(&wanted, &container(exited(0, 1000, 2000)), 2000);
+    assert_eq!(phase(&next), (1, Phase::Starting));
+    assert!(next.report.instances[0].1.message.contains("unhealthy"));
+}
+
+#[test]
+fn what_cannot_run_here_is_rejected_and_a_slow_registry_is_waited_for() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    let none = BTreeMap::new();
+    let action = host.pass(&wanted, &none, 0).actions.remove(0);
+    host.learn(&action, ActionResult::Failed("registry down".into()), 100);
+    let next = host.pass(&wanted, &none, 100);
+    assert_eq!((next.actions.len(), next.wake_at), (0, Some(Timestamp(2100))));
+    assert_eq!(next.report.instances[0].1.message, "registry down");
+    host.learn(&action, ActionResult::Failed("registry down".into()), 700_000);
+    assert_eq!(phase(&host.pass(&wanted, &none, 700_000)).1, Phase::Rejected);
+    let mut host = Host::new();
+    let action = host.pass(&wanted, &none, 0).actions.remove(0);
+    host.learn(&action, ActionResult::Impossible("no such image".into()), 0);
+    assert_eq!(phase(&host.pass(&wanted, &none, 0)).1, Phase::Rejected);
+}
+
+#[test]
+fn a_removed_container_is_made_again() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
+    let next = host.pass(&wanted, &BTreeMap::new(), 2000);
+    assert_eq!((phase(&next), next.actions), ((1, Phase::Pulling), vec![Action::Prepare(id())]));
+}

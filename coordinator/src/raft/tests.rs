@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+
+use common::{codec::Format, id::MemberId, name::default_environment, time::Timestamp};
+use coordinator_core::{Batch, Command};
+use openraft::{
+    CommittedLeaderId, EntryPayload,
+    storage::RaftLogStorage,
+    testing::{StoreBuilder, Suite},
+};
+
+use super::{
+    log::LogStore,
+    state_machine::StateMachine,
+    store::{ENTRY_FORMAT, Store, StoreError, insert_entry, insert_record},
+    types::{Entry, LogId, StorageError, TypeConfig},
+};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
+        let directory = tempfile::tempdir().expect("a folder");
+        let store = Store::open(directory.path(), MemberId(1)).expect("opens");
+        let (machine, _published) = StateMachine::open(&directory.path().join("snapshots")).expect("opens");
+        Ok((directory, LogStore::new(store), machine))
+    }
+}
+
+#[test]
+fn openrafts_own_storage_suite_passes() {
+    Suite::test_all(Builder).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn entry(index: u64, value_size: usize) -> Entry {
+    let command =
+        Command::PutKey { environment: default_environment(), key: index.to_string(), value: vec![7; value_size] };
+    Entry {
+        log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
+        payload: EntryPayload::Normal(Batch { at: Timestamp(5), proposals: vec![command.into()] }),
+    }
+}
+
+async fn store_with(directory: &std::path::Path, entries: std::ops::Range<u64>, size: usize) -> Store {
+    let store = Store::open(directory, MemberId(1)).expect("opens");
+    for index in entries {
+        let mut batch = sled::Batch::default();
+        insert_entry(&mut batch, index, &entry(index, size)).expect("encodes");
+        store.write_durably(batch).await.expect("writes");
+    }
+    store
+}
+
+#[tokio::test]
+async fn what_was_durable_is_there_after_a_restart_large_entries_included() {
+    let directory = tempfile::tempdir().expect("a folder");
+    drop(store_with(directory.path(), 0..20, 200_000).await);
+    let store = Store::open(directory.path(), MemberId(1)).expect("opens again");
+    assert_eq!(store.check_log(None).expect("is whole"), Some((0, 19)));
+    assert_eq!(store.entry(7).expect("reads").log_id.index, 7);
+    assert!(
+        !directory.path().join("raft/blobs").read_dir().is_ok_and(|mut blobs| blobs.next().is_some()),
+        "sled never syncs blobs"
+    );
+}
+
+#[tokio::test]
+async fn a_store_of_another_member_is_refused() {
+    let directory = tempfile::tempdir().expect("a folder");
+    drop(store_with(directory.path(), 0..1, 10).await);
+    assert!(matches!(Store::open(directory.path(), MemberId(2)), Err(StoreError::Foreign { owner: MemberId(1), .. })));
+}
+
+#[tokio::test]
+async fn damage_is_named_and_never_cut_away() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = store_with(directory.path(), 0..10, 100).await;
+    // A hole, as a lost write would leave it.
+    let mut batch = sled::Batch::default();
+    store.remove_entries(&mut batch, 4, 4).expect("lists");
+    store.write_durably(batch).await.expect("writes");
+    let error = store.check_log(None).expect_err("a hole").to_string();
+    assert!(error.contains("entry 4 is missing"), "{error}");
+    // A flipped bit in an entry.
+    let mut bytes = ENTRY_FORMAT.seal(&entry(4, 100)).expect("seals");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let mut batch = sled::Batch::default();
+    let mut key = vec![b'l'];
+    key.extend(4u64.to_be_bytes());
+    key.extend(0u16.to_be_bytes());
+    batch.insert(key, bytes);
+    store.write_durably(batch).await.expect("writes");
+    drop(store);
+    let mut log = LogStore::new(Store::open(directory.path(), MemberId(1)).expect("opens"));
+    let error = log.get_log_state().await.expect_err("damage").to_string();
+    assert!(error.contains("entry 4") && error.contains("checksum"), "{error}");
+}
+
+#[test]
+fn garbage_in_sleds_file_is_an_error_and_not_a_panic() {
+    let directory = tempfile::tempdir().expect("a folder");
+    drop(Store::open(directory.path(), MemberId(1)).expect("opens"));
+    let path = directory.path().join("raft/conf");
+    let mut bytes = std::fs::read(&path).expect("is there");
+    bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&path, bytes).expect("writes");
+    assert!(matches!(Store::open(directory.path(), MemberId(1)), Err(StoreError::Corrupt { .. })));
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let format = Format { magic: b"WSNP", version: 1 };
+    let mut bytes = format.seal(&BTreeMap::<u8, u8>::new()).expect("seals");
+    bytes[8] ^= 1;
+    super::snapshot::save(directory.path(), 3, &bytes).expect("saves");
+    let Err(error) = StateMachine::open(directory.path()) else { panic!("is refused") };
+    assert!(error.to_string().contains("00000000000000000003.snapshot"), "{error}");
+}
+
+#[tokio::test]
+async fn records_are_checked() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path(), MemberId(1)).expect("opens");
+    let mut batch = sled::Batch::default();
+    insert_record(&mut batch, b"m/vote", &5u64).expect("seals");
+    batch.insert(b"m/purged".as_slice(), b"not a record".as_slice());
+    store.write_durably(batch).await.expect("writes");
+    assert_eq!(store.record::<u64>(b"m/vote").expect("reads"), Some(5));
+    assert!(store.record::<u64>(b"m/purged").is_err());
+}
