@@ -1,1 +1,84 @@
-//! placeholder
+//! The agent of a host: runs what its assignment says and reports what it observes.
+//!
+//! It is autonomous: assignment and memory lie in its ledger, and restarts go on with every
+//! coordinator gone.
+
+pub mod facts;
+pub mod ledger;
+mod logs;
+pub mod reconciler;
+pub mod renewal;
+pub mod runtime;
+pub mod session;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use common::{
+    id::{ClusterId, HostId},
+    report::Report,
+};
+use link::Transport;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use ledger::{Ledger, LedgerError};
+use reconciler::Reconciler;
+use runtime::ContainerRuntime;
+
+/// What an agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of its ledger.
+    pub state: PathBuf,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Its host.
+    pub host: HostId,
+    /// Coordinators to begin with.
+    pub coordinators: Vec<SocketAddr>,
+    /// The address under which other hosts reach this one; found by asking the kernel if absent.
+    pub address: Option<IpAddr>,
+}
+
+/// Runs until `shutdown` completes. Containers go on.
+pub async fn run<R: ContainerRuntime>(
+    config: Config,
+    transport: Arc<dyn Transport>,
+    runtime: Arc<R>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), LedgerError> {
+    let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
+    let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
+    let (reports, report) = watch::channel(Report::default());
+    let wake = Arc::new(Notify::new());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let reconciler = Reconciler::new(runtime.clone(), ledger, assignment.clone(), reports, facts::boot_id());
+    tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
+    let session = session::Session { config, transport, runtime: runtime.clone(), assignment: assignments, report };
+    tasks.spawn(until(stop.clone(), session.run()));
+    tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
+    tokio::select! {
+        () = shutdown => {}
+        // A task ends early only if it panicked; the service manager starts the agent again.
+        _ = tasks.join_next() => tracing::error!("a task of the agent ended; the agent stops"),
+    }
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}

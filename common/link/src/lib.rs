@@ -7,9 +7,12 @@
 
 pub mod call;
 pub mod connection;
+pub mod file;
 pub mod identity;
+pub mod keyring;
 pub mod memory;
 pub mod quic;
+pub mod socket;
 pub mod transport;
 
 pub use connection::{Connection, LinkError, Stream};

@@ -1,8 +1,7 @@
 //! Snapshots: one sealed file, written beside, synced, renamed.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -60,12 +59,7 @@ pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, 
 /// Stores a snapshot durably and removes older ones.
 pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<()> {
     let path = directory.join(file_name(index));
-    let beside = path.with_extension("tmp");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, &path)?;
-    File::open(directory)?.sync_all()?;
+    link::file::replace(&path, bytes)?;
     for older in list(directory)?.into_iter().filter(|other| *other != path) {
         fs::remove_file(older)?;
     }

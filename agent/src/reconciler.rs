@@ -1,0 +1,186 @@
+//! The loop of a host: look, decide, act, tell.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use agent_core::{Action, ActionResult, Memory, Situation, reconcile};
+use common::{
+    assignment::{AssignedInstance, Assignment},
+    id::{BootId, InstanceId},
+    report::Report,
+    time::Timestamp,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{ledger::Ledger, runtime::ContainerRuntime};
+
+/// How often the host is looked at even if nothing seems to have happened.
+const TICK: Duration = Duration::from_secs(15);
+/// How soon after Docker failed to answer.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The loop and its state.
+pub struct Reconciler<R> {
+    runtime: Arc<R>,
+    ledger: Ledger,
+    memory: Memory,
+    assignment: watch::Receiver<Assignment>,
+    reports: watch::Sender<Report>,
+    boot: BootId,
+    actions: JoinSet<(Action, ActionResult)>,
+    busy: BTreeSet<InstanceId>,
+    blind: bool,
+}
+
+impl<R: ContainerRuntime> Reconciler<R> {
+    /// A loop that has not begun.
+    pub fn new(
+        runtime: Arc<R>,
+        ledger: Ledger,
+        assignment: watch::Receiver<Assignment>,
+        reports: watch::Sender<Report>,
+        boot: BootId,
+    ) -> Reconciler<R> {
+        let memory = ledger.contents().memory.clone();
+        Reconciler {
+            runtime,
+            ledger,
+            memory,
+            assignment,
+            reports,
+            boot,
+            actions: JoinSet::new(),
+            busy: BTreeSet::new(),
+            blind: false,
+        }
+    }
+
+    /// Runs until `stop`. Actions under way are dropped; what Docker makes of them is seen after
+    /// the next start.
+    pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
+        loop {
+            let next_look = self.pass().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // The session keeps the sender as long as this loop runs.
+                _ = self.assignment.changed() => {}
+                () = wake.notified() => {}
+                Some(done) = self.actions.join_next() => self.learn(done),
+                () = tokio::time::sleep_until(next_look) => {}
+            }
+            while let Some(done) = self.actions.try_join_next() {
+                self.learn(done);
+            }
+        }
+    }
+
+    /// Looks once and begins what is to be done; returns when to look again at the latest.
+    pub async fn pass(&mut self) -> Instant {
+        let assignment = self.assignment.borrow_and_update().clone();
+        let containers = match self.runtime.observe().await {
+            Ok(containers) => containers,
+            Err(reason) => {
+                if !std::mem::replace(&mut self.blind, true) {
+                    warn!(reason, "Docker does not answer; nothing is concluded from that");
+                }
+                return Instant::now() + RETRY;
+            }
+        };
+        if std::mem::take(&mut self.blind) {
+            info!("Docker answers again");
+        }
+        let now = now();
+        let situation =
+            Situation { assignment: &assignment, containers: &containers, busy: &self.busy, boot: self.boot, now };
+        let next = reconcile(situation, &mut self.memory);
+        // On disk before it is done or told.
+        let memory = self.memory.clone();
+        let stored = self.ledger.update(|contents| {
+            contents.assignment = assignment.clone();
+            contents.memory = memory;
+        });
+        if let Err(error) = stored {
+            warn!(%error, "the ledger cannot be written; nothing is done until it can");
+            return Instant::now() + RETRY;
+        }
+        for action in next.actions {
+            self.begin(action, &assignment);
+        }
+        self.reports.send_if_modified(|report| {
+            let changed = *report != next.report;
+            *report = next.report;
+            changed
+        });
+        let until_wake = next.wake_at.map_or(TICK, |at| at.since(now).duration()).min(TICK);
+        Instant::now() + until_wake
+    }
+
+    fn begin(&mut self, action: Action, assignment: &Assignment) {
+        self.busy.insert(action.instance().clone());
+        let instance = assignment.instances.iter().find(|instance| instance.id == *action.instance()).cloned();
+        info!(instance = %action.instance(), action = word(&action), "acting");
+        self.actions.spawn(act(self.runtime.clone(), action, instance));
+    }
+
+    fn learn(&mut self, done: Result<(Action, ActionResult), tokio::task::JoinError>) {
+        match done {
+            Ok((action, result)) => {
+                if let ActionResult::Failed(why) | ActionResult::Impossible(why) = &result {
+                    warn!(instance = %action.instance(), action = word(&action), why, "an action failed");
+                }
+                self.busy.remove(action.instance());
+                self.memory.learn(&action, &result, now());
+            }
+            Err(error) => {
+                // Which action it was is lost with it; none is under way any more if all are done.
+                warn!(%error, "an action panicked");
+                if self.actions.is_empty() {
+                    self.busy.clear();
+                }
+            }
+        }
+    }
+}
+
+async fn act<R: ContainerRuntime>(
+    runtime: Arc<R>,
+    action: Action,
+    instance: Option<AssignedInstance>,
+) -> (Action, ActionResult) {
+    let gone = || ActionResult::Failed("it is not assigned any more".to_owned());
+    let result = match (&action, &instance) {
+        (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
+        (Action::Create(_), Some(instance)) => runtime.create(instance).await,
+        (Action::Prepare(_) | Action::Create(_), None) => gone(),
+        (Action::Start { container, .. }, _) => runtime.start(container).await,
+        (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
+        (Action::Remove { container, .. }, _) => runtime.remove(container).await,
+    };
+    (action, result)
+}
+
+fn word(action: &Action) -> &'static str {
+    match action {
+        Action::Prepare(_) => "prepare",
+        Action::Create(_) => "create",
+        Action::Start { .. } => "start",
+        Action::Stop { .. } => "stop",
+        Action::Remove { .. } => "remove",
+    }
+}
+
+/// This host's clock.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since.as_millis().try_into().unwrap_or(u64::MAX))
+}

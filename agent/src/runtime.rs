@@ -1,0 +1,61 @@
+//! What the agent asks of a container engine: Docker, and a fake for states that Docker will not
+//! reach on command.
+
+pub mod docker;
+pub mod fake;
+
+use std::collections::BTreeMap;
+
+use agent_core::{ActionResult, Container};
+use async_trait::async_trait;
+use common::{
+    assignment::AssignedInstance,
+    id::InstanceId,
+    time::Span,
+    wire::{LogFrame, LogRequest},
+};
+use tokio::sync::{Notify, mpsc};
+
+pub use docker::Docker;
+
+/// A container engine.
+#[async_trait]
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// All containers of this cluster. An error means "unknown", never "none".
+    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String>;
+
+    /// Wakes the reconciler whenever something may have changed; never returns.
+    async fn watch(&self, wake: &Notify);
+
+    /// Has the image of an instance on the host.
+    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult;
+
+    /// Makes the container of an instance; one that exists already is as good.
+    async fn create(&self, instance: &AssignedInstance) -> ActionResult;
+
+    /// Starts a container.
+    async fn start(&self, container: &str) -> ActionResult;
+
+    /// Asks a container's program to end, and ends it after the grace time.
+    async fn stop(&self, container: &str, grace: Span) -> ActionResult;
+
+    /// Removes a container that does not run.
+    async fn remove(&self, container: &str) -> ActionResult;
+
+    /// Sends the output of an instance until it ends or nobody listens.
+    async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
+
+    /// The engine's version, operating system and architecture; an error if it does not answer.
+    async fn version(&self) -> Result<EngineVersion, String>;
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineVersion {
+    /// Its version.
+    pub version: String,
+    /// The operating system that its containers see.
+    pub os: String,
+    /// The architecture.
+    pub arch: String,
+}

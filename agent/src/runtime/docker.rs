@@ -1,0 +1,379 @@
+//! Docker Engine, by its API.
+
+mod render;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use agent_core::{ActionResult, Container, ContainerState};
+use async_trait::async_trait;
+use bollard::{
+    ClientVersion,
+    auth::DockerCredentials,
+    container::LogOutput,
+    errors::Error,
+    models::{ContainerSummary, NetworkCreateRequest},
+    query_parameters::{
+        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    },
+};
+use common::{
+    assignment::AssignedInstance,
+    error::{Code, Problem},
+    id::{ClusterId, InstanceId},
+    instance::Health,
+    spec::PullPolicy,
+    time::{Span, Timestamp},
+    wire::{LogFrame, LogRequest},
+};
+use futures::StreamExt;
+use tokio::sync::{Notify, mpsc};
+use tracing::{debug, warn};
+
+use super::{ContainerRuntime, EngineVersion};
+use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK};
+
+/// Docker's usual socket.
+pub const SOCKET: &str = "/var/run/docker.sock";
+/// How long Docker may take for an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take for a list or an inspection; a slower Docker counts as unknown.
+const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long pulling an image may take.
+const PULL_TIMEOUT: Duration = Duration::from_secs(600);
+/// The oldest API that is spoken: Docker 20.10.
+const OLDEST_API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+
+/// A Docker Engine.
+pub struct Docker {
+    client: bollard::Docker,
+    cluster: ClusterId,
+    /// What was inspected, with the short form that the list showed then.
+    inspected: Mutex<HashMap<String, (String, Container)>>,
+}
+
+impl Docker {
+    /// Speaks to the engine behind a socket. Nothing is sent yet.
+    pub fn new(socket: &str, cluster: ClusterId) -> Result<Docker, Error> {
+        let client = bollard::Docker::connect_with_unix(socket, TIMEOUT.as_secs(), &OLDEST_API)?;
+        Ok(Docker { client, cluster, inspected: Mutex::default() })
+    }
+
+    fn inspected(&self) -> MutexGuard<'_, HashMap<String, (String, Container)>> {
+        self.inspected.lock().expect("no panic while it is held")
+    }
+
+    fn forget(&self, container: &str) {
+        self.inspected().remove(container);
+    }
+
+    fn own_label(&self) -> HashMap<String, Vec<String>> {
+        HashMap::from([("label".to_owned(), vec![format!("{CLUSTER_LABEL}={}", self.cluster)])])
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerSummary>, String> {
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&self.own_label()).build();
+        let listed = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.list_containers(Some(options))).await;
+        listed.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?.map_err(|e| e.to_string())
+    }
+
+    /// Inspects a container unless the list shows that nothing has changed since.
+    async fn inspect(&self, id: &str, short: String) -> Result<Option<Container>, String> {
+        if let Some((_, container)) = self.inspected().get(id).filter(|(known, _)| *known == short) {
+            return Ok(Some(container.clone()));
+        }
+        let answered = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.inspect_container(id, None)).await;
+        let inspected = match answered.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))? {
+            Ok(inspected) => inspected,
+            Err(error) if status(&error) == Some(404) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let known_digest = self.inspected().get(id).and_then(|(_, known)| known.image_digest.clone());
+        let image_digest = match (known_digest, &inspected.image) {
+            (Some(digest), _) => Some(digest),
+            (None, Some(image)) => self.digest_of(image).await,
+            (None, None) => None,
+        };
+        let state = state_of(inspected.state.unwrap_or_default());
+        let container = Container { id: id.to_owned(), state, image_digest };
+        self.inspected().insert(id.to_owned(), (short, container.clone()));
+        Ok(Some(container))
+    }
+
+    /// The registry's digest of an image; images that were built or loaded here have none.
+    async fn digest_of(&self, image: &str) -> Option<String> {
+        let inspected = self.client.inspect_image(image).await.ok()?;
+        let first = inspected.repo_digests?.into_iter().next()?;
+        first.split_once('@').map(|(_, digest)| digest.to_owned())
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, Error> {
+        match self.client.inspect_image(image).await {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pull(&self, instance: &AssignedInstance) -> Result<(), Error> {
+        let credentials = instance.credentials.as_ref().map(|credentials| DockerCredentials {
+            username: Some(credentials.username.clone()),
+            password: Some(credentials.password.expose().clone()),
+            serveraddress: Some(credentials.registry.clone()),
+            ..DockerCredentials::default()
+        });
+        let (name, tag) = render::name_and_tag(&instance.image);
+        let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+        let mut progress = std::pin::pin!(self.client.create_image(Some(options), None, credentials));
+        while let Some(step) = progress.next().await {
+            step?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_network(&self) -> Result<(), Error> {
+        match self.client.inspect_network(NETWORK, None).await {
+            Ok(_) => return Ok(()),
+            Err(error) if status(&error) != Some(404) => return Err(error),
+            Err(_) => {}
+        }
+        let request = NetworkCreateRequest {
+            name: NETWORK.to_owned(),
+            driver: Some("bridge".to_owned()),
+            labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), self.cluster.to_string())])),
+            ..NetworkCreateRequest::default()
+        };
+        match self.client.create_network(request).await {
+            // Another instance made it at the same moment.
+            Err(error) if status(&error) == Some(409) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
+        self.ensure_network().await?;
+        let options = CreateContainerOptionsBuilder::new().name(&instance.id.container_name()).build();
+        let body = render::container(instance, self.cluster);
+        match self.client.create_container(Some(options), body).await {
+            // It exists: it was made before the agent died, and is adopted.
+            Err(error) if status(&error) == Some(409) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// What Docker itself says, without the wrapper.
+fn reason(error: Error) -> String {
+    match error {
+        Error::DockerResponseServerError { message, .. } => message,
+        Error::DockerStreamError { error } => error,
+        other => other.to_string(),
+    }
+}
+
+/// The part of a list's entry that changes when the container does, and not with the time alone.
+fn short_form(summary: &ContainerSummary) -> String {
+    let status = summary.status.as_deref().unwrap_or_default();
+    let health = ["(healthy)", "(unhealthy)", "(health: starting)"].into_iter().find(|word| status.contains(word));
+    let exit = status.split(')').next().filter(|text| text.starts_with("Exited"));
+    format!("{:?} {} {}", summary.state, health.unwrap_or_default(), exit.unwrap_or_default())
+}
+
+fn state_of(state: bollard::models::ContainerState) -> ContainerState {
+    let at = |text: Option<String>| text.and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or_default();
+    let (started_at, finished_at) = (at(state.started_at), at(state.finished_at));
+    if state.running == Some(true) {
+        use bollard::models::HealthStatusEnum;
+        let health = match state.health.and_then(|health| health.status) {
+            Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+            Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+            Some(HealthStatusEnum::STARTING) => Health::Starting,
+            _ => Health::Unchecked,
+        };
+        return ContainerState::Running { started_at, health };
+    }
+    // Docker gives the year 1 for what has never been, which parses as the epoch.
+    if started_at == Timestamp(0) {
+        return ContainerState::Created;
+    }
+    let exit_code = state.exit_code.unwrap_or(-1);
+    ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory: state.oom_killed == Some(true) }
+}
+
+/// The container is gone, or in the state that was wanted: as good as done.
+fn done_if(status_codes: &[u16], result: Result<(), Error>) -> ActionResult {
+    match result {
+        Ok(()) => ActionResult::Done,
+        Err(error) if status(&error).is_some_and(|code| status_codes.contains(&code)) => ActionResult::Done,
+        Err(error) => ActionResult::Failed(reason(error)),
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for Docker {
+    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String> {
+        let listed = self.list().await?;
+        let mut found = BTreeMap::new();
+        for summary in &listed {
+            let label = summary.labels.as_ref().and_then(|labels| labels.get(INSTANCE_LABEL));
+            let (Some(id), Some(label)) = (&summary.id, label) else { continue };
+            let Ok(instance) = label.parse::<InstanceId>() else {
+                debug!(container = %id, label, "a container has a label that is no instance's");
+                continue;
+            };
+            if let Some(container) = self.inspect(id, short_form(summary)).await? {
+                found.insert(instance, container);
+            }
+        }
+        let ids: Vec<&String> = listed.iter().filter_map(|summary| summary.id.as_ref()).collect();
+        self.inspected().retain(|id, _| ids.contains(&id));
+        Ok(found)
+    }
+
+    async fn watch(&self, wake: &Notify) {
+        loop {
+            // Whatever happened while nobody listened is found by looking.
+            self.inspected().clear();
+            wake.notify_one();
+            let mut filters = self.own_label();
+            filters.insert("type".to_owned(), vec!["container".to_owned()]);
+            let mut events =
+                std::pin::pin!(self.client.events(Some(EventsOptionsBuilder::new().filters(&filters).build())));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        // Health checks announce each of their runs; only their verdict counts.
+                        if event.action.as_deref().is_some_and(|action| action.starts_with("exec_")) {
+                            continue;
+                        }
+                        if let Some(id) = event.actor.and_then(|actor| actor.id) {
+                            self.forget(&id);
+                        }
+                        wake.notify_one();
+                    }
+                    Err(error) => {
+                        warn!(%error, "Docker's events ended; listening again");
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult {
+        let policy = instance.spec.pull;
+        match self.has_image(&instance.image).await {
+            Ok(true) if policy != PullPolicy::Always => return ActionResult::Prepared,
+            Ok(false) if policy == PullPolicy::Never => {
+                return ActionResult::Impossible(format!(
+                    "image {} is not on the host, and its pull policy is never",
+                    instance.image
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => return ActionResult::Failed(reason(error)),
+        }
+        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance)).await {
+            Ok(Ok(())) => ActionResult::Prepared,
+            Ok(Err(error)) => {
+                let missing = status(&error) == Some(404);
+                let why = format!("image {}: {}", instance.image, reason(error));
+                if missing { ActionResult::Impossible(why) } else { ActionResult::Failed(why) }
+            }
+            Err(_) => ActionResult::Failed(format!("image {}: not pulled within {PULL_TIMEOUT:?}", instance.image)),
+        }
+    }
+
+    async fn create(&self, instance: &AssignedInstance) -> ActionResult {
+        match self.try_create(instance).await {
+            Ok(()) => ActionResult::Done,
+            // 400: Docker will never accept it. 404: the image was removed since it was prepared.
+            Err(error) if matches!(status(&error), Some(400 | 404)) => ActionResult::Impossible(reason(error)),
+            Err(error) => ActionResult::Failed(reason(error)),
+        }
+    }
+
+    async fn start(&self, container: &str) -> ActionResult {
+        self.forget(container);
+        let started = self.client.start_container(container, None).await;
+        self.forget(container);
+        match started {
+            Err(error) if status(&error) != Some(304) => {
+                let why = reason(error);
+                match render::taken_port(&why) {
+                    Some(port) => {
+                        let holder = link::socket::holder_of(port).unwrap_or_else(|| "another process".to_owned());
+                        ActionResult::Impossible(format!("port {port} is held by {holder}"))
+                    }
+                    None => ActionResult::Failed(why),
+                }
+            }
+            _ => ActionResult::Done,
+        }
+    }
+
+    async fn stop(&self, container: &str, grace: Span) -> ActionResult {
+        let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
+        // Docker answers when the program has ended; that takes as long as the grace time.
+        let client = self.client.clone().with_timeout(grace.duration() + TIMEOUT);
+        let stopped =
+            client.stop_container(container, Some(StopContainerOptionsBuilder::new().t(seconds).build())).await;
+        self.forget(container);
+        done_if(&[304, 404], stopped)
+    }
+
+    async fn remove(&self, container: &str) -> ActionResult {
+        // Anonymous volumes go with it; named ones stay.
+        let options = RemoveContainerOptionsBuilder::new().v(true).build();
+        let removed = self.client.remove_container(container, Some(options)).await;
+        self.forget(container);
+        done_if(&[404], removed)
+    }
+
+    async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
+        let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail).build();
+        let mut lines = std::pin::pin!(self.client.logs(&request.instance.container_name(), Some(options)));
+        while let Some(line) = lines.next().await {
+            let frame = match line {
+                Ok(LogOutput::StdErr { message }) => LogFrame::Output { stderr: true, bytes: message.to_vec() },
+                Ok(other) => LogFrame::Output { stderr: false, bytes: other.into_bytes().to_vec() },
+                Err(error) => {
+                    let problem =
+                        Problem::new(Code::NotFound, format!("The output of {} cannot be read", request.instance));
+                    LogFrame::Failed(problem.why(reason(error)))
+                }
+            };
+            let failed = matches!(frame, LogFrame::Failed(_));
+            if output.send(frame).await.is_err() || failed {
+                return;
+            }
+        }
+        // Nobody listens any more: nothing to tell.
+        drop(output.send(LogFrame::End).await);
+    }
+
+    async fn version(&self) -> Result<EngineVersion, String> {
+        let version = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.version()).await;
+        let version = version
+            .map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?
+            .map_err(|e| e.to_string())?;
+        Ok(EngineVersion {
+            version: version.version.unwrap_or_default(),
+            os: version.os.unwrap_or_default(),
+            arch: version.arch.unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! What Docker is asked for: values from values.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use common::{
+    assignment::AssignedInstance,
+    id::ClusterId,
+    spec::{HealthCheck, MountSource, MountSpec},
+    time::Span,
+};
+
+/// Says which cluster a container belongs to.
+pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
+/// Says which instance it is: the agent's second truth if its ledger is lost.
+pub(super) const INSTANCE_LABEL: &str = "wharf.instance";
+/// The network that containers of a host share.
+pub(super) const NETWORK: &str = "wharf";
+
+/// The container of an instance.
+pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId) -> ContainerCreateBody {
+    let spec = &instance.spec;
+    let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
+    labels.extend(own_labels(instance, cluster));
+    let mut environment: Vec<String> = spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    environment.extend(own_environment(instance));
+    let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
+    let host = HostConfig {
+        mounts: Some(spec.mounts.iter().map(|mount| self::mount(instance, mount)).collect()),
+        port_bindings: Some(port_bindings(instance)),
+        network_mode: Some(NETWORK.to_owned()),
+        memory: positive(spec.limits.memory.0),
+        memory_reservation: positive(spec.reservations.memory.0),
+        nano_cpus: positive(spec.limits.cpu.0.saturating_mul(1_000_000)),
+        // Restarting is the agent's: Docker must not do it behind its back.
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), spec.log.max_size.0.to_string()),
+                ("max-file".to_owned(), spec.log.max_files.to_string()),
+            ])),
+        }),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(instance.image.clone()),
+        cmd: spec.command.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        env: Some(environment),
+        labels: Some(labels),
+        exposed_ports: Some(
+            instance.ports.iter().map(|port| format!("{}/{}", port.spec.container, port.spec.protocol)).collect(),
+        ),
+        healthcheck: spec.healthcheck.as_ref().map(health),
+        stop_timeout: i64::try_from(spec.stop_grace.0.div_ceil(1000)).ok(),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn own_labels(instance: &AssignedInstance, cluster: ClusterId) -> [(String, String); 3] {
+    [
+        (CLUSTER_LABEL.to_owned(), cluster.to_string()),
+        (INSTANCE_LABEL.to_owned(), instance.id.to_string()),
+        ("wharf.service".to_owned(), instance.id.service().to_string()),
+    ]
+}
+
+/// What a program may want to know of itself; the incarnation is a fencing token.
+fn own_environment(instance: &AssignedInstance) -> [String; 4] {
+    [
+        format!("WHARF_INSTANCE={}", instance.id),
+        format!("WHARF_SERVICE={}", instance.id.service()),
+        format!("WHARF_SLOT={}", instance.id.slot.slot),
+        format!("WHARF_INCARNATION={}", instance.id.incarnation),
+    ]
+}
+
+fn port_bindings(instance: &AssignedInstance) -> HashMap<String, Option<Vec<PortBinding>>> {
+    let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
+    for port in &instance.ports {
+        let binding =
+            PortBinding { host_ip: port.spec.host_ip.map(|ip| ip.to_string()), host_port: Some(port.host.to_string()) };
+        let key = format!("{}/{}", port.spec.container, port.spec.protocol);
+        bindings.entry(key).or_default().get_or_insert_default().push(binding);
+    }
+    bindings
+}
+
+fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {
+    let (typ, source) = match &mount.source {
+        MountSource::Bind(path) => (MountType::BIND, path.clone()),
+        // Volumes belong to their stack; the name keeps those of two stacks apart.
+        MountSource::Volume(name) => {
+            let stack = instance.id.stack();
+            (MountType::VOLUME, format!("{}.{}.{name}", stack.environment, stack.stack))
+        }
+    };
+    Mount {
+        target: Some(mount.target.clone()),
+        source: Some(source),
+        typ: Some(typ),
+        read_only: Some(mount.read_only),
+        ..Mount::default()
+    }
+}
+
+fn health(check: &HealthCheck) -> HealthConfig {
+    let nanos = |span: Span| i64::try_from(span.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+    HealthConfig {
+        test: Some(check.test.clone()),
+        interval: Some(nanos(check.interval)),
+        timeout: Some(nanos(check.timeout)),
+        retries: Some(i64::from(check.retries)),
+        start_period: Some(nanos(check.start_period)),
+        ..HealthConfig::default()
+    }
+}
+
+/// The name and the tag or digest of an image; Docker pulls every tag of a name without one.
+pub(super) fn name_and_tag(image: &str) -> (&str, &str) {
+    if let Some((name, digest)) = image.split_once('@') {
+        let name = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(name, _)| name);
+        return (name, digest);
+    }
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (image, "latest"),
+    }
+}
+
+/// The host port that Docker could not bind, from its message.
+pub(super) fn taken_port(message: &str) -> Option<u16> {
+    let taken =
+        ["port is already allocated", "address already in use", "failed to bind port", "failed to bind host port"];
+    if !taken.iter().any(|words| message.contains(words)) {
+        return None;
+    }
+    // Docker writes 0.0.0.0:8080, [::]:8080 or 0.0.0.0:8080:172.18.0.2:80/tcp: the first number counts.
+    let words = message.split([' ', '/', ',']).filter(|word| word.contains(':'));
+    words.filter_map(|word| word.split(':').skip(1).find_map(|part| part.parse().ok())).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_pulled_by_exactly_one_tag_or_digest() {
+        let cases = [
+            ("web", ("web", "latest")),
+            ("web:1", ("web", "1")),
+            ("localhost:5000/web", ("localhost:5000/web", "latest")),
+            ("localhost:5000/web:1", ("localhost:5000/web", "1")),
+            ("web@sha256:ab", ("web", "sha256:ab")),
+            ("localhost:5000/web:1@sha256:ab", ("localhost:5000/web", "sha256:ab")),
+        ];
+        for (image, expected) in cases {
+            assert_eq!(name_and_tag(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn the_taken_port_is_found_in_what_docker_says() {
+        let cases = [
+            (
+                "driver failed programming external connectivity on endpoint x (ab): Bind for 0.0.0.0:8080 failed: port is already allocated",
+                Some(8080),
+            ),
+            ("Error starting userland proxy: listen tcp4 0.0.0.0:81: bind: address already in use", Some(81)),
+            ("failed to bind host port for 0.0.0.0:82:172.18.0.2:80/tcp: address already in use", Some(82)),
+            ("no such file or directory", None),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(taken_port(message), expected, "{message}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A container engine in memory that does what a test tells it to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use agent_core::{ActionResult, Container, ContainerState};
+use async_trait::async_trait;
+use common::{
+    assignment::AssignedInstance,
+    id::InstanceId,
+    instance::Health,
+    time::{Span, Timestamp},
+    wire::{LogFrame, LogRequest},
+};
+use tokio::sync::{Notify, mpsc};
+
+use super::{ContainerRuntime, EngineVersion};
+
+/// An engine without containers of its own.
+#[derive(Default)]
+pub struct Fake {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    containers: BTreeMap<InstanceId, Container>,
+    missing_images: BTreeSet<String>,
+    silent: bool,
+    starts: u64,
+}
+
+impl Fake {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    /// Makes the engine stop answering, or answer again.
+    pub fn silence(&self, silent: bool) {
+        self.state().silent = silent;
+        self.changed.notify_one();
+    }
+
+    /// Makes an image impossible to get.
+    pub fn lose_image(&self, image: &str) {
+        self.state().missing_images.insert(image.to_owned());
+    }
+
+    /// Ends the program of an instance.
+    pub fn crash(&self, instance: &InstanceId, exit_code: i64) {
+        if let Some(container) = self.state().containers.get_mut(instance)
+            && let ContainerState::Running { started_at, .. } = container.state
+        {
+            container.state =
+                ContainerState::Exited { started_at, finished_at: now(), exit_code, out_of_memory: false };
+        }
+        self.changed.notify_one();
+    }
+
+    /// The instances whose programs run.
+    pub fn running(&self) -> BTreeSet<InstanceId> {
+        let runs = |container: &Container| matches!(container.state, ContainerState::Running { .. });
+        self.state().containers.iter().filter(|(_, container)| runs(container)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// How many programs were ever started.
+    pub fn starts(&self) -> u64 {
+        self.state().starts
+    }
+
+    fn with(&self, id: &str, change: impl FnOnce(&mut Container)) -> ActionResult {
+        let mut state = self.state();
+        match state.containers.values_mut().find(|container| container.id == id) {
+            Some(container) => change(container),
+            None => return ActionResult::Failed(format!("no such container: {id}")),
+        }
+        drop(state);
+        self.changed.notify_one();
+        ActionResult::Done
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+#[async_trait]
+impl ContainerRuntime for Fake {
+    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String> {
+        let state = self.state();
+        if state.silent { Err("the engine does not answer".to_owned()) } else { Ok(state.containers.clone()) }
+    }
+
+    async fn watch(&self, wake: &Notify) {
+        loop {
+            self.changed.notified().await;
+            wake.notify_one();
+        }
+    }
+
+    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult {
+        if self.state().missing_images.contains(&instance.image) {
+            return ActionResult::Impossible(format!("image {}: not found", instance.image));
+        }
+        ActionResult::Prepared
+    }
+
+    async fn create(&self, instance: &AssignedInstance) -> ActionResult {
+        let container =
+            Container { id: instance.id.container_name(), state: ContainerState::Created, image_digest: None };
+        self.state().containers.entry(instance.id.clone()).or_insert(container);
+        self.changed.notify_one();
+        ActionResult::Done
+    }
+
+    async fn start(&self, container: &str) -> ActionResult {
+        self.state().starts += 1;
+        self.with(container, |container| {
+            container.state = ContainerState::Running { started_at: now(), health: Health::Unchecked };
+        })
+    }
+
+    async fn stop(&self, container: &str, _grace: Span) -> ActionResult {
+        self.with(container, |container| {
+            if let ContainerState::Running { started_at, .. } = container.state {
+                container.state =
+                    ContainerState::Exited { started_at, finished_at: now(), exit_code: 143, out_of_memory: false };
+            }
+        })
+    }
+
+    async fn remove(&self, container: &str) -> ActionResult {
+        self.state().containers.retain(|_, other| other.id != container);
+        self.changed.notify_one();
+        ActionResult::Done
+    }
+
+    async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
+        let bytes = format!("output of {}\n", request.instance).into_bytes();
+        for frame in [LogFrame::Output { stderr: false, bytes }, LogFrame::End] {
+            if output.send(frame).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn version(&self) -> Result<EngineVersion, String> {
+        Ok(EngineVersion { version: "fake".into(), os: "linux".into(), arch: "amd64".into() })
+    }
+}

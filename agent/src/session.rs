@@ -1,0 +1,218 @@
+//! The agent's side of a session: find the leader, introduce yourself, report, obey.
+
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+
+use common::{
+    assignment::Assignment,
+    error::Problem,
+    host::HostFacts,
+    report::Report,
+    wire::{Hello, Open, ToAgent, ToCoordinator},
+};
+use link::{Connection, LinkError, Stream, Transport};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{Config, facts, logs, reconciler::now, runtime::ContainerRuntime};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After a refusal a person must act; asking often does not help.
+const AFTER_REFUSAL: Duration = Duration::from_secs(15);
+/// How often the host's facts are looked at.
+const FACTS_EVERY: Duration = Duration::from_secs(60);
+/// How many heartbeats may stay unanswered before another coordinator is tried.
+const MISSED_BEATS: u32 = 3;
+
+/// What a session needs.
+pub struct Session<R> {
+    /// What the agent was told at its start.
+    pub config: Config,
+    /// How coordinators are reached.
+    pub transport: Arc<dyn Transport>,
+    /// The container engine, for facts and logs.
+    pub runtime: Arc<R>,
+    /// Where assignments go.
+    pub assignment: watch::Sender<Assignment>,
+    /// What the host observes.
+    pub report: watch::Receiver<Report>,
+}
+
+/// Why a session ended.
+enum End {
+    Redirected(Option<SocketAddr>),
+    Refused(Problem),
+    Broken(String),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> End {
+        End::Broken(error.to_string())
+    }
+}
+
+impl<R: ContainerRuntime> Session<R> {
+    /// Keeps a session with the leader, one after the other, for as long as it is awaited.
+    pub async fn run(mut self) {
+        let mut coordinators: VecDeque<SocketAddr> = self.config.coordinators.iter().copied().collect();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(address) = coordinators.pop_front() else {
+                error!("no coordinator is known; this agent goes on with what its ledger says");
+                return std::future::pending().await;
+            };
+            coordinators.push_back(address);
+            let began = Instant::now();
+            match self.with(address, &mut coordinators).await {
+                End::Redirected(Some(leader)) => {
+                    coordinators.retain(|other| *other != leader);
+                    coordinators.push_front(leader);
+                }
+                End::Redirected(None) => debug!(%address, "the coordinators have no leader at the moment"),
+                End::Refused(problem) => {
+                    error!(%problem, "this host is refused");
+                    tokio::time::sleep(AFTER_REFUSAL).await;
+                }
+                End::Broken(reason) => debug!(%address, reason, "no session"),
+            }
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            // Hosts differ in their identity: they do not all come back at the same moment.
+            let spread = Duration::from_millis(u64::from(self.config.host.0[0]));
+            tokio::time::sleep(pause + spread).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn with(&mut self, address: SocketAddr, coordinators: &mut VecDeque<SocketAddr>) -> End {
+        let connection = match self.transport.dial(address).await {
+            Ok(connection) => connection,
+            Err(error) => return End::Broken(error.to_string()),
+        };
+        let serving = logs::serve(connection.clone(), self.runtime.clone());
+        let end = tokio::select! {
+            result = self.speak(&connection, address, coordinators) => result.err().unwrap_or(End::Broken("it ended".into())),
+            () = serving => End::Broken("the connection ended".into()),
+        };
+        connection.close("the session ended");
+        end
+    }
+
+    async fn speak(
+        &mut self,
+        connection: &Connection,
+        address: SocketAddr,
+        coordinators: &mut VecDeque<SocketAddr>,
+    ) -> Result<(), End> {
+        let mut facts = self.facts(address).await?;
+        let mut stream = connection.open().await?;
+        let generation = self.assignment.borrow().generation;
+        let machine = facts::machine_hash(self.config.cluster);
+        let hello = Hello { host: self.config.host, facts: facts.clone(), generation, machine };
+        stream.outgoing.send(&Open::Session(hello)).await?;
+        let heartbeat = match stream.incoming.receive::<ToAgent>().await? {
+            Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
+                learn_coordinators(coordinators, known);
+                heartbeat.duration()
+            }
+            Some(ToAgent::Redirect { leader }) => return Err(End::Redirected(leader)),
+            Some(ToAgent::Refused(problem)) => return Err(End::Refused(problem)),
+            _ => return Err(End::Broken("it answered something else".into())),
+        };
+        info!(coordinator = %address, "a session has begun");
+        let Stream { mut incoming, mut outgoing } = stream;
+        let (said, mut heard) = mpsc::channel::<ToAgent>(16);
+        let reading = async move {
+            while let Ok(Some(message)) = incoming.receive::<ToAgent>().await {
+                if said.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let mut number = 0;
+        let mut beats = tokio::time::interval(heartbeat);
+        let mut look_at_facts = tokio::time::interval(FACTS_EVERY);
+        look_at_facts.reset();
+        let mut unanswered = 0;
+        self.report.mark_changed();
+        let speaking = async {
+            loop {
+                tokio::select! {
+                    message = heard.recv() => match message {
+                        Some(ToAgent::Assignment(assignment)) => self.obey(*assignment),
+                        Some(ToAgent::Coordinators(known)) => learn_coordinators(coordinators, known),
+                        Some(ToAgent::BeatAck { .. }) => unanswered = 0,
+                        Some(ToAgent::ReportAck { .. }) => {}
+                        Some(ToAgent::Redirect { leader }) => return Err(End::Redirected(leader)),
+                        Some(ToAgent::Refused(problem)) => return Err(End::Refused(problem)),
+                        Some(ToAgent::Welcome { .. }) => return Err(End::Broken("it greeted twice".into())),
+                        None => return Err(End::Broken("the coordinator ended the session".into())),
+                    },
+                    _ = beats.tick() => {
+                        if unanswered >= MISSED_BEATS {
+                            return Err(End::Broken("heartbeats stay unanswered".into()));
+                        }
+                        unanswered += 1;
+                        outgoing.send(&ToCoordinator::Beat { sent: now().0 }).await?;
+                    }
+                    changed = self.report.changed() => {
+                        if changed.is_err() {
+                            return Err(End::Broken("the agent stops".into()));
+                        }
+                        number += 1;
+                        let report = self.report.borrow_and_update().clone();
+                        outgoing.send(&ToCoordinator::Report { number, report }).await?;
+                    }
+                    _ = look_at_facts.tick() => {
+                        let looked = self.facts(address).await?;
+                        if looked != facts {
+                            facts = looked;
+                            outgoing.send(&ToCoordinator::Facts(facts.clone())).await?;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            result = speaking => result,
+            () = reading => Err(End::Broken("the stream ended".into())),
+        }
+    }
+
+    async fn facts(&self, coordinator: SocketAddr) -> Result<HostFacts, End> {
+        let towards = || link::socket::local_address_towards(coordinator);
+        let address = self.config.address.map_or_else(towards, Ok).map_err(|e| End::Broken(e.to_string()))?;
+        Ok(facts::observe(&*self.runtime, address).await)
+    }
+
+    fn obey(&self, next: Assignment) {
+        self.assignment.send_if_modified(|current| {
+            if !current.accepts(&next) {
+                warn!(
+                    generation = next.generation,
+                    known = current.generation,
+                    "an assignment was refused: it is older, or not for this host"
+                );
+                return false;
+            }
+            debug!(generation = next.generation, instances = next.instances.len(), "assignment received");
+            let changed = *current != next;
+            *current = next;
+            changed
+        });
+    }
+}
+
+fn learn_coordinators(known: &mut VecDeque<SocketAddr>, told: Vec<SocketAddr>) {
+    // The one in use stays last in the queue, where the loop put it.
+    known.retain(|address| told.contains(address));
+    for address in told {
+        if !known.contains(&address) {
+            known.push_front(address);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Which process holds a port, from `/proc`.
+
+use std::{fs, io, net::SocketAddr, path::Path};
+
+/// The program and process id that listen on a TCP or UDP port, if this process may see them.
+pub fn holder_of(port: u16) -> Option<String> {
+    let inodes: Vec<String> = ["tcp", "tcp6", "udp", "udp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(Path::new("/proc/net").join(table)).ok().map(|text| (table, text)))
+        .flat_map(|(table, text)| inodes_of(&text, port, table.starts_with("udp")))
+        .collect();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())).find_map(
+        |entry| {
+            let sockets = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+            let holds = |link: &Path| {
+                let target = fs::read_link(link).unwrap_or_default().to_string_lossy().into_owned();
+                inodes.iter().any(|inode| target == format!("socket:[{inode}]"))
+            };
+            sockets.into_iter().any(|fd| holds(&fd.path())).then(|| {
+                let program = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                format!("{} (process {})", program.trim(), entry.file_name().to_string_lossy())
+            })
+        },
+    )
+}
+
+/// The inodes of sockets that listen on `port`, from a table of `/proc/net`.
+fn inodes_of(table: &str, port: u16, any_state: bool) -> Vec<String> {
+    let wanted = format!(":{port:04X}");
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let listens = any_state || fields.get(3) == Some(&"0A");
+            (listens && fields.get(1)?.ends_with(&wanted)).then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
+        })
+        .collect()
+}
+
+/// The local address from which `to` would be reached; no packet is sent.
+pub fn local_address_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_holder_of_a_port_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = listener.local_addr().expect("has one").port();
+        let holder = super::holder_of(port).expect("this process");
+        assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+        drop(listener);
+        assert_eq!(super::holder_of(port), None);
+    }
+}
