@@ -1,3 +1,95 @@
 //! The coordinator: replicates the state, plans, serves agents and people.
 
+pub mod api;
+pub mod birth;
+pub mod dispatch;
+pub mod join;
+mod planner;
 pub mod raft;
+mod server;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use common::{api::Settings, error::Problem};
+use link::{Transport, keyring::Keyring};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use dispatch::Dispatch;
+use raft::{Consensus, Start};
+
+/// What a coordinator is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of its store.
+    pub state: PathBuf,
+    /// Where it listens, TCP and UDP.
+    pub listen: SocketAddr,
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+    /// The times of a new cluster.
+    pub settings: Settings,
+}
+
+/// What every part of a coordinator shares.
+#[derive(Clone)]
+pub struct Coordinator {
+    /// The replicated state and its group.
+    pub consensus: Consensus,
+    /// The agents' sessions.
+    pub dispatch: Dispatch,
+    /// The binary that joining hosts get.
+    pub binary: Arc<join::Binary>,
+    /// Where others reach this coordinator.
+    pub advertise: SocketAddr,
+}
+
+/// Runs until `shutdown` completes, or until the store can no longer be written.
+///
+/// `renewed` tells when the keyring on disk has a new certificate.
+pub async fn run(
+    config: Config,
+    keyring: Keyring,
+    transport: Arc<dyn Transport>,
+    renewed: watch::Receiver<()>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Problem> {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(&keyring))?;
+    let start = Start { me, directory: &config.state, transport: transport.clone() };
+    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.map_err(birth::store_problem)?;
+    let listener = listen(config.listen).await?;
+    let dispatch = Dispatch::new(consensus.clone());
+    let binary = Arc::new(join::Binary::of_this_process());
+    let coordinator =
+        Coordinator { consensus: consensus.clone(), dispatch: dispatch.clone(), binary, advertise: config.advertise };
+    birth::finish(&config, &consensus).await?;
+    tasks.spawn(until(stop.clone(), server::serve_peers(coordinator.clone(), transport)));
+    tasks.spawn(until(stop.clone(), dispatch::lease::run(dispatch)));
+    tasks.spawn(until(stop.clone(), planner::run(consensus.clone())));
+    tasks.spawn(until(stop.clone(), birth::keep_address(consensus.clone(), config.advertise)));
+    tasks
+        .spawn(until(stop.clone(), server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed)));
+    tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
+    tokio::select! {
+        () = shutdown => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+    consensus.shutdown().await;
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(address).await.map_err(|error| birth::port_problem(address, &error.to_string()))
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}

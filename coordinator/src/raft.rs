@@ -35,6 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use batch::now;
 pub use network::{MemberAnswer, MemberCall};
 pub use state_machine::Published;
 pub use store::StoreError;
@@ -242,6 +243,11 @@ impl Consensus {
         }
         let unknown = Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause);
         Err(unknown.fix("Repeat it with the same Idempotency-Key, or look: wharf ls"))
+    }
+
+    /// Whether this member follows a leader that it hears.
+    pub fn hears_leader(&self) -> bool {
+        self.leadership().leader.is_some_and(|leader| leader != self.me) && self.contact.is_fresh()
     }
 
     fn has_leader(&self) -> bool {

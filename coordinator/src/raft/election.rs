@@ -27,7 +27,8 @@ impl Contact {
         *self.0.lock().expect("no panic while it is held") = Some(Instant::now());
     }
 
-    fn is_fresh(&self) -> bool {
+    /// Whether the leader was heard within its lease.
+    pub fn is_fresh(&self) -> bool {
         self.0.lock().expect("no panic while it is held").is_some_and(|at| at.elapsed() < ELECTION_MAX)
     }
 }

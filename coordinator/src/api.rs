@@ -1,0 +1,104 @@
+//! The HTTP API: one file a noun. Who may do what is decided in [`access`] alone; status codes are
+//! known in [`error`] alone.
+
+pub mod access;
+mod cluster;
+mod door;
+pub mod error;
+mod events;
+mod extract;
+mod hosts;
+mod instances;
+mod keys;
+mod stacks;
+mod tokens;
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+};
+use common::{api::MAX_BODY, secret::Secret};
+use coordinator_core::command::Authority;
+use link::identity::Certified;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::Coordinator;
+
+pub use error::ApiError;
+
+/// How long a request may take, streams aside.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub IpAddr);
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "wharf",
+    description = "The API of a wharf cluster. Every error is application/problem+json by RFC 9457."
+))]
+struct Document;
+
+fn routes() -> OpenApiRouter<Coordinator> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(cluster::get))
+        .routes(routes!(cluster::put_settings))
+        .routes(routes!(cluster::remove_member))
+        .routes(routes!(cluster::environments))
+        .routes(routes!(hosts::list))
+        .routes(routes!(hosts::get, hosts::remove))
+        .routes(routes!(hosts::put_labels))
+        .routes(routes!(tokens::list_join, tokens::create_join))
+        .routes(routes!(tokens::revoke_join))
+        .routes(routes!(tokens::list_api, tokens::create_api))
+        .routes(routes!(tokens::remove_api))
+        .routes(routes!(tokens::list_registries))
+        .routes(routes!(tokens::put_registry, tokens::remove_registry))
+        .routes(routes!(stacks::list))
+        .routes(routes!(stacks::get, stacks::put, stacks::remove))
+        .routes(routes!(stacks::scale))
+        .routes(routes!(instances::list))
+        .routes(routes!(instances::logs))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::get, keys::put, keys::remove))
+        .routes(routes!(events::list))
+        .routes(routes!(events::watch))
+        .routes(routes!(door::join))
+        .routes(routes!(door::openapi))
+}
+
+/// The OpenAPI document of all routes.
+pub fn document() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = routes().split_for_parts();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    document
+}
+
+/// Everything that is served by HTTPS.
+pub fn router(coordinator: Coordinator) -> Router {
+    let (api, _) = routes().split_for_parts();
+    api.merge(door::pages())
+        .fallback(door::nothing_here)
+        .method_not_allowed_fallback(door::nothing_here)
+        .route_layer(from_fn_with_state(coordinator.clone(), access::authorize))
+        .layer(from_fn(access::check_door))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .with_state(coordinator)
+}
+
+/// The root as the link's functions take it.
+pub fn root_of(authority: &Authority) -> Certified {
+    Certified { certificate: authority.certificate.clone(), key: Secret::new(authority.key.expose().clone()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Who may ask for what. Every route has one line in [`POLICY`]; what has none is denied.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use common::{
+    api::Access,
+    error::{Code, Problem},
+    token::{ApiToken, SecretHash, TokenId},
+};
+
+use super::ApiError;
+use crate::{Coordinator, raft::Published, server::Door};
+
+/// What a route asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: the route checks for itself, or has nothing to hide.
+    Nobody,
+    /// A token with at least this access.
+    Token(Access),
+}
+
+const READ: Needs = Needs::Token(Access::Viewer);
+const CHANGE: Needs = Needs::Token(Access::Admin);
+
+/// Every route: method, path as the router writes it, and what it needs.
+pub const POLICY: &[(&str, &str, Needs)] = &[
+    ("GET", "/join", Needs::Nobody),
+    ("GET", "/dl/{file}", Needs::Nobody),
+    ("GET", "/ca", Needs::Nobody),
+    ("POST", "/api/v1/join", Needs::Nobody),
+    ("GET", "/api/v1/openapi.json", READ),
+    ("GET", "/api/v1/cluster", READ),
+    ("PUT", "/api/v1/cluster/settings", CHANGE),
+    ("DELETE", "/api/v1/members/{member}", CHANGE),
+    ("GET", "/api/v1/environments", READ),
+    ("GET", "/api/v1/hosts", READ),
+    ("GET", "/api/v1/hosts/{host}", READ),
+    ("DELETE", "/api/v1/hosts/{host}", CHANGE),
+    ("PUT", "/api/v1/hosts/{host}/labels", CHANGE),
+    ("GET", "/api/v1/join-tokens", CHANGE),
+    ("POST", "/api/v1/join-tokens", CHANGE),
+    ("DELETE", "/api/v1/join-tokens/{token}", CHANGE),
+    ("GET", "/api/v1/api-tokens", CHANGE),
+    ("POST", "/api/v1/api-tokens", CHANGE),
+    ("DELETE", "/api/v1/api-tokens/{token}", CHANGE),
+    ("GET", "/api/v1/registries", CHANGE),
+    ("PUT", "/api/v1/registries/{registry}", CHANGE),
+    ("DELETE", "/api/v1/registries/{registry}", CHANGE),
+    ("GET", "/api/v1/environments/{environment}/stacks", READ),
+    ("GET", "/api/v1/environments/{environment}/stacks/{stack}", READ),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
+    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
+    ("GET", "/api/v1/environments/{environment}/instances", READ),
+    ("GET", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs", READ),
+    ("GET", "/api/v1/environments/{environment}/keys", READ),
+    ("GET", "/api/v1/environments/{environment}/keys/{*key}", READ),
+    ("PUT", "/api/v1/environments/{environment}/keys/{*key}", CHANGE),
+    ("DELETE", "/api/v1/environments/{environment}/keys/{*key}", CHANGE),
+    ("GET", "/api/v1/events", READ),
+    ("GET", "/api/v1/watch", READ),
+];
+
+/// What the join door serves.
+const JOIN_DOOR: &[&str] = &["/join", "/ca", "/dl/"];
+
+/// What a route needs; `None` is denied.
+pub fn needs(method: &Method, path: &str) -> Option<Needs> {
+    // A HEAD is a GET whose body nobody reads.
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    POLICY.iter().find(|(m, p, _)| *m == method && *p == path).map(|(.., needs)| *needs)
+}
+
+/// Lets only the join pages through the join door: what comes in there has pinned a key that says
+/// nothing about who else holds it, so no token may follow.
+pub async fn check_door(request: Request, next: Next) -> Response {
+    let door = request.extensions().get::<Door>().copied();
+    let path = request.uri().path();
+    let is_join_page = JOIN_DOOR.iter().any(|page| path == *page || (page.ends_with('/') && path.starts_with(page)));
+    if door == Some(Door::Join) && !is_join_page {
+        let problem = Problem::new(Code::WrongDoor, "This connection serves the join script alone")
+            .why("the client named no coordinator in its TLS handshake, so it got the join key's certificate")
+            .fix("curl --cacert ca.pem --connect-to ::ADDRESS:7443 https://coordinator.<cluster id>.wharf:7443/…")
+            .fix("Use the wharf command: wharf ctx ls");
+        return ApiError(problem).into_response();
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The one gate of the API.
+pub async fn authorize(State(coordinator): State<Coordinator>, request: Request, next: Next) -> Response {
+    match decide(&coordinator.consensus.current(), &request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => ApiError(problem).into_response(),
+    }
+}
+
+fn decide(published: &Arc<Published>, request: &Request) -> Result<(), Problem> {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let denied = || Problem::new(Code::Denied, format!("{} {} is not allowed", request.method(), request.uri().path()));
+    let needed = path.and_then(|path| needs(request.method(), path)).ok_or_else(denied)?;
+    let Needs::Token(needed) = needed else { return Ok(()) };
+    if request.uri().query().is_some_and(|query| query.contains("wat1_")) {
+        return Err(Problem::new(Code::InvalidRequest, "The token must not be part of the address")
+            .why("addresses end in logs and histories")
+            .fix("Send it in the header: Authorization: Bearer wat1_…")
+            .fix(format!("It has been seen: revoke it, {}", "wharf token rm <id>")));
+    }
+    let (_, access) = authenticate(published, request)?;
+    if access < needed {
+        return Err(denied()
+            .why("the token may only read")
+            .fix("Use a token with the access admin: wharf token create"));
+    }
+    Ok(())
+}
+
+fn authenticate(published: &Arc<Published>, request: &Request) -> Result<(TokenId, Access), Problem> {
+    let unauthenticated = |why: &str| {
+        Problem::new(Code::Unauthenticated, format!("{} {} needs a token", request.method(), request.uri().path()))
+            .why(why)
+            .fix("Send it in the header: Authorization: Bearer wat1_…")
+    };
+    let value =
+        request.headers().get(header::AUTHORIZATION).ok_or_else(|| unauthenticated("the request carries none"))?;
+    let text = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
+    let text = text.ok_or_else(|| unauthenticated("the header Authorization is not of the form Bearer …"))?;
+    let token: ApiToken =
+        text.trim().parse().map_err(|error: common::token::InvalidToken| unauthenticated(&error.to_string()))?;
+    let known = published.cluster.api_tokens.get(&token.id);
+    let given = SecretHash::of(&token.secret);
+    match known.filter(|known| known.secret.matches(&given)) {
+        Some(known) => Ok((token.id, known.access)),
+        None => Err(unauthenticated("the cluster does not know this token")),
+    }
+}

@@ -1,0 +1,76 @@
+//! The cluster, its members and its environments.
+
+use axum::{Json, extract::State};
+use common::{
+    api::{ClusterView, List, MemberView, Settings},
+    id::MemberId,
+    name::Name,
+};
+use coordinator_core::{Command, cluster::MemberState};
+
+use super::{
+    ApiError,
+    extract::{At, Body, WriteId},
+};
+use crate::{Coordinator, raft::no_leader};
+
+/// The cluster as this coordinator knows it; it answers also without a majority.
+#[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = ClusterView)))]
+pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterView>, ApiError> {
+    let consensus = &coordinator.consensus;
+    let published = consensus.current();
+    let identity = published.cluster.identity.as_ref().ok_or_else(no_leader)?;
+    let (leadership, group) = (consensus.leadership(), consensus.group());
+    let state = |id: &MemberId, wanted: MemberState| match (wanted, group.iter().find(|member| member.id == *id)) {
+        (MemberState::Leaving, _) => "leaving",
+        _ if leadership.leader == Some(*id) => "leader",
+        (_, Some(member)) if member.votes => "voter",
+        (_, Some(_)) => "learner",
+        (_, None) => "joining",
+    };
+    let members = published.cluster.members.iter().map(|(id, member)| MemberView {
+        id: *id,
+        host: member.host,
+        address: member.address,
+        state: state(id, member.state).to_owned(),
+    });
+    Ok(Json(ClusterView {
+        id: identity.id,
+        member: consensus.me(),
+        leader: leadership.leader,
+        quorum: leadership.leads || consensus.hears_leader(),
+        index: published.cluster.index,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        settings: published.cluster.settings,
+        members: members.collect(),
+    }))
+}
+
+/// Replaces the cluster's times.
+#[utoipa::path(put, path = "/api/v1/cluster/settings", request_body = Settings, responses((status = 200, body = Settings)))]
+pub async fn put_settings(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    Body(settings): Body<Settings>,
+) -> Result<Json<Settings>, ApiError> {
+    coordinator.consensus.write(id, Command::PutSettings(settings)).await?;
+    Ok(Json(settings))
+}
+
+/// Asks a member to leave the group of coordinators.
+#[utoipa::path(delete, path = "/api/v1/members/{member}", params(("member" = u64, Path)), responses((status = 204)))]
+pub async fn remove_member(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    At(member): At<MemberId>,
+) -> Result<axum::http::StatusCode, ApiError> {
+    coordinator.consensus.write(id, Command::RemoveMember(member)).await?;
+    Ok(axum::http::StatusCode::NO_CONTENT)
+}
+
+/// The environments.
+#[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<Name>)))]
+pub async fn environments(super::extract::Reading(published): super::extract::Reading) -> Json<List<Name>> {
+    let items = published.cluster.environments.keys().cloned().collect();
+    Json(List { index: published.cluster.index, items })
+}

@@ -1,0 +1,65 @@
+//! Hosts.
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    api::{HostView, List, PutHostLabels},
+    error::{Code, Problem},
+    id::HostId,
+};
+use coordinator_core::{Cluster, Command, view};
+
+use super::{
+    ApiError,
+    extract::{At, Body, Reading, WriteId},
+};
+use crate::Coordinator;
+
+/// All hosts.
+#[utoipa::path(get, path = "/api/v1/hosts", responses((status = 200, body = List<HostView>)))]
+pub async fn list(Reading(published): Reading) -> Json<List<HostView>> {
+    Json(List { index: published.cluster.index, items: view::hosts(&published.cluster) })
+}
+
+/// A host, by id or by name.
+#[utoipa::path(get, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "id or name")), responses((status = 200, body = HostView)))]
+pub async fn get(Reading(published): Reading, At(host): At<String>) -> Result<Json<HostView>, ApiError> {
+    let id = find(&published.cluster, &host)?;
+    let view = view::hosts(&published.cluster).into_iter().find(|view| view.id == id);
+    Ok(Json(view.ok_or_else(|| missing(&host))?))
+}
+
+/// Ends a host: its certificate is refused and its instances are replaced.
+#[utoipa::path(delete, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "id or name")), responses((status = 204)))]
+pub async fn remove(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    WriteId(id): WriteId,
+    At(host): At<String>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(id, Command::RemoveHost(find(&published.cluster, &host)?)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Replaces the labels of a host.
+#[utoipa::path(put, path = "/api/v1/hosts/{host}/labels", params(("host" = String, Path, description = "id or name")), request_body = PutHostLabels, responses((status = 204)))]
+pub async fn put_labels(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    WriteId(id): WriteId,
+    At(host): At<String>,
+    Body(put): Body<PutHostLabels>,
+) -> Result<StatusCode, ApiError> {
+    let host = find(&published.cluster, &host)?;
+    coordinator.consensus.write(id, Command::PutHostLabels { host, labels: put.labels }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn missing(host: &str) -> Problem {
+    Problem::new(Code::NotFound, format!("There is no host {host:?}")).fix("See which there are: wharf host ls")
+}
+
+fn find(cluster: &Cluster, text: &str) -> Result<HostId, Problem> {
+    let by_name = || cluster.hosts.iter().find(|(_, host)| host.name.as_str() == text).map(|(id, _)| *id);
+    let by_id = text.parse::<HostId>().ok().filter(|id| cluster.hosts.contains_key(id));
+    by_id.or_else(by_name).ok_or_else(|| missing(text))
+}

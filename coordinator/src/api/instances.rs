@@ -1,0 +1,102 @@
+//! Instances and their output.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use common::{
+    api::{InstanceView, List},
+    error::{Code, Problem},
+    id::StackId,
+    name::Name,
+    wire::{LogFrame, LogRequest},
+};
+use coordinator_core::view;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    ApiError,
+    extract::{Asked, At, Reading},
+};
+use crate::Coordinator;
+
+/// Which instances are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct Wanted {
+    /// Only those of this stack.
+    stack: Option<Name>,
+    /// Only those of this service.
+    service: Option<Name>,
+}
+
+/// The instances of an environment.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/instances", params(("environment" = String, Path), Wanted), responses((status = 200, body = List<InstanceView>)))]
+pub async fn list(
+    Reading(published): Reading,
+    At(environment): At<Name>,
+    Asked(wanted): Asked<Wanted>,
+) -> Json<List<InstanceView>> {
+    let items = view::instances(&published.cluster, |id, _| {
+        id.stack().environment == environment
+            && wanted.stack.as_ref().is_none_or(|stack| id.stack().stack == *stack)
+            && wanted.service.as_ref().is_none_or(|service| id.service().service == *service)
+    });
+    Json(List { index: published.cluster.index, items })
+}
+
+/// Which output is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct LogQuery {
+    /// The number of last lines; all if absent.
+    tail: Option<u32>,
+    /// Whether to go on as output appears.
+    #[serde(default)]
+    follow: bool,
+}
+
+/// A piece of output, one JSON object a line.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogLine {
+    /// Whether it came from stderr.
+    stderr: bool,
+    /// The text; bytes that are no UTF-8 are replaced.
+    text: String,
+}
+
+/// The output of an instance, as newline-delimited JSON.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs",
+    params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path), ("instance" = String, Path, description = "slot.incarnation"), LogQuery),
+    responses((status = 200, body = LogLine, content_type = "application/x-ndjson")))]
+pub async fn logs(
+    State(coordinator): State<Coordinator>,
+    At((environment, stack, service, instance)): At<(Name, Name, Name, String)>,
+    Asked(query): Asked<LogQuery>,
+) -> Result<Response, ApiError> {
+    let service = StackId { environment, stack }.service(service);
+    let malformed =
+        |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance, which looks like 1.1"));
+    let id = format!("{service}/{instance}").parse().map_err(malformed)?;
+    let mut stream =
+        coordinator.dispatch.logs(LogRequest { instance: id, tail: query.tail, follow: query.follow }).await?;
+    // The first frame tells whether there is any output: a failure becomes a status.
+    let first = match stream.incoming.receive::<LogFrame>().await {
+        Ok(Some(LogFrame::Failed(problem))) => return Err(problem.into()),
+        Ok(first) => first,
+        Err(error) => {
+            return Err(Problem::new(Code::Unreachable, "The output cannot be read now").why(error.to_string()).into());
+        }
+    };
+    let lines = futures::stream::unfold((stream, first), |(mut stream, next)| async move {
+        let Some(LogFrame::Output { stderr, bytes }) = next else { return None };
+        let mut line = serde_json::to_vec(&LogLine { stderr, text: String::from_utf8_lossy(&bytes).into_owned() })
+            .unwrap_or_default();
+        line.push(b'\n');
+        let next = stream.incoming.receive::<LogFrame>().await.unwrap_or(None);
+        Some((Ok::<_, std::convert::Infallible>(line), (stream, next)))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}

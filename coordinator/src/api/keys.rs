@@ -1,0 +1,71 @@
+//! The key/value store, in its first form.
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    api::{KeyView, List},
+    error::{Code, Problem},
+    name::Name,
+};
+use coordinator_core::{Command, cluster::Key};
+
+use super::{
+    ApiError,
+    extract::{At, RawBody, Reading, WriteId},
+};
+use crate::Coordinator;
+
+/// Most keys in one answer.
+const PAGE: usize = 10_000;
+
+fn view(key: &str, record: &Key) -> KeyView {
+    KeyView {
+        key: key.to_owned(),
+        value: String::from_utf8_lossy(&record.value).into_owned(),
+        modify_index: record.modify_index,
+    }
+}
+
+/// The keys of an environment with their values; the first 10,000.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/keys", params(("environment" = String, Path)), responses((status = 200, body = List<KeyView>)))]
+pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Json<List<KeyView>> {
+    let of_environment = published
+        .cluster
+        .keys
+        .range((environment.clone(), String::new())..)
+        .take_while(|((other, _), _)| *other == environment);
+    let items = of_environment.take(PAGE).map(|((_, key), record)| view(key, record)).collect();
+    Json(List { index: published.cluster.index, items })
+}
+
+/// A key.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), responses((status = 200, body = KeyView)))]
+pub async fn get(
+    Reading(published): Reading,
+    At((environment, key)): At<(Name, String)>,
+) -> Result<Json<KeyView>, ApiError> {
+    let record = published.cluster.keys.get(&(environment, key.clone()));
+    Ok(Json(view(&key, record.ok_or_else(|| Problem::new(Code::NotFound, format!("There is no key {key:?}")))?)))
+}
+
+/// Writes a key; the body is the value.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), request_body(content = String, content_type = "text/plain"), responses((status = 204)))]
+pub async fn put(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    At((environment, key)): At<(Name, String)>,
+    RawBody(value): RawBody,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(request, Command::PutKey { environment, key, value: value.to_vec() }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes a key.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), responses((status = 204)))]
+pub async fn remove(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    At((environment, key)): At<(Name, String)>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(request, Command::RemoveKey { environment, key }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,88 @@
+//! Stacks and their services.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    api::{List, PutStack, ScaleService, StackPlan, StackView},
+    error::{Code, Problem},
+    id::StackId,
+    name::Name,
+};
+use coordinator_core::{Command, view};
+
+use super::{
+    ApiError,
+    extract::{At, Body, Reading, WriteId},
+};
+use crate::{Coordinator, raft::now};
+
+/// All stacks of an environment.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks", params(("environment" = String, Path)), responses((status = 200, body = List<StackView>)))]
+pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Json<List<StackView>> {
+    let stacks = view::stacks(&published.cluster, now());
+    let items = stacks.into_iter().filter(|stack| stack.id.environment == environment).collect();
+    Json(List { index: published.cluster.index, items })
+}
+
+/// A stack.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 200, body = StackView)))]
+pub async fn get(
+    Reading(published): Reading,
+    At((environment, stack)): At<(Name, Name)>,
+) -> Result<Json<StackView>, ApiError> {
+    let id = StackId { environment, stack };
+    let view = view::stack(&published.cluster, &id, now());
+    Ok(Json(view.ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("There is no stack {id}")).fix("See which there are: wharf ls")
+    })?))
+}
+
+/// Makes a stack what the spec says, or only plans it.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), request_body = PutStack, responses((status = 200, body = StackPlan)))]
+pub async fn put(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    WriteId(request): WriteId,
+    At((environment, stack)): At<(Name, Name)>,
+    Body(put): Body<PutStack>,
+) -> Result<Json<StackPlan>, ApiError> {
+    let id = StackId { environment, stack };
+    let command = Command::PutStack { id: id.clone(), spec: Arc::new(put.spec), expect_revision: put.expect_revision };
+    let plan = view::stack_plan(&published.cluster, &id, &command, now());
+    if put.dry_run {
+        return Ok(Json(plan?));
+    }
+    // The write decides; a plan that failed only on what a repeated request has done is no reason.
+    let outcome = coordinator.consensus.write(request, command).await?;
+    let coordinator_core::Outcome::Revision(revision) = outcome else {
+        return Err(Problem::new(Code::Internal, "The deployment had an unexpected outcome").into());
+    };
+    let none =
+        StackPlan { id, from_revision: revision, to_revision: revision, changes: Vec::new(), unplaceable: Vec::new() };
+    Ok(Json(StackPlan { to_revision: revision, ..plan.unwrap_or(none) }))
+}
+
+/// Ends a stack and all its instances; volumes stay.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 204)))]
+pub async fn remove(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    At((environment, stack)): At<(Name, Name)>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(request, Command::RemoveStack(StackId { environment, stack })).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes the number of instances of a service.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = ScaleService, responses((status = 204)))]
+pub async fn scale(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    At((environment, stack, service)): At<(Name, Name, Name)>,
+    Body(scale): Body<ScaleService>,
+) -> Result<StatusCode, ApiError> {
+    let id = StackId { environment, stack }.service(service);
+    coordinator.consensus.write(request, Command::ScaleService { id, replicas: scale.replicas }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

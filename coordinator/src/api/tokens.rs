@@ -1,0 +1,223 @@
+//! Join tokens, API tokens and registries: who may come in, who may ask, who we are elsewhere.
+
+use std::net::IpAddr;
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    api::{
+        ApiTokenCreated, ApiTokenView, CreateApiToken, CreateJoinToken, JoinTokenCreated, JoinTokenView, List,
+        PutRegistry, RegistryView,
+    },
+    assignment::RegistryCredentials,
+    error::{Code, Problem},
+    secret::Secret,
+    time::Span,
+    token::{ApiToken, JoinRole, JoinToken, SecretHash, TokenId},
+};
+use coordinator_core::{
+    Command,
+    cluster::{ApiTokenRecord, JoinTokenRecord},
+    command::NewJoinToken,
+};
+use link::identity::random_bytes;
+
+use super::{
+    ApiError,
+    extract::{At, Body, Reading, WriteId},
+};
+use crate::{
+    Coordinator, join,
+    raft::{no_leader, now},
+};
+
+const WORKER_TTL: Span = Span::minutes(60);
+const COORDINATOR_TTL: Span = Span::minutes(15);
+const LONGEST_TTL: Span = Span::minutes(60 * 24 * 30);
+const MOST_USES: u32 = 1000;
+
+fn join_view(id: TokenId, record: &JoinTokenRecord) -> JoinTokenView {
+    JoinTokenView {
+        id,
+        role: record.role,
+        created_at: record.created_at,
+        expires_at: record.expires_at,
+        max_uses: record.max_uses,
+        revoked: record.revoked,
+        uses: record.uses.clone(),
+    }
+}
+
+/// All join tokens, without their secrets.
+#[utoipa::path(get, path = "/api/v1/join-tokens", responses((status = 200, body = List<JoinTokenView>)))]
+pub async fn list_join(Reading(published): Reading) -> Json<List<JoinTokenView>> {
+    let items = published.cluster.join_tokens.iter().map(|(id, record)| join_view(*id, record)).collect();
+    Json(List { index: published.cluster.index, items })
+}
+
+/// Makes a join token. The answer is the only place where it is shown.
+#[utoipa::path(post, path = "/api/v1/join-tokens", request_body = CreateJoinToken, responses((status = 201, body = JoinTokenCreated)))]
+pub async fn create_join(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    Body(asked): Body<CreateJoinToken>,
+) -> Result<(StatusCode, Json<JoinTokenCreated>), ApiError> {
+    let published = coordinator.consensus.read().await?;
+    let root_pin = join::root_pin(&published.cluster).ok_or_else(no_leader)?;
+    let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
+    let (ttl, max_uses) = limits(&asked)?;
+    let from = asked.cidr.as_deref().map(parse_cidr).transpose()?;
+    let token = JoinToken { id: TokenId(random_bytes()), pin: root_pin, secret: Secret::new(random_bytes()) };
+    let now = now();
+    let new = NewJoinToken {
+        id: token.id,
+        secret: SecretHash::of(&token.secret),
+        role: asked.role,
+        expires_at: now + ttl,
+        max_uses,
+        labels: asked.labels,
+        from,
+    };
+    let view = JoinTokenView {
+        id: new.id,
+        role: new.role,
+        created_at: now,
+        expires_at: new.expires_at,
+        max_uses,
+        revoked: false,
+        uses: Vec::new(),
+    };
+    coordinator.consensus.write(id, Command::PutJoinToken(Box::new(new))).await?;
+    let text = token.reveal();
+    let script = join::script(&coordinator, &published.cluster)?;
+    Ok((
+        StatusCode::CREATED,
+        Json(JoinTokenCreated {
+            view,
+            line: join::install_line(&join_pin, coordinator.advertise, &text),
+            other_ways: join::other_ways(&script, coordinator.advertise, &text),
+            token: text,
+        }),
+    ))
+}
+
+fn limits(asked: &CreateJoinToken) -> Result<(Span, u32), Problem> {
+    let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The join token was not made").why(why));
+    let coordinator = asked.role == JoinRole::Coordinator;
+    let ttl = asked.ttl.unwrap_or(if coordinator { COORDINATOR_TTL } else { WORKER_TTL });
+    let uses = asked.max_uses.unwrap_or(1);
+    if coordinator && (uses != 1 || ttl > COORDINATOR_TTL) {
+        return refuse(format!("a token for a coordinator has one use and lives {COORDINATOR_TTL} at most"));
+    }
+    if ttl == Span(0) || ttl > LONGEST_TTL {
+        return refuse(format!("it lives more than 0s and at most {LONGEST_TTL}"));
+    }
+    if uses == 0 || uses > MOST_USES {
+        return refuse(format!("it has 1 to {MOST_USES} uses"));
+    }
+    Ok((ttl, uses))
+}
+
+fn parse_cidr(text: &str) -> Result<(IpAddr, u8), Problem> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(address, prefix)| Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?)));
+    parsed.filter(|(address, prefix)| *prefix <= if address.is_ipv4() { 32 } else { 128 }).ok_or_else(|| {
+        Problem::new(Code::InvalidRequest, "The join token was not made")
+            .why(format!("{text:?} is not a range of addresses, which looks like 10.0.0.0/8"))
+    })
+}
+
+/// Revokes a join token.
+#[utoipa::path(delete, path = "/api/v1/join-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
+pub async fn revoke_join(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    At(token): At<TokenId>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(id, Command::RevokeJoinToken(token)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn api_view(id: TokenId, record: &ApiTokenRecord) -> ApiTokenView {
+    ApiTokenView { id, name: record.name.clone(), access: record.access, created_at: record.created_at }
+}
+
+/// All API tokens, without their secrets.
+#[utoipa::path(get, path = "/api/v1/api-tokens", responses((status = 200, body = List<ApiTokenView>)))]
+pub async fn list_api(Reading(published): Reading) -> Json<List<ApiTokenView>> {
+    let items = published.cluster.api_tokens.iter().map(|(id, record)| api_view(*id, record)).collect();
+    Json(List { index: published.cluster.index, items })
+}
+
+/// Makes an API token. The answer is the only place where it is shown.
+#[utoipa::path(post, path = "/api/v1/api-tokens", request_body = CreateApiToken, responses((status = 201, body = ApiTokenCreated)))]
+pub async fn create_api(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    Body(asked): Body<CreateApiToken>,
+) -> Result<(StatusCode, Json<ApiTokenCreated>), ApiError> {
+    let token = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
+    let secret = SecretHash::of(&token.secret);
+    let view = ApiTokenView { id: token.id, name: asked.name.clone(), access: asked.access, created_at: now() };
+    coordinator
+        .consensus
+        .write(id, Command::PutApiToken { id: token.id, name: asked.name, access: asked.access, secret })
+        .await?;
+    Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: token.reveal() })))
+}
+
+/// Ends an API token.
+#[utoipa::path(delete, path = "/api/v1/api-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
+pub async fn remove_api(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    At(token): At<TokenId>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(id, Command::RemoveApiToken(token)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The registries for which there are credentials.
+#[utoipa::path(get, path = "/api/v1/registries", responses((status = 200, body = List<RegistryView>)))]
+pub async fn list_registries(Reading(published): Reading) -> Json<List<RegistryView>> {
+    let view = |credentials: &RegistryCredentials| RegistryView {
+        registry: credentials.registry.clone(),
+        username: credentials.username.clone(),
+    };
+    Json(List { index: published.cluster.index, items: published.cluster.registries.values().map(view).collect() })
+}
+
+/// Sets the credentials of a registry.
+#[utoipa::path(put, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), request_body = PutRegistry, responses((status = 204)))]
+pub async fn put_registry(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    At(registry): At<String>,
+    Body(put): Body<PutRegistry>,
+) -> Result<StatusCode, ApiError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
+    if registry.is_empty()
+        || registry.len() > 255
+        || !registry.chars().all(allowed)
+        || put.username.len() > 255
+        || put.password.len() > 8192
+    {
+        return Err(Problem::new(Code::InvalidRequest, "The credentials were not stored")
+            .why("a registry is host[:port]; a user has at most 255 bytes, a password 8192")
+            .into());
+    }
+    let credentials = RegistryCredentials { registry, username: put.username, password: Secret::new(put.password) };
+    coordinator.consensus.write(id, Command::PutRegistry(credentials)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets the credentials of a registry.
+#[utoipa::path(delete, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), responses((status = 204)))]
+pub async fn remove_registry(
+    State(coordinator): State<Coordinator>,
+    WriteId(id): WriteId,
+    At(registry): At<String>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(id, Command::RemoveRegistry(registry)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

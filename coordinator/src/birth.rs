@@ -1,0 +1,173 @@
+//! How a cluster comes into being, and what a coordinator settles at its start.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use common::{
+    api::Access,
+    codec::Format,
+    error::{Code, Problem},
+    id::{ClusterId, MemberId},
+    name::Name,
+    secret::Secret,
+    token::{ApiToken, SecretHash, TokenId},
+};
+use coordinator_core::{
+    Command, RequestId,
+    command::{Authority, Genesis},
+};
+use link::{
+    file,
+    identity::{host_of_key, make_join_certificate, make_request, make_root, random_bytes, sign},
+    keyring::{Keyring, pending_key},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Config,
+    raft::{Consensus, StoreError, now},
+};
+
+const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1 };
+const GENESIS_FILE: &str = "genesis";
+
+/// What a new cluster is made of, on disk until it lies in the replicated state.
+#[derive(Serialize, Deserialize)]
+struct GenesisFile {
+    genesis: Genesis,
+    admin: (TokenId, SecretHash),
+}
+
+/// A new cluster's first host and its admin token, which is shown once.
+pub struct Newborn {
+    /// The first host's keyring, already on disk.
+    pub keyring: Keyring,
+    /// The admin token.
+    pub admin: ApiToken,
+}
+
+fn internal(what: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::InstallFailed, what).why(why.to_string())
+}
+
+/// Makes a cluster on this host. Nothing is shared yet: a crash before the end leaves a host that
+/// belongs to no cluster, and the next call begins anew.
+pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
+    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be made", why);
+    let cluster = ClusterId(random_bytes());
+    let member = MemberId(1);
+    let root = make_root(cluster, now()).map_err(|e| failed(&e))?;
+    let join = make_join_certificate(now()).map_err(|e| failed(&e))?;
+    let key = pending_key(&config.state).map_err(|e| failed(&e))?;
+    let host = host_of_key(&key).map_err(|e| failed(&e))?;
+    let request = make_request(&key).map_err(|e| failed(&e))?;
+    let certificate = sign(&root, cluster, &request, Some(member), now()).map_err(|e| failed(&e))?;
+    let admin = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
+    let genesis = Genesis {
+        cluster,
+        authority: Authority {
+            certificate: root.certificate.clone(),
+            key: root.key,
+            join_certificate: join.certificate,
+            join_key: join.key,
+        },
+        settings: config.settings,
+        member,
+        address: config.advertise,
+        host,
+        name: name.clone(),
+    };
+    let file = GenesisFile { genesis, admin: (admin.id, SecretHash::of(&admin.secret)) };
+    let bytes = GENESIS_FORMAT.seal(&file).map_err(|e| failed(&e))?;
+    file::replace(&config.state.join(GENESIS_FILE), &bytes).map_err(|e| failed(&e))?;
+    let keyring = Keyring {
+        cluster,
+        host,
+        member: Some(member),
+        name,
+        certificate,
+        key,
+        root: root.certificate,
+        coordinators: vec![config.advertise],
+        advertise: Some(config.advertise),
+    };
+    keyring.save(&config.state).map_err(|e| failed(&e))?;
+    Ok(Newborn { keyring, admin })
+}
+
+/// Brings a new cluster's first state into the group, if this member has it; again and again until
+/// it is there, for the process may die between any two steps.
+pub async fn finish(config: &Config, consensus: &Consensus) -> Result<(), Problem> {
+    let path = config.state.join(GENESIS_FILE);
+    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be made", why);
+    let Some(bytes) = file::read(&path).map_err(|e| failed(&e))? else { return Ok(()) };
+    let GenesisFile { genesis, admin: (id, secret) } = GENESIS_FORMAT.open(&bytes).map_err(|e| failed(&e))?;
+    consensus.found(genesis.address).await?;
+    let name = Name::parse("admin").expect("it is a name");
+    let commands =
+        [Command::Initialize(Box::new(genesis)), Command::PutApiToken { id, name, access: Access::Admin, secret }];
+    for command in commands {
+        match consensus.write(RequestId(random_bytes()), command).await {
+            Ok(_) => {}
+            Err(problem) if problem.code == Code::Conflict => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    remove(&path).map_err(|e| failed(&e))
+}
+
+/// The authority's key is in the replicated state now; a second copy only adds risk.
+fn remove(path: &Path) -> std::io::Result<()> {
+    std::fs::remove_file(path)
+}
+
+/// Tells the group when this member is reached somewhere else than before.
+pub async fn keep_address(consensus: Consensus, address: SocketAddr) {
+    loop {
+        let published = consensus.current();
+        let known = published.cluster.members.get(&consensus.me()).map(|member| member.address);
+        if known == Some(address) {
+            return;
+        }
+        if known.is_some() {
+            let command = Command::MemberAddress { member: consensus.me(), address };
+            if let Err(problem) = consensus.write(RequestId(random_bytes()), command).await {
+                tracing::warn!(%problem, "the new address could not be announced; trying again");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A store's error in four parts.
+pub fn store_problem(error: StoreError) -> Problem {
+    match &error {
+        StoreError::Corrupt { path, .. } => Problem::new(Code::StoreCorrupt, "This coordinator's store is damaged")
+            .why(error.to_string())
+            .fix("From another coordinator: wharf member rm <id>, then join this host with a new line")
+            .fix(format!("Keep {} as evidence; it is not touched", path.display())),
+        StoreError::Foreign { .. } => Problem::new(Code::StoreCorrupt, "The store is not this coordinator's")
+            .why(error.to_string())
+            .fix("Give this coordinator its own state folder"),
+        StoreError::Failed { .. } => Problem::new(Code::StoreFailed, "This coordinator's store cannot be used")
+            .why(error.to_string())
+            .fix("Free some space, or look at the disk: df -h, dmesg"),
+    }
+}
+
+/// A listening port that cannot be had, named with its holder.
+pub fn port_problem(address: SocketAddr, reason: &str) -> Problem {
+    let problem = Problem::new(Code::PortTaken, format!("Cannot listen on {address}"));
+    match link::socket::holder_of(address.port()) {
+        Some(holder) => problem
+            .why(format!("port {} is held by {holder}", address.port()))
+            .fix("Stop that process, or choose another port: wharf up --listen"),
+        None => problem.why(reason).fix("Choose another address: wharf up --listen"),
+    }
+}
+
+/// The host joined as a worker.
+pub fn not_a_coordinator(keyring: &Keyring) -> Problem {
+    Problem::new(Code::MemberRefused, format!("Host {} is no coordinator", keyring.name))
+        .why("it joined as a worker")
+        .fix("Run its agent: wharf agent")
+}

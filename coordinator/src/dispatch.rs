@@ -1,0 +1,122 @@
+//! The leader's side of the agents' sessions: what hosts should run goes out, what they observe
+//! comes in.
+
+pub mod lease;
+mod session;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use common::{
+    error::{Code, Problem},
+    id::HostId,
+    wire::{LogRequest, Open},
+};
+use link::{Connection, LinkError, Stream};
+
+pub use session::serve as serve_session;
+
+use crate::raft::Consensus;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The sessions that this member has with agents. Clones share them.
+#[derive(Clone)]
+pub struct Dispatch {
+    consensus: Consensus,
+    hosts: Arc<Mutex<HashMap<HostId, Live>>>,
+}
+
+/// A host that speaks with this member.
+struct Live {
+    connection: Connection,
+    /// Tells sessions of one host apart: the newest counts.
+    number: u64,
+    last_beat: Instant,
+    /// Whether it has reported all that it observes.
+    reported: bool,
+}
+
+impl Dispatch {
+    /// No sessions yet.
+    pub fn new(consensus: Consensus) -> Dispatch {
+        Dispatch { consensus, hosts: Arc::default() }
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<HostId, Live>> {
+        self.hosts.lock().expect("no panic while it is held")
+    }
+
+    /// Notes a new session; the host's older one ends.
+    fn begin(&self, host: HostId, connection: Connection) -> u64 {
+        let mut hosts = self.hosts();
+        let number = hosts.get(&host).map_or(0, |live| live.number + 1);
+        let live = Live { connection, number, last_beat: Instant::now(), reported: false };
+        if let Some(older) = hosts.insert(host, live) {
+            older.connection.close("a newer session of this host has begun");
+        }
+        number
+    }
+
+    /// Notes a sign of life; whether the session is still the newest.
+    fn beat(&self, host: HostId, number: u64) -> bool {
+        let mut hosts = self.hosts();
+        let live = hosts.get_mut(&host).filter(|live| live.number == number);
+        live.map(|live| live.last_beat = Instant::now()).is_some()
+    }
+
+    fn reported(&self, host: HostId, number: u64) {
+        if let Some(live) = self.hosts().get_mut(&host).filter(|live| live.number == number) {
+            live.reported = true;
+        }
+    }
+
+    /// When a host that has reported was heard last.
+    fn heard(&self, host: HostId) -> Option<Instant> {
+        self.hosts().get(&host).filter(|live| live.reported).map(|live| live.last_beat)
+    }
+
+    fn forget_all(&self) {
+        for (_, live) in self.hosts().drain() {
+            live.connection.close("this coordinator does not lead any more");
+        }
+    }
+
+    /// Opens a stream of an instance's output: from its agent if this member has its session, else
+    /// through the leader.
+    pub async fn logs(&self, request: LogRequest) -> Result<Stream, Problem> {
+        let cannot = |why: String| {
+            Problem::new(Code::Unreachable, format!("The output of {} cannot be read now", request.instance)).why(why)
+        };
+        let published = self.consensus.current();
+        let instance = published.cluster.instances.get(&request.instance);
+        let Some(host) = instance.map(|instance| instance.host) else {
+            return Err(Problem::new(Code::NotFound, format!("There is no instance {}", request.instance))
+                .fix("See which there are: wharf ps"));
+        };
+        let own = self.hosts().get(&host).map(|live| live.connection.clone());
+        let connection = match own {
+            Some(connection) => connection,
+            None if self.consensus.leadership().leads => {
+                return Err(cannot("its host has no session with the leader".into()));
+            }
+            None => {
+                let leader =
+                    self.consensus.leader_address().ok_or_else(|| cannot("the coordinators have no leader".into()))?;
+                let dialled =
+                    tokio::time::timeout(DIAL_TIMEOUT, self.consensus.callers().get(leader).connection()).await;
+                let dialled = dialled.unwrap_or(Err(LinkError::TimedOut(DIAL_TIMEOUT)));
+                dialled.map_err(|error| cannot(format!("the leader does not answer: {error}")))?
+            }
+        };
+        let opened = async {
+            let mut stream = connection.open().await?;
+            stream.outgoing.send(&Open::Logs(request.clone())).await?;
+            Ok::<Stream, LinkError>(stream)
+        };
+        opened.await.map_err(|error| cannot(error.to_string()))
+    }
+}

@@ -1,0 +1,254 @@
+//! One agent's session on the leader.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use common::{
+    assignment::Assignment,
+    error::{Code, Problem},
+    host::HostFacts,
+    id::{HostId, InstanceId},
+    report::Report,
+    wire::{Hello, ToAgent, ToCoordinator},
+};
+use coordinator_core::{Cluster, Command, Outcome, cluster::MemberState, view};
+use link::{Connection, LinkError, Stream};
+use tokio::sync::mpsc;
+use tracing::{Instrument, debug, info, info_span};
+
+use super::Dispatch;
+use crate::raft::NotProposed;
+
+/// Changes that come together are sent together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the host is refused: {}", .0.what)]
+    Refused(Problem),
+    #[error("this coordinator does not lead")]
+    NotLeader,
+    #[error("the agent went away")]
+    Gone,
+    #[error("a newer session took its place")]
+    Replaced,
+}
+
+impl From<NotProposed> for Ended {
+    fn from(_: NotProposed) -> Ended {
+        // What was not written is reported again in the next session.
+        Ended::NotLeader
+    }
+}
+
+/// Serves a session until it ends.
+pub async fn serve(dispatch: Dispatch, connection: Connection, hello: Hello, stream: Stream) {
+    let span = info_span!("session", host = %hello.host);
+    async {
+        let Stream { incoming, mut outgoing } = stream;
+        let mut session = Session {
+            dispatch: dispatch.clone(),
+            host: hello.host,
+            machine: hello.machine,
+            number: 0,
+            unknown: BTreeSet::new(),
+            sent: None,
+        };
+        let ended = session.run(connection, hello, incoming, &mut outgoing).await;
+        let farewell = match ended {
+            Ended::NotLeader => Some(ToAgent::Redirect { leader: dispatch.consensus.leader_address() }),
+            Ended::Refused(ref problem) => Some(ToAgent::Refused(problem.clone())),
+            Ended::Link(_) | Ended::Gone | Ended::Replaced => None,
+        };
+        info!(reason = %ended, "the session ended");
+        if let Some(farewell) = farewell {
+            // The agent may be gone already; it then finds out by itself.
+            let _ = outgoing.send(&farewell).await;
+            let _ = outgoing.finish().await;
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+struct Session {
+    dispatch: Dispatch,
+    host: HostId,
+    machine: [u8; 16],
+    number: u64,
+    /// Instances that the agent found and no assignment named.
+    unknown: BTreeSet<InstanceId>,
+    /// What was sent last.
+    sent: Option<Assignment>,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        connection: Connection,
+        hello: Hello,
+        mut incoming: link::connection::Receiver,
+        outgoing: &mut link::connection::Sender,
+    ) -> Ended {
+        let (said, mut heard) = mpsc::channel(16);
+        let reading = async move {
+            loop {
+                match incoming.receive::<ToCoordinator>().await {
+                    Ok(Some(message)) => {
+                        if said.send(message).await.is_err() {
+                            return Ended::Gone;
+                        }
+                    }
+                    Ok(None) => return Ended::Gone,
+                    Err(error) => return Ended::Link(error),
+                }
+            }
+        };
+        let speaking = async {
+            if let Err(ended) = self.greet(connection, hello.facts, outgoing).await {
+                return ended;
+            }
+            self.speak(&mut heard, outgoing).await.err().unwrap_or(Ended::Gone)
+        };
+        tokio::select! {
+            ended = speaking => ended,
+            ended = reading => ended,
+        }
+    }
+
+    async fn greet(
+        &mut self,
+        connection: Connection,
+        facts: HostFacts,
+        outgoing: &mut link::connection::Sender,
+    ) -> Result<(), Ended> {
+        let consensus = self.dispatch.consensus.clone();
+        if !consensus.leadership().leads {
+            return Err(Ended::NotLeader);
+        }
+        // A new leader must have applied all that was acknowledged before it judges containers.
+        let published = consensus.read().await.map_err(|_| Ended::NotLeader)?;
+        if !published.cluster.is_admitted(self.host) {
+            let removed = Problem::new(Code::HostRemoved, "This host is not part of the cluster any more")
+                .why("it was removed")
+                .fix("On the host: wharf uninstall, then join it with a new line");
+            return Err(Ended::Refused(removed));
+        }
+        self.put_facts(facts).await?;
+        self.number = self.dispatch.begin(self.host, connection);
+        let welcome = ToAgent::Welcome {
+            heartbeat: published.cluster.settings.heartbeat,
+            coordinators: coordinators(&published.cluster),
+        };
+        outgoing.send(&welcome).await?;
+        info!("a session has begun");
+        Ok(())
+    }
+
+    async fn speak(
+        &mut self,
+        heard: &mut mpsc::Receiver<ToCoordinator>,
+        outgoing: &mut link::connection::Sender,
+    ) -> Result<(), Ended> {
+        let mut published = self.dispatch.consensus.watch();
+        let mut leadership = self.dispatch.consensus.watch_leadership();
+        let mut known = coordinators(&published.borrow().cluster);
+        loop {
+            let cluster = published.borrow_and_update().cluster.clone();
+            self.send_assignment(&cluster, outgoing).await?;
+            let now_known = coordinators(&cluster);
+            if now_known != known {
+                known = now_known;
+                outgoing.send(&ToAgent::Coordinators(known.clone())).await?;
+            }
+            tokio::select! {
+                message = heard.recv() => self.hear(message.ok_or(Ended::Gone)?, outgoing).await?,
+                changed = published.changed() => {
+                    changed.map_err(|_| Ended::Gone)?;
+                    tokio::time::sleep(GATHER).await;
+                }
+                _ = leadership.changed() => {}
+            }
+            if !self.dispatch.consensus.leadership().leads {
+                return Err(Ended::NotLeader);
+            }
+        }
+    }
+
+    async fn send_assignment(
+        &mut self,
+        cluster: &Cluster,
+        outgoing: &mut link::connection::Sender,
+    ) -> Result<(), Ended> {
+        if !cluster.is_admitted(self.host) {
+            return Err(Ended::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster")));
+        }
+        let Some(assignment) = view::assignment(cluster, self.host, &self.unknown) else { return Ok(()) };
+        let same = |sent: &Assignment| sent.instances == assignment.instances && sent.surplus == assignment.surplus;
+        if self.sent.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        debug!(generation = assignment.generation, instances = assignment.instances.len(), "assignment sent");
+        outgoing.send(&ToAgent::Assignment(Box::new(assignment.clone()))).await?;
+        self.sent = Some(assignment);
+        Ok(())
+    }
+
+    async fn hear(&mut self, message: ToCoordinator, outgoing: &mut link::connection::Sender) -> Result<(), Ended> {
+        if !self.dispatch.beat(self.host, self.number) {
+            return Err(Ended::Replaced);
+        }
+        match message {
+            ToCoordinator::Beat { sent } => outgoing.send(&ToAgent::BeatAck { sent }).await?,
+            ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
+            ToCoordinator::Report { number, report } => {
+                self.put_report(report).await?;
+                self.dispatch.reported(self.host, self.number);
+                outgoing.send(&ToAgent::ReportAck { number }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_facts(&self, facts: HostFacts) -> Result<(), Ended> {
+        let published = self.dispatch.consensus.current();
+        let known = published.cluster.hosts.get(&self.host);
+        if known.is_some_and(|host| host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine)) {
+            return Ok(());
+        }
+        let command = Command::HostReported { host: self.host, facts, machine: self.machine };
+        match self.dispatch.consensus.propose(vec![command.into()]).await?.into_iter().next() {
+            Some(Outcome::Rejected(problem)) => Err(Ended::Refused(problem)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what differs from what is known; a report that says nothing new writes nothing.
+    async fn put_report(&mut self, report: Report) -> Result<(), Ended> {
+        let published = self.dispatch.consensus.current();
+        let differs = |(id, observed): &(InstanceId, common::instance::Observed)| {
+            published
+                .cluster
+                .instances
+                .get(id)
+                .is_some_and(|instance| instance.host == self.host && instance.observed != *observed)
+        };
+        let instances: Vec<_> = report.instances.into_iter().filter(differs).collect();
+        self.unknown = report.unknown;
+        if !instances.is_empty() {
+            self.dispatch.consensus.propose(vec![Command::Observe { host: self.host, instances }.into()]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn coordinators(cluster: &Cluster) -> Vec<SocketAddr> {
+    cluster
+        .members
+        .values()
+        .filter(|member| member.state == MemberState::Present)
+        .map(|member| member.address)
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! The one loop that places: on the leader, whenever something that it depends on has changed.
+
+use std::time::Duration;
+
+use coordinator_core::{Cluster, Outcome, Plan, Proposal, plan};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::raft::{Consensus, now};
+
+/// Changes that come together are planned together.
+const GATHER: Duration = Duration::from_millis(10);
+/// How often is planned even if nothing seems to have changed.
+const TICK: Duration = Duration::from_secs(30);
+/// Most commands in one proposal.
+const CHUNK: usize = 200;
+
+/// Plans for as long as it is awaited.
+pub async fn run(consensus: Consensus) {
+    let mut published = consensus.watch();
+    let mut leadership = consensus.watch_leadership();
+    let mut planned: Option<Cluster> = None;
+    let mut wake = Instant::now();
+    loop {
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            changed = leadership.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // A new leader knows nothing of what the old one had planned.
+                planned = None;
+            }
+            () = tokio::time::sleep_until(wake) => planned = None,
+        }
+        tokio::time::sleep(GATHER).await;
+        if !consensus.leadership().leads {
+            wake = Instant::now() + TICK;
+            continue;
+        }
+        let cluster = published.borrow_and_update().cluster.clone();
+        if planned.as_ref().is_some_and(|before| same_work(before, &cluster)) {
+            continue;
+        }
+        let at = now();
+        let plan = plan(&cluster, at);
+        wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
+        planned = propose(&consensus, plan).await.then_some(cluster);
+    }
+}
+
+/// Whether nothing that a plan depends on differs; a pointer's comparison for each map.
+fn same_work(before: &Cluster, after: &Cluster) -> bool {
+    before.stacks.ptr_eq(&after.stacks)
+        && before.hosts.ptr_eq(&after.hosts)
+        && before.instances.ptr_eq(&after.instances)
+        && before.slots.ptr_eq(&after.slots)
+        && before.settings == after.settings
+}
+
+/// Proposes what a plan says; whether all of it was decided upon.
+async fn propose(consensus: &Consensus, plan: Plan) -> bool {
+    for chunk in plan.commands.chunks(CHUNK) {
+        let proposals: Vec<Proposal> = chunk.iter().cloned().map(Proposal::from).collect();
+        match consensus.propose(proposals).await {
+            Ok(outcomes) => {
+                for problem in outcomes
+                    .iter()
+                    .filter_map(|outcome| if let Outcome::Rejected(problem) = outcome { Some(problem) } else { None })
+                {
+                    debug!(%problem, "a command no longer fitted");
+                }
+            }
+            Err(reason) => {
+                warn!(%reason, "the plan could not be proposed; planning again");
+                return false;
+            }
+        }
+    }
+    true
+}

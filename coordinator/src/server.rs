@@ -1,0 +1,273 @@
+//! The listening sides: peers by QUIC, people and joining hosts by HTTPS.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use common::{
+    codec,
+    error::{Code, Problem},
+    wire::{LogFrame, Open, PeerIdentity, Renewed},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use link::{Connection, LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tower::Service;
+use tracing::{debug, error, warn};
+
+use crate::{
+    Coordinator, api, dispatch,
+    raft::{MemberCall, now},
+};
+
+/// HTTPS connections at a time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HEADERS: usize = 32 << 10;
+
+/// Which certificate a connection was made with: the door decides what may be asked through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The join key, which every install line pins: the join script and the binary alone.
+    Join,
+    /// A coordinator's own certificate: the API.
+    Api,
+}
+
+/// Serves agents and other coordinators.
+pub async fn serve_peers(coordinator: Coordinator, transport: Arc<dyn Transport>) {
+    let mut connections = JoinSet::new();
+    while let Some(connection) = transport.accept().await {
+        connections.spawn(serve_connection(coordinator.clone(), connection));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve_connection(coordinator: Coordinator, connection: Connection) {
+    let mut streams = JoinSet::new();
+    while let Ok(stream) = connection.accept().await {
+        let (coordinator, connection) = (coordinator.clone(), connection.clone());
+        streams.spawn(async move {
+            if let Err(error) = serve_stream(coordinator, connection, stream).await {
+                debug!(%error, "a stream ended early");
+            }
+        });
+        while streams.try_join_next().is_some() {}
+    }
+}
+
+async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stream: Stream) -> Result<(), LinkError> {
+    let Some(open) = stream.incoming.receive::<Open>().await? else { return Ok(()) };
+    let peer = connection.peer();
+    if !open.allowed_for(&peer) {
+        warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
+        connection.close("this is not allowed for you");
+        return Ok(());
+    }
+    match open {
+        Open::Session(hello) => {
+            dispatch::serve_session(coordinator.dispatch, connection, hello, stream).await;
+            Ok(())
+        }
+        Open::Renew(request) => {
+            stream.outgoing.send(&renew(&coordinator, &peer, &request)).await?;
+            stream.outgoing.finish().await
+        }
+        Open::Member(call) => {
+            let answer = coordinator.consensus.answer(codec::decode::<MemberCall>(&call)?).await;
+            stream.outgoing.send(&answer).await?;
+            stream.outgoing.finish().await
+        }
+        Open::Logs(request) => match coordinator.dispatch.logs(request).await {
+            Ok(source) => relay(source, stream).await,
+            Err(problem) => {
+                stream.outgoing.send(&LogFrame::Failed(problem)).await?;
+                stream.outgoing.finish().await
+            }
+        },
+    }
+}
+
+/// Passes frames on until either side ends.
+async fn relay(mut source: Stream, mut sink: Stream) -> Result<(), LinkError> {
+    let passing = async {
+        while let Some(frame) = source.incoming.receive::<LogFrame>().await? {
+            sink.outgoing.send(&frame).await?;
+        }
+        sink.outgoing.finish().await
+    };
+    tokio::select! {
+        passed = passing => passed,
+        _ = sink.incoming.receive::<()>() => Ok(()),
+    }
+}
+
+fn renew(coordinator: &Coordinator, peer: &PeerIdentity, request: &[u8]) -> Renewed {
+    let refuse =
+        |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate is not renewed").why(why));
+    let published = coordinator.consensus.current();
+    let Some(identity) = &published.cluster.identity else { return refuse("the cluster is not made yet".into()) };
+    if !published.cluster.is_admitted(peer.host) {
+        return Renewed::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster"));
+    }
+    match link::identity::host_of_request(request) {
+        Ok(host) if host == peer.host => {}
+        Ok(_) => return refuse("the request is for another host's key".into()),
+        Err(error) => return refuse(error.to_string()),
+    }
+    let member = published.cluster.member_on(peer.host);
+    let root = api::root_of(&identity.authority);
+    sign(&root, identity.id, request, member, now())
+        .map_or_else(|error| refuse(error.to_string()), Renewed::Certificate)
+}
+
+/// The certificates of the HTTPS side, picked by the name that the client asks for.
+#[derive(Debug)]
+struct Certificates {
+    own: RwLock<Arc<CertifiedKey>>,
+    join: RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.server_name().is_some_and(|name| name.ends_with(".wharf")) {
+            return Some(self.own.read().expect("no panic while it is held").clone());
+        }
+        self.join.read().expect("no panic while it is held").clone()
+    }
+}
+
+fn certified(chain: &[&[u8]], key: &[u8]) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
+}
+
+fn own_certificate(keyring: &Keyring) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    certified(&[&keyring.certificate, &keyring.root], keyring.key.expose())
+}
+
+/// Serves people and joining hosts.
+pub async fn serve_https(
+    coordinator: Coordinator,
+    listener: TcpListener,
+    state: PathBuf,
+    keyring: Keyring,
+    renewed: watch::Receiver<()>,
+) {
+    let own = match own_certificate(&keyring) {
+        Ok(own) => own,
+        Err(error) => return error!(%error, "the coordinator's certificate cannot be used; HTTPS is off"),
+    };
+    let certificates = Arc::new(Certificates { own: RwLock::new(own), join: RwLock::new(None) });
+    let keeping = keep_certificates(coordinator.clone(), certificates.clone(), state, renewed);
+    tokio::select! {
+        () = keeping => {}
+        () = accept(coordinator, listener, certificates) => {}
+    }
+}
+
+/// Takes up the join key as soon as it is in the replicated state, and own certificates as they
+/// are renewed.
+async fn keep_certificates(
+    coordinator: Coordinator,
+    certificates: Arc<Certificates>,
+    state: PathBuf,
+    mut renewed: watch::Receiver<()>,
+) {
+    let mut published = coordinator.consensus.watch();
+    if let Ok(made) =
+        published.wait_for(|published| published.cluster.identity.is_some()).await.map(|published| published.clone())
+        && let Some(identity) = &made.cluster.identity
+    {
+        let authority = &identity.authority;
+        match certified(&[&authority.join_certificate], authority.join_key.expose()) {
+            Ok(join) => *certificates.join.write().expect("no panic while it is held") = Some(join),
+            Err(error) => error!(%error, "the join key cannot be used; hosts cannot join here"),
+        }
+    }
+    while renewed.changed().await.is_ok() {
+        let loaded = Keyring::load(&state).ok().flatten().and_then(|keyring| own_certificate(&keyring).ok());
+        match loaded {
+            Some(own) => *certificates.own.write().expect("no panic while it is held") = own,
+            None => error!("the renewed certificate cannot be used"),
+        }
+    }
+    std::future::pending().await
+}
+
+async fn accept(coordinator: Coordinator, listener: TcpListener, certificates: Arc<Certificates>) {
+    let tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    let mut tls = tls;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let router = api::router(coordinator);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: others will end soon.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        connections.spawn(async move {
+            serve_http(acceptor, stream, remote, router).await;
+            drop(permit);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve_http(acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream, remote: SocketAddr, router: axum::Router) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%remote, %error, "a socket option was refused");
+    }
+    let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await else {
+        return debug!(%remote, "a TLS handshake failed");
+    };
+    let name = stream.get_ref().1.server_name();
+    let door = if name.is_some_and(|name| name.ends_with(".wharf")) { Door::Api } else { Door::Join };
+    let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(door);
+        request.extensions_mut().insert(api::ClientAddress(remote.ip().to_canonical()));
+        router.clone().call(request)
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADERS);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADERS as u32)
+        .max_concurrent_streams(256)
+        .keep_alive_interval(Duration::from_secs(20));
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await {
+        debug!(%remote, %error, "an HTTPS connection ended early");
+    }
+}
