@@ -1,18 +1,14 @@
 //! The loop of a host: look, decide, act, tell.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use agent_core::{Action, ActionResult, Memory, Situation, reconcile};
 use common::{
     assignment::{AssignedInstance, Assignment},
     id::{BootId, InstanceId},
     report::Report,
-    time::Timestamp,
 };
+use link::clock::now;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -177,10 +173,4 @@ fn word(action: &Action) -> &'static str {
         Action::Stop { .. } => "stop",
         Action::Remove { .. } => "remove",
     }
-}
-
-/// This host's clock.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis().try_into().unwrap_or(u64::MAX))
 }

@@ -1,5 +1,6 @@
 //! Certificates renew themselves: at half of their life, from any coordinator.
 
+use link::clock::now;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use common::wire::{Open, Renewed};
@@ -12,8 +13,6 @@ use link::{
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
-
-use crate::reconciler::now;
 
 const CHECK: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(60);

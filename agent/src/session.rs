@@ -1,5 +1,6 @@
 //! The agent's side of a session: find the leader, introduce yourself, report, obey.
 
+use link::clock::now;
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{Config, facts, logs, reconciler::now, runtime::ContainerRuntime};
+use crate::{Config, facts, logs, runtime::ContainerRuntime};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

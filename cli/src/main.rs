@@ -1,3 +1,51 @@
 //! The `wharf` binary.
 
-fn main() {}
+mod args;
+mod client;
+mod commands;
+mod context;
+mod host;
+mod output;
+mod pinned;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    log(&args);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("✗ The runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(commands::run(args)) {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            output::problem(&problem);
+            ExitCode::from(output::exit_code(problem.code))
+        }
+    }
+}
+
+fn log(args: &args::Args) {
+    let level = match (args.command.is_service(), args.verbose) {
+        (_, true) => LevelFilter::DEBUG,
+        (true, false) => LevelFilter::INFO,
+        (false, false) => LevelFilter::ERROR,
+    };
+    // openraft and quinn tell much that only their authors need.
+    let ours = tracing_subscriber::filter::Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_targets(
+            ["wharf", "agent", "agent_core", "coordinator", "coordinator_core", "link"].map(|target| (target, level)),
+        )
+        .with_target("openraft", LevelFilter::ERROR);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::colour());
+    tracing_subscriber::registry().with(lines.with_filter(ours)).init();
+}

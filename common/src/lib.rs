@@ -21,5 +21,6 @@ pub mod api;
 pub mod base32;
 pub mod codec;
 pub mod error;
+pub mod hex;
 pub mod token;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! How a cluster comes into being, and what a coordinator settles at its start.
 
+use link::clock::now;
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use common::{
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Config,
-    raft::{Consensus, StoreError, now},
+    raft::{Consensus, StoreError},
 };
 
 const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1 };

@@ -1,6 +1,7 @@
 //! How hosts come in: the pasted line, the script that it fetches, the exchange of a token for a
 //! certificate.
 
+use link::clock::now;
 use std::{
     fs::File,
     io::{self, Read},
@@ -12,6 +13,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
+    hex,
     time::{Span, Timestamp},
     token::{JoinRole, Pin},
 };
@@ -19,7 +21,7 @@ use coordinator_core::{Cluster, Command, Outcome, RequestId, command::Admission}
 use link::identity::{host_of_request, join_proof, pin_of, random_bytes, sign};
 use sha2::{Digest, Sha256};
 
-use crate::{Coordinator, api::root_of, raft::now};
+use crate::{Coordinator, api::root_of};
 
 /// How far the clocks of host and coordinator may be apart.
 const MAX_SKEW: Span = Span::minutes(10);
@@ -56,26 +58,13 @@ impl Binary {
                 read => hasher.update(&buffer[..read]),
             }
         }
-        Ok(self.sha256.get_or_init(|| hex(&hasher.finalize())))
+        Ok(self.sha256.get_or_init(|| hex::encode(&hasher.finalize())))
     }
 
     /// The name that `uname -m` has for what it runs on.
     pub fn architecture() -> &'static str {
         std::env::consts::ARCH
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads lower-case hexadecimal.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 /// The pin of the join key, as curl writes it.
@@ -97,7 +86,7 @@ pub fn install_line(pin: &str, coordinator: SocketAddr, token: &str) -> String {
 
 /// The same for hosts that cannot take that line.
 pub fn other_ways(script: &str, coordinator: SocketAddr, token: &str) -> Vec<String> {
-    let sum = hex(&Sha256::digest(script));
+    let sum = hex::encode(&Sha256::digest(script));
     vec![
         format!(
             "without pinning in curl: f=$(mktemp); wget -q --no-check-certificate -O $f https://{coordinator}/join && echo \"{sum}  $f\" | sha256sum -c - && sudo sh $f {token}"
@@ -137,13 +126,13 @@ pub async fn admit(
     let cluster = &published.cluster;
     let identity = cluster.identity.as_ref().ok_or_else(crate::raft::no_leader)?;
     check_clock(request.clock, now())?;
-    let csr = unhex(&request.csr)
+    let csr = hex::decode(&request.csr)
         .filter(|csr| csr.len() <= 4096)
         .ok_or_else(|| refuse("it is not hexadecimal, or too long".into()))?;
     let host = host_of_request(&csr).map_err(|e| refuse(e.to_string()))?;
     let record = cluster.join_tokens.get(&request.token);
     let proven = record.is_some_and(|record| {
-        unhex(&request.proof)
+        hex::decode(&request.proof)
             .is_some_and(|given| same(&given, &join_proof(&record.secret, &csr, identity.id, &request.nonce)))
     });
     let Some(record) = record.filter(|_| proven) else {
@@ -225,12 +214,5 @@ mod tests {
             assert!(status.is_ok(), "cut at {cut}");
         }
         assert!(SCRIPT.trim_end().ends_with("main \"$@\""), "everything is inside main, called on the last line");
-    }
-
-    #[test]
-    fn hexadecimal_is_read_back() {
-        assert_eq!(unhex(&hex(&[0, 255, 16])), Some(vec![0, 255, 16]));
-        assert_eq!(unhex("abc"), None);
-        assert_eq!(unhex("zz"), None);
     }
 }

@@ -1,12 +1,13 @@
 //! The one loop that places: on the leader, whenever something that it depends on has changed.
 
+use link::clock::now;
 use std::time::Duration;
 
 use coordinator_core::{Cluster, Outcome, Plan, Proposal, plan};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::raft::{Consensus, now};
+use crate::raft::Consensus;
 
 /// Changes that come together are planned together.
 const GATHER: Duration = Duration::from_millis(10);

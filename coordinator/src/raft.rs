@@ -35,7 +35,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use batch::now;
 pub use network::{MemberAnswer, MemberCall};
 pub use state_machine::Published;
 pub use store::StoreError;

@@ -1,5 +1,6 @@
 //! The listening sides: peers by QUIC, people and joining hosts by HTTPS.
 
+use link::clock::now;
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -31,10 +32,7 @@ use tokio::{
 use tower::Service;
 use tracing::{debug, error, warn};
 
-use crate::{
-    Coordinator, api, dispatch,
-    raft::{MemberCall, now},
-};
+use crate::{Coordinator, api, dispatch, raft::MemberCall};
 
 /// HTTPS connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;

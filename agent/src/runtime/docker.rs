@@ -1,5 +1,6 @@
 //! Docker Engine, by its API.
 
+pub mod cleanup;
 mod render;
 
 use std::{

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use agent_core::{ActionResult, Container, ContainerState};
@@ -12,9 +11,10 @@ use common::{
     assignment::AssignedInstance,
     id::InstanceId,
     instance::Health,
-    time::{Span, Timestamp},
+    time::Span,
     wire::{LogFrame, LogRequest},
 };
+use link::clock::now;
 use tokio::sync::{Notify, mpsc};
 
 use super::{ContainerRuntime, EngineVersion};
@@ -82,11 +82,6 @@ impl Fake {
         self.changed.notify_one();
         ActionResult::Done
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
 #[async_trait]

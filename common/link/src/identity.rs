@@ -211,6 +211,14 @@ pub fn cluster_of(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     named.ok_or_else(|| IdentityError::Malformed { what: "certificate", reason: "it is not a coordinator's".into() })
 }
 
+/// The cluster that a root certificate is of, by its name `wharf <cluster>`.
+pub fn cluster_of_root(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
+    let parsed = parse_certificate(certificate)?;
+    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    let cluster = name.and_then(|name| name.strip_prefix("wharf ")?.parse().ok());
+    cluster.ok_or_else(|| IdentityError::Malformed { what: "certificate", reason: "it is no cluster's root".into() })
+}
+
 /// When a certificate begins and ends.
 pub fn validity_of(certificate: &[u8]) -> Result<(Timestamp, Timestamp), IdentityError> {
     let parsed = parse_certificate(certificate)?;

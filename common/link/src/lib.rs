@@ -6,6 +6,7 @@
 //! [`common::wire`].
 
 pub mod call;
+pub mod clock;
 pub mod connection;
 pub mod file;
 pub mod identity;

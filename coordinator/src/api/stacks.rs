@@ -1,5 +1,6 @@
 //! Stacks and their services.
 
+use link::clock::now;
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
@@ -15,7 +16,7 @@ use super::{
     ApiError,
     extract::{At, Body, Reading, WriteId},
 };
-use crate::{Coordinator, raft::now};
+use crate::Coordinator;
 
 /// All stacks of an environment.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks", params(("environment" = String, Path)), responses((status = 200, body = List<StackView>)))]

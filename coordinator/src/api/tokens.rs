@@ -1,5 +1,6 @@
 //! Join tokens, API tokens and registries: who may come in, who may ask, who we are elsewhere.
 
+use link::clock::now;
 use std::net::IpAddr;
 
 use axum::{Json, extract::State, http::StatusCode};
@@ -25,10 +26,7 @@ use super::{
     ApiError,
     extract::{At, Body, Reading, WriteId},
 };
-use crate::{
-    Coordinator, join,
-    raft::{no_leader, now},
-};
+use crate::{Coordinator, join, raft::no_leader};
 
 const WORKER_TTL: Span = Span::minutes(60);
 const COORDINATOR_TTL: Span = Span::minutes(15);

@@ -1,13 +1,13 @@
 //! Which hosts are believed alive. The timers live in the leader's memory and begin anew with each
 //! leader; only what changes is written.
 
+use link::clock::now;
 use std::time::{Duration, Instant};
 
 use common::{api::Settings, host::Liveness};
 use coordinator_core::{Command, Proposal};
 
 use super::Dispatch;
-use crate::raft::now;
 
 /// Keeps the leases for as long as it is awaited.
 pub async fn run(dispatch: Dispatch) {

@@ -1,13 +1,10 @@
 //! Many commands in one Raft entry. openraft waits for the disk with every single write, so without
 //! this each client would wait for everybody's disk.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
-use common::time::Timestamp;
 use coordinator_core::{Batch, Command, Outcome, Proposal};
+use link::clock::now;
 use openraft::Raft;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -96,10 +93,4 @@ async fn write(raft: Raft<TypeConfig>, gathered: Vec<Waiting>, permit: OwnedSema
         // An author that went away no longer wants its outcomes.
         drop(answer.send(Ok(outcomes.by_ref().take(length).collect())));
     }
-}
-
-/// This host's clock.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis().try_into().unwrap_or(u64::MAX))
 }

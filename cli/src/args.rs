@@ -1,0 +1,415 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use common::{name::Name, time::Span, token::TokenId};
+
+/// Where the state of a host lies.
+pub const STATE: &str = "/var/lib/wharf";
+/// Where a coordinator listens.
+pub const LISTEN: &str = "0.0.0.0:7443";
+
+/// Turns any number of Docker hosts into a private platform.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, disable_help_subcommand = true)]
+pub struct Args {
+    /// The cluster to speak with; see wharf ctx ls.
+    #[arg(long, global = true, env = "WHARF_CONTEXT")]
+    pub context: Option<String>,
+    /// How results are printed.
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub output: Format,
+    /// Answer every question with yes.
+    #[arg(short, long, global = true, env = "WHARF_YES", value_parser = clap::builder::BoolishValueParser::new(), default_missing_value = "true", num_args = 0)]
+    pub yes: bool,
+    /// Tell more of what happens.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// More columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Names alone.
+    Name,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the platform on this host, or whatever this host has joined as.
+    Up(Up),
+    /// Run this host's coordinator alone.
+    Coordinator(Service),
+    /// Run, install or reset this host's agent.
+    Agent(AgentArgs),
+    /// Remove wharf from this host; Docker itself is left alone.
+    Uninstall(Uninstall),
+    /// Make a stack what its compose file says.
+    Deploy(Deploy),
+    /// Show what deploying would change; exit code 1 if anything.
+    #[command(visible_alias = "plan")]
+    Diff(Files),
+    /// List stacks and their services.
+    Ls,
+    /// List instances.
+    Ps {
+        /// Only this stack, or this service: stack[/service].
+        target: Option<String>,
+    },
+    /// Show the output of instances.
+    Logs(Logs),
+    /// Remove a stack; its volumes stay.
+    Rm {
+        /// The stack.
+        stack: Name,
+        /// Wait until its last instance is gone, at most this long.
+        #[arg(long, default_value = "5m")]
+        wait: Span,
+    },
+    /// Change the number of instances: stack/service=number.
+    Scale {
+        /// What to scale, for example shop/web=3.
+        target: String,
+    },
+    /// Hosts.
+    #[command(subcommand)]
+    Host(Host),
+    /// Coordinators.
+    #[command(subcommand)]
+    Member(Member),
+    /// API tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// Credentials of image registries.
+    #[command(subcommand)]
+    Registry(Registry),
+    /// Clusters that this command line knows.
+    #[command(subcommand)]
+    Ctx(Ctx),
+    /// What happened, and why.
+    Events {
+        /// Only what is about this: a stack, service, instance or host id.
+        subject: Option<String>,
+        /// Go on as events happen.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// The cluster's state and settings.
+    Status,
+    /// Versions of this command line and of the cluster.
+    Version {
+        /// Only this command line's.
+        #[arg(long)]
+        client: bool,
+    },
+    /// Explain the code of a problem, for example E0107.
+    Explain {
+        /// The code.
+        code: String,
+    },
+    /// Print the completions of a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether it runs until it is stopped.
+    pub fn is_service(&self) -> bool {
+        match self {
+            Command::Up(up) => !up.detach,
+            Command::Coordinator(_) => true,
+            Command::Agent(agent) => matches!(agent.command, AgentCommand::Run(_)),
+            _ => false,
+        }
+    }
+}
+
+/// How a host's service runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Service {
+    /// The folder of its state.
+    #[arg(long, default_value = STATE, env = "WHARF_STATE")]
+    pub state: PathBuf,
+    /// Where the coordinator listens.
+    #[arg(long, default_value = LISTEN)]
+    pub listen: SocketAddr,
+    /// Where others reach the coordinator; found by itself if absent.
+    #[arg(long)]
+    pub advertise: Option<SocketAddr>,
+    /// Docker's socket.
+    #[arg(long, default_value = agent::runtime::docker::SOCKET)]
+    pub docker: String,
+}
+
+/// Start the platform.
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    /// How it runs.
+    #[command(flatten)]
+    pub service: Service,
+    /// The host's name; its own if absent.
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// Return when it runs; its output goes to a file in the state folder.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// The time between two heartbeats of a host.
+    #[arg(long)]
+    pub heartbeat: Option<Span>,
+    /// Silence after which a host gets nothing new.
+    #[arg(long)]
+    pub suspect_after: Option<Span>,
+    /// Silence after which a host counts as down.
+    #[arg(long)]
+    pub down_after: Option<Span>,
+    /// Silence after which a host's instances run elsewhere.
+    #[arg(long)]
+    pub lost_after: Option<Span>,
+}
+
+/// The agent of this host.
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    /// What to do; running it if nothing is said.
+    #[command(subcommand)]
+    pub command: AgentCommand,
+}
+
+/// What can be done with the agent.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Run it.
+    Run(Service),
+    /// Join this host to a cluster: what the pasted line does in the end.
+    Install(Install),
+    /// Forget who this host is; the next join makes a new identity.
+    ResetIdentity {
+        /// The folder of its state.
+        #[arg(long, default_value = STATE, env = "WHARF_STATE")]
+        state: PathBuf,
+    },
+}
+
+/// Join a host.
+#[derive(Debug, clap::Args)]
+pub struct Install {
+    /// A coordinator.
+    #[arg(long)]
+    pub coordinator: SocketAddr,
+    /// The join token; better given by --token-file.
+    #[arg(long, conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// A file with the join token; - is standard input.
+    #[arg(long)]
+    pub token_file: Option<PathBuf>,
+    /// The name that the host would like; its own if absent.
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// How it will run.
+    #[command(flatten)]
+    pub service: Service,
+    /// Leave another cluster first.
+    #[arg(long)]
+    pub leave_first: bool,
+    /// Where the binary goes.
+    #[arg(long, default_value = "/usr/local/bin/wharf")]
+    pub binary: PathBuf,
+    /// Stay in the foreground instead of installing a service.
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// Remove wharf from this host.
+#[derive(Debug, clap::Args)]
+pub struct Uninstall {
+    /// The folder of its state.
+    #[arg(long, default_value = STATE, env = "WHARF_STATE")]
+    pub state: PathBuf,
+    /// Docker's socket.
+    #[arg(long, default_value = agent::runtime::docker::SOCKET)]
+    pub docker: String,
+    /// The binary to remove.
+    #[arg(long, default_value = "/usr/local/bin/wharf")]
+    pub binary: PathBuf,
+    /// Remove the volumes of its stacks too: their data is lost.
+    #[arg(long)]
+    pub purge_volumes: bool,
+}
+
+/// Compose files and the stack that they are for.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Files {
+    /// The compose files; later ones override earlier ones.
+    #[arg(short, long = "file")]
+    pub files: Vec<PathBuf>,
+    /// The stack's name; the file's, or the folder's, if absent.
+    #[arg(short, long)]
+    pub name: Option<Name>,
+}
+
+/// Deploy a stack.
+#[derive(Debug, clap::Args)]
+pub struct Deploy {
+    /// The files.
+    #[command(flatten)]
+    pub files: Files,
+    /// Return when it is accepted.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// How long to wait until everything runs.
+    #[arg(long, default_value = "10m")]
+    pub wait: Span,
+}
+
+/// Show output.
+#[derive(Debug, clap::Args)]
+pub struct Logs {
+    /// A service or an instance: stack/service, or stack/service/slot.incarnation.
+    pub target: String,
+    /// Go on as output appears.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The number of last lines of each instance; all if absent.
+    #[arg(short, long)]
+    pub tail: Option<u32>,
+}
+
+/// Commands on hosts.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// Print the line that joins a host.
+    Add {
+        /// The host becomes a coordinator too.
+        #[arg(long)]
+        coordinator: bool,
+        /// How long the line is good.
+        #[arg(long)]
+        ttl: Option<Span>,
+        /// How many hosts it admits.
+        #[arg(long)]
+        uses: Option<u32>,
+        /// A label for the hosts, key=value; may be repeated.
+        #[arg(long = "label")]
+        labels: Vec<String>,
+        /// The range of addresses that they may join from.
+        #[arg(long)]
+        cidr: Option<String>,
+    },
+    /// List hosts.
+    Ls,
+    /// Everything about a host, as JSON.
+    Inspect {
+        /// Its name or id.
+        host: String,
+    },
+    /// Set the labels of a host; the whole set.
+    Label {
+        /// Its name or id.
+        host: String,
+        /// The labels, key=value.
+        labels: Vec<String>,
+    },
+    /// Remove a host: its certificate is refused and its instances are replaced.
+    Rm {
+        /// Its name or id.
+        host: String,
+    },
+    /// List the join tokens.
+    Tokens,
+    /// Revoke a join token.
+    Revoke {
+        /// The token's id.
+        token: TokenId,
+    },
+}
+
+/// Commands on coordinators.
+#[derive(Debug, Subcommand)]
+pub enum Member {
+    /// List the coordinators.
+    Ls,
+    /// Print the line that joins a host as a coordinator.
+    Add,
+    /// Remove a coordinator from the group; its host stays.
+    Rm {
+        /// Its number.
+        member: u64,
+    },
+}
+
+/// Commands on API tokens.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// List the tokens.
+    Ls,
+    /// Make a token; it is shown once.
+    Create {
+        /// What it is for.
+        name: Name,
+        /// Whether it may only read.
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// End a token.
+    Rm {
+        /// Its id.
+        token: TokenId,
+    },
+}
+
+/// Commands on registries.
+#[derive(Debug, Subcommand)]
+pub enum Registry {
+    /// List the registries with credentials.
+    Ls,
+    /// Set credentials; the password is read from standard input.
+    Set {
+        /// The registry, host[:port]; docker.io for Docker Hub.
+        registry: String,
+        /// The user.
+        username: String,
+    },
+    /// Forget credentials.
+    Rm {
+        /// The registry.
+        registry: String,
+    },
+}
+
+/// Commands on contexts.
+#[derive(Debug, Subcommand)]
+pub enum Ctx {
+    /// List the clusters.
+    Ls,
+    /// Choose a cluster.
+    Use {
+        /// Its name here.
+        name: String,
+    },
+    /// Add a cluster; the token is read from standard input.
+    Add {
+        /// Its name here.
+        name: String,
+        /// Its coordinators.
+        #[arg(long = "server", required = true)]
+        servers: Vec<SocketAddr>,
+        /// Its root certificate (PEM), as GET /ca gives it.
+        #[arg(long)]
+        ca: PathBuf,
+    },
+}

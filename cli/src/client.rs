@@ -1,0 +1,191 @@
+//! The HTTP side of the command line: one request at a time, to whichever coordinator answers.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::{
+    api::ProblemDocument,
+    error::{Code, Problem},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use link::identity::coordinator_name;
+use rustls::{ClientConfig, pki_types::ServerName};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::TcpStream;
+
+use crate::{context::Context, pinned};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// A cluster's API.
+pub struct Client {
+    tls: Arc<ClientConfig>,
+    servers: Vec<SocketAddr>,
+    name: String,
+    token: Option<String>,
+}
+
+/// Why one coordinator could not be asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// No connection, or it broke before anything was answered.
+    Unreachable(String),
+    /// Its certificate is not the right one.
+    Certificate(String),
+}
+
+impl Client {
+    /// The API of a context's cluster.
+    pub fn of_context(context: &Context) -> Result<Client, Problem> {
+        let unusable =
+            |why: String| Problem::new(Code::InvalidRequest, "The context's root certificate cannot be used").why(why);
+        let root = pem::parse(&context.authority).map_err(|e| unusable(e.to_string()))?;
+        let tls = pinned::by_root(root.contents()).map_err(|e| unusable(e.to_string()))?;
+        Ok(Client {
+            tls: Arc::new(tls),
+            servers: context.servers.clone(),
+            name: coordinator_name(context.cluster),
+            token: Some(context.token.clone()),
+        })
+    }
+
+    /// The API of a coordinator that is not trusted yet; `tls` says what it must prove.
+    pub fn before_trust(server: SocketAddr, tls: ClientConfig) -> Client {
+        Client { tls: Arc::new(tls), servers: vec![server], name: "coordinator.wharf".to_owned(), token: None }
+    }
+
+    /// Asks for a value.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
+        read(self.send(Method::GET, path, Bytes::new()).await?).await
+    }
+
+    /// Sends a value and gets one.
+    pub async fn send_json<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Problem> {
+        read(self.send(method, path, json(body)?).await?).await
+    }
+
+    /// Sends a value and gets nothing.
+    pub async fn put<B: Serialize>(&self, path: &str, body: &B) -> Result<(), Problem> {
+        self.send(Method::PUT, path, json(body)?).await.map(drop)
+    }
+
+    /// Removes something.
+    pub async fn delete(&self, path: &str) -> Result<(), Problem> {
+        self.send(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
+    /// Sends a request; every answer but a success is a problem. Writes carry a key, so that the
+    /// next coordinator can be asked when one breaks off in the middle.
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Problem> {
+        let key = (method != Method::GET).then(|| common::base32::encode(&link::identity::random_bytes::<16>()));
+        let mut causes = Vec::new();
+        for server in &self.servers {
+            match self.send_to(*server, &method, path, body.clone(), key.as_deref()).await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => return Err(problem_of(response).await),
+                Err(Failure::Unreachable(why)) => causes.push(format!("{server}: {why}")),
+                Err(Failure::Certificate(why)) => {
+                    return Err(Problem::new(
+                        Code::WrongAuthority,
+                        format!("{server} is not a coordinator of this cluster"),
+                    )
+                    .why(why)
+                    .why("no secret was sent")
+                    .fix("Check the address; if it is right, somebody stands in between"));
+                }
+            }
+        }
+        let problem = Problem::new(Code::Unreachable, "No coordinator answers");
+        let problem = causes.into_iter().fold(problem, Problem::why);
+        Err(problem.fix("Is wharf running there, and port 7443/tcp open?"))
+    }
+
+    async fn send_to(
+        &self,
+        server: SocketAddr,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+        key: Option<&str>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut connection = self.connect(server).await?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, format!("{}:{}", self.name, server.port()));
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, connection.send_request(request)).await;
+        let answered = answered.map_err(|_| Failure::Unreachable(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        answered.map_err(|e| Failure::Unreachable(e.to_string()))
+    }
+
+    async fn connect(&self, server: SocketAddr) -> Result<http1::SendRequest<Full<Bytes>>, Failure> {
+        let name = ServerName::try_from(self.name.clone()).map_err(|e| Failure::Certificate(e.to_string()))?;
+        let connecting = async {
+            let stream = TcpStream::connect(server).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
+            let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
+            connector.connect(name, stream).await.map_err(|e| {
+                match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                    Some(rustls::Error::InvalidCertificate(reason)) => {
+                        Failure::Certificate(format!("its certificate is not the cluster's: {reason:?}"))
+                    }
+                    _ => Failure::Unreachable(e.to_string()),
+                }
+            })
+        };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let stream = connected.map_err(|_| Failure::Unreachable("it does not answer".to_owned()))??;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        // Ends by itself when the response has been read or the sender is dropped.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+fn json<B: Serialize>(body: &B) -> Result<Bytes, Problem> {
+    serde_json::to_vec(body)
+        .map(Bytes::from)
+        .map_err(|e| Problem::new(Code::Internal, "The request cannot be written").why(e.to_string()))
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
+    let unreadable = |why: String| Problem::new(Code::Unreachable, "The answer cannot be read").why(why);
+    let body = response.into_body().collect().await.map_err(|e| unreadable(e.to_string()))?.to_bytes();
+    serde_json::from_slice(&body)
+        .map_err(|e| unreadable(e.to_string()).fix("Are command line and coordinator of one version? wharf version"))
+}
+
+async fn problem_of(response: Response<Incoming>) -> Problem {
+    let status = response.status();
+    match read::<ProblemDocument>(response).await {
+        Ok(document) => document.problem,
+        Err(_) => {
+            let code = match status {
+                StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+                StatusCode::FORBIDDEN => Code::Denied,
+                StatusCode::NOT_FOUND => Code::NotFound,
+                StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Code::ResultUnknown,
+                _ => Code::Internal,
+            };
+            Problem::new(code, format!("The coordinator answered {status}"))
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The commands: one file a noun.
+
+mod ctx;
+mod deploy;
+mod events;
+mod hosts;
+mod install;
+mod instances;
+mod members;
+mod stacks;
+mod tokens;
+mod uninstall;
+mod up;
+
+use clap::CommandFactory;
+use common::{
+    api::ClusterView,
+    error::{Code, Problem},
+    name::{Name, default_environment},
+};
+
+use crate::{
+    args::{AgentCommand, Args, Command, Format},
+    client::Client,
+    context::Contexts,
+    host::{self, Roles},
+    output,
+};
+
+/// What commands share: the cluster, and how to show things.
+pub struct Session {
+    /// The cluster's API.
+    pub client: Client,
+    /// The context's name.
+    pub context: String,
+    /// The environment.
+    pub environment: Name,
+    /// How results are printed.
+    pub format: Format,
+    /// Whether every question is answered with yes.
+    pub yes: bool,
+}
+
+impl Session {
+    fn open(args: &Args) -> Result<Session, Problem> {
+        let (context, found) = Contexts::load()?.choose(args.context.as_deref())?;
+        Ok(Session {
+            client: Client::of_context(&found)?,
+            context,
+            environment: default_environment(),
+            format: args.output,
+            yes: args.yes,
+        })
+    }
+
+    /// The path of something in the environment.
+    pub fn in_environment(&self, rest: &str) -> String {
+        format!("/api/v1/environments/{}/{rest}", self.environment)
+    }
+}
+
+/// Runs a command; the result is its exit code.
+pub async fn run(args: Args) -> Result<u8, Problem> {
+    match &args.command {
+        Command::Up(up) => return up::up(up).await,
+        Command::Coordinator(service) => return service_of(service, Roles::Coordinator).await,
+        Command::Agent(agent) => {
+            return match &agent.command {
+                AgentCommand::Run(service) => service_of(service, Roles::Agent).await,
+                AgentCommand::Install(install) => install::install(install).await,
+                AgentCommand::ResetIdentity { state } => install::reset_identity(state, args.yes),
+            };
+        }
+        Command::Uninstall(uninstall) => return uninstall::uninstall(uninstall, args.yes).await,
+        Command::Ctx(ctx) => return ctx::run(ctx, args.output),
+        Command::Explain { code } => return explain(code),
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Args::command(), "wharf", &mut std::io::stdout());
+            return Ok(0);
+        }
+        Command::Version { client: true } => {
+            output::line(env!("CARGO_PKG_VERSION"));
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let session = Session::open(&args)?;
+    match args.command {
+        Command::Deploy(deploy) => deploy::deploy(&session, deploy).await,
+        Command::Diff(files) => deploy::diff(&session, &files).await,
+        Command::Ls => stacks::ls(&session).await,
+        Command::Rm { stack, wait } => stacks::rm(&session, stack, wait).await,
+        Command::Scale { target } => stacks::scale(&session, &target).await,
+        Command::Ps { target } => instances::ps(&session, target.as_deref()).await,
+        Command::Logs(logs) => instances::logs(&session, logs).await,
+        Command::Host(host) => hosts::run(&session, host).await,
+        Command::Member(member) => members::run(&session, member).await,
+        Command::Token(token) => tokens::tokens(&session, token).await,
+        Command::Registry(registry) => tokens::registries(&session, registry).await,
+        Command::Events { subject, follow } => events::events(&session, subject, follow).await,
+        Command::Status => members::status(&session).await,
+        Command::Version { .. } => version(&session).await,
+        Command::Up(_)
+        | Command::Coordinator(_)
+        | Command::Agent(_)
+        | Command::Uninstall(_)
+        | Command::Ctx(_)
+        | Command::Explain { .. }
+        | Command::Completion { .. } => Ok(0),
+    }
+}
+
+async fn service_of(service: &crate::args::Service, roles: Roles) -> Result<u8, Problem> {
+    let keyring = host::keyring(service)?.ok_or_else(|| {
+        Problem::new(Code::NotFound, "This host belongs to no cluster")
+            .why(format!("there is no identity in {}", service.state.display()))
+            .fix("Make one: wharf up")
+            .fix("Join one: paste the line of wharf host add")
+    })?;
+    host::run(service, keyring, roles).await.map(|()| 0)
+}
+
+fn explain(text: &str) -> Result<u8, Problem> {
+    let wanted = text.to_uppercase();
+    let code = Code::ALL.iter().find(|code| code.as_str() == wanted);
+    let code = code.ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("There is no code {text:?}")).fix("Codes look like E0107")
+    })?;
+    output::line(&format!("{code}: {}", code.explanation()));
+    Ok(0)
+}
+
+async fn version(session: &Session) -> Result<u8, Problem> {
+    let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
+    let own = env!("CARGO_PKG_VERSION");
+    let rows = vec![
+        vec!["client".to_owned(), own.to_owned()],
+        vec![format!("coordinator {}", cluster.member), cluster.version.clone()],
+    ];
+    output::list(
+        session.format,
+        &serde_json::json!({ "client": own, "coordinator": cluster.version }),
+        output::Rows { head: &["PART", "VERSION"], narrow: 2, rows },
+    );
+    if own.split('.').take(2).ne(cluster.version.split('.').take(2)) {
+        output::note("! command line and coordinator are more than a minor version apart");
+    }
+    Ok(0)
+}

@@ -1,0 +1,304 @@
+//! `wharf deploy` and `wharf diff`: a compose file becomes a stack.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use common::{
+    api::{ChangeKind, InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
+    compose::{self, Composed, Project, Source},
+    error::{Code, Problem},
+    name::Name,
+    time::Span,
+};
+use hyper::Method;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+use super::Session;
+use crate::{
+    args::{Deploy, Files, Format},
+    output,
+};
+
+const DEFAULT_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+const POLL: Duration = Duration::from_millis(300);
+/// How long instances that fit nowhere are waited for before that is the result.
+const PLACEMENT_PATIENCE: Duration = Duration::from_secs(6);
+
+/// What the files ask for.
+struct Wanted {
+    stack: Name,
+    composed: Composed,
+    shown: String,
+}
+
+/// Shows what would change; 1 if anything.
+pub async fn diff(session: &Session, files: &Files) -> Result<u8, Problem> {
+    let wanted = read(files)?;
+    let plan = ask(session, &wanted, true, None).await?;
+    show(session, &wanted, &plan);
+    Ok(u8::from(plan.from_revision != plan.to_revision))
+}
+
+/// Shows the plan, asks, deploys and follows.
+pub async fn deploy(session: &Session, args: Deploy) -> Result<u8, Problem> {
+    let wanted = read(&args.files)?;
+    let plan = ask(session, &wanted, true, None).await?;
+    show(session, &wanted, &plan);
+    let changes = plan.from_revision != plan.to_revision;
+    if changes && !output::confirm("Apply?", session.yes)? {
+        output::note("Nothing was changed.");
+        return Ok(1);
+    }
+    let plan = if changes { ask(session, &wanted, false, Some(plan.from_revision)).await? } else { plan };
+    if args.detach {
+        output::note(format!(
+            "✓ {} revision {} is accepted; follow it: wharf ps {}",
+            wanted.stack, plan.to_revision, wanted.stack
+        ));
+        return Ok(0);
+    }
+    follow(session, &wanted.stack, plan.to_revision, args.wait).await
+}
+
+async fn ask(
+    session: &Session,
+    wanted: &Wanted,
+    dry_run: bool,
+    expect_revision: Option<u64>,
+) -> Result<StackPlan, Problem> {
+    let put = PutStack { spec: wanted.composed.spec.clone(), expect_revision, dry_run };
+    session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
+}
+
+fn invalid(what: impl Into<String>, why: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::ComposeInvalid, what).why(why.to_string())
+}
+
+fn read(files: &Files) -> Result<Wanted, Problem> {
+    let paths = if files.files.is_empty() {
+        let found = DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists());
+        vec![found.ok_or_else(|| {
+            invalid("There is no compose file here", "looked for compose.yaml and docker-compose.yaml")
+                .fix("Name one: wharf deploy -f FILE")
+        })?]
+    } else {
+        files.files.clone()
+    };
+    let mut sources = Vec::new();
+    for path in &paths {
+        let text = read_limited(path).map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
+        sources.push(Source { name: path.display().to_string(), text });
+    }
+    let directory = paths[0].parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory =
+        directory.canonicalize().map_err(|e| invalid(format!("{} cannot be used", directory.display()), e))?;
+    let project = Project {
+        variables: &variables(&directory)?,
+        directory: &directory.display().to_string(),
+        read: |path: &str| read_limited(&directory.join(path)),
+    };
+    let composed = compose::compose(&sources, project).map_err(|error| {
+        let problem = Problem::new(Code::ComposeInvalid, "The compose file cannot be deployed");
+        error
+            .to_string()
+            .lines()
+            .fold(problem, |problem, line| problem.why(line))
+            .fix("Mend it and run the command again: nothing was changed")
+    })?;
+    for warning in &composed.warnings {
+        output::note(format!("! {warning}"));
+    }
+    let stack = files.name.clone().or(composed.name.clone()).map_or_else(|| name_of_folder(&directory), Ok)?;
+    let shown = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Ok(Wanted { stack, composed, shown })
+}
+
+/// Reads a regular file that is not larger than compose files may be.
+fn read_limited(path: &Path) -> Result<String, String> {
+    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if metadata.len() > compose::MAX_FILE as u64 {
+        return Err(format!("{} bytes are more than the {} allowed", metadata.len(), compose::MAX_FILE));
+    }
+    std::fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+/// The variables for interpolation: `.env` beside the file, then the environment, which wins.
+fn variables(directory: &Path) -> Result<BTreeMap<String, String>, Problem> {
+    let path = directory.join(".env");
+    let mut variables = BTreeMap::new();
+    if path.exists() {
+        let read = read_limited(&path).and_then(|text| compose::parse_env(&text));
+        variables = read.map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
+    }
+    variables.extend(std::env::vars());
+    Ok(variables)
+}
+
+fn name_of_folder(directory: &Path) -> Result<Name, Problem> {
+    let folder = directory.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let allowed: String = folder.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    Name::parse(allowed.trim_matches('-'))
+        .map_err(|e| invalid("The stack has no name", e).fix("Give it one: wharf deploy --name NAME"))
+}
+
+fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
+    if matches!(session.format, Format::Json | Format::Yaml) {
+        return output::value(session.format, plan);
+    }
+    let services = wanted.composed.spec.services.len();
+    output::line(&format!(
+        "Plan for {} ({}, {services} services) against {}",
+        wanted.stack, wanted.shown, session.context
+    ));
+    let width = plan.changes.iter().map(|change| change.service.as_str().len()).max().unwrap_or(0);
+    for change in &plan.changes {
+        let sign = match change.kind {
+            ChangeKind::Create => '+',
+            ChangeKind::Update | ChangeKind::Scale => '~',
+            ChangeKind::Remove => '-',
+            ChangeKind::Unchanged => '=',
+        };
+        let details =
+            if change.kind == ChangeKind::Unchanged { "unchanged".to_owned() } else { change.details.join(", ") };
+        output::line(format!("  {sign} {:width$}  {details:<40}  {}", change.service, change.how).trim_end());
+    }
+    for reason in &plan.unplaceable {
+        output::line(&format!("  ! {reason}"));
+    }
+    if plan.from_revision == plan.to_revision {
+        output::line("Nothing would change.");
+    }
+}
+
+/// Shows the progress until everything serves, nothing can be placed, or the time is over.
+async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
+    let began = Instant::now();
+    let mut progress = Progress::new();
+    let mut blocked_since: Option<Instant> = None;
+    loop {
+        let view: StackView = session.client.get(&session.in_environment(&format!("stacks/{stack}"))).await?;
+        let instances: List<InstanceView> =
+            session.client.get(&session.in_environment(&format!("instances?stack={stack}"))).await?;
+        if view.revision > revision {
+            output::note(format!("! {stack} was changed again: it is at revision {}", view.revision));
+            return Ok(6);
+        }
+        progress.update(&view, &instances.items);
+        if is_settled(&view, &instances.items) {
+            progress.end();
+            output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", began.elapsed().as_secs_f64()));
+            return Ok(0);
+        }
+        let stuck: Vec<String> = view
+            .services
+            .iter()
+            .flat_map(|service| service.blocked.iter().map(|reason| format!("{}: {reason}", service.id.service)))
+            .filter(|reason| !reason.contains(": it waits for "))
+            .collect();
+        blocked_since = if stuck.is_empty() { None } else { blocked_since.or(Some(Instant::now())) };
+        if blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE) {
+            progress.end();
+            let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
+            return Err(stuck
+                .into_iter()
+                .fold(problem, Problem::why)
+                .fix("It goes on by itself as soon as that changes: wharf ls"));
+        }
+        if began.elapsed() > wait.duration() {
+            progress.end();
+            let problem = Problem::new(Code::ResultUnknown, format!("{stack} does not run within {wait}"));
+            let notes = instances
+                .items
+                .iter()
+                .filter(|instance| !instance.observed.message.is_empty())
+                .map(|instance| format!("{}: {}", instance.id, instance.observed.message));
+            return Err(notes.fold(problem, Problem::why).fix(format!("It goes on; look: wharf ps {stack}")));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            _ = tokio::signal::ctrl_c() => {
+                progress.end();
+                output::note(format!("Detached: the deployment goes on. Follow it: wharf ps {stack}   Undo it: deploy the earlier file"));
+                return Ok(130);
+            }
+        }
+    }
+}
+
+/// Everything that is wanted serves or has ended well, and nothing else is left.
+fn is_settled(view: &StackView, instances: &[InstanceView]) -> bool {
+    let whole = |service: &ServiceView| service.serving + service.completed >= service.spec.replicas;
+    let wanted: usize = view.services.iter().map(|service| service.spec.replicas as usize).sum();
+    let left = instances.iter().filter(|instance| instance.desired.want <= common::instance::Want::Run).count();
+    view.services.iter().all(whole) && left == wanted
+}
+
+/// Bars on a terminal, a line per change elsewhere.
+struct Progress {
+    bars: Option<MultiProgress>,
+    services: BTreeMap<String, (Option<ProgressBar>, String)>,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { bars: std::io::stderr().is_terminal().then(MultiProgress::new), services: BTreeMap::new() }
+    }
+
+    fn update(&mut self, view: &StackView, instances: &[InstanceView]) {
+        for service in &view.services {
+            let done = service.serving + service.completed;
+            let text = format!("{done}/{} {}", service.spec.replicas, note(service, instances));
+            let name = service.id.service.to_string();
+            let bar = || {
+                self.bars.as_ref().map(|bars| {
+                    let style = ProgressStyle::with_template("{prefix:16} {bar:20} {msg}")
+                        .unwrap_or_else(|_| ProgressStyle::default_bar());
+                    bars.add(
+                        ProgressBar::new(u64::from(service.spec.replicas)).with_style(style).with_prefix(name.clone()),
+                    )
+                })
+            };
+            let (bar, shown) = self.services.entry(name.clone()).or_insert_with(|| (bar(), String::new()));
+            if *shown == text {
+                continue;
+            }
+            match bar {
+                Some(bar) => {
+                    bar.set_position(u64::from(done));
+                    bar.set_message(text.clone());
+                }
+                None => output::note(format!("{}  {name}  {text}", link::clock::now())),
+            }
+            *shown = text;
+        }
+    }
+
+    fn end(&self) {
+        for bar in self.services.values().filter_map(|(bar, _)| bar.as_ref()) {
+            bar.abandon();
+        }
+    }
+}
+
+/// What is most worth knowing of a service that is not whole.
+fn note(service: &ServiceView, instances: &[InstanceView]) -> String {
+    if let Some(reason) = service.blocked.first() {
+        return reason.clone();
+    }
+    let of_service = instances.iter().filter(|instance| *instance.id.service() == service.id);
+    let unwell = of_service
+        .filter(|instance| !instance.observed.is_serving())
+        .max_by_key(|instance| !instance.observed.message.is_empty());
+    unwell.map_or_else(String::new, |instance| {
+        let host = instance.host_name.as_ref().map_or_else(String::new, ToString::to_string);
+        format!("{host} {} {}", instance.state, instance.observed.message).trim().to_owned()
+    })
+}

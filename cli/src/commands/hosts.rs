@@ -1,0 +1,140 @@
+//! Hosts: let them in, list, label, remove.
+
+use std::collections::BTreeMap;
+
+use common::{
+    api::{CreateJoinToken, HostView, JoinTokenCreated, JoinTokenView, List, PutHostLabels},
+    error::{Code, Problem},
+    token::JoinRole,
+};
+use hyper::Method;
+
+use super::Session;
+use crate::{
+    args::{Format, Host},
+    output::{self, Rows},
+};
+
+/// Runs a command on hosts.
+pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
+    match command {
+        Host::Add { coordinator, ttl, uses, labels, cidr } => {
+            let role = if coordinator { JoinRole::Coordinator } else { JoinRole::Worker };
+            add(session, CreateJoinToken { role, ttl, max_uses: uses, labels: parse_labels(&labels)?, cidr }).await
+        }
+        Host::Ls => ls(session).await,
+        Host::Inspect { host } => {
+            let view: HostView = session.client.get(&format!("/api/v1/hosts/{host}")).await?;
+            output::value(session.format, &view);
+            Ok(0)
+        }
+        Host::Label { host, labels } => {
+            session
+                .client
+                .put(&format!("/api/v1/hosts/{host}/labels"), &PutHostLabels { labels: parse_labels(&labels)? })
+                .await?;
+            Ok(0)
+        }
+        Host::Rm { host } => {
+            if !output::confirm(
+                &format!("Remove the host {host} from {}? Its instances are replaced.", session.context),
+                session.yes,
+            )? {
+                return Ok(1);
+            }
+            session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
+            output::note(format!("✓ {host} is removed; on the host itself: wharf uninstall"));
+            Ok(0)
+        }
+        Host::Tokens => tokens(session).await,
+        Host::Revoke { token } => {
+            session.client.delete(&format!("/api/v1/join-tokens/{token}")).await?;
+            Ok(0)
+        }
+    }
+}
+
+/// Prints the line that joins a host.
+pub async fn add(session: &Session, asked: CreateJoinToken) -> Result<u8, Problem> {
+    let created: JoinTokenCreated = session.client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await?;
+    if matches!(session.format, Format::Json | Format::Yaml) {
+        output::value(session.format, &created);
+        return Ok(0);
+    }
+    let uses =
+        if created.view.max_uses == 1 { "one host".to_owned() } else { format!("{} hosts", created.view.max_uses) };
+    output::note(format!("Paste this on the host; it admits {uses} until {}:", created.view.expires_at));
+    output::line(&created.line);
+    for way in &created.other_ways {
+        output::note(format!("  {way}"));
+    }
+    Ok(0)
+}
+
+fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, Problem> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Problem::new(Code::InvalidRequest, format!("{text:?} is not a label")).fix("For example: disk=ssd")
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    labels.iter().map(pair).collect()
+}
+
+async fn ls(session: &Session) -> Result<u8, Problem> {
+    let hosts: List<HostView> = session.client.get("/api/v1/hosts").await?;
+    let row = |host: &HostView| {
+        let fact = |read: fn(&common::host::HostFacts) -> String| host.facts.as_ref().map_or_else(String::new, read);
+        let of = |used: String, all: String| if all.is_empty() { used } else { format!("{used} of {all}") };
+        vec![
+            host.name.to_string(),
+            host.liveness.word().to_owned(),
+            if host.member.is_some() { "coordinator" } else { "worker" }.to_owned(),
+            host.instances.to_string(),
+            of(host.reserved.cpu.to_string(), fact(|facts| facts.cpu.to_string())),
+            of(host.reserved.memory.to_string(), fact(|facts| facts.memory.to_string())),
+            fact(|facts| facts.address.to_string()),
+            fact(|facts| facts.agent.clone()),
+            host.id.to_string(),
+            fact(|facts| facts.docker.clone()),
+            fact(|facts| facts.kernel.clone()),
+            host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
+        ]
+    };
+    let rows = hosts.items.iter().map(row).collect();
+    let head = [
+        "NAME",
+        "STATE",
+        "ROLE",
+        "INST.",
+        "CPU RESERVED",
+        "MEM RESERVED",
+        "ADDRESS",
+        "AGENT",
+        "ID",
+        "DOCKER",
+        "KERNEL",
+        "LABELS",
+    ];
+    output::list(session.format, &hosts, Rows { head: &head, narrow: 8, rows });
+    Ok(0)
+}
+
+async fn tokens(session: &Session) -> Result<u8, Problem> {
+    let tokens: List<JoinTokenView> = session.client.get("/api/v1/join-tokens").await?;
+    let row = |token: &JoinTokenView| {
+        let state = if token.revoked { "revoked".to_owned() } else { format!("until {}", token.expires_at) };
+        let uses =
+            token.uses.iter().map(|used| format!("{} from {}", used.name, used.from)).collect::<Vec<_>>().join(", ");
+        vec![
+            token.id.to_string(),
+            format!("{:?}", token.role).to_lowercase(),
+            state,
+            format!("{}/{}", token.uses.len(), token.max_uses),
+            uses,
+        ]
+    };
+    let rows = tokens.items.iter().map(row).collect();
+    output::list(session.format, &tokens, Rows { head: &["ID", "ROLE", "STATE", "USES", "USED BY"], narrow: 5, rows });
+    Ok(0)
+}

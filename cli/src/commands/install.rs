@@ -1,0 +1,285 @@
+//! `wharf agent install`: what the pasted line does in the end.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use agent::runtime::{ContainerRuntime, Docker};
+use common::{
+    api::{JoinReply, JoinRequest},
+    error::{Code, Problem},
+    time::Timestamp,
+    token::{InvalidToken, JoinToken, SecretHash},
+};
+use hyper::Method;
+use link::{
+    file,
+    identity::{join_proof, make_request, pin_of, random_bytes},
+    keyring::{Keyring, forget, pending_key},
+};
+
+use super::up;
+use crate::{
+    args::Install,
+    client::Client,
+    host::{self, Roles},
+    output,
+    pinned::PinnedRoot,
+};
+
+const UNIT: &str = include_str!("wharf.service");
+const UNIT_PATH: &str = "/etc/systemd/system/wharf.service";
+
+fn failed(step: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::InstallFailed, format!("The installation stopped: {step}"))
+        .why(why.to_string())
+        .fix("Paste the line again: it goes on where it stopped")
+}
+
+/// Joins this host and starts its service.
+pub async fn install(install: &Install) -> Result<u8, Problem> {
+    let token = read_token(install)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Problem::new(Code::NotRoot, "Joining needs root")
+            .why("it writes the binary, the service and the state folder")
+            .fix("Put sudo before the command"));
+    }
+    let keyring = match host::keyring(&install.service)? {
+        Some(known) => already_joined(install, &token, known)?,
+        None => None,
+    };
+    let keyring = match keyring {
+        Some(keyring) => keyring,
+        None => join(install, &token).await?,
+    };
+    start(install, keyring).await
+}
+
+fn read_token(install: &Install) -> Result<JoinToken, Problem> {
+    let unreadable = |why: String| Problem::new(Code::TokenMalformed, "The join token cannot be read").why(why);
+    let text = match (&install.token, &install.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) if path == Path::new("-") => {
+            let mut text = String::new();
+            std::io::stdin().take(4096).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+            text
+        }
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).map_err(|e| unreadable(format!("{}: {e}", path.display())))?
+        }
+        (None, None) => return Err(unreadable("none is given".into()).fix("Give it with --token-file")),
+    };
+    text.trim().parse().map_err(|error: InvalidToken| {
+        let what = match &error {
+            InvalidToken::Length { found, expected } if found < expected => {
+                format!("The pasted token is cut short: {found} of {expected} characters")
+            }
+            InvalidToken::Length { found, expected } => {
+                format!("The pasted token is too long: {found} instead of {expected} characters")
+            }
+            other => format!("The pasted token is not right: {other}"),
+        };
+        Problem::new(Code::TokenMalformed, what).why("nothing was sent").fix("Copy the whole line again")
+    })
+}
+
+/// A host that belongs to a cluster joins no second one; joining the same again changes nothing.
+fn already_joined(install: &Install, token: &JoinToken, known: Keyring) -> Result<Option<Keyring>, Problem> {
+    if pin_of(&known.root).is_ok_and(|pin| pin == token.pin) {
+        output::note(format!("✓ already joined as {}: nothing to join, the token is not used", known.name));
+        return Ok(Some(known));
+    }
+    if !install.leave_first {
+        return Err(Problem::new(Code::OtherCluster, "This host belongs to another cluster")
+            .why(format!("it is {} of the cluster {}", known.name, known.cluster))
+            .fix("Leave that one: add --leave-first to the end of the line, after --")
+            .fix("Or remove it from there: wharf host rm"));
+    }
+    let state = &install.service.state;
+    for name in ["raft", "snapshots", "ledger"] {
+        let path = state.join(name);
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed
+            .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            .map_err(|e| failed("leaving the other cluster", e))?;
+    }
+    forget(state).map_err(|e| failed("leaving the other cluster", e))?;
+    output::note(format!("  left the cluster {}", known.cluster));
+    Ok(None)
+}
+
+async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> {
+    let service = &install.service;
+    check_docker(&service.docker).await?;
+    let key = pending_key(&service.state).map_err(|e| failed("making this host's key", e))?;
+    let request = make_request(&key).map_err(|e| failed("making the certificate request", e))?;
+    let (pinned, tls) = PinnedRoot::new(token.pin).map_err(|e| failed("setting up TLS", e))?;
+    let client = Client::before_trust(install.coordinator, tls);
+    let nonce = common::base32::encode(&random_bytes::<16>());
+    // The handshake must come first: it tells which cluster the proof is for.
+    let cluster = prove(&client, &pinned).await?;
+    let proof = join_proof(&SecretHash::of(&token.secret), &request, cluster, &nonce);
+    let towards = link::socket::local_address_towards(install.coordinator)
+        .map_err(|e| failed("finding this host's address", e))?;
+    let address = service.advertise.unwrap_or_else(|| std::net::SocketAddr::new(towards, service.listen.port()));
+    let asked = JoinRequest {
+        token: token.id,
+        csr: common::hex::encode(&request),
+        nonce,
+        proof: common::hex::encode(&proof),
+        name: install.name.clone().unwrap_or_else(host::own_name),
+        clock: now(),
+        address,
+    };
+    let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &asked).await?;
+    let unpem =
+        |text: &str| pem::parse(text).map(|pem| pem.into_contents()).map_err(|e| failed("reading the certificate", e));
+    let root = unpem(&reply.authority)?;
+    if !pin_of(&root).is_ok_and(|pin| pin == token.pin) {
+        return Err(Problem::new(
+            Code::WrongAuthority,
+            "The answer does not come from the cluster that the token pins",
+        ));
+    }
+    let keyring = Keyring {
+        cluster: reply.cluster,
+        host: reply.host,
+        member: reply.member,
+        name: reply.name,
+        certificate: unpem(&reply.certificate)?,
+        key,
+        root,
+        coordinators: reply.coordinators,
+        advertise: Some(address),
+    };
+    keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
+    let role = if keyring.member.is_some() { "coordinator" } else { "worker" };
+    output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
+    Ok(keyring)
+}
+
+/// Connects once, so that the coordinator proves which cluster it speaks for before the host
+/// proves anything.
+async fn prove(client: &Client, pinned: &PinnedRoot) -> Result<common::id::ClusterId, Problem> {
+    client.send(Method::GET, "/ca", bytes::Bytes::new()).await?;
+    pinned.cluster().ok_or_else(|| Problem::new(Code::WrongAuthority, "The coordinator did not prove its cluster"))
+}
+
+async fn check_docker(socket: &str) -> Result<(), Problem> {
+    let missing = |why: String| {
+        Problem::new(Code::DockerMissing, "Docker Engine does not answer on this host")
+            .why(format!("{socket}: {why}"))
+            .fix("Install it: apt-get install docker.io   and start it: systemctl start docker")
+    };
+    let docker = Docker::new(socket, common::id::ClusterId([0; 10])).map_err(|e| missing(e.to_string()))?;
+    docker.version().await.map(drop).map_err(missing)
+}
+
+fn now() -> Timestamp {
+    link::clock::now()
+}
+
+/// Installs the binary and starts the service: systemd where it is, else in the background.
+async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
+    let service = &install.service;
+    if install.foreground {
+        return host::run(service, keyring, Roles::All).await.map(|()| 0);
+    }
+    install_binary(&install.binary)?;
+    if Path::new("/run/systemd/system").exists() {
+        let unit = UNIT
+            .replace("@BINARY@", &install.binary.display().to_string())
+            .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
+        file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
+        for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {
+            run("systemctl", arguments)?;
+        }
+        output::note("✓ the service wharf runs: systemctl status wharf");
+        return Ok(0);
+    }
+    if is_running(&service.state) {
+        output::note("✓ wharf runs already");
+        return Ok(0);
+    }
+    up::detach(service)?;
+    output::note("✓ wharf runs in the background: there is no systemd here");
+    output::note(format!(
+        "  To start it at boot, add to root's crontab: @reboot {} up {}",
+        install.binary.display(),
+        up::arguments(service).join(" ")
+    ));
+    Ok(0)
+}
+
+/// Whether a wharf service holds the state folder's store or ledger; asked of the processes.
+pub fn is_running(state: &Path) -> bool {
+    !service_processes(state).is_empty()
+}
+
+/// The ids of processes that run this host's service with that state folder.
+pub fn service_processes(state: &Path) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let wanted = state.display().to_string();
+    let me = std::process::id().to_string();
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            let words: Vec<String> = std::fs::read(entry.path().join("cmdline"))
+                .ok()?
+                .split(|b| *b == 0)
+                .map(|w| String::from_utf8_lossy(w).into_owned())
+                .collect();
+            let serves =
+                words.first()?.ends_with("wharf") && matches!(words.get(1)?.as_str(), "up" | "coordinator" | "agent");
+            let given = words.iter().position(|word| word == "--state").and_then(|at| words.get(at + 1));
+            let same = given.map_or(wanted == crate::args::STATE, |given| *given == wanted);
+            (serves && same && pid != me && words.get(2).map(String::as_str) != Some("install"))
+                .then(|| pid.parse().ok())?
+        })
+        .collect()
+}
+
+fn install_binary(target: &PathBuf) -> Result<(), Problem> {
+    let step = "copying the binary";
+    let source = std::env::current_exe().map_err(|e| failed(step, e))?;
+    if source == *target {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&source).map_err(|e| failed(step, e))?;
+    if file::read(target).map_err(|e| failed(step, e))?.is_some_and(|existing| existing == bytes) {
+        return Ok(());
+    }
+    file::replace(target, &bytes).map_err(|e| failed(step, e))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(target, mode).map_err(|e| failed(step, e))
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), Problem> {
+    let step = format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).output().map_err(|e| failed(&step, e))?;
+    if output.status.success() { Ok(()) } else { Err(failed(&step, String::from_utf8_lossy(&output.stderr).trim())) }
+}
+
+/// Forgets who this host is.
+pub fn reset_identity(state: &Path, yes: bool) -> Result<u8, Problem> {
+    if !output::confirm("Forget this host's identity? It must join anew.", yes)? {
+        return Ok(1);
+    }
+    forget(state).map_err(|e| failed("forgetting the identity", e))?;
+    output::note("✓ forgotten; paste a new line of: wharf host add");
+    Ok(0)
+}
+
+/// Stops and removes the unit, if there is one.
+pub fn remove_unit() -> Result<bool, Problem> {
+    if !Path::new(UNIT_PATH).exists() {
+        return Ok(false);
+    }
+    run("systemctl", &["disable", "--now", "wharf.service"])?;
+    std::fs::remove_file(UNIT_PATH).map_err(|e| failed("removing the unit", e))?;
+    run("systemctl", &["daemon-reload"])?;
+    Ok(true)
+}

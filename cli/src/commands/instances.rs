@@ -1,0 +1,145 @@
+//! Instances: list them, read their output.
+
+use common::{
+    api::{InstanceView, List},
+    error::{Code, Problem},
+    id::InstanceId,
+    name::Name,
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use http_body_util::BodyExt;
+use hyper::Method;
+use serde::Deserialize;
+
+use super::Session;
+use crate::{
+    args::Logs,
+    output::{self, Rows},
+};
+
+/// Lists instances.
+pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> {
+    let found = find(session, target).await?;
+    let row = |instance: &InstanceView| {
+        let ports = instance.ports.iter().map(|port| {
+            let address = instance.address.map_or_else(String::new, |address| address.to_string());
+            format!("{address}:{}→{}", port.host, port.spec.container)
+        });
+        let host = instance.host_name.as_ref().map_or_else(|| instance.host.to_string(), ToString::to_string);
+        vec![
+            short(&instance.id),
+            instance.state.clone(),
+            instance.observed.restart.to_string(),
+            host,
+            ports.collect::<Vec<_>>().join(" "),
+            instance.observed.message.clone(),
+            instance.image.clone(),
+            instance.revision.to_string(),
+            instance.created_at.to_string(),
+        ]
+    };
+    let rows = found.items.iter().map(row).collect();
+    let head = ["INSTANCE", "STATE", "RESTARTS", "HOST", "PORTS", "NOTE", "IMAGE", "REVISION", "PLACED"];
+    output::list(session.format, &found, Rows { head: &head, narrow: 6, rows });
+    Ok(0)
+}
+
+/// An instance without its environment, as people name it.
+fn short(id: &InstanceId) -> String {
+    let full = id.to_string();
+    full.split_once('/').map_or(full.clone(), |(_, rest)| rest.to_owned())
+}
+
+async fn find(session: &Session, target: Option<&str>) -> Result<List<InstanceView>, Problem> {
+    let malformed = |_| {
+        Problem::new(Code::InvalidRequest, format!("{:?} is not a stack or service", target.unwrap_or_default()))
+            .fix("For example: wharf ps shop/web")
+    };
+    let mut parts = target.unwrap_or_default().splitn(3, '/').filter(|part| !part.is_empty());
+    let mut query = String::new();
+    for key in ["stack", "service"] {
+        if let Some(part) = parts.next() {
+            let name: Name = part.parse().map_err(malformed)?;
+            query.push_str(&format!("{}{key}={name}", if query.is_empty() { "?" } else { "&" }));
+        }
+    }
+    session.client.get(&session.in_environment(&format!("instances{query}"))).await
+}
+
+#[derive(Deserialize)]
+struct LogLine {
+    stderr: bool,
+    text: String,
+}
+
+/// Prints the output of a service's instances, or of one.
+pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
+    let mut parts = logs.target.splitn(3, '/');
+    let (service, instance) = match (parts.next(), parts.next(), parts.next()) {
+        (Some(stack), Some(service), instance) => (format!("{stack}/{service}"), instance),
+        _ => {
+            return Err(Problem::new(Code::InvalidRequest, format!("{:?} is not a service", logs.target))
+                .fix("For example: wharf logs shop/web"));
+        }
+    };
+    let found = find(session, Some(&service)).await?;
+    let wanted =
+        |view: &&InstanceView| instance.is_none_or(|instance| view.id.to_string().ends_with(&format!("/{instance}")));
+    let instances: Vec<InstanceId> = found.items.iter().filter(wanted).map(|view| view.id.clone()).collect();
+    if instances.is_empty() {
+        return Err(Problem::new(Code::NotFound, format!("There is no instance of {}", logs.target))
+            .fix("See which there are: wharf ps"));
+    }
+    let many = instances.len() > 1;
+    let mut reading: FuturesUnordered<_> = instances.iter().map(|id| print(session, id, &logs, many)).collect();
+    let mut first_problem = None;
+    while let Some(result) = reading.next().await {
+        if let Err(problem) = result {
+            output::problem(&problem);
+            first_problem.get_or_insert(problem);
+        }
+    }
+    Ok(first_problem.map_or(0, |problem| output::exit_code(problem.code)))
+}
+
+async fn print(session: &Session, id: &InstanceId, logs: &Logs, prefix: bool) -> Result<(), Problem> {
+    let tail = logs.tail.map_or_else(String::new, |tail| format!("&tail={tail}"));
+    let service = id.service();
+    let path = format!(
+        "stacks/{}/services/{}/instances/{}.{}/logs?follow={}{tail}",
+        service.stack.stack, service.service, id.slot.slot, id.incarnation, logs.follow
+    );
+    let response = session.client.send(Method::GET, &session.in_environment(&path), bytes::Bytes::new()).await?;
+    let mut body = response.into_body();
+    let mut rest: Vec<u8> = Vec::new();
+    let mut partial = String::new();
+    while let Some(frame) = body.frame().await {
+        let broken = |why: String| Problem::new(Code::Unreachable, format!("The output of {id} broke off")).why(why);
+        let frame = frame.map_err(|e| broken(e.to_string()))?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let line: LogLine = serde_json::from_slice(&line).map_err(|e| broken(e.to_string()))?;
+            partial.push_str(&line.text);
+            while let Some(end) = partial.find('\n') {
+                let text: String = partial.drain(..=end).collect();
+                show(id, text.trim_end(), line.stderr, prefix);
+            }
+        }
+    }
+    if !partial.is_empty() {
+        show(id, &partial, false, prefix);
+    }
+    Ok(())
+}
+
+/// Output may contain control sequences; a terminal gets them made harmless.
+fn show(id: &InstanceId, text: &str, stderr: bool, prefix: bool) {
+    let harmless: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    let line = if prefix { format!("{} | {harmless}", short(id)) } else { harmless };
+    if stderr {
+        eprintln!("{line}");
+    } else {
+        output::line(&line);
+    }
+}

@@ -1,0 +1,77 @@
+//! Coordinators, and the cluster's state.
+
+use common::{
+    api::{ClusterView, CreateJoinToken, MemberView},
+    error::Problem,
+    token::JoinRole,
+};
+
+use super::{Session, hosts};
+use crate::{
+    args::Member,
+    output::{self, Rows},
+};
+
+/// Runs a command on coordinators.
+pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
+    match command {
+        Member::Ls => {
+            let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
+            let row = |member: &MemberView| {
+                vec![member.id.to_string(), member.state.clone(), member.address.to_string(), member.host.to_string()]
+            };
+            let rows = cluster.members.iter().map(row).collect();
+            output::list(
+                session.format,
+                &cluster.members,
+                Rows { head: &["MEMBER", "STATE", "ADDRESS", "HOST"], narrow: 4, rows },
+            );
+            Ok(0)
+        }
+        Member::Add => {
+            let asked = CreateJoinToken {
+                role: JoinRole::Coordinator,
+                ttl: None,
+                max_uses: None,
+                labels: Default::default(),
+                cidr: None,
+            };
+            hosts::add(session, asked).await
+        }
+        Member::Rm { member } => {
+            if !output::confirm(
+                &format!("Remove coordinator {member} from the group of {}?", session.context),
+                session.yes,
+            )? {
+                return Ok(1);
+            }
+            session.client.delete(&format!("/api/v1/members/{member}")).await?;
+            output::note(format!("✓ coordinator {member} leaves; its host stays until: wharf host rm"));
+            Ok(0)
+        }
+    }
+}
+
+/// Shows the cluster.
+pub async fn status(session: &Session) -> Result<u8, Problem> {
+    let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
+    let quorum = if cluster.quorum {
+        "✓ has a majority"
+    } else {
+        "✗ no majority: running instances go on, nothing can be changed"
+    };
+    let rows = vec![
+        vec!["cluster".to_owned(), cluster.id.to_string()],
+        vec!["quorum".to_owned(), quorum.to_owned()],
+        vec![
+            "leader".to_owned(),
+            cluster.leader.map_or_else(|| "none".to_owned(), |leader| format!("coordinator {leader}")),
+        ],
+        vec!["answered by".to_owned(), format!("coordinator {}", cluster.member)],
+        vec!["index".to_owned(), cluster.index.to_string()],
+        vec!["heartbeat".to_owned(), cluster.settings.heartbeat.to_string()],
+        vec!["lost after".to_owned(), cluster.settings.lost_after.to_string()],
+    ];
+    output::list(session.format, &cluster, Rows { head: &["WHAT", "IS"], narrow: 2, rows });
+    Ok(if cluster.quorum { 0 } else { 10 })
+}

@@ -1,0 +1,84 @@
+//! Stacks: list, remove, scale.
+
+use std::time::Duration;
+
+use common::{
+    api::{List, ScaleService, ServiceView, StackView},
+    error::{Code, Problem},
+    name::Name,
+    time::Span,
+};
+use tokio::time::Instant;
+
+use super::Session;
+use crate::output::{self, Rows};
+
+/// Lists stacks and their services.
+pub async fn ls(session: &Session) -> Result<u8, Problem> {
+    let stacks: List<StackView> = session.client.get(&session.in_environment("stacks")).await?;
+    let row = |stack: &StackView, service: &ServiceView| {
+        let state = match (stack.removing, service.serving + service.completed >= service.spec.replicas) {
+            (true, _) => "removing",
+            (_, true) => "✓",
+            (_, false) => "!",
+        };
+        vec![
+            format!("{}/{}", stack.id.stack, service.id.service),
+            format!("{}/{} {state}", service.serving + service.completed, service.spec.replicas),
+            service.spec.image.clone(),
+            stack.revision.to_string(),
+            service.blocked.join("; "),
+        ]
+    };
+    let rows =
+        stacks.items.iter().flat_map(|stack| stack.services.iter().map(move |service| row(stack, service))).collect();
+    output::list(
+        session.format,
+        &stacks,
+        Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "WAITS FOR"], narrow: 5, rows },
+    );
+    Ok(0)
+}
+
+/// Removes a stack and waits until it is gone.
+pub async fn rm(session: &Session, stack: Name, wait: Span) -> Result<u8, Problem> {
+    let question = format!("Remove the stack {stack} and all its instances from {}? Volumes stay.", session.context);
+    if !output::confirm(&question, session.yes)? {
+        return Ok(1);
+    }
+    let path = session.in_environment(&format!("stacks/{stack}"));
+    session.client.delete(&path).await?;
+    let deadline = Instant::now() + wait.duration();
+    while Instant::now() < deadline {
+        match session.client.get::<StackView>(&path).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(problem) if problem.code == Code::NotFound => {
+                output::note(format!("✓ {stack} is gone"));
+                return Ok(0);
+            }
+            Err(problem) => return Err(problem),
+        }
+    }
+    Err(Problem::new(Code::ResultUnknown, format!("{stack} is not gone within {wait}"))
+        .why("its removal goes on")
+        .fix("Look at what is left: wharf ps"))
+}
+
+/// Changes the number of instances of a service.
+pub async fn scale(session: &Session, target: &str) -> Result<u8, Problem> {
+    let malformed = || {
+        Problem::new(Code::InvalidRequest, format!("{target:?} is not a target"))
+            .fix("For example: wharf scale shop/web=3")
+    };
+    let (service, replicas) = target.split_once('=').ok_or_else(malformed)?;
+    let (stack, service) = service.split_once('/').ok_or_else(malformed)?;
+    let (stack, service): (Name, Name) =
+        (stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?);
+    let replicas = replicas.parse().map_err(|_| malformed())?;
+    session
+        .client
+        .put(&session.in_environment(&format!("stacks/{stack}/services/{service}/scale")), &ScaleService { replicas })
+        .await?;
+    output::note(format!("✓ {stack}/{service} is to have {replicas}; follow it: wharf ps {stack}"));
+    Ok(0)
+}

@@ -1,0 +1,86 @@
+//! `wharf uninstall`: removes what wharf put on this host, and nothing else. It needs no
+//! coordinator.
+
+use std::{path::Path, time::Duration};
+
+use agent::runtime::docker::cleanup;
+use common::error::{Code, Problem};
+use link::keyring::Keyring;
+
+use super::install::{remove_unit, service_processes};
+use crate::{args::Uninstall, output};
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Lists what it will remove, asks, and goes on through errors to the end.
+pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Problem::new(Code::NotRoot, "Uninstalling needs root").fix("Put sudo before the command"));
+    }
+    let keyring = Keyring::load(&args.state).ok().flatten();
+    let cluster = keyring.as_ref().map(|keyring| keyring.cluster);
+    let found = match cluster {
+        Some(cluster) => cleanup::find(&args.docker, cluster).await,
+        None => Ok(cleanup::Found::default()),
+    };
+    output::note("This will be removed from this host:");
+    match &found {
+        Ok(found) => output::note(format!(
+            "  {} containers, {} networks{}",
+            found.containers.len(),
+            found.networks.len(),
+            volumes_note(found, args.purge_volumes)
+        )),
+        Err(why) => output::note(format!("  no containers: Docker does not answer ({why})")),
+    }
+    output::note(format!("  the service, {}, {}", args.state.display(), args.binary.display()));
+    if !output::confirm("Remove it?", yes)? {
+        return Ok(1);
+    }
+    let mut errors = Vec::new();
+    errors.extend(remove_unit().err().map(|problem| problem.to_string()));
+    errors.extend(stop_processes(&args.state).await);
+    if let Ok(found) = found {
+        errors.extend(cleanup::remove(&args.docker, found, args.purge_volumes).await);
+    }
+    for path in [&args.state, &args.binary] {
+        errors.extend(remove(path).err().map(|error| format!("{}: {error}", path.display())));
+    }
+    if errors.is_empty() {
+        output::note("✓ removed; Docker and its settings are as they were");
+        return Ok(0);
+    }
+    let problem = Problem::new(Code::InstallFailed, "Some of it could not be removed");
+    Err(errors.into_iter().fold(problem, Problem::why).fix("Run it again when the causes are gone"))
+}
+
+fn volumes_note(found: &cleanup::Found, purge: bool) -> String {
+    match (found.volumes.len(), purge) {
+        (0, _) => String::new(),
+        (count, true) => format!(", {count} volumes WITH THEIR DATA"),
+        (count, false) => format!("; {count} volumes stay (--purge-volumes removes them)"),
+    }
+}
+
+async fn stop_processes(state: &Path) -> Option<String> {
+    for pid in service_processes(state) {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid)
+            && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+        {
+            return Some(format!("process {pid:?}: {error}"));
+        }
+    }
+    let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
+    while !service_processes(state).is_empty() {
+        if tokio::time::Instant::now() > deadline {
+            return Some(format!("the service does not end within {STOP_TIMEOUT:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    removed.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}

@@ -1,0 +1,163 @@
+//! This host's service: the roles that its keyring gives it, in one process.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use agent::runtime::Docker;
+use common::{
+    api::Settings,
+    error::{Code, Problem},
+    name::Name,
+};
+use link::{Transport, keyring::Keyring, quic::Quic};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Service;
+
+/// Which of its roles a process takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    /// All that the keyring gives.
+    All,
+    /// The coordinator alone.
+    Coordinator,
+    /// The agent alone.
+    Agent,
+}
+
+/// Reads the keyring of a state folder.
+pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
+    Keyring::load(&service.state).map_err(|error| {
+        Problem::new(Code::InstallFailed, "This host's identity cannot be read")
+            .why(error.to_string())
+            .fix("If the file is damaged: wharf uninstall, then join anew")
+    })
+}
+
+/// What a coordinator on this host is told.
+pub fn coordinator_config(service: &Service, advertise: SocketAddr, settings: Settings) -> coordinator::Config {
+    coordinator::Config { state: service.state.clone(), listen: service.listen, advertise, settings }
+}
+
+/// The address under which others most likely reach this host.
+pub fn advertise(service: &Service) -> SocketAddr {
+    let given = service.advertise.or((!service.listen.ip().is_unspecified()).then_some(service.listen));
+    given.unwrap_or_else(|| {
+        // No packet is sent: the kernel only says which address it would use.
+        let outside = SocketAddr::from(([192, 0, 2, 1], 9));
+        let address = link::socket::local_address_towards(outside).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        SocketAddr::new(address, service.listen.port())
+    })
+}
+
+/// A name from the host's own.
+pub fn own_name() -> Name {
+    let hostname = agent::facts::hostname().to_lowercase();
+    let allowed: String =
+        hostname.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).take(63).collect();
+    Name::parse(allowed.trim_matches('-')).unwrap_or_else(|_| Name::parse("host").expect("it is a name"))
+}
+
+/// Runs until the process is asked to stop.
+pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<(), Problem> {
+    let coordinates = keyring.member.is_some() && roles != Roles::Agent;
+    let runs_agent = roles != Roles::Coordinator;
+    let failed = |error: link::LinkError| match error {
+        link::LinkError::Broken(io) if coordinates => coordinator::birth::port_problem(service.listen, &io.to_string()),
+        other => Problem::new(Code::InstallFailed, "The network cannot be used").why(other.to_string()),
+    };
+    let quic = if coordinates {
+        Quic::listen(service.listen, keyring.credentials())
+    } else {
+        let any: SocketAddr = if keyring.coordinators.iter().any(SocketAddr::is_ipv6) {
+            ([0u16; 8], 0).into()
+        } else {
+            ([0, 0, 0, 0], 0).into()
+        };
+        Quic::dial_only(any, keyring.credentials())
+    };
+    let quic = Arc::new(quic.map_err(failed)?);
+    let stop = CancellationToken::new();
+    let (renewals, renewed) = watch::channel(());
+    let coordinating = run_coordinator(service, keyring.clone(), quic.clone(), renewed, stop.clone(), coordinates);
+    let running = run_agent(service, keyring, quic.clone(), stop.clone(), runs_agent);
+    let renewing = agent::renewal::run(service.state.clone(), quic, renewals);
+    // Without a service manager nobody waits for this.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let both = async { tokio::try_join!(coordinating, running).map(drop) };
+    let mut both = std::pin::pin!(both);
+    tokio::select! {
+        result = &mut both => return result,
+        () = renewing => {}
+        () = stop_signal() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+    both.await
+}
+
+async fn run_coordinator(
+    service: &Service,
+    keyring: Keyring,
+    quic: Arc<Quic>,
+    renewed: watch::Receiver<()>,
+    stop: CancellationToken,
+    wanted: bool,
+) -> Result<(), Problem> {
+    if !wanted {
+        stop.cancelled().await;
+        return Ok(());
+    }
+    let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
+    let config = coordinator_config(service, advertise, Settings::default());
+    let transport: Arc<dyn Transport> = quic;
+    coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await?;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
+        .fix("Free some space, or look at the disk: df -h, dmesg"))
+}
+
+async fn run_agent(
+    service: &Service,
+    keyring: Keyring,
+    quic: Arc<Quic>,
+    stop: CancellationToken,
+    wanted: bool,
+) -> Result<(), Problem> {
+    if !wanted {
+        stop.cancelled().await;
+        return Ok(());
+    }
+    let docker = Docker::new(&service.docker, keyring.cluster)
+        .map_err(|error| Problem::new(Code::DockerMissing, "Docker cannot be spoken with").why(error.to_string()))?;
+    let config = agent::Config {
+        state: service.state.clone(),
+        cluster: keyring.cluster,
+        host: keyring.host,
+        coordinators: keyring.coordinators.clone(),
+        address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
+    };
+    let ended = agent::run(config, quic, Arc::new(docker), stop.clone().cancelled_owned()).await;
+    ended.map_err(|error| Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()))?;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Internal, "A task of the agent ended"))
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,116 @@
+//! How things are shown: data on stdout, everything else on stderr.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use common::error::{Code, Problem};
+use serde::Serialize;
+
+use crate::args::Format;
+
+/// Whether stderr may be coloured.
+pub fn colour() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    set("CLICOLOR_FORCE") || (std::io::stderr().is_terminal() && !set("NO_COLOR") && !dumb)
+}
+
+/// A problem in its four parts.
+pub fn problem(problem: &Problem) {
+    let (on, off) = if colour() { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
+    let text = problem.to_string();
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    eprintln!("{on}✗{off} {first}");
+    if !rest.is_empty() {
+        eprintln!("{rest}");
+    }
+}
+
+/// A notice for people.
+pub fn note(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
+
+/// The documented exit code of a problem.
+pub fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::InvalidRequest | Code::ComposeInvalid | Code::TooLarge | Code::TokenMalformed => 2,
+        Code::NotPlaceable => 3,
+        Code::NotFound => 5,
+        Code::Conflict | Code::MemberRefused | Code::OtherCluster => 6,
+        Code::Denied
+        | Code::HostRemoved
+        | Code::TokenUnknown
+        | Code::TokenExpired
+        | Code::TokenRevoked
+        | Code::TokenUsedUp
+        | Code::AddressNotAllowed => 7,
+        Code::Unauthenticated => 8,
+        Code::Unreachable => 9,
+        Code::NoLeader => 10,
+        Code::ResultUnknown => 11,
+        _ => 1,
+    }
+}
+
+/// A list: columns for people, or all of it for programs.
+pub struct Rows<'a> {
+    /// The headings; those from `narrow` on are only shown in wide tables.
+    pub head: &'a [&'a str],
+    /// How many columns a normal table has.
+    pub narrow: usize,
+    /// The rows, each as long as the headings; the first column is the name.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// Prints a list in the format that was asked for.
+pub fn list<T: Serialize>(format: Format, data: &T, rows: Rows<'_>) {
+    match format {
+        Format::Json | Format::Yaml => value(format, data),
+        Format::Name => rows.rows.iter().for_each(|row| line(&row[0])),
+        Format::Table | Format::Wide => {
+            let columns = if format == Format::Wide { rows.head.len() } else { rows.narrow };
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+            table.set_header(&rows.head[..columns]);
+            for row in &rows.rows {
+                table.add_row(&row[..columns]);
+            }
+            for text in table.to_string().lines() {
+                line(text.trim_end());
+            }
+        }
+    }
+}
+
+/// Prints a value for programs; JSON unless YAML was asked for.
+pub fn value<T: Serialize>(format: Format, data: &T) {
+    let text = match format {
+        Format::Yaml => serde_norway::to_string(data).unwrap_or_else(|error| error.to_string()),
+        _ => serde_json::to_string_pretty(data).unwrap_or_else(|error| error.to_string()),
+    };
+    line(text.trim_end());
+}
+
+/// Prints a line of data. A reader that went away (`| head`) ends the program quietly.
+pub fn line(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Asks a question that is answered with yes or no; without a terminal the answer must be given.
+pub fn confirm(question: &str, yes: bool) -> Result<bool, Problem> {
+    if yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Problem::new(Code::InvalidRequest, "Nothing was done: nobody can answer the question")
+            .why(question.to_owned())
+            .fix("Answer it beforehand: -y"));
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
