@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -282,6 +283,15 @@ pub enum Access {
     Viewer,
     /// Change everything.
     Admin,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Viewer => "viewer",
+            Access::Admin => "admin",
+        })
+    }
 }
 
 /// A request for an API token.

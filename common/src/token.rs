@@ -56,9 +56,18 @@ pub struct ApiToken {
 #[serde(rename_all = "lowercase")]
 pub enum JoinRole {
     /// Runs instances.
-    Worker,
+    Agent,
     /// Runs instances and is a member of the coordinators' group.
     Coordinator,
+}
+
+impl fmt::Display for JoinRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            JoinRole::Agent => "agent",
+            JoinRole::Coordinator => "coordinator",
+        })
+    }
 }
 
 /// Why a text is not a token. Nothing of it has been sent anywhere.

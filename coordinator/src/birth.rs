@@ -166,9 +166,9 @@ pub fn port_problem(address: SocketAddr, reason: &str) -> Problem {
     }
 }
 
-/// The host joined as a worker.
+/// The host joined as an agent.
 pub fn not_a_coordinator(keyring: &Keyring) -> Problem {
     Problem::new(Code::MemberRefused, format!("Host {} is no coordinator", keyring.name))
-        .why("it joined as a worker")
+        .why("it joined as an agent")
         .fix("Run its agent: wharf agent")
 }

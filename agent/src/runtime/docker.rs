@@ -19,7 +19,7 @@ use bollard::{
     models::{ContainerSummary, NetworkCreateRequest},
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        ListNetworksOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use common::{
@@ -55,13 +55,14 @@ pub struct Docker {
     cluster: ClusterId,
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
+    network: tokio::sync::Mutex<()>,
 }
 
 impl Docker {
     /// Speaks to the engine behind a socket. Nothing is sent yet.
     pub fn new(socket: &str, cluster: ClusterId) -> Result<Docker, Error> {
         let client = bollard::Docker::connect_with_unix(socket, TIMEOUT.as_secs(), &OLDEST_API)?;
-        Ok(Docker { client, cluster, inspected: Mutex::default() })
+        Ok(Docker { client, cluster, inspected: Mutex::default(), network: tokio::sync::Mutex::default() })
     }
 
     fn inspected(&self) -> MutexGuard<'_, HashMap<String, (String, Container)>> {
@@ -136,23 +137,28 @@ impl Docker {
         Ok(())
     }
 
+    /// Has exactly one network of the name: Docker itself makes a second one when asked twice at the
+    /// same moment, and then finds neither.
     async fn ensure_network(&self) -> Result<(), Error> {
-        match self.client.inspect_network(NETWORK, None).await {
-            Ok(_) => return Ok(()),
-            Err(error) if status(&error) != Some(404) => return Err(error),
-            Err(_) => {}
-        }
-        let request = NetworkCreateRequest {
-            name: NETWORK.to_owned(),
-            driver: Some("bridge".to_owned()),
-            labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), self.cluster.to_string())])),
-            ..NetworkCreateRequest::default()
+        let _one_at_a_time = self.network.lock().await;
+        let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let mut named = self.client.list_networks(Some(options)).await?;
+        named.retain(|network| network.name.as_deref() == Some(NETWORK));
+        named.sort_by(|one, other| one.created.cmp(&other.created));
+        let Some((_, surplus)) = named.split_first() else {
+            let request = NetworkCreateRequest {
+                name: NETWORK.to_owned(),
+                driver: Some("bridge".to_owned()),
+                labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), self.cluster.to_string())])),
+                ..NetworkCreateRequest::default()
+            };
+            return self.client.create_network(request).await.map(|_| ());
         };
-        match self.client.create_network(request).await {
-            // Another instance made it at the same moment.
-            Err(error) if status(&error) == Some(409) => Ok(()),
-            other => other.map(|_| ()),
+        for network in surplus {
+            self.client.remove_network(network.id.as_deref().unwrap_or_default()).await?;
         }
+        Ok(())
     }
 
     async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
@@ -307,6 +313,10 @@ impl ContainerRuntime for Docker {
     }
 
     async fn start(&self, container: &str) -> ActionResult {
+        // The network may have been pruned while no container of it ran.
+        if let Err(error) = self.ensure_network().await {
+            return ActionResult::Failed(reason(error));
+        }
         self.forget(container);
         let started = self.client.start_container(container, None).await;
         self.forget(container);

@@ -19,7 +19,7 @@ use crate::{
 pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
     match command {
         Host::Add { coordinator, ttl, uses, labels, cidr } => {
-            let role = if coordinator { JoinRole::Coordinator } else { JoinRole::Worker };
+            let role = if coordinator { JoinRole::Coordinator } else { JoinRole::Agent };
             add(session, CreateJoinToken { role, ttl, max_uses: uses, labels: parse_labels(&labels)?, cidr }).await
         }
         Host::Ls => ls(session).await,
@@ -89,7 +89,7 @@ async fn ls(session: &Session) -> Result<u8, Problem> {
         vec![
             host.name.to_string(),
             host.liveness.word().to_owned(),
-            if host.member.is_some() { "coordinator" } else { "worker" }.to_owned(),
+            if host.member.is_some() { "coordinator" } else { "agent" }.to_owned(),
             host.instances.to_string(),
             of(host.reserved.cpu.to_string(), fact(|facts| facts.cpu.to_string())),
             of(host.reserved.memory.to_string(), fact(|facts| facts.memory.to_string())),

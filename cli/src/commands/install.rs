@@ -155,7 +155,7 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         advertise: Some(address),
     };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
-    let role = if keyring.member.is_some() { "coordinator" } else { "worker" };
+    let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
     output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
     Ok(keyring)
 }

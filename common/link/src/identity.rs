@@ -286,9 +286,9 @@ mod tests {
         let request = make_request(&key).expect("makes a request");
         let host = host_of_key(&key).expect("reads the key");
         assert_eq!(host_of_request(&request).expect("reads the request"), host);
-        let worker = sign(&root, CLUSTER, &request, None, NOW).expect("signs");
-        assert_eq!(identity_of(&worker, CLUSTER).expect("names the host"), PeerIdentity { host, member: None });
-        assert!(cluster_of(&worker).is_err());
+        let agent = sign(&root, CLUSTER, &request, None, NOW).expect("signs");
+        assert_eq!(identity_of(&agent, CLUSTER).expect("names the host"), PeerIdentity { host, member: None });
+        assert!(cluster_of(&agent).is_err());
         let member = sign(&root, CLUSTER, &request, Some(MemberId(7)), NOW).expect("signs");
         assert_eq!(
             identity_of(&member, CLUSTER).expect("names the host"),

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{Coordinator, join, raft::no_leader};
 
-const WORKER_TTL: Span = Span::minutes(60);
+const AGENT_TTL: Span = Span::minutes(60);
 const COORDINATOR_TTL: Span = Span::minutes(15);
 const LONGEST_TTL: Span = Span::minutes(60 * 24 * 30);
 const MOST_USES: u32 = 1000;
@@ -101,7 +101,7 @@ pub async fn create_join(
 fn limits(asked: &CreateJoinToken) -> Result<(Span, u32), Problem> {
     let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The join token was not made").why(why));
     let coordinator = asked.role == JoinRole::Coordinator;
-    let ttl = asked.ttl.unwrap_or(if coordinator { COORDINATOR_TTL } else { WORKER_TTL });
+    let ttl = asked.ttl.unwrap_or(if coordinator { COORDINATOR_TTL } else { AGENT_TTL });
     let uses = asked.max_uses.unwrap_or(1);
     if coordinator && (uses != 1 || ttl > COORDINATOR_TTL) {
         return refuse(format!("a token for a coordinator has one use and lives {COORDINATOR_TTL} at most"));

@@ -67,10 +67,8 @@ impl JoinTokenRecord {
             );
         }
         if self.uses.len() >= self.max_uses as usize {
-            let last = self
-                .uses
-                .last()
-                .map_or_else(String::new, |last| format!(" by host {:?} at {}", last.name.as_str(), last.at));
+            let last =
+                self.uses.last().map_or_else(String::new, |last| format!(" by host \"{}\" at {}", last.name, last.at));
             return Some(
                 Problem::new(
                     Code::TokenUsedUp,
@@ -129,7 +127,7 @@ impl Cluster {
         self.record(
             format!("token {}", token.id),
             "join-token-made",
-            format!("for {:?}, until {}", token.role, token.expires_at),
+            format!("for role {}, until {}", token.role, token.expires_at),
         );
         self.done()
     }
@@ -205,7 +203,7 @@ impl Cluster {
                 .why("there are 10000 API tokens, which is the limit"));
         }
         self.api_tokens.insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
-        self.record(format!("token {id}"), "api-token-made", format!("{name}, {access:?}"));
+        self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {access}"));
         self.done()
     }
 
