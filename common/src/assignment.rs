@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ClusterId, HostId, InstanceId},
-    instance::{BoundPort, Desired},
+    instance::{BoundPort, Desired, Phase},
     secret::Secret,
     spec::ServiceSpec,
 };
@@ -42,6 +42,8 @@ pub struct AssignedInstance {
     pub ports: Vec<BoundPort>,
     /// Restarts that the cluster knows of; an agent that lost its ledger goes on from here.
     pub restarts: u32,
+    /// How it ended, if the cluster knows that it did: it has no place on the host any more.
+    pub ended: Option<Phase>,
     /// Who to be at the image's registry.
     pub credentials: Option<RegistryCredentials>,
 }

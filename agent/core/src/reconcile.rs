@@ -65,6 +65,8 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
     for (id, instance) in &assigned {
         let container = situation.containers.get(*id);
         let local = memory.0.entry((*id).clone()).or_insert_with(|| adopt(instance, container));
+        // Ahead only if this agent has lost its ledger: what it observes must count as newer.
+        local.observed.restart = local.observed.restart.max(instance.restarts);
         step(situation, instance, container, local, &mut next);
         next.report.instances.push(((*id).clone(), local.observed.clone()));
     }
@@ -86,6 +88,9 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
 fn adopt(instance: &AssignedInstance, container: Option<&Container>) -> Local {
     let mut local = Local::accepted(instance.restarts);
     local.prepared = container.is_some();
+    if let Some(ended) = instance.ended {
+        local.observed.phase = ended;
+    }
     local
 }
 

@@ -57,6 +57,8 @@ pub struct Cluster {
     pub hosts: OrdMap<HostId, Host>,
     /// Every slot that has ever been filled and may be again.
     pub slots: OrdMap<SlotId, Slot>,
+    /// The highest incarnation of a slot that was forgotten.
+    pub retired_incarnation: u64,
     /// The instances, until their container is gone.
     pub instances: OrdMap<InstanceId, Instance>,
     /// The instances of each host.

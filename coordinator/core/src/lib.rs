@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod lease;
 pub mod plan;
 pub mod view;
 

@@ -44,6 +44,7 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
         image,
         ports: instance.ports.clone(),
         restarts: instance.observed.restart,
+        ended: Some(instance.observed.phase).filter(|phase| phase.is_terminal()),
     }
 }
 

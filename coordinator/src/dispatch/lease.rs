@@ -4,8 +4,8 @@
 use link::clock::now;
 use std::time::{Duration, Instant};
 
-use common::{api::Settings, host::Liveness};
-use coordinator_core::{Command, Proposal};
+use common::{api::Settings, time::Span};
+use coordinator_core::{Command, Proposal, lease};
 
 use super::Dispatch;
 
@@ -41,50 +41,9 @@ fn judge_all(dispatch: &Dispatch, leading_since: Instant, settings: Settings) ->
     let judged = published.cluster.hosts.iter().filter_map(|(id, host)| {
         let heard = dispatch.heard(*id);
         let silence = heard.unwrap_or(leading_since).max(leading_since).elapsed();
-        let liveness = judge(host.liveness, heard.is_some(), silence, settings)?;
+        let silence = Span(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        let liveness = lease::judge(host.liveness, heard.is_some(), silence, &settings, now())?;
         Some(Command::HostLiveness { host: *id, liveness }.into())
     });
     judged.collect()
-}
-
-/// The new belief, if it differs.
-fn judge(known: Liveness, heard: bool, silence: Duration, settings: Settings) -> Option<Liveness> {
-    let since = now();
-    let next = if silence >= settings.down_after.duration() {
-        Liveness::Down { since }
-    } else if silence >= settings.suspect_after.duration() {
-        match known {
-            // What is down stays so until it is heard; what never came is not suspected.
-            Liveness::Down { .. } | Liveness::Joining => return None,
-            _ => Liveness::Suspect { since },
-        }
-    } else if heard {
-        Liveness::Ready
-    } else {
-        return None;
-    };
-    let never_came = known == Liveness::Joining && !heard;
-    (next.word() != known.word() && !never_came).then_some(next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn silence_makes_suspect_then_down_and_a_beat_makes_ready() {
-        let settings = Settings::default();
-        let word =
-            |known, heard, seconds| judge(known, heard, Duration::from_secs(seconds), settings).map(|l| l.word());
-        let (since, ready) = (now(), Liveness::Ready);
-        assert_eq!(word(Liveness::Joining, true, 0), Some("ready"));
-        assert_eq!(word(Liveness::Joining, false, 90), None, "a host that never came is not down");
-        assert_eq!(word(ready, true, 14), None);
-        assert_eq!(word(ready, true, 15), Some("suspect"));
-        assert_eq!(word(ready, false, 1), None, "a new leader waits for the host to come back");
-        assert_eq!(word(ready, false, 30), Some("down"));
-        assert_eq!(word(Liveness::Suspect { since }, true, 31), Some("down"));
-        assert_eq!(word(Liveness::Down { since }, false, 16), None);
-        assert_eq!(word(Liveness::Down { since }, true, 1), Some("ready"));
-    }
 }

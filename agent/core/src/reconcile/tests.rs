@@ -25,6 +25,7 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
         image: "web".into(),
         ports: Vec::new(),
         restarts: 0,
+        ended: None,
         credentials: None,
     };
     Assignment {

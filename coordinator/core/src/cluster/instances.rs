@@ -125,7 +125,7 @@ impl Cluster {
         let Some(service) = self.service(&placement.slot.service).cloned() else {
             return refuse("its service is gone".into());
         };
-        let incarnation = self.slots.get(&placement.slot).map_or(0, |slot| slot.incarnation);
+        let incarnation = self.incarnation(&placement.slot);
         if incarnation != placement.expect_incarnation {
             return refuse(format!("its incarnation is {incarnation}, not {}", placement.expect_incarnation));
         }
@@ -184,7 +184,7 @@ impl Cluster {
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
         let slot = self.slots.entry(placement.slot.clone()).or_default();
-        slot.incarnation += 1;
+        slot.incarnation = placement.expect_incarnation + 1;
         let id = placement.slot.instance(slot.incarnation);
         let ports = placement
             .ports
@@ -293,20 +293,33 @@ impl Cluster {
         let Some(instance) = self.instances.remove(id) else { return };
         self.by_host.remove(&(instance.host, id.clone()));
         self.record(id, "instance-gone", "its container is gone");
-        let last_of_slot = !self.instances_of(id.service()).any(|(other, _)| other.slot == id.slot);
-        let wanted = self.service(id.service()).is_some_and(|service| id.slot.slot <= service.spec.replicas);
-        if last_of_slot
-            && !wanted
-            && self.stacks.get(id.stack()).is_none_or(|stack| !stack.services.contains_key(&id.service().service))
-        {
-            self.slots.remove(&id.slot);
-        }
+        self.forget_slots(id.stack());
         self.drop_empty_stack(id.stack());
     }
 
-    /// The next incarnation that a slot would get.
+    /// Forgets the slots of services that a stack no longer has, once nothing fills them.
+    pub(super) fn forget_slots(&mut self, stack: &StackId) {
+        let first = least_instance_of(stack).slot;
+        let of_stack = self.slots.range(first..).take_while(|(slot, _)| slot.service.stack == *stack);
+        let is_over = |slot: &SlotId| {
+            let services = self.stacks.get(stack).map(|stack| &stack.services);
+            services.is_none_or(|services| !services.contains_key(&slot.service.service))
+                && !self.instances_of(&slot.service).any(|(id, _)| id.slot == *slot)
+        };
+        let over: Vec<(SlotId, u64)> = of_stack
+            .filter(|(slot, _)| is_over(slot))
+            .map(|(slot, record)| (slot.clone(), record.incarnation))
+            .collect();
+        for (slot, incarnation) in over {
+            self.slots.remove(&slot);
+            self.retired_incarnation = self.retired_incarnation.max(incarnation);
+        }
+    }
+
+    /// The last incarnation of a slot. A slot that was never filled begins behind all that were
+    /// forgotten: an incarnation is a fencing token, and no name may ever get one twice.
     pub fn incarnation(&self, slot: &SlotId) -> u64 {
-        self.slots.get(slot).map_or(0, |slot| slot.incarnation)
+        self.slots.get(slot).map_or(self.retired_incarnation, |slot| slot.incarnation)
     }
 }
 

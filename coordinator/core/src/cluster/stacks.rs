@@ -91,6 +91,7 @@ impl Cluster {
             id.clone(),
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services },
         );
+        self.forget_slots(id);
         self.record(id, "stack-deployed", format!("revision {revision} was deployed"));
         Ok(Outcome::Revision(revision))
     }
@@ -112,10 +113,7 @@ impl Cluster {
             return;
         }
         self.stacks.remove(id);
-        let slots: Vec<_> = self.slots.keys().filter(|slot| slot.service.stack == *id).cloned().collect();
-        for slot in slots {
-            self.slots.remove(&slot);
-        }
+        self.forget_slots(id);
         self.record(id, "stack-gone", "its last instance is gone");
     }
 

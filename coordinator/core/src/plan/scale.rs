@@ -77,13 +77,13 @@ fn plan_slot(
         );
         return false;
     }
-    let incarnation = record.map_or(0, |record| record.incarnation);
-    if incarnation == 0
+    if record.is_none()
         && let Some(reason) = waits_for(cluster, &slot.service, service)
     {
         plan.block(&slot.service, reason);
         return false;
     }
+    let incarnation = cluster.incarnation(slot);
     match hosts.choose(slot, &service.spec, incarnation) {
         Ok(choice) => plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),

@@ -1,0 +1,204 @@
+//! What must hold at every moment. The numbers are those of the design's invariants.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_core::Action;
+use common::{
+    id::{InstanceId, SlotId},
+    instance::{Health, Phase, Want},
+    spec::Protocol,
+};
+use coordinator_core::{Batch, Cluster, Command, Outcome, Proposal};
+
+use crate::host::Host;
+
+/// Nothing, or which rule was broken and by what.
+pub type Checked = Result<(), String>;
+
+/// What has been ordered so far, to judge agents by.
+#[derive(Default)]
+pub struct Oracle {
+    /// Instances that the cluster has at some time ordered to end, or has forgotten.
+    ended: BTreeSet<InstanceId>,
+    /// Instances whose container was reported gone.
+    purged: BTreeSet<InstanceId>,
+}
+
+impl Oracle {
+    /// Applies a proposal and compares the state before with the state after.
+    pub fn apply(&mut self, cluster: &mut Cluster, batch: &Batch) -> Checked {
+        let before = cluster.clone();
+        for proposal in &batch.proposals {
+            self.apply_one(cluster, batch, proposal)?;
+        }
+        observations_only_rise(&before, cluster)?;
+        slots_are_filled_once(cluster)?;
+        hosts_are_not_overbooked(cluster)
+    }
+
+    fn apply_one(&mut self, cluster: &mut Cluster, batch: &Batch, proposal: &Proposal) -> Checked {
+        let before = cluster.clone();
+        let outcome = cluster.apply(&Batch { at: batch.at, proposals: vec![proposal.clone()] });
+        if matches!(outcome[..], [Outcome::Rejected(_)]) {
+            refusals_change_nothing(&before, batch, &proposal.command)?;
+        }
+        let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
+        self.ended.extend(before.instances.keys().filter(gone).cloned());
+        if let Command::Observe { instances, .. } = &proposal.command {
+            let reported_gone = |(id, observed): &&(InstanceId, _)| {
+                let observed: &common::instance::Observed = observed;
+                observed.phase == Phase::Purged
+                    && before.instances.contains_key(id)
+                    && !cluster.instances.contains_key(id)
+            };
+            self.purged.extend(instances.iter().filter(reported_gone).map(|(id, _)| id.clone()));
+        }
+        Ok(())
+    }
+
+    /// I9: no agent ends what runs without an order or its own policy; and none starts what is over.
+    pub fn judge_action(&self, host: &Host, action: &Action, known: &Cluster) -> Checked {
+        let instance = action.instance();
+        match action {
+            Action::Stop { .. } => {
+                let ordered = self.ended.contains(instance) || !known.instances.contains_key(instance);
+                if !ordered && !host.is_unhealthy(instance) {
+                    return Err(format!("I9: {instance} was stopped, and nobody had ordered that"));
+                }
+            }
+            Action::Create(_) | Action::Start { .. } if self.purged.contains(instance) => {
+                return Err(format!("{instance} was started again after its end"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// I1: a slot has at most one instance that fills it.
+fn slots_are_filled_once(cluster: &Cluster) -> Checked {
+    let mut filled: BTreeMap<&SlotId, &InstanceId> = BTreeMap::new();
+    for (id, _) in cluster.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
+        if let Some(other) = filled.insert(&id.slot, id) {
+            return Err(format!("I1: {other} and {id} fill the same slot"));
+        }
+    }
+    Ok(())
+}
+
+/// I3 and I4: what instances reserve exists, and a port is booked once.
+fn hosts_are_not_overbooked(cluster: &Cluster) -> Checked {
+    for (host, record) in &cluster.hosts {
+        let Some(facts) = &record.facts else { continue };
+        let reserved = cluster.bookings(*host).reserved;
+        if reserved.memory > facts.memory || reserved.cpu > facts.cpu {
+            return Err(format!("I3: more than all of {} is reserved: {reserved:?}", record.name));
+        }
+        let mut ports: BTreeMap<(u16, Protocol), &InstanceId> = BTreeMap::new();
+        for (id, instance) in cluster.instances_on(*host).filter(|(_, instance)| instance.holds_bookings()) {
+            for port in &instance.ports {
+                if let Some(other) = ports.insert(port.booking(), id) {
+                    return Err(format!("I4: {other} and {id} have port {} on {}", port.host, record.name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I5: what is observed only rises, what is desired only moves onward, and no instance moves.
+fn observations_only_rise(before: &Cluster, after: &Cluster) -> Checked {
+    for (id, instance) in &after.instances {
+        let Some(earlier) = before.instances.get(id) else { continue };
+        if !instance.observed.may_follow(&earlier.observed) {
+            return Err(format!("I5: {id} fell from {:?} to {:?}", earlier.observed, instance.observed));
+        }
+        if instance.desired.want < earlier.desired.want {
+            return Err(format!("I5: {id} is wanted again after its end was ordered"));
+        }
+        if (instance.host, instance.revision) != (earlier.host, earlier.revision) {
+            return Err(format!("I5: {id} moved"));
+        }
+    }
+    let back = |(slot, record): &(&SlotId, &coordinator_core::cluster::Slot)| {
+        before.slots.get(*slot).is_some_and(|earlier| record.incarnation < earlier.incarnation)
+    };
+    match after.slots.iter().find(back) {
+        Some((slot, _)) => Err(format!("I5: the incarnation of {slot} fell")),
+        None => Ok(()),
+    }
+}
+
+/// I8: a command that is refused changes nothing but the clock.
+fn refusals_change_nothing(before: &Cluster, batch: &Batch, command: &Command) -> Checked {
+    let mut again = before.clone();
+    let outcome = again.apply(&Batch { at: batch.at, proposals: vec![command.clone().into()] });
+    if !matches!(outcome[..], [Outcome::Rejected(_)]) {
+        // The refusal was that of an earlier request with the same id.
+        return Ok(());
+    }
+    again.clock = before.clock;
+    if again == *before { Ok(()) } else { Err(format!("I8: a refused command changed the state: {command:?}")) }
+}
+
+/// I11: what runs is what is wanted. Services that fit nowhere may lack instances.
+pub fn what_runs_is_wanted<'a>(
+    cluster: &Cluster,
+    hosts: impl Iterator<Item = &'a Host> + Clone,
+    blocked: &BTreeSet<common::id::ServiceId>,
+) -> Checked {
+    for host in hosts.clone() {
+        for running in host.running() {
+            let wanted = cluster.instances.get(running).is_some_and(|i| i.fills_slot() && i.host == host.id());
+            if !wanted {
+                return Err(format!("I11: {running} runs and is not wanted"));
+            }
+        }
+    }
+    let running: BTreeSet<&InstanceId> = hosts.flat_map(Host::running).collect();
+    for (stack_id, stack) in &cluster.stacks {
+        if stack.removing {
+            return Err(format!("I12: stack {stack_id} is still being removed"));
+        }
+        for (name, service) in &stack.services {
+            let service_id = stack_id.service(name.clone());
+            for number in (1..=service.spec.replicas).filter(|_| !blocked.contains(&service_id)) {
+                let slot = service_id.slot(number);
+                let filling =
+                    cluster.instances_of(&service_id).find(|(id, instance)| id.slot == slot && instance.fills_slot());
+                let Some((id, instance)) = filling else { return Err(format!("I11: nothing fills {slot}")) };
+                if instance.revision != service.revision {
+                    return Err(format!("I11: {id} is of revision {}, not {}", instance.revision, service.revision));
+                }
+                let over = matches!(instance.observed.phase, Phase::Completed | Phase::Failed);
+                if !over && !running.contains(id) {
+                    return Err(format!("I11: {id} does not run; it is {:?}", instance.observed));
+                }
+                if !over && !(instance.observed.phase == Phase::Running && instance.observed.health != Health::Starting)
+                {
+                    return Err(format!("I11: {id} runs, and the cluster believes {:?}", instance.observed));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I12: nothing is kept of what is over, one ended instance for each slot aside.
+pub fn nothing_is_left_over(cluster: &Cluster) -> Checked {
+    let mut kept: BTreeSet<&SlotId> = BTreeSet::new();
+    for (id, instance) in cluster.instances.iter().filter(|(_, instance)| !instance.fills_slot()) {
+        let ended = instance.desired.want == Want::Stop;
+        if !ended {
+            return Err(format!("I12: {id} is left over: {:?} {:?}", instance.desired, instance.observed.phase));
+        }
+        kept.insert(&id.slot);
+    }
+    let known = |slot: &&SlotId| {
+        cluster.stacks.get(&slot.service.stack).is_some_and(|stack| stack.services.contains_key(&slot.service.service))
+    };
+    match cluster.slots.keys().find(|slot| !known(slot)) {
+        Some(slot) => Err(format!("I12: {slot} belongs to no service")),
+        None => Ok(()),
+    }
+}
