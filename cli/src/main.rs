@@ -1,16 +1,9 @@
 //! The `wharf` binary.
 
-mod args;
-mod client;
-mod commands;
-mod context;
-mod host;
-mod output;
-mod pinned;
-
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::{args, commands, output};
 use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
@@ -43,7 +36,8 @@ fn log(args: &args::Args) {
     let ours = tracing_subscriber::filter::Targets::new()
         .with_default(LevelFilter::WARN)
         .with_targets(
-            ["wharf", "agent", "agent_core", "coordinator", "coordinator_core", "link"].map(|target| (target, level)),
+            ["wharf", "cli", "agent", "agent_core", "coordinator", "coordinator_core", "link"]
+                .map(|target| (target, level)),
         )
         .with_target("openraft", LevelFilter::ERROR);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::colour());

@@ -174,8 +174,9 @@ pub fn what_runs_is_wanted<'a>(
                 if !over && !running.contains(id) {
                     return Err(format!("I11: {id} does not run; it is {:?}", instance.observed));
                 }
-                if !over && !(instance.observed.phase == Phase::Running && instance.observed.health != Health::Starting)
-                {
+                let believed =
+                    instance.observed.phase == Phase::Running && instance.observed.health != Health::Starting;
+                if !over && !believed {
                     return Err(format!("I11: {id} runs, and the cluster believes {:?}", instance.observed));
                 }
             }
