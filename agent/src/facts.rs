@@ -1,6 +1,6 @@
 //! What the agent says of its host.
 
-use std::{fs, net::IpAddr};
+use std::{fs, net::IpAddr, time::Duration};
 
 use common::{
     host::HostFacts,
@@ -11,10 +11,14 @@ use sha2::{Digest, Sha256};
 
 use crate::runtime::ContainerRuntime;
 
+/// How long Docker may take to say what it is; a host must be heard of even while Docker starts.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Looks at the host.
 pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr) -> HostFacts {
+    let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.version()).await;
     // A host whose Docker does not answer says so by an empty version.
-    let engine = runtime.version().await.unwrap_or_else(|_| crate::runtime::EngineVersion {
+    let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| crate::runtime::EngineVersion {
         version: String::new(),
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),

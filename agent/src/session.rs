@@ -23,8 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After a refusal a person must act; asking often does not help.
 const AFTER_REFUSAL: Duration = Duration::from_secs(15);
-/// How often the host's facts are looked at.
-const FACTS_EVERY: Duration = Duration::from_secs(60);
+/// How often the host's facts are looked at, and how often while Docker does not answer.
+const FACTS_EVERY: Duration = Duration::from_secs(15);
+const FACTS_EVERY_WITHOUT_DOCKER: Duration = Duration::from_secs(1);
 /// How many heartbeats may stay unanswered before another coordinator is tried.
 const MISSED_BEATS: u32 = 3;
 
@@ -136,8 +137,7 @@ impl<R: ContainerRuntime> Session<R> {
         };
         let mut number = 0;
         let mut beats = tokio::time::interval(heartbeat);
-        let mut look_at_facts = tokio::time::interval(FACTS_EVERY);
-        look_at_facts.reset();
+        let mut look_at_facts = Instant::now() + until_next_look(&facts);
         let mut unanswered = 0;
         self.report.mark_changed();
         let speaking = async {
@@ -168,8 +168,9 @@ impl<R: ContainerRuntime> Session<R> {
                         let report = self.report.borrow_and_update().clone();
                         outgoing.send(&ToCoordinator::Report { number, report }).await?;
                     }
-                    _ = look_at_facts.tick() => {
+                    () = tokio::time::sleep_until(look_at_facts) => {
                         let looked = self.facts(address).await?;
+                        look_at_facts = Instant::now() + until_next_look(&looked);
                         if looked != facts {
                             facts = looked;
                             outgoing.send(&ToCoordinator::Facts(facts.clone())).await?;
@@ -206,6 +207,10 @@ impl<R: ContainerRuntime> Session<R> {
             changed
         });
     }
+}
+
+fn until_next_look(facts: &HostFacts) -> Duration {
+    if facts.docker.is_empty() { FACTS_EVERY_WITHOUT_DOCKER } else { FACTS_EVERY }
 }
 
 fn learn_coordinators(known: &mut VecDeque<SocketAddr>, told: Vec<SocketAddr>) {

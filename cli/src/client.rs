@@ -1,10 +1,14 @@
 //! The HTTP side of the command line: one request at a time, to whichever coordinator answers.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use common::{
-    api::ProblemDocument,
+    api::{COORDINATORS_HEADER, ProblemDocument},
     error::{Code, Problem},
 };
 use http_body_util::{BodyExt, Full};
@@ -26,6 +30,8 @@ pub struct Client {
     servers: Vec<SocketAddr>,
     name: String,
     token: Option<String>,
+    /// What the coordinators say that they are.
+    learned: Mutex<Option<Vec<SocketAddr>>>,
 }
 
 /// Why one coordinator could not be asked.
@@ -49,12 +55,33 @@ impl Client {
             servers: context.servers.clone(),
             name: coordinator_name(context.cluster),
             token: Some(context.token.clone()),
+            learned: Mutex::default(),
         })
     }
 
     /// The API of a coordinator that is not trusted yet; `tls` says what it must prove.
     pub fn before_trust(server: SocketAddr, tls: ClientConfig) -> Client {
-        Client { tls: Arc::new(tls), servers: vec![server], name: "coordinator.wharf".to_owned(), token: None }
+        Client {
+            tls: Arc::new(tls),
+            servers: vec![server],
+            name: "coordinator.wharf".to_owned(),
+            token: None,
+            learned: Mutex::default(),
+        }
+    }
+
+    /// The coordinators as the cluster named them last, if they differ from those known before.
+    pub fn learned(&self) -> Option<Vec<SocketAddr>> {
+        let learned = self.learned.lock().expect("no panic while it is held").clone();
+        learned.filter(|servers| !servers.is_empty() && *servers != self.servers)
+    }
+
+    fn learn(&self, response: &Response<Incoming>) {
+        let named = response.headers().get(COORDINATORS_HEADER).and_then(|value| value.to_str().ok());
+        let servers = named.and_then(|text| text.split(',').map(|part| part.parse().ok()).collect());
+        if servers.is_some() {
+            *self.learned.lock().expect("no panic while it is held") = servers;
+        }
     }
 
     /// Asks for a value.
@@ -89,7 +116,10 @@ impl Client {
         let mut causes = Vec::new();
         for server in &self.servers {
             match self.send_to(*server, &method, path, body.clone(), key.as_deref()).await {
-                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) if response.status().is_success() => {
+                    self.learn(&response);
+                    return Ok(response);
+                }
                 Ok(response) => return Err(problem_of(response).await),
                 Err(Failure::Unreachable(why)) => causes.push(format!("{server}: {why}")),
                 Err(Failure::Certificate(why)) => {

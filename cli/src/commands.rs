@@ -85,21 +85,29 @@ pub async fn run(args: Args) -> Result<u8, Problem> {
         _ => {}
     }
     let session = Session::open(&args)?;
-    match args.command {
-        Command::Deploy(deploy) => deploy::deploy(&session, deploy).await,
-        Command::Diff(files) => deploy::diff(&session, &files).await,
-        Command::Ls => stacks::ls(&session).await,
-        Command::Rm { stack, wait } => stacks::rm(&session, stack, wait).await,
-        Command::Scale { target } => stacks::scale(&session, &target).await,
-        Command::Ps { target } => instances::ps(&session, target.as_deref()).await,
-        Command::Logs(logs) => instances::logs(&session, logs).await,
-        Command::Host(host) => hosts::run(&session, host).await,
-        Command::Member(member) => members::run(&session, member).await,
-        Command::Token(token) => tokens::tokens(&session, token).await,
-        Command::Registry(registry) => tokens::registries(&session, registry).await,
-        Command::Events { subject, follow } => events::events(&session, subject, follow).await,
-        Command::Status => members::status(&session).await,
-        Command::Version { .. } => version(&session).await,
+    let result = run_in(&session, args.command).await;
+    if let Some(servers) = session.client.learned() {
+        Contexts::load()?.update_servers(&session.context, servers)?;
+    }
+    result
+}
+
+async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
+    match command {
+        Command::Deploy(deploy) => deploy::deploy(session, deploy).await,
+        Command::Diff(files) => deploy::diff(session, &files).await,
+        Command::Ls => stacks::ls(session).await,
+        Command::Rm { stack, wait } => stacks::rm(session, stack, wait).await,
+        Command::Scale { target } => stacks::scale(session, &target).await,
+        Command::Ps { target } => instances::ps(session, target.as_deref()).await,
+        Command::Logs(logs) => instances::logs(session, logs).await,
+        Command::Host(host) => hosts::run(session, host).await,
+        Command::Member(member) => members::run(session, member).await,
+        Command::Token(token) => tokens::tokens(session, token).await,
+        Command::Registry(registry) => tokens::registries(session, registry).await,
+        Command::Events { subject, follow } => events::events(session, subject, follow).await,
+        Command::Status => members::status(session).await,
+        Command::Version { .. } => version(session).await,
         Command::Up(_)
         | Command::Coordinator(_)
         | Command::Agent(_)

@@ -9,6 +9,9 @@ use common::{
 use link::file;
 use serde::{Deserialize, Serialize};
 
+/// The encoding of certificates in files.
+const PEM: pem::EncodeConfig = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+
 /// The file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +35,11 @@ pub struct Context {
     pub authority: String,
     /// The token; a secret.
     pub token: String,
+}
+
+/// A certificate as a context keeps it.
+pub fn certificate_text(der: &[u8]) -> String {
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der), PEM)
 }
 
 fn path() -> PathBuf {
@@ -68,6 +76,13 @@ impl Contexts {
         let name = wanted.or(self.current.as_deref()).ok_or_else(|| missing("No cluster is chosen".into()))?;
         let context = self.contexts.get(name).ok_or_else(|| missing(format!("There is no context {name:?}")))?;
         Ok((name.to_owned(), context.clone()))
+    }
+
+    /// Notes where the coordinators of a context are now.
+    pub fn update_servers(mut self, name: &str, servers: Vec<SocketAddr>) -> Result<(), Problem> {
+        let Some(context) = self.contexts.get_mut(name) else { return Ok(()) };
+        context.servers = servers;
+        self.save()
     }
 
     /// Adds a cluster and chooses it if none is chosen.

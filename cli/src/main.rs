@@ -39,7 +39,9 @@ fn log(args: &args::Args) {
             ["wharf", "cli", "agent", "agent_core", "coordinator", "coordinator_core", "link"]
                 .map(|target| (target, level)),
         )
-        .with_target("openraft", LevelFilter::ERROR);
+        .with_target("openraft", LevelFilter::ERROR)
+        // It complains of an absent member with every heartbeat; the network tells it once.
+        .with_target("openraft::replication", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::colour());
     tracing_subscriber::registry().with(lines.with_filter(ours)).init();
 }

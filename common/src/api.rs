@@ -22,6 +22,8 @@ use crate::{
 
 /// The version of the API, part of every path.
 pub const API_VERSION: &str = "v1";
+/// The header of every authorised answer that names the coordinators, as `address:port,…`.
+pub const COORDINATORS_HEADER: &str = "wharf-coordinators";
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 

@@ -1,9 +1,10 @@
 //! The one loop that places: on the leader, whenever something that it depends on has changed.
 
-use link::clock::now;
 use std::time::Duration;
 
-use coordinator_core::{Cluster, Outcome, Plan, Proposal, plan};
+use common::time::Timestamp;
+use coordinator_core::{Cluster, Moment, Outcome, Plan, Proposal, plan};
+use link::clock::now;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -21,6 +22,7 @@ pub async fn run(consensus: Consensus) {
     let mut published = consensus.watch();
     let mut leadership = consensus.watch_leadership();
     let mut planned: Option<Cluster> = None;
+    let mut leading_since: Option<Timestamp> = None;
     let mut wake = Instant::now();
     loop {
         tokio::select! {
@@ -36,6 +38,7 @@ pub async fn run(consensus: Consensus) {
         }
         tokio::time::sleep(GATHER).await;
         if !consensus.leadership().leads {
+            leading_since = None;
             wake = Instant::now() + TICK;
             continue;
         }
@@ -44,7 +47,7 @@ pub async fn run(consensus: Consensus) {
             continue;
         }
         let at = now();
-        let plan = plan(&cluster, at);
+        let plan = plan(&cluster, Moment { now: at, leading_since: *leading_since.get_or_insert(at) });
         wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
         planned = propose(&consensus, plan).await.then_some(cluster);
     }

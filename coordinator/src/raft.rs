@@ -255,16 +255,21 @@ impl Consensus {
     }
 
     async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, String> {
-        if self.leadership().leads || self.leader_address().is_none() {
-            return self.propose(proposals).await.map_err(|refused| refused.to_string());
-        }
-        let Some(leader) = self.leader_address().filter(|_| self.leadership().leader != Some(self.me)) else {
+        let other = self.leadership().leader.filter(|leader| *leader != self.me);
+        let (Some(leader), Some(address)) = (other, self.leader_address()) else {
             return self.propose(proposals).await.map_err(|refused| refused.to_string());
         };
-        match self.call(leader, &MemberCall::Propose(proposals), FORWARD_TIMEOUT).await {
-            Ok(MemberAnswer::Proposed(result)) => result.map_err(|refused| refused.to_string()),
-            Ok(_) => Err("the leader answered something else".into()),
-            Err(error) => Err(format!("the leader at {leader} does not answer: {error}")),
+        let call = MemberCall::Propose(proposals);
+        let mut leadership = self.leadership.clone();
+        let led_by_another = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader));
+        tokio::select! {
+            answered = self.call(address, &call, FORWARD_TIMEOUT) => match answered {
+                Ok(MemberAnswer::Proposed(result)) => result.map_err(|refused| refused.to_string()),
+                Ok(_) => Err("the leader answered something else".into()),
+                Err(error) => Err(format!("the leader at {address} does not answer: {error}")),
+            },
+            // The old one will not answer any more. The new one knows whether it was made.
+            _ = led_by_another => Err("the leader changed".into()),
         }
     }
 

@@ -81,6 +81,12 @@ async fn stop_processes(state: &Path) -> Option<String> {
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
+    use std::io::ErrorKind;
     let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    removed.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    removed.or_else(|error| match error.kind() {
+        ErrorKind::NotFound => Ok(()),
+        // Something is mounted there: it was emptied, and the mount is not ours.
+        ErrorKind::ResourceBusy if std::fs::read_dir(path)?.next().is_none() => Ok(()),
+        _ => Err(error),
+    })
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     args::{Service, Up},
     client::Client,
-    context::{Context, Contexts},
+    context::{Context, Contexts, certificate_text},
     host::{self, Roles},
     output,
 };
@@ -60,7 +60,7 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     let context = Context {
         cluster: keyring.cluster,
         servers: vec![config.advertise],
-        authority: pem::encode(&pem::Pem::new("CERTIFICATE", keyring.root.clone())),
+        authority: certificate_text(&keyring.root),
         token: token.clone(),
     };
     let name = keyring.name.as_str().to_owned();

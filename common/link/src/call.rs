@@ -1,10 +1,18 @@
 //! One question and one answer on a stream of their own, over a connection that is kept.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use common::wire::Open;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tracing::{info, warn};
 
 use crate::{Connection, LinkError, Transport};
 
@@ -16,18 +24,28 @@ pub async fn ask<A: DeserializeOwned>(connection: &Connection, question: &Open) 
     stream.incoming.receive().await?.ok_or(LinkError::Ended)
 }
 
-/// A peer that is asked often: the connection is made when it is needed and dropped when it fails.
+/// A peer that is asked often: the connection is made when it is needed, and anew when it is gone.
 #[derive(Clone)]
 pub struct Caller {
     transport: Arc<dyn Transport>,
     address: SocketAddr,
-    connection: Arc<Mutex<Option<Connection>>>,
+    line: Arc<Mutex<Line>>,
+}
+
+/// A dial that many may wait for. It goes on when one of them loses patience: a network whose round
+/// trip is longer than that patience would otherwise never get a connection.
+type Dialing = Shared<BoxFuture<'static, Result<Connection, Arc<LinkError>>>>;
+
+enum Line {
+    Idle { failed: bool },
+    Dialing { dialing: Dialing, failed: bool },
+    Connected(Connection),
 }
 
 impl Caller {
     /// A caller of the coordinator at `address`.
     pub fn new(transport: Arc<dyn Transport>, address: SocketAddr) -> Caller {
-        Caller { transport, address, connection: Arc::default() }
+        Caller { transport, address, line: Arc::new(Mutex::new(Line::Idle { failed: false })) }
     }
 
     /// Where it calls.
@@ -35,25 +53,58 @@ impl Caller {
         self.address
     }
 
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().expect("no panic while it is held")
+    }
+
     /// The connection, made if there is none.
     pub async fn connection(&self) -> Result<Connection, LinkError> {
-        let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_closed()) {
-            return Ok(connection.clone());
+        let dialing = {
+            let mut line = self.line();
+            match &*line {
+                Line::Connected(connection) if !connection.is_closed() => return Ok(connection.clone()),
+                Line::Dialing { dialing, .. } => dialing.clone(),
+                Line::Connected(_) | Line::Idle { .. } => {
+                    let failed = matches!(*line, Line::Idle { failed: true });
+                    let dialing = self.dial();
+                    *line = Line::Dialing { dialing: dialing.clone(), failed };
+                    dialing
+                }
+            }
+        };
+        let result = dialing.await;
+        self.settle(&result);
+        result.map_err(LinkError::Dial)
+    }
+
+    fn dial(&self) -> Dialing {
+        let (transport, address) = (self.transport.clone(), self.address);
+        async move { transport.dial(address).await.map_err(Arc::new) }.boxed().shared()
+    }
+
+    /// Notes what became of a dial, and tells it once.
+    fn settle(&self, result: &Result<Connection, Arc<LinkError>>) {
+        let mut line = self.line();
+        let Line::Dialing { failed, .. } = *line else { return };
+        match result {
+            Ok(connection) => {
+                if failed {
+                    info!(address = %self.address, "a coordinator answers again");
+                }
+                *line = Line::Connected(connection.clone());
+            }
+            Err(error) => {
+                if !failed {
+                    warn!(address = %self.address, %error, "a coordinator cannot be reached");
+                }
+                *line = Line::Idle { failed: true };
+            }
         }
-        let connection = self.transport.dial(self.address).await?;
-        *kept = Some(connection.clone());
-        Ok(connection)
     }
 
     /// Asks and waits for the answer, at most `timeout`.
     pub async fn ask<A: DeserializeOwned>(&self, question: &Open, timeout: Duration) -> Result<A, LinkError> {
         let asked = tokio::time::timeout(timeout, async { ask(&self.connection().await?, question).await }).await;
-        let answer = asked.unwrap_or(Err(LinkError::TimedOut(timeout)));
-        if answer.is_err() {
-            // A peer that was started anew does not know the connection: the next call makes one.
-            self.connection.lock().await.take();
-        }
-        answer
+        asked.unwrap_or(Err(LinkError::TimedOut(timeout)))
     }
 }

@@ -1,6 +1,6 @@
 //! Connections and the streams of frames on them.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{
     codec,
@@ -23,6 +23,9 @@ pub enum LinkError {
         /// Why.
         reason: String,
     },
+    /// A dial that others waited for as well has failed.
+    #[error("{0}")]
+    Dial(Arc<LinkError>),
     /// The connection or stream broke.
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),

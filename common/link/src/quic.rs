@@ -12,7 +12,11 @@ use common::{
     id::ClusterId,
     wire::{PROTOCOLS, PeerIdentity},
 };
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ConnectionId, ConnectionIdGenerator,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use ring::hmac;
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -27,7 +31,7 @@ use tracing::debug;
 use crate::{
     Connection, Credentials, LinkError, Transport,
     connection::Inner,
-    identity::{coordinator_name, identity_of},
+    identity::{coordinator_name, identity_of, random_bytes},
     provider,
 };
 
@@ -110,6 +114,33 @@ fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkE
     Ok(config)
 }
 
+/// Peers of a process that was started anew learn at once that their connections are gone: what
+/// resets them comes from the host's key, so it is the same as before (RFC 9000, section 10.3).
+fn endpoint_config(credentials: &Credentials) -> quinn::EndpointConfig {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, credentials.own.key.expose());
+    let reset = hmac::sign(&secret, b"wharf quic stateless reset");
+    let mut config = quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref())));
+    config.cid_generator(|| Box::new(RandomIds));
+    config
+}
+
+/// Connection ids that say nothing, not even which process made them.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&random_bytes::<8>())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
 fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIdentity, LinkError> {
     let chain =
         connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -121,7 +152,10 @@ fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIde
 impl Quic {
     /// An endpoint that dials and accepts.
     pub fn listen(address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
-        let endpoint = quinn::Endpoint::server(server_config(&credentials)?, address)?;
+        let runtime = quinn::default_runtime().ok_or_else(|| std::io::Error::other("this needs a tokio runtime"))?;
+        let socket = std::net::UdpSocket::bind(address)?;
+        let config = endpoint_config(&credentials);
+        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials)?), socket, runtime)?;
         let (sender, receiver) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
         accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, sender));

@@ -12,4 +12,4 @@ pub mod view;
 
 pub use cluster::Cluster;
 pub use command::{Batch, Command, Outcome, Proposal, RequestId};
-pub use plan::{Plan, plan};
+pub use plan::{Moment, Plan, plan};

@@ -10,6 +10,7 @@ mod scale;
 use std::collections::BTreeMap;
 
 use common::{
+    api::Settings,
     host::Liveness,
     id::{HostId, InstanceId, ServiceId},
     instance::{Desired, StopReason, Verdict, Want},
@@ -49,14 +50,32 @@ impl Plan {
     }
 }
 
+/// When a plan is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The time.
+    pub now: Timestamp,
+    /// Since when the planning member leads. Before that, hosts had nobody to speak with: each has
+    /// a whole lease from then on before anything on it is replaced.
+    pub leading_since: Timestamp,
+}
+
+impl From<Timestamp> for Moment {
+    /// For a plan that is only looked at.
+    fn from(now: Timestamp) -> Moment {
+        Moment { now, leading_since: Timestamp(0) }
+    }
+}
+
 /// Plans everything.
-pub fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
+pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
+    let at = at.into();
     let mut plan = Plan::default();
     let mut hosts = HostTable::of(cluster);
     for (id, stack) in cluster.stacks.iter().filter(|(_, stack)| !stack.removing) {
         for (name, service) in &stack.services {
             let service_id = id.service(name.clone());
-            scale::plan_service(cluster, &service_id, service, now, &mut hosts, &mut plan);
+            scale::plan_service(cluster, &service_id, service, at, &mut hosts, &mut plan);
         }
     }
     for (id, instance) in &cluster.instances {
@@ -80,8 +99,10 @@ fn is_ready(cluster: &Cluster, host: HostId) -> bool {
 
 /// When an instance that became unreachable at `since` is replaced. The host counts as down
 /// `down_after` its last beat, so only the rest of `lost_after` remains.
-fn replaced_at(cluster: &Cluster, since: Timestamp) -> Timestamp {
-    since + Span(cluster.settings.lost_after.0.saturating_sub(cluster.settings.down_after.0))
+fn replaced_at(cluster: &Cluster, since: Timestamp, at: Moment) -> Timestamp {
+    let Settings { down_after, lost_after, .. } = cluster.settings;
+    let lost = since + Span(lost_after.0.saturating_sub(down_after.0));
+    lost.max(at.leading_since + down_after)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What others are told, derived from the state and never stored.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use common::{
     api::{ChangeKind, HostView, InstanceView, ServiceChange, ServiceView, StackPlan, StackView},
@@ -15,7 +15,7 @@ use common::{
 
 use crate::{
     Cluster, Plan,
-    cluster::{Instance, Stack},
+    cluster::{Instance, MemberState, Stack},
     command::{Batch, Command, Outcome},
     plan,
 };
@@ -32,6 +32,12 @@ pub fn assignment(cluster: &Cluster, host: HostId, reported: &BTreeSet<InstanceI
         instances: cluster.instances_on(host).map(|(id, instance)| assigned(cluster, id, instance)).collect(),
         surplus: reported.iter().filter(|id| !known(id)).cloned().collect(),
     })
+}
+
+/// Where the coordinators that are to stay are reached.
+pub fn coordinators(cluster: &Cluster) -> Vec<SocketAddr> {
+    let staying = cluster.members.values().filter(|member| member.state == MemberState::Present);
+    staying.map(|member| member.address).collect()
 }
 
 fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> AssignedInstance {

@@ -9,10 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    api::Access,
+    api::{Access, COORDINATORS_HEADER},
     error::{Code, Problem},
     token::{ApiToken, SecretHash, TokenId},
 };
+
+use coordinator_core::view;
 
 use super::ApiError;
 use crate::{Coordinator, raft::Published, server::Door};
@@ -101,10 +103,23 @@ pub async fn check_door(request: Request, next: Next) -> Response {
 
 /// The one gate of the API.
 pub async fn authorize(State(coordinator): State<Coordinator>, request: Request, next: Next) -> Response {
-    match decide(&coordinator.consensus.current(), &request) {
-        Ok(()) => next.run(request).await,
+    let published = coordinator.consensus.current();
+    match decide(&published, &request) {
+        Ok(()) => {
+            let mut response = next.run(request).await;
+            if let Ok(value) = header::HeaderValue::from_str(&coordinators(&published)) {
+                response.headers_mut().insert(COORDINATORS_HEADER, value);
+            }
+            response
+        }
         Err(problem) => ApiError(problem).into_response(),
     }
+}
+
+/// Where the API is served, so that clients can turn elsewhere when this coordinator is gone.
+fn coordinators(published: &Published) -> String {
+    let addresses: Vec<String> = view::coordinators(&published.cluster).iter().map(ToString::to_string).collect();
+    addresses.join(",")
 }
 
 fn decide(published: &Arc<Published>, request: &Request) -> Result<(), Problem> {

@@ -1,6 +1,6 @@
 //! One agent's session on the leader.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{
     assignment::Assignment,
@@ -10,7 +10,7 @@ use common::{
     report::Report,
     wire::{Hello, ToAgent, ToCoordinator},
 };
-use coordinator_core::{Cluster, Command, Outcome, cluster::MemberState, view};
+use coordinator_core::{Cluster, Command, Outcome, view};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span};
@@ -140,7 +140,7 @@ impl Session {
         self.number = self.dispatch.begin(self.host, connection);
         let welcome = ToAgent::Welcome {
             heartbeat: published.cluster.settings.heartbeat,
-            coordinators: coordinators(&published.cluster),
+            coordinators: view::coordinators(&published.cluster),
         };
         outgoing.send(&welcome).await?;
         info!("a session has begun");
@@ -154,11 +154,11 @@ impl Session {
     ) -> Result<(), Ended> {
         let mut published = self.dispatch.consensus.watch();
         let mut leadership = self.dispatch.consensus.watch_leadership();
-        let mut known = coordinators(&published.borrow().cluster);
+        let mut known = view::coordinators(&published.borrow().cluster);
         loop {
             let cluster = published.borrow_and_update().cluster.clone();
             self.send_assignment(&cluster, outgoing).await?;
-            let now_known = coordinators(&cluster);
+            let now_known = view::coordinators(&cluster);
             if now_known != known {
                 known = now_known;
                 outgoing.send(&ToAgent::Coordinators(known.clone())).await?;
@@ -242,13 +242,4 @@ impl Session {
         }
         Ok(())
     }
-}
-
-fn coordinators(cluster: &Cluster) -> Vec<SocketAddr> {
-    cluster
-        .members
-        .values()
-        .filter(|member| member.state == MemberState::Present)
-        .map(|member| member.address)
-        .collect()
 }

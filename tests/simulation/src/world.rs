@@ -16,7 +16,7 @@ use common::{
     token::{JoinRole, SecretHash, TokenId},
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Proposal, RequestId,
+    Batch, Cluster, Command, Moment, Proposal, RequestId,
     command::{Admission, Authority, Genesis, NewJoinToken},
     lease, plan, view,
 };
@@ -216,8 +216,12 @@ impl World {
     }
 
     fn plan(&mut self) {
-        let commands = plan(&self.cluster, self.now).commands;
+        let commands = plan(&self.cluster, self.moment()).commands;
         self.propose(commands);
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.now, leading_since: self.leading_since }
     }
 
     /// One proposal is decided upon, perhaps twice, perhaps long after it was made.
@@ -450,7 +454,7 @@ impl World {
             let span = if something { Span(200) } else { Span::seconds(2) };
             self.advance(span);
         }
-        let blocked: BTreeSet<ServiceId> = plan(&self.cluster, self.now).blocked.into_keys().collect();
+        let blocked: BTreeSet<ServiceId> = plan(&self.cluster, self.moment()).blocked.into_keys().collect();
         what_runs_is_wanted(&self.cluster, self.hosts.values(), &blocked)?;
         nothing_is_left_over(&self.cluster)
     }
@@ -489,7 +493,7 @@ impl World {
     }
 
     fn unrest(&self) -> String {
-        let plan = plan(&self.cluster, self.now);
+        let plan = plan(&self.cluster, self.moment());
         format!("commands {:?}, blocked {:?}", plan.commands, plan.blocked)
     }
 }

@@ -40,6 +40,7 @@ pub(super) struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
     NotReady(&'static str),
+    NoDocker,
     Constraint(String),
     Cpu,
     Memory,
@@ -111,6 +112,7 @@ impl HostTable {
                 let (verb, lacks) = if rows.len() == 1 { ("is", "lacks") } else { ("are", "lack") };
                 match &group[0].0 {
                     Refusal::NotReady(word) => format!("{count} {verb} {word}"),
+                    Refusal::NoDocker => format!("Docker does not answer on {count}"),
                     Refusal::Constraint(constraint) => {
                         format!("{count} {} not match {constraint}", if rows.len() == 1 { "does" } else { "do" })
                     }
@@ -167,6 +169,9 @@ impl Row {
     fn ports_for(&self, spec: &ServiceSpec, incarnation: u64) -> Result<Vec<u16>, Refusal> {
         if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
             return Err(Refusal::NotReady(self.host.liveness.word()));
+        }
+        if self.host.facts.as_ref().is_some_and(|facts| facts.docker.is_empty()) {
+            return Err(Refusal::NoDocker);
         }
         if let Some(failed) = spec.constraints.iter().find(|constraint| !self.matches(constraint)) {
             return Err(Refusal::Constraint(failed.to_string()));

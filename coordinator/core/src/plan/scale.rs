@@ -4,10 +4,9 @@ use common::{
     id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, StopReason, Verdict, Want},
     spec::{Condition, RestartCondition},
-    time::Timestamp,
 };
 
-use super::{HostTable, Plan, replaced_at};
+use super::{HostTable, Moment, Plan, replaced_at};
 use crate::{
     Cluster,
     cluster::{Instance, Service},
@@ -18,7 +17,7 @@ pub(super) fn plan_service(
     cluster: &Cluster,
     id: &ServiceId,
     service: &Service,
-    now: Timestamp,
+    at: Moment,
     hosts: &mut HostTable,
     plan: &mut Plan,
 ) {
@@ -34,7 +33,7 @@ pub(super) fn plan_service(
     for number in 1..=service.spec.replicas {
         let slot = id.slot(number);
         let current = instances.iter().copied().find(|(id, i)| id.slot == slot && i.fills_slot());
-        whole &= plan_slot(cluster, service, &slot, current, now, hosts, plan);
+        whole &= plan_slot(cluster, service, &slot, current, at, hosts, plan);
     }
     replace_outdated(service, &instances, whole, plan);
 }
@@ -45,16 +44,16 @@ fn plan_slot(
     service: &Service,
     slot: &SlotId,
     current: Option<(&InstanceId, &Instance)>,
-    now: Timestamp,
+    at: Moment,
     hosts: &mut HostTable,
     plan: &mut Plan,
 ) -> bool {
     let mut replaces = None;
     if let Some((id, instance)) = current {
         match instance.verdict {
-            Verdict::Unknown { since } if replaced_at(cluster, since) <= now => replaces = Some(id.clone()),
+            Verdict::Unknown { since } if replaced_at(cluster, since, at) <= at.now => replaces = Some(id.clone()),
             Verdict::Unknown { since } => {
-                plan.wake(replaced_at(cluster, since));
+                plan.wake(replaced_at(cluster, since, at));
                 return false;
             }
             Verdict::Reachable | Verdict::Lost { .. } => {
@@ -66,7 +65,7 @@ fn plan_slot(
         }
     }
     let record = cluster.slots.get(slot);
-    if let Some(record) = record.filter(|record| record.retry_at > now) {
+    if let Some(record) = record.filter(|record| record.retry_at > at.now) {
         plan.wake(record.retry_at);
         plan.block(
             &slot.service,

@@ -1,0 +1,243 @@
+//! Load, and proof of what it left: writes that are remembered once acknowledged, writes as fast
+//! as they go, and the disk's own speed.
+
+use std::{
+    fs::File,
+    io::{BufRead, Write},
+    net::SocketAddr,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use clap::{Parser, Subcommand, ValueEnum};
+use cli::context::Contexts;
+use hyper::{Method, StatusCode};
+use tests::http::Endpoint;
+use tokio::task::JoinSet;
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Load,
+}
+
+#[derive(Subcommand)]
+enum Load {
+    /// Writes one key after the other until its input ends; prints a line with time and key for
+    /// each acknowledgement.
+    Write {
+        /// What the keys begin with.
+        prefix: String,
+        /// How long, in seconds.
+        #[arg(long, default_value_t = 3600)]
+        seconds: u64,
+    },
+    /// Reads lines of `write` and expects every key to be there.
+    Verify,
+    /// Writes from many clients and prints rate and latency as JSON.
+    Bench {
+        #[arg(long)]
+        target: Target,
+        #[arg(long, default_value_t = 64)]
+        clients: usize,
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// The servers of a target without a context.
+        #[arg(long, value_delimiter = ',')]
+        servers: Vec<SocketAddr>,
+    },
+    /// Appends 1 KiB and syncs, again and again, and prints the rate as JSON.
+    Disk {
+        directory: PathBuf,
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Target {
+    /// The keys of a wharf cluster, by HTTPS; the cluster of the context in use.
+    Wharf,
+    /// etcd's JSON gateway of the version 3 API.
+    EtcdGateway,
+    /// etcd's version 2 API.
+    EtcdV2,
+}
+
+fn wharf() -> anyhow::Result<Endpoint> {
+    let (_, context) = Contexts::load().and_then(|contexts| contexts.choose(None)).map_err(anyhow::Error::msg)?;
+    Endpoint::wharf(&context)
+}
+
+fn path_of(key: &str) -> String {
+    format!("/api/v1/environments/default/keys/{key}")
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match Args::parse().command {
+        Load::Write { prefix, seconds } => runtime.block_on(write(&prefix, Duration::from_secs(seconds))),
+        Load::Verify => runtime.block_on(verify()),
+        Load::Bench { target, clients, seconds, servers } => {
+            runtime.block_on(bench(target, clients, Duration::from_secs(seconds), servers))
+        }
+        Load::Disk { directory, seconds } => disk(directory, Duration::from_secs(seconds)),
+    }
+}
+
+/// How long one coordinator may take before the next one is asked.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
+    let endpoint = wharf()?;
+    let end = Instant::now() + length;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let told = is_over.clone();
+    std::thread::spawn(move || {
+        // It ends with its input: whoever started it may not be able to end it across namespaces.
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+        told.store(true, Ordering::Relaxed);
+    });
+    let mut server = 0;
+    let mut connection = None;
+    let mut number = 0_u64;
+    while Instant::now() < end && !is_over.load(Ordering::Relaxed) {
+        let key = format!("{prefix}-{number}");
+        loop {
+            let sent = async {
+                let client = match &mut connection {
+                    Some(client) => client,
+                    None => connection.insert(tokio::time::timeout(PATIENCE, endpoint.connect(server)).await??),
+                };
+                client.send(Method::PUT, &path_of(&key), Bytes::from(key.clone()), Some(&key), PATIENCE).await
+            };
+            match sent.await {
+                Ok((StatusCode::NO_CONTENT, _)) => break,
+                // Whatever it was: ask the next one, with the same key of the request.
+                _ => {
+                    connection = None;
+                    server += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            ensure!(Instant::now() < end + Duration::from_secs(30), "nothing is acknowledged any more");
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let mut stdout = std::io::stdout();
+        // The line is out before the next write begins: whoever ends this knows all that was acknowledged.
+        writeln!(stdout, "{at} {key}")?;
+        stdout.flush()?;
+        number += 1;
+    }
+    Ok(())
+}
+
+async fn verify() -> anyhow::Result<()> {
+    let endpoint = wharf()?;
+    let mut client = endpoint.connect(0).await?;
+    let mut count = 0;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (_, key) = line.split_once(' ').context("a line of `write` has a time and a key")?;
+        let (status, body) =
+            client.send(Method::GET, &path_of(key), Bytes::new(), None, Duration::from_secs(10)).await?;
+        ensure!(status == StatusCode::OK, "{key} was acknowledged and is lost: {status}");
+        let value: serde_json::Value = serde_json::from_slice(&body)?;
+        ensure!(value["value"] == key, "{key} has another value: {value}");
+        count += 1;
+    }
+    println!("{count}");
+    Ok(())
+}
+
+async fn bench(target: Target, clients: usize, length: Duration, servers: Vec<SocketAddr>) -> anyhow::Result<()> {
+    let endpoint = match target {
+        Target::Wharf => wharf()?,
+        Target::EtcdGateway | Target::EtcdV2 => Endpoint::plain(servers),
+    };
+    let mut connections = Vec::new();
+    for number in 0..clients {
+        connections.push(endpoint.connect(number).await?);
+    }
+    let mut tasks = JoinSet::new();
+    let began = Instant::now();
+    for (number, mut client) in connections.into_iter().enumerate() {
+        tasks.spawn(async move {
+            let (mut latencies, mut errors) = (Vec::new(), 0_u64);
+            let mut count = 0_u64;
+            let value = "v".repeat(200);
+            while began.elapsed() < length {
+                let key = format!("bench-{number}-{}", count % 500);
+                let (method, path, body) = request(target, &key, &value);
+                let sent = Instant::now();
+                match client.send(method, &path, body, None, Duration::from_secs(10)).await {
+                    Ok((status, _)) if status.is_success() => latencies.push(sent.elapsed()),
+                    Ok(_) => errors += 1,
+                    // The connection is gone.
+                    Err(_) => return (latencies, errors + 1),
+                }
+                count += 1;
+            }
+            (latencies, errors)
+        });
+    }
+    let (mut latencies, mut errors) = (Vec::new(), 0);
+    for (of_client, failed) in tasks.join_all().await {
+        latencies.extend(of_client);
+        errors += failed;
+    }
+    ensure!(!latencies.is_empty(), "no write was acknowledged; {errors} failed");
+    let per_second = latencies.len() as f64 / began.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    let quantile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!(
+        "{}",
+        serde_json::json!({
+            "clients": clients, "per_second": per_second.round(), "p50_ms": quantile(50), "p99_ms": quantile(99),
+            "errors": errors,
+        })
+    );
+    Ok(())
+}
+
+fn request(target: Target, key: &str, value: &str) -> (Method, String, Bytes) {
+    // The gateway wants key and value in base64; both are chosen so that they are their own alphabet.
+    match target {
+        Target::Wharf => (Method::PUT, path_of(key), Bytes::from(value.to_owned())),
+        Target::EtcdGateway => {
+            let key: String = format!("{key:x<16}").replace('-', "x").chars().take(16).collect();
+            (Method::POST, "/v3/kv/put".to_owned(), Bytes::from(format!(r#"{{"key":"{key}","value":"{value}"}}"#)))
+        }
+        Target::EtcdV2 => (Method::PUT, format!("/v2/keys/{key}?value={value}"), Bytes::new()),
+    }
+}
+
+fn disk(directory: PathBuf, length: Duration) -> anyhow::Result<()> {
+    let path = directory.join("wharf-disk-speed");
+    let file = File::create(&path)?;
+    let record = [7_u8; 1024];
+    let mut latencies = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < length {
+        let each = Instant::now();
+        file.write_all_at(&record, latencies.len() as u64 * 1024)?;
+        file.sync_data()?;
+        latencies.push(each.elapsed());
+    }
+    std::fs::remove_file(path)?;
+    let per_second = latencies.len() as f64 / began.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    let quantile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!(
+        "{}",
+        serde_json::json!({ "per_second": per_second.round(), "p50_ms": quantile(50), "p99_ms": quantile(99) })
+    );
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! `scripts/lab`, driven from Rust: real hosts with real Docker, in namespaces.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use common::api::{HostView, InstanceView, List, MemberView};
+use serde::de::DeserializeOwned;
+
+use crate::wait::until;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A lab of hosts; it is taken down when it is dropped.
+pub struct Lab {
+    folder: PathBuf,
+    script: PathBuf,
+    load: PathBuf,
+    hosts: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// One lab at a time: two would take the machine's time from each other.
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl Lab {
+    /// Hosts h1 to hN, all with wharf, all coordinators.
+    pub fn up(hosts: usize) -> Lab {
+        Lab::begin(hosts, "up")
+    }
+
+    /// Hosts with Docker alone.
+    pub fn bare(hosts: usize) -> Lab {
+        Lab::begin(hosts, "hosts")
+    }
+
+    fn begin(hosts: usize, how: &str) -> Lab {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
+        let lab = Lab {
+            folder: std::env::temp_dir().join("wharf-test-lab"),
+            script: root.join("scripts/lab"),
+            load: root.join("target/release/load"),
+            hosts,
+            // A test that failed has taken its lab down all the same.
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        // Whatever an earlier run that was ended by force has left.
+        lab.run(&["down"]).expect("the lab's remains can be removed");
+        lab.run(&[how, &hosts.to_string()]).expect("the lab comes up");
+        lab
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.script);
+        command
+            .args(arguments)
+            .env("WHARF_LAB", &self.folder)
+            .env("WHARF_LAB_PREFIX", "wt")
+            .env("WHARF_LAB_NET", "10.97.0");
+        command
+    }
+
+    /// Runs a command of the script; its output.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.command(arguments).stdin(Stdio::null()).output().context("scripts/lab cannot be run")?;
+        said(&output).with_context(|| format!("lab {}", arguments.join(" ")))
+    }
+
+    /// Runs something in a host; its output.
+    pub fn exec(&self, host: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run(&[&["exec", host], arguments].concat())
+    }
+
+    /// Runs something in a host; exit code, stdout, stderr.
+    pub fn try_exec(&self, host: &str, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(&[&["exec", host], arguments].concat()).stdin(Stdio::null()).output();
+        let output = output.expect("scripts/lab can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Runs a host's Docker.
+    pub fn docker(&self, host: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run(&[&["docker", host], arguments].concat())
+    }
+
+    /// What `wharf ARGUMENTS -o json` says on a host.
+    pub fn wharf<T: DeserializeOwned>(&self, host: &str, arguments: &[&str]) -> anyhow::Result<T> {
+        let said = self.exec(host, &[&["wharf"], arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&said).with_context(|| format!("wharf {} said {said}", arguments.join(" ")))
+    }
+
+    /// All instances, as a host's command line sees them.
+    pub fn instances(&self, host: &str) -> anyhow::Result<Vec<InstanceView>> {
+        self.wharf::<List<InstanceView>>(host, &["ps"]).map(|list| list.items)
+    }
+
+    /// All hosts.
+    pub fn hosts(&self, host: &str) -> anyhow::Result<Vec<HostView>> {
+        self.wharf::<List<HostView>>(host, &["host", "ls"]).map(|list| list.items)
+    }
+
+    /// The members.
+    pub fn members(&self, host: &str) -> anyhow::Result<Vec<MemberView>> {
+        self.wharf(host, &["member", "ls"])
+    }
+
+    /// The host whose coordinator leads.
+    pub fn leader(&self) -> anyhow::Result<String> {
+        let members = self.members("h1")?;
+        let leader = members.iter().find(|member| member.state == "leader").context("no member leads")?;
+        Ok(format!("h{}", leader.address.to_string().split(['.', ':']).nth(3).context("an address")?))
+    }
+
+    /// The names of all hosts.
+    pub fn names(&self) -> Vec<String> {
+        (1..=self.hosts).map(|number| format!("h{number}")).collect()
+    }
+
+    /// Writes a file into a host's home; its path there.
+    pub fn put_file(&self, host: &str, name: &str, text: &str) -> String {
+        let path = self.folder.join(host).join("root").join(name);
+        std::fs::write(&path, text).expect("the home is there");
+        path.display().to_string()
+    }
+
+    /// The containers of a cluster on a host that run: name and Docker's id.
+    pub fn running(&self, host: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let listed = self.docker(host, &["ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"])?;
+        let mut running: Vec<_> = listed
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, id)| (name.to_owned(), id.to_owned()))
+            .collect();
+        running.sort();
+        Ok(running)
+    }
+
+    /// The running containers of every host that answers.
+    pub fn all_running(&self) -> Vec<(String, Vec<(String, String)>)> {
+        self.names().into_iter().filter_map(|host| self.running(&host).ok().map(|running| (host, running))).collect()
+    }
+
+    /// Deploys a file from h1 and waits until it runs.
+    pub fn deploy(&self, name: &str, compose: &str) {
+        let path = self.put_file("h1", &format!("{name}.yaml"), compose);
+        self.exec("h1", &["wharf", "deploy", "-f", &path, "-n", name, "-y", "--wait", "60s"]).expect("it is deployed");
+    }
+
+    /// Waits until so many containers run in all.
+    pub fn wait_for_running(&self, limit: Duration, wanted: usize) -> Vec<(String, Vec<(String, String)>)> {
+        until(limit, &format!("{wanted} containers run"), || {
+            let running = self.all_running();
+            let count: usize = running.iter().map(|(_, containers)| containers.len()).sum();
+            if count == wanted { Ok(running) } else { Err(format!("{count}: {running:?}")) }
+        })
+    }
+
+    /// Waits until all members vote, one of them leads, and all hosts are ready.
+    pub fn wait_until_whole(&self, limit: Duration) {
+        until(limit, "the cluster is whole", || {
+            let members = self.members("h1")?;
+            let hosts = self.hosts("h1")?;
+            let ready = hosts.iter().filter(|host| host.liveness.word() == "ready").count();
+            ensure!(members.iter().filter(|member| member.state == "leader").count() == 1, "{members:?}");
+            ensure!(ready == self.hosts, "{hosts:?}");
+            anyhow::Ok(())
+        });
+    }
+
+    /// Writes keys from a host until the writer is stopped.
+    pub fn writer(&self, host: &str, prefix: &str) -> Writer {
+        let load = self.load.display().to_string();
+        let mut child = self
+            .command(&["exec", host, &load, "write", prefix])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("scripts/lab can be run");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Writer { child, lines, acknowledged: Vec::new() }
+    }
+
+    /// Expects every acknowledged write to be there; how many there were.
+    pub fn verify(&self, host: &str, acknowledged: &[String]) -> usize {
+        let load = self.load.display().to_string();
+        let mut child = self
+            .command(&["exec", host, &load, "verify"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("scripts/lab can be run");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let text = acknowledged.iter().fold(String::new(), |text, line| text + line + "\n");
+        let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+        let output = child.wait_with_output().expect("it ends");
+        writing.join().expect("no panic").ok();
+        let said = said(&output).expect("every acknowledged write is there");
+        said.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for host in self.names() {
+                let log = self.folder.join(&host).join("wharf/wharf.log");
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let tail: Vec<&str> = text.lines().rev().take(25).collect();
+                eprintln!("--- {host}");
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+        if let Err(error) = self.run(&["down"]) {
+            eprintln!("the lab is not taken down: {error:#}");
+        }
+    }
+}
+
+fn said(output: &Output) -> anyhow::Result<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}", output.status, stderr.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A loop of writes under way.
+pub struct Writer {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    acknowledged: Vec<String>,
+}
+
+impl Writer {
+    /// Waits for the next acknowledgements; the time of the last of them, in milliseconds.
+    pub fn wait_for_more(&mut self, count: usize) -> u64 {
+        let mut last = 0;
+        for _ in 0..count {
+            let line = self.lines.recv_timeout(60 * SECOND).expect("writes are acknowledged");
+            last = line.split(' ').next().and_then(|at| at.parse().ok()).expect("a line begins with its time");
+            self.acknowledged.push(line);
+        }
+        last
+    }
+
+    /// Takes what has been acknowledged by now, without waiting; the time of the last, if any came.
+    pub fn catch_up(&mut self) -> Option<u64> {
+        let new: Vec<String> = self.lines.try_iter().collect();
+        self.acknowledged.extend(new);
+        self.acknowledged.last().and_then(|line| line.split(' ').next()).and_then(|at| at.parse().ok())
+    }
+
+    /// Waits for the first acknowledgement at or after a time; that acknowledgement's time.
+    pub fn wait_past(&mut self, moment: u64) -> u64 {
+        loop {
+            let at = self.wait_for_more(1);
+            if at >= moment {
+                return at;
+            }
+        }
+    }
+
+    /// Ends the loop; all that was acknowledged.
+    pub fn stop(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        self.child.wait().expect("it is ours");
+        let rest: Vec<String> = self.lines.iter().collect();
+        self.acknowledged.extend(rest);
+        std::mem::take(&mut self.acknowledged)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().ok();
+    }
+}
