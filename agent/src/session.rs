@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{
     assignment::Assignment,
-    error::Problem,
+    error::{Code, Problem},
     host::HostFacts,
     report::Report,
     wire::{Hello, Open, ToAgent, ToCoordinator},
@@ -93,6 +93,10 @@ impl<R: ContainerRuntime> Session<R> {
     async fn with(&mut self, address: SocketAddr, coordinators: &mut VecDeque<SocketAddr>) -> End {
         let connection = match self.transport.dial(address).await {
             Ok(connection) => connection,
+            Err(error @ LinkError::NoCommonProtocol { .. }) => {
+                let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
+                return End::Refused(problem.why(error.to_string()).fix("Install the newer wharf on the older side"));
+            }
             Err(error) => return End::Broken(error.to_string()),
         };
         let serving = logs::serve(connection.clone(), self.runtime.clone());

@@ -83,7 +83,6 @@ codes! {
     TokenRevoked "E0105" "Somebody revoked the join token."
     TokenUsedUp "E0107" "The join token has admitted as many hosts as it may."
     AddressNotAllowed "E0108" "The join token admits hosts only from a range of addresses, and this host's is outside it."
-    NameRefused "E0109" "The host asks for a name that is not allowed or already taken."
     RequestRefused "E0110" "The certificate request is malformed, weak, or asks for more than a host may be."
     OtherCluster "E0111" "This host already belongs to another cluster. One host belongs to one cluster."
     ClockSkew "E0112" "The clocks of host and coordinator are too far apart for certificates to be valid."

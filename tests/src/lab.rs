@@ -122,6 +122,29 @@ impl Lab {
         (1..=self.hosts).map(|number| format!("h{number}")).collect()
     }
 
+    /// The path of the binary, which every host sees.
+    pub fn binary(&self) -> String {
+        self.load.with_file_name("wharf").display().to_string()
+    }
+
+    /// Copies one host's state folder to another, as a cloned disk would.
+    pub fn copy_state(&self, from: &str, to: &str) {
+        let (from, to) = (self.folder.join(from).join("wharf"), self.folder.join(to).join("wharf"));
+        let copied = Command::new("cp").arg("-a").arg(format!("{}/.", from.display())).arg(&to).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{} is copied", from.display());
+        std::fs::remove_file(to.join("wharf.log")).ok();
+    }
+
+    /// Waits until a host's log says something; the whole log.
+    pub fn wait_for_log(&self, host: &str, limit: Duration, words: &str) -> String {
+        let path = self.folder.join(host).join("wharf/wharf.log");
+        until(limit, &format!("{host} logs {words}"), || {
+            let log = std::fs::read_to_string(&path)?;
+            ensure!(log.contains(words), "it says {log}");
+            anyhow::Ok(log)
+        })
+    }
+
     /// Writes a file into a host's home; its path there.
     pub fn put_file(&self, host: &str, name: &str, text: &str) -> String {
         let path = self.folder.join(host).join("root").join(name);

@@ -184,6 +184,9 @@ fn now() -> Timestamp {
 /// Installs the binary and starts the service: systemd where it is, else in the background.
 async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     let service = &install.service;
+    if keyring.member.is_some() && !is_running(&service.state) {
+        up::check_port(service)?;
+    }
     if install.foreground {
         return host::run(service, keyring, Roles::All).await.map(|()| 0);
     }

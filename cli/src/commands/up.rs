@@ -14,6 +14,7 @@ use common::{
 use link::keyring::Keyring;
 use tokio::time::Instant;
 
+use super::install;
 use crate::{
     args::{Service, Up},
     client::Client,
@@ -33,7 +34,11 @@ pub async fn up(up: &Up) -> Result<u8, Problem> {
     if !up.detach {
         return host::run(&up.service, keyring, Roles::All).await.map(|()| 0);
     }
-    detach(&up.service)?;
+    if install::is_running(&up.service.state) {
+        output::note("✓ wharf runs already");
+    } else {
+        detach(&up.service)?;
+    }
     let context = wait_until_ready(&keyring).await?;
     output::note(format!("✓ wharf runs: {} at {}", keyring.name, addresses(&keyring)));
     output::note(format!("  context {context}   try: wharf host ls   more hosts: wharf host add"));
@@ -77,8 +82,8 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     Ok(keyring)
 }
 
-/// Says who holds the port before anything is made.
-fn check_port(service: &Service) -> Result<(), Problem> {
+/// Says who holds the port before anything is made or started.
+pub fn check_port(service: &Service) -> Result<(), Problem> {
     match std::net::TcpListener::bind(service.listen) {
         Ok(_) => Ok(()),
         Err(error) => Err(coordinator::birth::port_problem(service.listen, &error.to_string())),

@@ -23,6 +23,12 @@ pub enum LinkError {
         /// Why.
         reason: String,
     },
+    /// The peer speaks only other versions of the wire protocol.
+    #[error("{to} speaks no version of the wire protocol that is known here: upgrade the older side")]
+    NoCommonProtocol {
+        /// The address.
+        to: SocketAddr,
+    },
     /// A dial that others waited for as well has failed.
     #[error("{0}")]
     Dial(Arc<LinkError>),

@@ -48,6 +48,7 @@ pub struct Quic {
     endpoint: quinn::Endpoint,
     credentials: RwLock<Credentials>,
     client: RwLock<quinn::ClientConfig>,
+    accepts: bool,
     accepted: Mutex<Option<mpsc::Receiver<Connection>>>,
     // Ends the accept loop when the transport is dropped.
     _accepting: JoinSet<()>,
@@ -57,8 +58,8 @@ fn tls_error(error: impl std::fmt::Display) -> LinkError {
     LinkError::Tls(error.to_string())
 }
 
-fn protocols() -> Vec<Vec<u8>> {
-    PROTOCOLS.iter().map(|version| format!("wharf/{version}").into_bytes()).collect()
+fn protocols(versions: &[u16]) -> Vec<Vec<u8>> {
+    versions.iter().map(|version| format!("wharf/{version}").into_bytes()).collect()
 }
 
 fn transport_config() -> Arc<quinn::TransportConfig> {
@@ -83,7 +84,7 @@ fn chain_and_key(credentials: &Credentials) -> (Vec<CertificateDer<'static>>, Pr
     (chain, key.into())
 }
 
-fn client_config(credentials: &Credentials) -> Result<quinn::ClientConfig, LinkError> {
+fn client_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::ClientConfig, LinkError> {
     let (chain, key) = chain_and_key(credentials);
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -91,13 +92,13 @@ fn client_config(credentials: &Credentials) -> Result<quinn::ClientConfig, LinkE
         .with_root_certificates(roots(credentials)?)
         .with_client_auth_cert(chain, key)
         .map_err(tls_error)?;
-    tls.alpn_protocols = protocols();
+    tls.alpn_protocols = protocols(versions);
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(tls_error)?));
     config.transport_config(transport_config());
     Ok(config)
 }
 
-fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkError> {
+fn server_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::ServerConfig, LinkError> {
     let (chain, key) = chain_and_key(credentials);
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), provider())
         .build()
@@ -108,7 +109,7 @@ fn server_config(credentials: &Credentials) -> Result<quinn::ServerConfig, LinkE
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(tls_error)?;
-    tls.alpn_protocols = protocols();
+    tls.alpn_protocols = protocols(versions);
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(tls_error)?));
     config.transport_config(transport_config());
     Ok(config)
@@ -152,10 +153,14 @@ fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIde
 impl Quic {
     /// An endpoint that dials and accepts.
     pub fn listen(address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
+        Quic::listen_speaking(&PROTOCOLS, address, credentials)
+    }
+
+    fn listen_speaking(versions: &[u16], address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
         let runtime = quinn::default_runtime().ok_or_else(|| std::io::Error::other("this needs a tokio runtime"))?;
         let socket = std::net::UdpSocket::bind(address)?;
         let config = endpoint_config(&credentials);
-        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials)?), socket, runtime)?;
+        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials, versions)?), socket, runtime)?;
         let (sender, receiver) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
         accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, sender));
@@ -173,11 +178,12 @@ impl Quic {
         accepted: Option<mpsc::Receiver<Connection>>,
         accepting: JoinSet<()>,
     ) -> Result<Quic, LinkError> {
-        let client = RwLock::new(client_config(&credentials)?);
+        let client = RwLock::new(client_config(&credentials, &PROTOCOLS)?);
         Ok(Quic {
             endpoint,
             credentials: RwLock::new(credentials),
             client,
+            accepts: accepted.is_some(),
             accepted: Mutex::new(accepted),
             _accepting: accepting,
         })
@@ -185,8 +191,10 @@ impl Quic {
 
     /// Uses new credentials from now on; connections that exist go on.
     pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), LinkError> {
-        let (client, server) = (client_config(&credentials)?, server_config(&credentials)?);
-        self.endpoint.set_server_config(Some(server));
+        let client = client_config(&credentials, &PROTOCOLS)?;
+        if self.accepts {
+            self.endpoint.set_server_config(Some(server_config(&credentials, &PROTOCOLS)?));
+        }
         *self.client.write().expect("no panic while it is held") = client;
         *self.credentials.write().expect("no panic while it is held") = credentials;
         Ok(())
@@ -247,8 +255,13 @@ impl Transport for Quic {
             .connect_with(client, to, &coordinator_name(cluster))
             .map_err(|e| unreachable(e.to_string()))?;
         let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
-        let connection =
-            connected.map_err(|_| unreachable("it does not answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
+        let connection = match connected.map_err(|_| unreachable("it does not answer".into()))? {
+            Ok(connection) => connection,
+            Err(quinn::ConnectionError::ConnectionClosed(closed)) if closed.error_code == no_common_protocol() => {
+                return Err(LinkError::NoCommonProtocol { to });
+            }
+            Err(error) => return Err(unreachable(error.to_string())),
+        };
         let peer = peer_of(&connection, cluster)?;
         Ok(Connection::new(peer, to, Inner::Quic(connection)))
     }
@@ -258,8 +271,80 @@ impl Transport for Quic {
     }
 }
 
+/// The TLS alert `no_application_protocol` (RFC 7301) as QUIC carries it (RFC 9001, section 4.8).
+fn no_common_protocol() -> quinn::TransportErrorCode {
+    quinn::TransportErrorCode::crypto(120)
+}
+
 impl Drop for Quic {
     fn drop(&mut self) {
         self.endpoint.close(0u32.into(), b"the process ends");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{id::MemberId, secret::Secret, wire::Open};
+
+    use super::*;
+    use crate::{
+        call::Caller,
+        clock::now,
+        identity::{Certified, make_key, make_request, make_root, sign},
+    };
+
+    fn credentials(root: &Certified) -> Credentials {
+        let cluster = ClusterId([1; 10]);
+        let key = make_key().expect("a key");
+        let request = make_request(&key).expect("a request");
+        let certificate = sign(root, cluster, &request, Some(MemberId(1)), now()).expect("signs");
+        let identity = identity_of(&certificate, cluster).expect("it was just signed");
+        let own = Certified { certificate, key: Secret::new(key.expose().clone()) };
+        Credentials { cluster, identity, own, root: root.certificate.clone() }
+    }
+
+    fn loopback() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
+    }
+
+    #[tokio::test]
+    async fn peers_without_a_common_version_say_so() {
+        let root = make_root(ClusterId([1; 10]), now()).expect("a root");
+        let newer = Quic::listen_speaking(&[99], loopback(), credentials(&root)).expect("listens");
+        let address = newer.local_address().expect("an address");
+        let older = Quic::dial_only(loopback(), credentials(&root)).expect("dials");
+        let error = older.dial(address).await.map(drop).expect_err("they share no version");
+        assert!(matches!(error, LinkError::NoCommonProtocol { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_peer_that_was_started_anew_is_noticed_at_once() {
+        let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+        let (their_runtime, our_runtime) = (runtime(), runtime());
+        let root = make_root(ClusterId([1; 10]), now()).expect("a root");
+        let theirs = credentials(&root);
+        let first = their_runtime.block_on(async { Quic::listen(loopback(), theirs.clone()).expect("listens") });
+        let address = first.local_address().expect("an address");
+        let (caller, connection) = our_runtime.block_on(async {
+            let ours = Quic::dial_only(loopback(), credentials(&root)).expect("dials");
+            let caller = Caller::new(Arc::new(ours), address);
+            let connection = caller.connection().await.expect("connects");
+            (caller, connection)
+        });
+        // The process dies without a word, and another one takes its port.
+        their_runtime.shutdown_background();
+        drop(first);
+        our_runtime.block_on(async {
+            let second = loop {
+                match Quic::listen(address, theirs.clone()) {
+                    Ok(second) => break second,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            let asked = caller.ask::<()>(&Open::Member(vec![0; 64]), Duration::from_secs(3)).await;
+            assert!(asked.is_err() && connection.is_closed(), "the old connection was reset");
+            caller.connection().await.expect("connects anew");
+            drop(second);
+        });
     }
 }

@@ -24,12 +24,9 @@ impl From<Problem> for ApiError {
 
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::TokenMalformed
-        | Code::RequestRefused
-        | Code::ClockSkew
-        | Code::InvalidRequest
-        | Code::ComposeInvalid
-        | Code::NameRefused => StatusCode::BAD_REQUEST,
+        Code::TokenMalformed | Code::RequestRefused | Code::ClockSkew | Code::InvalidRequest | Code::ComposeInvalid => {
+            StatusCode::BAD_REQUEST
+        }
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::TokenUnknown
         | Code::TokenExpired
