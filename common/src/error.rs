@@ -107,7 +107,6 @@ codes! {
     WrongDoor "E0421" "The connection was made with the join key, which serves the join script alone."
     Busy "E0429" "Too many requests at once; try again in a moment."
     ComposeInvalid "E0501" "The compose file cannot be read or asks for what cannot be."
-    ImageMissing "E0510" "The image cannot be had on the host."
     StoreCorrupt "E0901" "The coordinator's store is damaged. It is never repaired silently: the member must leave and join anew."
     StoreFailed "E0902" "The coordinator's store cannot be written: the disk is full or failing."
     Internal "E0999" "A fault of wharf itself. Please report it with the lines of the log around it."

@@ -28,14 +28,17 @@ use crate::{
     raft::{Consensus, StoreError},
 };
 
-const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1 };
+/// How the file of a new cluster is sealed.
+pub const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1 };
 const GENESIS_FILE: &str = "genesis";
 
 /// What a new cluster is made of, on disk until it lies in the replicated state.
-#[derive(Serialize, Deserialize)]
-struct GenesisFile {
-    genesis: Genesis,
-    admin: (TokenId, SecretHash),
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenesisFile {
+    /// The first command.
+    pub genesis: Genesis,
+    /// The admin token.
+    pub admin: (TokenId, SecretHash),
 }
 
 /// A new cluster's first host and its admin token, which is shown once.

@@ -36,8 +36,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use network::{MemberAnswer, MemberCall};
+pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
 pub use state_machine::Published;
-pub use store::StoreError;
+pub use store::{ENTRY_FORMAT, RECORD_FORMAT, StoreError};
+pub use types::Entry;
 
 use types::TypeConfig;
 
@@ -224,7 +226,8 @@ impl Consensus {
     pub async fn write(&self, request: RequestId, command: Command) -> Result<Outcome, Problem> {
         let proposal = Proposal { request: Some(request), command };
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        let mut cause = String::from("no leader is known");
+        let mut cause = NotProposed::Unknown("no leader is known".into());
+        let mut may_be_made = false;
         while Instant::now() < deadline {
             match self.try_write(vec![proposal.clone()]).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
@@ -232,15 +235,23 @@ impl Consensus {
                     Some(outcome) => return Ok(outcome),
                     None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
                 },
-                Err(reason) => cause = reason,
+                Err(NotProposed::Busy) if !may_be_made => {
+                    return Err(Problem::new(Code::Busy, "The change was not made: too many wait").fix("Try again"));
+                }
+                Err(reason) => {
+                    // Even a member that says that it does not lead may have led when it took it.
+                    may_be_made = true;
+                    cause = reason;
+                }
             }
             // Without a majority nothing will change soon; the caller should know at once.
             if !self.has_leader() && Instant::now() + WRITE_TIMEOUT > deadline + Duration::from_secs(4) {
-                return Err(no_leader().why(cause));
+                return Err(no_leader().why(cause.to_string()));
             }
             tokio::time::sleep(RETRY_DELAY).await;
         }
-        let unknown = Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause);
+        let unknown =
+            Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause.to_string());
         Err(unknown.fix("Repeat it with the same Idempotency-Key, or look: wharf ls"))
     }
 
@@ -254,22 +265,24 @@ impl Consensus {
         leadership.leads || leadership.leader.is_some_and(|leader| leader != self.me)
     }
 
-    async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, String> {
+    async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
         let other = self.leadership().leader.filter(|leader| *leader != self.me);
         let (Some(leader), Some(address)) = (other, self.leader_address()) else {
-            return self.propose(proposals).await.map_err(|refused| refused.to_string());
+            return self.propose(proposals).await;
         };
         let call = MemberCall::Propose(proposals);
         let mut leadership = self.leadership.clone();
         let led_by_another = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader));
         tokio::select! {
             answered = self.call(address, &call, FORWARD_TIMEOUT) => match answered {
-                Ok(MemberAnswer::Proposed(result)) => result.map_err(|refused| refused.to_string()),
-                Ok(_) => Err("the leader answered something else".into()),
-                Err(error) => Err(format!("the leader at {address} does not answer: {error}")),
+                Ok(MemberAnswer::Proposed(result)) => result,
+                Ok(_) => Err(NotProposed::Unknown("the leader answered something else".into())),
+                Err(error) => {
+                    Err(NotProposed::Unknown(format!("the leader at {address} does not answer: {error}")))
+                }
             },
             // The old one will not answer any more. The new one knows whether it was made.
-            _ = led_by_another => Err("the leader changed".into()),
+            _ = led_by_another => Err(NotProposed::Unknown("the leader changed".into())),
         }
     }
 
@@ -330,8 +343,8 @@ pub enum NotProposed {
     #[error("this member does not lead")]
     NotLeader,
     /// The proposal may or may not have been made.
-    #[error("no majority confirmed it in time")]
-    Unknown,
+    #[error("{0}")]
+    Unknown(String),
     /// More proposals wait than are allowed.
     #[error("too many proposals wait")]
     Busy,

@@ -36,7 +36,7 @@ fn status(code: Code) -> StatusCode {
         | Code::HostRemoved
         | Code::Cloned
         | Code::Denied => StatusCode::FORBIDDEN,
-        Code::NotFound | Code::ImageMissing => StatusCode::NOT_FOUND,
+        Code::NotFound => StatusCode::NOT_FOUND,
         Code::Conflict | Code::MemberRefused | Code::OtherCluster | Code::NotPlaceable => StatusCode::CONFLICT,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::WrongDoor => StatusCode::MISDIRECTED_REQUEST,

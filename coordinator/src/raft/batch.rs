@@ -23,14 +23,14 @@ const ENTRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Proposals and where their outcomes go.
 pub struct Waiting {
     proposals: Vec<Proposal>,
-    answer: oneshot::Sender<Result<Vec<Outcome>, NotProposed>>,
+    answer: Answer,
 }
 
 /// Hands proposals to the batcher and waits for their outcomes.
 pub async fn propose(batches: &mpsc::Sender<Waiting>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
     let (answer, outcome) = oneshot::channel();
     batches.try_send(Waiting { proposals, answer }).map_err(|_| NotProposed::Busy)?;
-    outcome.await.unwrap_or(Err(NotProposed::Unknown))
+    outcome.await.unwrap_or_else(|_| Err(NotProposed::Unknown("this member stops".into())))
 }
 
 /// Gathers what waits while earlier entries are on their way.
@@ -83,14 +83,25 @@ async fn write(raft: Raft<TypeConfig>, gathered: Vec<Waiting>, permit: OwnedSema
             let refused = if error.forward_to_leader::<openraft::BasicNode>().is_some() {
                 NotProposed::NotLeader
             } else {
-                NotProposed::Unknown
+                NotProposed::Unknown(error.to_string())
             };
-            return lengths.into_iter().for_each(|(_, answer)| drop(answer.send(Err(refused.clone()))));
+            return refuse(lengths, &refused);
         }
-        Err(_) => return lengths.into_iter().for_each(|(_, answer)| drop(answer.send(Err(NotProposed::Unknown)))),
+        Err(_) => {
+            let silent = format!("no majority confirmed it within {ENTRY_TIMEOUT:?}");
+            return refuse(lengths, &NotProposed::Unknown(silent));
+        }
     };
     for (length, answer) in lengths {
         // An author that went away no longer wants its outcomes.
         drop(answer.send(Ok(outcomes.by_ref().take(length).collect())));
+    }
+}
+
+type Answer = oneshot::Sender<Result<Vec<Outcome>, NotProposed>>;
+
+fn refuse(answers: Vec<(usize, Answer)>, refused: &NotProposed) {
+    for (_, answer) in answers {
+        drop(answer.send(Err(refused.clone())));
     }
 }

@@ -15,6 +15,10 @@ use super::{Consensus, ELECTION_MAX, Leadership, MemberAnswer, MemberCall, QUORU
 const TICK: Duration = Duration::from_millis(50);
 const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(300);
 const AFTER_ELECTION: Duration = Duration::from_millis(200);
+/// How often is looked who leads, and how often while a new leader waits for its first confirmation,
+/// which openraft does not announce.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOK_SOON: Duration = Duration::from_millis(5);
 const MAX_JITTER: Duration = Duration::from_millis(150);
 
 /// When this member last heard its leader.
@@ -130,7 +134,7 @@ pub async fn watch_leadership(consensus: Consensus, leadership: watch::Sender<Le
                     return;
                 }
             }
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            () = tokio::time::sleep(if now.leads == is_leader { LOOK } else { LOOK_SOON }) => {}
         }
     }
 }

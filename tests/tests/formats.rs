@@ -1,0 +1,330 @@
+//! Every format that outlives a process or leaves it: what was written once must be readable for
+//! ever. `WHARF_WRITE_GOLDEN=1` writes the files that are missing and never changes one; a format that
+//! changes gets a new version, a new file, and goes on reading the old one.
+
+use std::{collections::BTreeMap, fmt::Debug, path::Path, sync::Arc};
+
+use agent::ledger::{Contents, LEDGER_FORMAT};
+use agent_core::{Local, Memory};
+use common::{
+    api::{Access, Settings},
+    assignment::{AssignedInstance, Assignment, RegistryCredentials},
+    codec::{self, Format},
+    error::{Code, Problem},
+    host::{HostFacts, HostLabels, Liveness},
+    id::{BootId, ClusterId, HostId, InstanceId, MemberId},
+    instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
+    name::Name,
+    quantity::{Bytes, MilliCpu},
+    report::Report,
+    secret::Secret,
+    spec::{Condition, Constraint, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
+    time::{Span, Timestamp},
+    token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
+    wire::{Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
+};
+use coordinator::{
+    birth::{GENESIS_FORMAT, GenesisFile},
+    raft::{ENTRY_FORMAT, Entry, RECORD_FORMAT, SNAPSHOT_FORMAT, SnapshotFile},
+};
+use coordinator_core::{
+    Batch, Cluster, Command, Proposal, RequestId,
+    command::{Admission, Authority, Genesis, NewJoinToken, Placement},
+};
+use link::keyring::{KEYRING_FORMAT, Keyring};
+use serde::{Serialize, de::DeserializeOwned};
+
+const AT: Timestamp = Timestamp(1_790_000_000_000);
+const CLUSTER: ClusterId = ClusterId([1; 10]);
+const HOST: HostId = HostId([2; 10]);
+const TOKEN: TokenId = TokenId([3; 5]);
+
+fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if !path.exists() && std::env::var_os("WHARF_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, bytes).expect("the folder is there");
+    }
+    std::fs::read(&path).expect("the golden file is there: WHARF_WRITE_GOLDEN=1 writes those that are missing")
+}
+
+/// A sealed format: the golden file opens to the sample, and a flipped bit anywhere is noticed.
+#[track_caller]
+fn check_sealed<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, format: &Format, sample: T) {
+    let bytes = golden(name, &format.seal(&sample).expect("seals"));
+    let opened: T = format.open(&bytes).expect("what was written once can be read");
+    assert_eq!(opened, sample, "{name} means what it meant");
+    for position in (0..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 0x10;
+        assert!(format.open::<T>(&damaged).is_err(), "{name}: damage at {position} is noticed");
+    }
+    assert!(format.open::<T>(&bytes[..bytes.len() - 1]).is_err(), "{name}: a torn end is noticed");
+}
+
+/// A frame of the wire: the golden bytes decode to what encodes to them.
+#[track_caller]
+fn check_frame<T: Serialize + DeserializeOwned + Debug>(name: &str, samples: Vec<T>) {
+    let bytes = golden(name, &codec::encode(&samples).expect("encodes"));
+    let decoded: Vec<T> = codec::decode(&bytes).expect("what was sent once can be read");
+    assert_eq!(format!("{decoded:?}"), format!("{samples:?}"), "{name} means what it meant");
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("it is a name")
+}
+
+fn instance() -> InstanceId {
+    "default/shop/web/2.3".parse().expect("it is an id")
+}
+
+fn facts() -> HostFacts {
+    HostFacts {
+        hostname: "h1".into(),
+        address: [10, 0, 0, 1].into(),
+        cpu: MilliCpu(2000),
+        memory: Bytes(4 << 30),
+        os: "linux".into(),
+        arch: "x86_64".into(),
+        kernel: "6.1".into(),
+        docker: "20.10".into(),
+        agent: "0.1.0".into(),
+        boot: BootId([4; 10]),
+    }
+}
+
+fn labels() -> HostLabels {
+    BTreeMap::from([("disk".to_owned(), "ssd".to_owned())])
+}
+
+fn spec() -> ServiceSpec {
+    let mut spec = ServiceSpec::of_image("shop/web:1");
+    spec.command = Some(vec!["serve".into()]);
+    spec.environment.insert("MODE".into(), "live".into());
+    spec.ports.push(PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None });
+    spec.mounts.push(MountSpec { source: MountSource::Volume(name("data")), target: "/data".into(), read_only: false });
+    spec.mounts.push(MountSpec { source: MountSource::Bind("/etc".into()), target: "/host".into(), read_only: true });
+    spec.healthcheck = Some(HealthCheck {
+        test: vec!["CMD".into(), "true".into()],
+        interval: Span::seconds(10),
+        timeout: Span::seconds(5),
+        retries: 3,
+        start_period: Span(0),
+    });
+    spec.constraints.push(Constraint { key: "disk".into(), not: false, value: "ssd".into() });
+    spec.depends_on.insert(name("db"), Condition::Healthy);
+    spec
+}
+
+fn observed() -> Observed {
+    Observed {
+        restart: 2,
+        phase: Phase::Running,
+        health: Health::Healthy,
+        exit_code: Some(1),
+        started_at: Some(AT),
+        image_digest: Some("sha256:ab".into()),
+        message: "it ended with exit code 1".into(),
+    }
+}
+
+fn credentials() -> RegistryCredentials {
+    RegistryCredentials { registry: "r:5000".into(), username: "u".into(), password: Secret::new("p".into()) }
+}
+
+fn genesis() -> Genesis {
+    Genesis {
+        cluster: CLUSTER,
+        authority: Authority {
+            certificate: vec![1],
+            key: Secret::new(vec![2]),
+            join_certificate: vec![3],
+            join_key: Secret::new(vec![4]),
+        },
+        settings: Settings::default(),
+        member: MemberId(1),
+        address: ([10, 0, 0, 1], 7443).into(),
+        host: HOST,
+        name: name("h1"),
+    }
+}
+
+/// One command of every kind.
+fn commands() -> Vec<Command> {
+    let stack: common::id::StackId = instance().stack().clone();
+    let service = instance().service().clone();
+    let from = [10, 0, 0, 2];
+    let environment = name("default");
+    let spec = StackSpec { services: BTreeMap::from([(name("web"), spec())]), ..StackSpec::default() };
+    vec![
+        Command::Initialize(Box::new(genesis())),
+        Command::PutSettings(Settings::default()),
+        Command::PutStack { id: stack.clone(), spec: Arc::new(spec), expect_revision: Some(0) },
+        Command::RemoveStack(stack),
+        Command::ScaleService { id: service.clone(), replicas: 3 },
+        Command::PinImage { service, expect_revision: 1, digest: "sha256:ab".into() },
+        Command::PutJoinToken(Box::new(NewJoinToken {
+            id: TOKEN,
+            secret: SecretHash([5; 32]),
+            role: JoinRole::Coordinator,
+            expires_at: AT,
+            max_uses: 1,
+            labels: labels(),
+            from: Some((from.into(), 24)),
+        })),
+        Command::RevokeJoinToken(TOKEN),
+        Command::Admit(Box::new(Admission {
+            token: TOKEN,
+            host: HOST,
+            name: name("h2"),
+            from: from.into(),
+            address: (from, 7443).into(),
+        })),
+        Command::PutApiToken { id: TOKEN, name: name("ci"), access: Access::Viewer, secret: SecretHash([6; 32]) },
+        Command::RemoveApiToken(TOKEN),
+        Command::PutRegistry(credentials()),
+        Command::RemoveRegistry("r:5000".into()),
+        Command::HostReported { host: HOST, facts: facts(), machine: [7; 16] },
+        Command::HostLiveness { host: HOST, liveness: Liveness::Down { since: AT } },
+        Command::PutHostLabels { host: HOST, labels: labels() },
+        Command::RemoveHost(HOST),
+        Command::Place(Box::new(Placement {
+            slot: instance().slot.clone(),
+            expect_incarnation: 2,
+            expect_revision: 1,
+            host: HOST,
+            ports: vec![8080],
+            replaces: Some(instance()),
+        })),
+        Command::Desire {
+            instance: instance(),
+            desired: Desired { want: Want::Purge, reason: Some(StopReason::ScaledDown) },
+        },
+        Command::Observe { host: HOST, instances: vec![(instance(), observed())] },
+        Command::Judge { instance: instance(), verdict: Verdict::Unknown { since: AT } },
+        Command::MemberAddress { member: MemberId(2), address: (from, 7443).into() },
+        Command::RemoveMember(MemberId(2)),
+        Command::ForgetMember(MemberId(2)),
+        Command::PutKey { environment: environment.clone(), key: "a/b".into(), value: b"v".to_vec() },
+        Command::RemoveKey { environment, key: "a/b".into() },
+    ]
+}
+
+fn batch() -> Batch {
+    let proposal = |command| Proposal { request: Some(RequestId([8; 16])), command };
+    Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
+}
+
+fn assignment() -> Assignment {
+    Assignment {
+        cluster: CLUSTER,
+        host: HOST,
+        generation: 7,
+        instances: vec![AssignedInstance {
+            id: instance(),
+            desired: Desired { want: Want::Run, reason: None },
+            spec: Arc::new(spec()),
+            image: "shop/web@sha256:ab".into(),
+            ports: vec![BoundPort { spec: spec().ports[0].clone(), host: 8080 }],
+            restarts: 1,
+            ended: Some(Phase::Failed),
+            credentials: Some(credentials()),
+        }],
+        surplus: [instance()].into(),
+    }
+}
+
+#[test]
+fn log_entries_can_be_read_for_ever() {
+    let log_id = openraft::LogId::new(openraft::CommittedLeaderId::new(3, 1), 9);
+    let entry = Entry { log_id, payload: openraft::EntryPayload::Normal(batch()) };
+    let bytes = golden("entry-1.bin", &ENTRY_FORMAT.seal(&entry).expect("seals"));
+    let opened: Entry = ENTRY_FORMAT.open(&bytes).expect("what was written once can be read");
+    let openraft::EntryPayload::Normal(found) = opened.payload else { panic!("it is a batch") };
+    assert_eq!((opened.log_id, found), (log_id, batch()));
+    // A batch that is a sample of everything must also be one that can be applied.
+    assert_eq!(Cluster::default().apply(&batch()).len(), commands().len());
+}
+
+#[test]
+fn records_can_be_read_for_ever() {
+    check_sealed("record-1.bin", &RECORD_FORMAT, openraft::Vote::<u64>::new_committed(3, 1));
+}
+
+#[test]
+fn snapshots_can_be_read_for_ever() {
+    let mut cluster = Cluster::default();
+    for command in commands() {
+        cluster.apply(&Batch { at: AT, proposals: vec![command.into()] });
+    }
+    check_sealed("snapshot-1.bin", &SNAPSHOT_FORMAT, SnapshotFile { meta: openraft::SnapshotMeta::default(), cluster });
+}
+
+#[test]
+fn files_of_a_host_can_be_read_for_ever() {
+    let memory = Memory(BTreeMap::from([(instance(), Local { observed: observed(), ..Local::accepted(2) })]));
+    let coordinators = vec![([10, 0, 0, 1], 7443).into()];
+    let contents = Contents { assignment: assignment(), memory, coordinators: coordinators.clone() };
+    check_sealed("ledger-1.bin", &LEDGER_FORMAT, contents);
+    let keyring = Keyring {
+        cluster: CLUSTER,
+        host: HOST,
+        member: Some(MemberId(1)),
+        name: name("h1"),
+        certificate: vec![1],
+        key: Secret::new(vec![2]),
+        root: vec![3],
+        coordinators,
+        advertise: Some(([10, 0, 0, 1], 7443).into()),
+    };
+    check_sealed("keyring-1.bin", &KEYRING_FORMAT, keyring);
+    let file = GenesisFile { genesis: genesis(), admin: (TOKEN, SecretHash([6; 32])) };
+    check_sealed("genesis-1.bin", &GENESIS_FORMAT, file);
+}
+
+#[test]
+fn tokens_can_be_read_for_ever() {
+    let join = JoinToken { id: TOKEN, pin: Pin([9; 32]), secret: Secret::new([10; 16]) };
+    let text = golden("join-token-1.txt", join.reveal().as_bytes());
+    assert_eq!(String::from_utf8(text).expect("text").parse::<JoinToken>(), Ok(join));
+    let api = ApiToken { id: TOKEN, secret: Secret::new([10; 16]) };
+    let text = golden("api-token-1.txt", api.reveal().as_bytes());
+    assert_eq!(String::from_utf8(text).expect("text").parse::<ApiToken>(), Ok(api));
+}
+
+#[test]
+fn frames_can_be_read_by_later_versions() {
+    let hello = Hello { host: HOST, facts: facts(), generation: 7, machine: [7; 16] };
+    let request = LogRequest { instance: instance(), tail: Some(10), follow: true };
+    let problem = || Problem::new(Code::HostRemoved, "what").why("why").fix("fix");
+    check_frame(
+        "open-1.bin",
+        vec![Open::Session(hello), Open::Renew(vec![1]), Open::Member(vec![2]), Open::Logs(request)],
+    );
+    let report = Report { generation: 7, instances: vec![(instance(), observed())], unknown: [instance()].into() };
+    check_frame(
+        "to-coordinator-1.bin",
+        vec![
+            ToCoordinator::Report { number: 1, report },
+            ToCoordinator::Beat { sent: AT.0 },
+            ToCoordinator::Facts(facts()),
+        ],
+    );
+    let coordinators = vec![([10, 0, 0, 1], 7443).into()];
+    check_frame(
+        "to-agent-1.bin",
+        vec![
+            ToAgent::Welcome { heartbeat: Span::seconds(5), coordinators: coordinators.clone() },
+            ToAgent::Redirect { leader: Some(coordinators[0]) },
+            ToAgent::Refused(problem()),
+            ToAgent::Assignment(Box::new(assignment())),
+            ToAgent::BeatAck { sent: AT.0 },
+            ToAgent::ReportAck { number: 1 },
+            ToAgent::Coordinators(coordinators),
+        ],
+    );
+    check_frame("renewed-1.bin", vec![Renewed::Certificate(vec![1]), Renewed::Refused(problem())]);
+    check_frame(
+        "log-frame-1.bin",
+        vec![LogFrame::Output { stderr: true, bytes: b"x".to_vec() }, LogFrame::Failed(problem()), LogFrame::End],
+    );
+}
