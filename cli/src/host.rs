@@ -133,8 +133,7 @@ async fn run_agent(
         stop.cancelled().await;
         return Ok(());
     }
-    let docker = Docker::new(&service.docker, keyring.cluster)
-        .map_err(|error| Problem::new(Code::DockerMissing, "Docker cannot be spoken with").why(error.to_string()))?;
+    let docker = Docker::new(&service.docker, keyring.cluster);
     let config = agent::Config {
         state: service.state.clone(),
         cluster: keyring.cluster,

@@ -1,10 +1,9 @@
 //! `scripts/lab`, driven from Rust: real hosts with real Docker, in namespaces.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,15 +11,15 @@ use anyhow::{Context, ensure};
 use common::api::{HostView, InstanceView, List, MemberView};
 use serde::de::DeserializeOwned;
 
-use crate::wait::until;
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::{
+    load::{self, Writer, load, root},
+    wait::until,
+};
 
 /// A lab of hosts; it is taken down when it is dropped.
 pub struct Lab {
     folder: PathBuf,
     script: PathBuf,
-    load: PathBuf,
     hosts: usize,
     _alone: MutexGuard<'static, ()>,
 }
@@ -40,11 +39,9 @@ impl Lab {
     }
 
     fn begin(hosts: usize, how: &str) -> Lab {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
         let lab = Lab {
             folder: std::env::temp_dir().join("wharf-test-lab"),
-            script: root.join("scripts/lab"),
-            load: root.join("target/release/load"),
+            script: root().join("scripts/lab"),
             hosts,
             // A test that failed has taken its lab down all the same.
             _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
@@ -124,7 +121,7 @@ impl Lab {
 
     /// The path of the binary, which every host sees.
     pub fn binary(&self) -> String {
-        self.load.with_file_name("wharf").display().to_string()
+        load().with_file_name("wharf").display().to_string()
     }
 
     /// Copies one host's state folder to another, as a cloned disk would.
@@ -198,42 +195,12 @@ impl Lab {
 
     /// Writes keys from a host until the writer is stopped.
     pub fn writer(&self, host: &str, prefix: &str) -> Writer {
-        let load = self.load.display().to_string();
-        let mut child = self
-            .command(&["exec", host, &load, "write", prefix])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("scripts/lab can be run");
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Writer { child, lines, acknowledged: Vec::new() }
+        Writer::start(self.command(&["exec", host, &load().display().to_string(), "write", prefix]))
     }
 
     /// Expects every acknowledged write to be there; how many there were.
     pub fn verify(&self, host: &str, acknowledged: &[String]) -> usize {
-        let load = self.load.display().to_string();
-        let mut child = self
-            .command(&["exec", host, &load, "verify"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("scripts/lab can be run");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        let text = acknowledged.iter().fold(String::new(), |text, line| text + line + "\n");
-        let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-        let output = child.wait_with_output().expect("it ends");
-        writing.join().expect("no panic").ok();
-        let said = said(&output).expect("every acknowledged write is there");
-        said.trim().parse().expect("a number")
+        load::verify(self.command(&["exec", host, &load().display().to_string(), "verify"]), acknowledged)
     }
 }
 
@@ -254,61 +221,8 @@ impl Drop for Lab {
     }
 }
 
-fn said(output: &Output) -> anyhow::Result<String> {
+pub(crate) fn said(output: &Output) -> anyhow::Result<String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}", output.status, stderr.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// A loop of writes under way.
-pub struct Writer {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    acknowledged: Vec<String>,
-}
-
-impl Writer {
-    /// Waits for the next acknowledgements; the time of the last of them, in milliseconds.
-    pub fn wait_for_more(&mut self, count: usize) -> u64 {
-        let mut last = 0;
-        for _ in 0..count {
-            let line = self.lines.recv_timeout(60 * SECOND).expect("writes are acknowledged");
-            last = line.split(' ').next().and_then(|at| at.parse().ok()).expect("a line begins with its time");
-            self.acknowledged.push(line);
-        }
-        last
-    }
-
-    /// Takes what has been acknowledged by now, without waiting; the time of the last, if any came.
-    pub fn catch_up(&mut self) -> Option<u64> {
-        let new: Vec<String> = self.lines.try_iter().collect();
-        self.acknowledged.extend(new);
-        self.acknowledged.last().and_then(|line| line.split(' ').next()).and_then(|at| at.parse().ok())
-    }
-
-    /// Waits for the first acknowledgement at or after a time; that acknowledgement's time.
-    pub fn wait_past(&mut self, moment: u64) -> u64 {
-        loop {
-            let at = self.wait_for_more(1);
-            if at >= moment {
-                return at;
-            }
-        }
-    }
-
-    /// Ends the loop; all that was acknowledged.
-    pub fn stop(mut self) -> Vec<String> {
-        drop(self.child.stdin.take());
-        self.child.wait().expect("it is ours");
-        let rest: Vec<String> = self.lines.iter().collect();
-        self.acknowledged.extend(rest);
-        std::mem::take(&mut self.acknowledged)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        self.child.wait().ok();
-    }
 }

@@ -1,5 +1,7 @@
-//! What the tests share: a lab of real hosts, waiting, and HTTP under load.
+//! What the tests share: a lab of real hosts, load, waiting.
 
+pub mod cluster;
 pub mod http;
 pub mod lab;
+pub mod load;
 pub mod wait;

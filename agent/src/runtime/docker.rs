@@ -5,7 +5,7 @@ mod render;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ use common::{
 };
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{ContainerRuntime, EngineVersion};
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK};
@@ -51,7 +51,9 @@ const OLDEST_API: ClientVersion = ClientVersion { major_version: 1, minor_versio
 
 /// A Docker Engine.
 pub struct Docker {
-    client: bollard::Docker,
+    socket: String,
+    /// Made when the socket is there: a host may boot faster than its Docker.
+    client: OnceLock<bollard::Docker>,
     cluster: ClusterId,
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
@@ -59,10 +61,23 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Speaks to the engine behind a socket. Nothing is sent yet.
-    pub fn new(socket: &str, cluster: ClusterId) -> Result<Docker, Error> {
-        let client = bollard::Docker::connect_with_unix(socket, TIMEOUT.as_secs(), &OLDEST_API)?;
-        Ok(Docker { client, cluster, inspected: Mutex::default(), network: tokio::sync::Mutex::default() })
+    /// The engine behind a socket. Nothing is sent yet.
+    pub fn new(socket: &str, cluster: ClusterId) -> Docker {
+        Docker {
+            socket: socket.to_owned(),
+            client: OnceLock::new(),
+            cluster,
+            inspected: Mutex::default(),
+            network: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn client(&self) -> Result<&bollard::Docker, Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = bollard::Docker::connect_with_unix(&self.socket, TIMEOUT.as_secs(), &OLDEST_API)?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     fn inspected(&self) -> MutexGuard<'_, HashMap<String, (String, Container)>> {
@@ -79,7 +94,8 @@ impl Docker {
 
     async fn list(&self) -> Result<Vec<ContainerSummary>, String> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&self.own_label()).build();
-        let listed = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.list_containers(Some(options))).await;
+        let listed =
+            tokio::time::timeout(OBSERVE_TIMEOUT, self.client().map_err(reason)?.list_containers(Some(options))).await;
         listed.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?.map_err(|e| e.to_string())
     }
 
@@ -88,7 +104,8 @@ impl Docker {
         if let Some((_, container)) = self.inspected().get(id).filter(|(known, _)| *known == short) {
             return Ok(Some(container.clone()));
         }
-        let answered = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.inspect_container(id, None)).await;
+        let client = self.client().map_err(reason)?;
+        let answered = tokio::time::timeout(OBSERVE_TIMEOUT, client.inspect_container(id, None)).await;
         let inspected = match answered.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))? {
             Ok(inspected) => inspected,
             Err(error) if status(&error) == Some(404) => return Ok(None),
@@ -108,13 +125,13 @@ impl Docker {
 
     /// The registry's digest of an image; images that were built or loaded here have none.
     async fn digest_of(&self, image: &str) -> Option<String> {
-        let inspected = self.client.inspect_image(image).await.ok()?;
+        let inspected = self.client().ok()?.inspect_image(image).await.ok()?;
         let first = inspected.repo_digests?.into_iter().next()?;
         first.split_once('@').map(|(_, digest)| digest.to_owned())
     }
 
     async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        match self.client.inspect_image(image).await {
+        match self.client()?.inspect_image(image).await {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == Some(404) => Ok(false),
             Err(error) => Err(error),
@@ -130,7 +147,7 @@ impl Docker {
         });
         let (name, tag) = render::name_and_tag(&instance.image);
         let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
-        let mut progress = std::pin::pin!(self.client.create_image(Some(options), None, credentials));
+        let mut progress = std::pin::pin!(self.client()?.create_image(Some(options), None, credentials));
         while let Some(step) = progress.next().await {
             step?;
         }
@@ -143,7 +160,7 @@ impl Docker {
         let _one_at_a_time = self.network.lock().await;
         let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
         let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        let mut named = self.client.list_networks(Some(options)).await?;
+        let mut named = self.client()?.list_networks(Some(options)).await?;
         named.retain(|network| network.name.as_deref() == Some(NETWORK));
         named.sort_by(|one, other| one.created.cmp(&other.created));
         let Some((_, surplus)) = named.split_first() else {
@@ -153,19 +170,61 @@ impl Docker {
                 labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), self.cluster.to_string())])),
                 ..NetworkCreateRequest::default()
             };
-            return self.client.create_network(request).await.map(|_| ());
+            return self.client()?.create_network(request).await.map(|_| ());
         };
         for network in surplus {
-            self.client.remove_network(network.id.as_deref().unwrap_or_default()).await?;
+            self.client()?.remove_network(network.id.as_deref().unwrap_or_default()).await?;
         }
         Ok(())
+    }
+
+    /// Wakes for every event of ours until the stream ends.
+    async fn listen(&self, wake: &Notify) -> Result<(), Error> {
+        let mut filters = self.own_label();
+        filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let mut events = std::pin::pin!(self.client()?.events(Some(options)));
+        while let Some(event) = events.next().await {
+            let event = event?;
+            // Health checks announce each of their runs; only their verdict counts.
+            if event.action.as_deref().is_some_and(|action| action.starts_with("exec_")) {
+                continue;
+            }
+            if let Some(id) = event.actor.and_then(|actor| actor.id) {
+                self.forget(&id);
+            }
+            wake.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn try_start(&self, container: &str) -> Result<(), Error> {
+        // The network may have been pruned while no container of it ran.
+        self.ensure_network().await?;
+        self.forget(container);
+        let started = self.client()?.start_container(container, None).await;
+        self.forget(container);
+        started
+    }
+
+    async fn try_stop(&self, container: &str, grace: Span) -> Result<(), Error> {
+        let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
+        // Docker answers when the program has ended; that takes as long as the grace time.
+        let client = self.client()?.clone().with_timeout(grace.duration() + TIMEOUT);
+        client.stop_container(container, Some(StopContainerOptionsBuilder::new().t(seconds).build())).await
+    }
+
+    async fn try_remove(&self, container: &str) -> Result<(), Error> {
+        // Anonymous volumes go with it; named ones stay.
+        let options = RemoveContainerOptionsBuilder::new().v(true).build();
+        self.client()?.remove_container(container, Some(options)).await
     }
 
     async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
         self.ensure_network().await?;
         let options = CreateContainerOptionsBuilder::new().name(&instance.id.container_name()).build();
         let body = render::container(instance, self.cluster);
-        match self.client.create_container(Some(options), body).await {
+        match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),
             other => other.map(|_| ()),
@@ -253,27 +312,9 @@ impl ContainerRuntime for Docker {
             // Whatever happened while nobody listened is found by looking.
             self.inspected().clear();
             wake.notify_one();
-            let mut filters = self.own_label();
-            filters.insert("type".to_owned(), vec!["container".to_owned()]);
-            let mut events =
-                std::pin::pin!(self.client.events(Some(EventsOptionsBuilder::new().filters(&filters).build())));
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => {
-                        // Health checks announce each of their runs; only their verdict counts.
-                        if event.action.as_deref().is_some_and(|action| action.starts_with("exec_")) {
-                            continue;
-                        }
-                        if let Some(id) = event.actor.and_then(|actor| actor.id) {
-                            self.forget(&id);
-                        }
-                        wake.notify_one();
-                    }
-                    Err(error) => {
-                        warn!(%error, "Docker's events ended; listening again");
-                        break;
-                    }
-                }
+            match self.listen(wake).await {
+                Ok(()) => debug!("Docker's events ended; listening again"),
+                Err(error) => debug!(%error, "Docker's events cannot be heard; trying again"),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -313,14 +354,7 @@ impl ContainerRuntime for Docker {
     }
 
     async fn start(&self, container: &str) -> ActionResult {
-        // The network may have been pruned while no container of it ran.
-        if let Err(error) = self.ensure_network().await {
-            return ActionResult::Failed(reason(error));
-        }
-        self.forget(container);
-        let started = self.client.start_container(container, None).await;
-        self.forget(container);
-        match started {
+        match self.try_start(container).await {
             Err(error) if status(&error) != Some(304) => {
                 let why = reason(error);
                 match render::taken_port(&why) {
@@ -336,19 +370,13 @@ impl ContainerRuntime for Docker {
     }
 
     async fn stop(&self, container: &str, grace: Span) -> ActionResult {
-        let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
-        // Docker answers when the program has ended; that takes as long as the grace time.
-        let client = self.client.clone().with_timeout(grace.duration() + TIMEOUT);
-        let stopped =
-            client.stop_container(container, Some(StopContainerOptionsBuilder::new().t(seconds).build())).await;
+        let stopped = self.try_stop(container, grace).await;
         self.forget(container);
         done_if(&[304, 404], stopped)
     }
 
     async fn remove(&self, container: &str) -> ActionResult {
-        // Anonymous volumes go with it; named ones stay.
-        let options = RemoveContainerOptionsBuilder::new().v(true).build();
-        let removed = self.client.remove_container(container, Some(options)).await;
+        let removed = self.try_remove(container).await;
         self.forget(container);
         done_if(&[404], removed)
     }
@@ -356,28 +384,32 @@ impl ContainerRuntime for Docker {
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
         let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail).build();
-        let mut lines = std::pin::pin!(self.client.logs(&request.instance.container_name(), Some(options)));
+        let failed = |error: Error| {
+            let what = format!("The output of {} cannot be read", request.instance);
+            LogFrame::Failed(Problem::new(Code::NotFound, what).why(reason(error)))
+        };
+        let client = match self.client() {
+            Ok(client) => client,
+            // Nobody listens any more: nothing to tell.
+            Err(error) => return drop(output.send(failed(error)).await),
+        };
+        let mut lines = std::pin::pin!(client.logs(&request.instance.container_name(), Some(options)));
         while let Some(line) = lines.next().await {
             let frame = match line {
                 Ok(LogOutput::StdErr { message }) => LogFrame::Output { stderr: true, bytes: message.to_vec() },
                 Ok(other) => LogFrame::Output { stderr: false, bytes: other.into_bytes().to_vec() },
-                Err(error) => {
-                    let problem =
-                        Problem::new(Code::NotFound, format!("The output of {} cannot be read", request.instance));
-                    LogFrame::Failed(problem.why(reason(error)))
-                }
+                Err(error) => failed(error),
             };
-            let failed = matches!(frame, LogFrame::Failed(_));
-            if output.send(frame).await.is_err() || failed {
+            let ends = matches!(frame, LogFrame::Failed(_));
+            if output.send(frame).await.is_err() || ends {
                 return;
             }
         }
-        // Nobody listens any more: nothing to tell.
         drop(output.send(LogFrame::End).await);
     }
 
     async fn version(&self) -> Result<EngineVersion, String> {
-        let version = tokio::time::timeout(OBSERVE_TIMEOUT, self.client.version()).await;
+        let version = tokio::time::timeout(OBSERVE_TIMEOUT, self.client().map_err(reason)?.version()).await;
         let version = version
             .map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?
             .map_err(|e| e.to_string())?;

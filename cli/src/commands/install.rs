@@ -173,7 +173,7 @@ async fn check_docker(socket: &str) -> Result<(), Problem> {
             .why(format!("{socket}: {why}"))
             .fix("Install it: apt-get install docker.io   and start it: systemctl start docker")
     };
-    let docker = Docker::new(socket, common::id::ClusterId([0; 10])).map_err(|e| missing(e.to_string()))?;
+    let docker = Docker::new(socket, common::id::ClusterId([0; 10]));
     docker.version().await.map(drop).map_err(missing)
 }
 

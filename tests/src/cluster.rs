@@ -1,0 +1,280 @@
+//! A cluster in one process: real coordinators with real stores, real agents with containers that
+//! exist only in memory, a network that can be cut, and the API by real HTTPS.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent::runtime::fake::Fake;
+use anyhow::{Context as _, ensure};
+use cli::{
+    client::Client,
+    context::{Context, certificate_text},
+};
+use common::{
+    api::{
+        ClusterView, CreateJoinToken, InstanceView, JoinReply, JoinRequest, JoinTokenCreated, List, PutStack, Settings,
+        StackPlan,
+    },
+    error::Problem,
+    hex,
+    name::Name,
+    spec::{ServiceSpec, StackSpec},
+    time::Span,
+    token::{JoinRole, JoinToken, SecretHash},
+    wire::PeerIdentity,
+};
+use hyper::Method;
+use link::{
+    Transport,
+    clock::now,
+    identity::{join_proof, make_request},
+    keyring::{Keyring, pending_key},
+    memory::Network,
+};
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::wait::until_async;
+
+const SOON: Duration = Duration::from_secs(15);
+/// What is down for that long is replaced.
+pub const LOST_AFTER: Span = Span(3000);
+
+/// A host of the cluster.
+pub struct Host {
+    /// Where it is reached, on the link and by HTTPS.
+    pub address: SocketAddr,
+    /// Its containers.
+    pub runtime: Arc<Fake>,
+    keyring: Keyring,
+    folder: TempDir,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// All hosts; the first one made the cluster.
+pub struct TestCluster {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// What lies between them.
+    pub network: Network,
+    context: Context,
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("it is a name")
+}
+
+fn problem(problem: Problem) -> anyhow::Error {
+    anyhow::anyhow!("{problem}")
+}
+
+impl TestCluster {
+    /// A cluster of so many hosts, all coordinators, all ready.
+    pub async fn start(count: usize) -> TestCluster {
+        let network = Network::default();
+        let (folder, address) = (TempDir::new().expect("a folder"), free_address());
+        let settings =
+            Settings { heartbeat: Span(200), suspect_after: Span(800), down_after: Span(1500), lost_after: LOST_AFTER };
+        let config =
+            coordinator::Config { state: folder.path().to_owned(), listen: address, advertise: address, settings };
+        let newborn = coordinator::birth::make_cluster(&config, name("h1")).expect("it is made");
+        let context = Context {
+            cluster: newborn.keyring.cluster,
+            servers: vec![address],
+            authority: certificate_text(&newborn.keyring.root),
+            token: newborn.admin.reveal(),
+        };
+        let mut cluster = TestCluster { hosts: Vec::new(), network, context };
+        cluster.add(folder, address, newborn.keyring);
+        until_async(SOON, "the first host leads", async || cluster.view(0).await).await;
+        for number in 2..=count {
+            cluster.join(number).await.expect("it joins");
+        }
+        cluster.wait_until_whole().await;
+        cluster
+    }
+
+    fn add(&mut self, folder: TempDir, address: SocketAddr, keyring: Keyring) {
+        let mut host = Host {
+            address,
+            runtime: Arc::default(),
+            keyring,
+            folder,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        host.switch_on(&self.network);
+        self.hosts.push(host);
+        self.context.servers = self.hosts.iter().map(|host| host.address).collect();
+    }
+
+    async fn join(&mut self, number: usize) -> anyhow::Result<()> {
+        let asked = CreateJoinToken {
+            role: JoinRole::Coordinator,
+            ttl: None,
+            max_uses: None,
+            labels: Default::default(),
+            cidr: None,
+        };
+        let client = self.client();
+        let made: JoinTokenCreated =
+            client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.map_err(problem)?;
+        let token: JoinToken = made.token.parse()?;
+        let (folder, address) = (TempDir::new()?, free_address());
+        let key = pending_key(folder.path())?;
+        let csr = make_request(&key)?;
+        let proof = join_proof(&SecretHash::of(&token.secret), &csr, self.context.cluster, "nonce");
+        let request = JoinRequest {
+            token: token.id,
+            csr: hex::encode(&csr),
+            nonce: "nonce".into(),
+            proof: hex::encode(&proof),
+            name: name(&format!("h{number}")),
+            clock: now(),
+            address,
+        };
+        let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &request).await.map_err(problem)?;
+        let contents = |text: &str| pem::parse(text).map(pem::Pem::into_contents);
+        let keyring = Keyring {
+            cluster: reply.cluster,
+            host: reply.host,
+            member: reply.member,
+            name: reply.name,
+            certificate: contents(&reply.certificate)?,
+            key,
+            root: contents(&reply.authority)?,
+            coordinators: reply.coordinators,
+            advertise: Some(address),
+        };
+        keyring.save(folder.path())?;
+        self.add(folder, address, keyring);
+        Ok(())
+    }
+
+    /// The API through whichever coordinator answers.
+    pub fn client(&self) -> Client {
+        Client::of_context(&self.context).expect("the context is right")
+    }
+
+    /// The API of one coordinator.
+    pub fn client_of(&self, host: usize) -> Client {
+        let context = Context { servers: vec![self.hosts[host].address], ..self.context.clone() };
+        Client::of_context(&context).expect("the context is right")
+    }
+
+    async fn view(&self, host: usize) -> anyhow::Result<ClusterView> {
+        let view: ClusterView = self.client_of(host).get("/api/v1/cluster").await.map_err(problem)?;
+        ensure!(view.leader.is_some(), "nobody leads");
+        Ok(view)
+    }
+
+    /// Waits until every member votes, all name the same leader, and all hosts are ready.
+    pub async fn wait_until_whole(&self) {
+        until_async(SOON, "the cluster is whole", async || {
+            let first = self.view(0).await?;
+            for host in 1..self.hosts.len() {
+                ensure!(self.view(host).await?.leader == first.leader, "they follow different leaders");
+            }
+            let voting = first.members.iter().filter(|member| ["leader", "voter"].contains(&member.state.as_str()));
+            ensure!(voting.count() == self.hosts.len(), "{:?}", first.members);
+            let hosts: List<common::api::HostView> = self.client().get("/api/v1/hosts").await.map_err(problem)?;
+            ensure!(hosts.items.iter().all(|host| host.liveness.word() == "ready"), "{:?}", hosts.items);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The host whose coordinator leads, as another one says.
+    pub async fn leader(&self, asked: usize) -> anyhow::Result<usize> {
+        let view = self.view(asked).await?;
+        let leader = view.members.iter().find(|member| Some(member.id) == view.leader).context("it is no member")?;
+        self.hosts.iter().position(|host| host.address == leader.address).context("it is no host of ours")
+    }
+
+    /// Deploys a stack of one service.
+    pub async fn deploy(&self, stack: &str, service: ServiceSpec) -> Result<StackPlan, Problem> {
+        let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
+        let put = PutStack { spec, expect_revision: None, dry_run: false };
+        self.client().send_json(Method::PUT, &format!("/api/v1/environments/default/stacks/{stack}"), &put).await
+    }
+
+    /// All instances.
+    pub async fn instances(&self) -> anyhow::Result<Vec<InstanceView>> {
+        let list: List<InstanceView> =
+            self.client().get("/api/v1/environments/default/instances").await.map_err(problem)?;
+        Ok(list.items)
+    }
+
+    /// How many programs run on each host.
+    pub fn running(&self) -> Vec<usize> {
+        self.hosts.iter().map(|host| host.runtime.running().len()).collect()
+    }
+
+    /// Waits until so many programs run in all.
+    pub async fn wait_for_running(&self, wanted: usize) {
+        until_async(SOON, &format!("{wanted} programs run"), async || {
+            let running = self.running();
+            ensure!(running.iter().sum::<usize>() == wanted, "{running:?}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+
+    /// Cuts a host off from all others.
+    pub fn cut_off(&self, host: usize) {
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.network.cut(self.hosts[host].address, self.hosts[other].address);
+        }
+    }
+}
+
+impl Host {
+    /// Starts its coordinator and its agent.
+    pub fn switch_on(&mut self, network: &Network) {
+        let identity = PeerIdentity { host: self.keyring.host, member: self.keyring.member };
+        let transport: Arc<dyn Transport> = Arc::new(network.end(self.address, identity));
+        self.stop = CancellationToken::new();
+        let (renewals, renewed) = watch::channel(());
+        let config = coordinator::Config {
+            state: self.folder.path().to_owned(),
+            listen: self.address,
+            advertise: self.address,
+            settings: Settings::default(),
+        };
+        let stopped = self.stop.clone().cancelled_owned();
+        let coordinating = coordinator::run(config, self.keyring.clone(), transport.clone(), renewed, stopped);
+        self.tasks.spawn(async move {
+            let ended = coordinating.await;
+            drop(renewals);
+            if let Err(problem) = ended {
+                panic!("the coordinator ended: {problem}");
+            }
+        });
+        let config = agent::Config {
+            state: self.folder.path().to_owned(),
+            cluster: self.keyring.cluster,
+            host: self.keyring.host,
+            coordinators: self.keyring.coordinators.clone(),
+            address: Some(self.address.ip()),
+        };
+        let running = agent::run(config, transport, self.runtime.clone(), self.stop.clone().cancelled_owned());
+        self.tasks.spawn(async move { running.await.expect("the ledger can be used") });
+    }
+
+    /// Stops both; the containers go on.
+    pub async fn switch_off(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("no task panicked");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The load generator, run as a process of its own: in a lab's host, or here.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use crate::lab::said;
+
+/// How long a write may take until it is acknowledged, whatever happens to the cluster.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
+}
+
+/// The load generator's binary.
+pub fn load() -> PathBuf {
+    root().join("target/release/load")
+}
+
+/// Expects every acknowledged write to be there, asked by `load verify`; how many there were.
+pub fn verify(mut command: Command, acknowledged: &[String]) -> usize {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it can be run");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let text = acknowledged.iter().fold(String::new(), |text, line| text + line + "\n");
+    // It may end early, and then says why.
+    let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()).ok());
+    let output = child.wait_with_output().expect("it ends");
+    writing.join().expect("no panic");
+    said(&output).expect("every acknowledged write is there").trim().parse().expect("a number")
+}
+
+/// A loop of writes under way: `load write`.
+pub struct Writer {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    acknowledged: Vec<String>,
+}
+
+impl Writer {
+    /// Starts the loop.
+    pub fn start(mut command: Command) -> Writer {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it can be run");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Writer { child, lines, acknowledged: Vec::new() }
+    }
+
+    /// Waits for the next acknowledgements; the time of the last of them, in milliseconds.
+    pub fn wait_for_more(&mut self, count: usize) -> u64 {
+        let mut last = 0;
+        for _ in 0..count {
+            let line = self.lines.recv_timeout(PATIENCE).expect("writes are acknowledged");
+            last = time_of(&line);
+            self.acknowledged.push(line);
+        }
+        last
+    }
+
+    /// Takes what has been acknowledged by now, without waiting; the time of the last, if any came.
+    pub fn catch_up(&mut self) -> Option<u64> {
+        self.acknowledged.extend(self.lines.try_iter());
+        self.acknowledged.last().map(|line| time_of(line))
+    }
+
+    /// Waits for the first acknowledgement at or after a time; that acknowledgement's time.
+    pub fn wait_past(&mut self, moment: u64) -> u64 {
+        loop {
+            let at = self.wait_for_more(1);
+            if at >= moment {
+                return at;
+            }
+        }
+    }
+
+    /// Ends the loop; all that was acknowledged.
+    pub fn stop(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        self.child.wait().expect("it is ours");
+        self.acknowledged.extend(self.lines.iter());
+        std::mem::take(&mut self.acknowledged)
+    }
+
+    /// Ends the loop at once, even if it waits for an answer; all that was acknowledged.
+    pub fn abort(mut self) -> Vec<String> {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+        self.acknowledged.extend(self.lines.iter());
+        std::mem::take(&mut self.acknowledged)
+    }
+}
+
+fn time_of(line: &str) -> u64 {
+    line.split(' ').next().and_then(|at| at.parse().ok()).expect("a line begins with its time")
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,168 @@
+//! A cluster in one process, and what happens when parts of it go.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use bytes::Bytes;
+use common::{api::KeyView, error::Code, instance::Phase, spec::ServiceSpec};
+use hyper::Method;
+use tests::{cluster::TestCluster, wait::until_async};
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn web(replicas: u32) -> ServiceSpec {
+    ServiceSpec { replicas, ..ServiceSpec::of_image("web:1") }
+}
+
+fn key(name: &str) -> String {
+    format!("/api/v1/environments/default/keys/{name}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_is_deployed_scaled_updated_and_removed() {
+    let cluster = TestCluster::start(3).await;
+    cluster.deploy("shop", web(6)).await.expect("it is accepted");
+    cluster.wait_for_running(6).await;
+    assert_eq!(cluster.running(), [2, 2, 2]);
+
+    cluster.deploy("shop", ServiceSpec { image: "web:2".into(), ..web(4) }).await.expect("it is accepted");
+    until_async(SOON, "four of the new revision run", async || {
+        let instances = cluster.instances().await?;
+        let right = instances.iter().filter(|i| i.image == "web:2" && i.observed.phase == Phase::Running).count();
+        ensure!(right == 4 && instances.len() == 4, "{instances:?}");
+        anyhow::Ok(())
+    })
+    .await;
+
+    cluster.client().delete("/api/v1/environments/default/stacks/shop").await.expect("it is removed");
+    cluster.wait_for_running(0).await;
+    until_async(SOON, "nothing is left of it", async || {
+        let instances = cluster.instances().await?;
+        ensure!(instances.is_empty(), "{instances:?}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_repaired_and_what_cannot_run_says_why() {
+    let cluster = TestCluster::start(2).await;
+    cluster.deploy("shop", web(2)).await.expect("it is accepted");
+    cluster.wait_for_running(2).await;
+    let host = &cluster.hosts[0];
+    let instance = host.runtime.running().into_iter().next().expect("one runs here");
+    host.runtime.crash(&instance, 1);
+    until_async(SOON, "it was started again", async || {
+        let instances = cluster.instances().await?;
+        let found = instances.iter().find(|view| view.id == instance).map(|view| view.observed.clone());
+        ensure!(found.as_ref().is_some_and(|o| o.restart == 1 && o.phase == Phase::Running), "{found:?}");
+        anyhow::Ok(())
+    })
+    .await;
+
+    cluster.hosts.iter().for_each(|host| host.runtime.lose_image("gone:1"));
+    cluster.deploy("other", ServiceSpec::of_image("gone:1")).await.expect("it is accepted");
+    until_async(SOON, "the stack says why it does not run", async || {
+        let path = "/api/v1/environments/default/stacks/other";
+        let view: common::api::StackView = cluster.client().get(path).await.map_err(|p| anyhow::anyhow!("{p}"))?;
+        let reasons = view.services[0].blocked.join("\n");
+        ensure!(reasons.contains("failed") && reasons.contains("gone:1: not found"), "{reasons}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_knows_it_and_comes_back_quietly() {
+    let cluster = TestCluster::start(3).await;
+    cluster.deploy("shop", web(3)).await.expect("it is accepted");
+    cluster.wait_for_running(3).await;
+    let old = cluster.leader(0).await.expect("somebody leads");
+    let other = (old + 1) % 3;
+    cluster.client_of(old).send(Method::PUT, &key("before"), Bytes::from("1")).await.expect("written");
+
+    cluster.cut_off(old);
+    until_async(SOON, "the others elect another", async || {
+        let leader = cluster.leader(other).await?;
+        ensure!(leader != old, "they still follow it");
+        anyhow::Ok(())
+    })
+    .await;
+    cluster.client_of(other).send(Method::PUT, &key("during"), Bytes::from("2")).await.expect("the majority writes");
+    let refused = cluster.client_of(old).send(Method::PUT, &key("lost"), Bytes::from("3")).await.map(drop);
+    let code = refused.expect_err("a minority writes nothing").code;
+    assert!([Code::NoLeader, Code::ResultUnknown].contains(&code), "{code}");
+    let read = cluster.client_of(old).get::<KeyView>(&key("before")).await.map(drop);
+    assert_eq!(read.expect_err("nor does it read").code, Code::NoLeader);
+    let stale: KeyView =
+        cluster.client_of(old).get(&format!("{}?stale", key("before"))).await.expect("unless asked to");
+    assert_eq!(stale.value, "1");
+    assert_eq!(cluster.hosts[old].runtime.running().len(), 1, "what runs there goes on");
+
+    // It is away for longer than its instances are waited for: they run elsewhere.
+    cluster.wait_for_running(4).await;
+    let leading = cluster.leader(other).await.expect("somebody leads");
+    cluster.network.heal();
+    cluster.wait_until_whole().await;
+    cluster.wait_for_running(3).await;
+    assert_eq!(cluster.leader(old).await.expect("somebody leads"), leading, "its return deposed nobody");
+    let during: KeyView = cluster.client_of(old).get(&key("during")).await.expect("it has caught up");
+    assert_eq!(during.value, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_and_coordinators_start_anew_under_what_runs() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.deploy("shop", web(6)).await.expect("it is accepted");
+    cluster.wait_for_running(6).await;
+    let started: u64 = cluster.hosts.iter().map(|host| host.runtime.starts()).sum();
+    for host in &mut cluster.hosts {
+        host.switch_off().await;
+    }
+    let network = cluster.network.clone();
+    for host in &mut cluster.hosts {
+        host.switch_on(&network);
+    }
+    cluster.wait_until_whole().await;
+    cluster.deploy("shop", web(7)).await.expect("it is accepted");
+    cluster.wait_for_running(7).await;
+    let now: u64 = cluster.hosts.iter().map(|host| host.runtime.starts()).sum();
+    assert_eq!(now, started + 1, "only the new one was started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_are_named_and_change_nothing() {
+    let cluster = TestCluster::start(1).await;
+    let stack = |name: &str| format!("/api/v1/environments/default/stacks/{name}");
+    let spec = r#"{"spec":{"services":{"web":{"image":"web"}}}}"#;
+    let too_many = r#"{"spec":{"services":{"web":{"image":"web","replicas":1000000000}}}}"#;
+    let unknown_field = r#"{"spec":{"services":{"web":{"image":"web","replica":2}}}}"#;
+    let wrong_type = r#"{"spec":{"services":{"web":{"image":"web","replicas":"two"}}}}"#;
+    let negative = r#"{"spec":{"services":{"web":{"image":"web","replicas":-1}}}}"#;
+    let huge = "x".repeat(2 << 20);
+    let deep = "[".repeat(100_000);
+    let cases: [(&str, &str, &str, Code, &str); 10] = [
+        ("shop", unknown_field, "PUT", Code::InvalidRequest, "replica"),
+        ("shop", wrong_type, "PUT", Code::InvalidRequest, "replicas"),
+        ("shop", negative, "PUT", Code::InvalidRequest, "replicas"),
+        ("shop", too_many, "PUT", Code::InvalidRequest, "10000"),
+        ("Shop", spec, "PUT", Code::InvalidRequest, "Shop"),
+        ("a%2Fb", spec, "PUT", Code::InvalidRequest, "a/b"),
+        ("shop", &huge, "PUT", Code::TooLarge, "1"),
+        ("shop", &deep, "PUT", Code::InvalidRequest, "expected a map"),
+        ("shop", "", "GET", Code::NotFound, "shop"),
+        ("shop", "", "PATCH", Code::NotFound, "PATCH"),
+    ];
+    for (name, body, method, code, words) in cases {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let sent = cluster.client().send(method, &stack(name), Bytes::from(body.to_owned())).await.map(drop);
+        let problem = sent.expect_err("it is refused");
+        let shown: String = body.chars().take(80).collect();
+        assert_eq!(problem.code, code, "{shown}: {problem}");
+        assert!(problem.to_string().contains(words), "{shown}: {words:?} is missing in {problem}");
+    }
+    assert!(cluster.instances().await.expect("it answers").is_empty());
+    let list: common::api::List<common::api::StackView> =
+        cluster.client().get("/api/v1/environments/default/stacks").await.expect("it answers");
+    assert!(list.items.is_empty(), "nothing was deployed");
+}
