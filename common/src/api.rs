@@ -366,6 +366,8 @@ pub struct ClusterView {
     pub quorum: bool,
     /// The index of the replicated state here.
     pub index: u64,
+    /// How far the Raft log of the answering member reaches; a quiet cluster writes nothing.
+    pub log_index: u64,
     /// The version of the binary that answers.
     pub version: String,
     /// The cluster's times.

@@ -41,6 +41,7 @@ pub use state_machine::Published;
 pub use store::{ENTRY_FORMAT, RECORD_FORMAT, StoreError};
 pub use types::Entry;
 
+use batch::Towards;
 use types::TypeConfig;
 
 #[cfg(test)]
@@ -59,15 +60,26 @@ const ELECTION_MAX: Duration = Duration::from_millis(600);
 
 /// A member's part in the agreement. Clones share it.
 #[derive(Clone)]
-pub struct Consensus {
+pub struct Consensus(Arc<Shared>);
+
+/// What the clones of a [`Consensus`] share; every request clones one.
+pub struct Shared {
     me: MemberId,
     raft: Raft<TypeConfig>,
     published: watch::Receiver<Arc<Published>>,
     leadership: watch::Receiver<Leadership>,
     batches: mpsc::Sender<batch::Waiting>,
+    forwards: mpsc::Sender<batch::Waiting>,
     reads: mpsc::Sender<read::Waiting>,
-    contact: Arc<election::Contact>,
+    contact: election::Contact,
     callers: Arc<Callers>,
+}
+
+impl std::ops::Deref for Consensus {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// Who leads, as far as this member knows.
@@ -138,14 +150,18 @@ impl Consensus {
             reason: error.to_string(),
         };
         let raft = Raft::new(start.me.0, Arc::new(config()), network, log, state_machine).await.map_err(fatal)?;
-        let contact = Arc::new(election::Contact::default());
+        let contact = election::Contact::default();
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         let (batches, waiting_batches) = mpsc::channel(4096);
+        let (forwards, waiting_forwards) = mpsc::channel(4096);
         let (reads, waiting_reads) = mpsc::channel(4096);
-        let consensus = Consensus { me: start.me, raft, published, leadership, batches, reads, contact, callers };
+        let me = start.me;
+        let shared = Shared { me, raft, published, leadership, batches, forwards, reads, contact, callers };
+        let consensus = Consensus(Arc::new(shared));
         tasks.spawn(until(stop.clone(), election::watch_leadership(consensus.clone(), leadership_sender)));
         tasks.spawn(until(stop.clone(), election::run(consensus.clone())));
-        tasks.spawn(until(stop.clone(), batch::run(consensus.raft.clone(), waiting_batches)));
+        tasks.spawn(until(stop.clone(), batch::run(consensus.clone(), Towards::Log, waiting_batches)));
+        tasks.spawn(until(stop.clone(), batch::run(consensus.clone(), Towards::Leader, waiting_forwards)));
         tasks.spawn(until(stop.clone(), read::run(consensus.clone(), waiting_reads)));
         tasks.spawn(until(stop.clone(), membership::run(consensus.clone())));
         tasks.spawn(stop_when_failed(failed, stop));
@@ -266,9 +282,19 @@ impl Consensus {
     }
 
     async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+        let led_by_another = self.leadership().leader.is_some_and(|leader| leader != self.me);
+        let queue = if led_by_another { &self.forwards } else { &self.batches };
+        if !led_by_another && !self.leadership().leads {
+            return Err(NotProposed::NotLeader);
+        }
+        batch::propose(queue, proposals).await
+    }
+
+    /// Has commands applied by the member that leads.
+    async fn forward(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
         let other = self.leadership().leader.filter(|leader| *leader != self.me);
         let (Some(leader), Some(address)) = (other, self.leader_address()) else {
-            return self.propose(proposals).await;
+            return Err(NotProposed::NotLeader);
         };
         let call = MemberCall::Propose(proposals);
         let mut leadership = self.leadership.clone();

@@ -8,6 +8,8 @@ pub mod cluster;
 pub mod command;
 pub mod lease;
 pub mod plan;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 pub use cluster::Cluster;

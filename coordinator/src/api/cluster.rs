@@ -40,6 +40,7 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         leader: leadership.leader,
         quorum: leadership.leads || consensus.hears_leader(),
         index: published.cluster.index,
+        log_index: coordinator.consensus.last_log_index(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         settings: published.cluster.settings,
         members: members.collect(),

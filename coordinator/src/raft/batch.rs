@@ -1,5 +1,5 @@
-//! Many commands in one Raft entry. openraft waits for the disk with every single write, so without
-//! this each client would wait for everybody's disk.
+//! Many commands in one Raft entry, and in one message to the leader. openraft waits for the disk with
+//! every single write, so without this each client would wait for everybody's disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,14 +11,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{NotProposed, types::TypeConfig};
+use super::{Consensus, NotProposed, types::TypeConfig};
 
-/// Entries on their way at a time: one is written while the next is gathered.
-const IN_FLIGHT: usize = 2;
+/// Entries, or messages, on their way at a time. With two, each carries half as much, and an entry
+/// costs the same whatever it carries: `scripts/bench raft`.
+const IN_FLIGHT: usize = 1;
 const MAX_COMMANDS: usize = 500;
 const MAX_BYTES: usize = 64 << 10;
 /// A leader that loses its majority never answers; after this the result is unknown.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Answer = oneshot::Sender<Result<Vec<Outcome>, NotProposed>>;
 
 /// Proposals and where their outcomes go.
 pub struct Waiting {
@@ -33,15 +36,24 @@ pub async fn propose(batches: &mpsc::Sender<Waiting>, proposals: Vec<Proposal>) 
     outcome.await.unwrap_or_else(|_| Err(NotProposed::Unknown("this member stops".into())))
 }
 
-/// Gathers what waits while earlier entries are on their way.
-pub async fn run(raft: Raft<TypeConfig>, mut waiting: mpsc::Receiver<Waiting>) {
+/// Where what was gathered goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Towards {
+    /// Into this member's log: it leads.
+    Log,
+    /// To the member that leads.
+    Leader,
+}
+
+/// Gathers what waits while what was gathered before is on its way.
+pub async fn run(consensus: Consensus, towards: Towards, mut waiting: mpsc::Receiver<Waiting>) {
     let permits = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut entries: JoinSet<()> = JoinSet::new();
+    let mut under_way: JoinSet<()> = JoinSet::new();
     while let Some(first) = waiting.recv().await {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let gathered = gather(first, &mut waiting);
-        entries.spawn(write(raft.clone(), gathered, permit));
-        while entries.try_join_next().is_some() {}
+        under_way.spawn(deliver(consensus.clone(), towards, gathered, permit));
+        while under_way.try_join_next().is_some() {}
     }
 }
 
@@ -68,40 +80,31 @@ fn weight(command: &Command) -> usize {
     }
 }
 
-async fn write(raft: Raft<TypeConfig>, gathered: Vec<Waiting>, permit: OwnedSemaphorePermit) {
-    let mut lengths = Vec::with_capacity(gathered.len());
+async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>, permit: OwnedSemaphorePermit) {
+    let mut answers = Vec::with_capacity(gathered.len());
     let mut proposals = Vec::new();
     for waiting in gathered {
-        lengths.push((waiting.proposals.len(), waiting.answer));
+        answers.push((waiting.proposals.len(), waiting.answer));
         proposals.extend(waiting.proposals);
     }
-    let written = tokio::time::timeout(ENTRY_TIMEOUT, raft.client_write(Batch { at: now(), proposals })).await;
-    drop(permit);
-    let mut outcomes = match written {
-        Ok(Ok(response)) => response.data.into_iter(),
-        Ok(Err(error)) => {
-            let refused = if error.forward_to_leader::<openraft::BasicNode>().is_some() {
-                NotProposed::NotLeader
-            } else {
-                NotProposed::Unknown(error.to_string())
-            };
-            return refuse(lengths, &refused);
-        }
-        Err(_) => {
-            let silent = format!("no majority confirmed it within {ENTRY_TIMEOUT:?}");
-            return refuse(lengths, &NotProposed::Unknown(silent));
-        }
+    let result = match towards {
+        Towards::Log => write(&consensus.raft, proposals).await,
+        Towards::Leader => consensus.forward(proposals).await,
     };
-    for (length, answer) in lengths {
+    drop(permit);
+    let mut outcomes = result.map(Vec::into_iter);
+    for (length, answer) in answers {
+        let of_this = outcomes.as_mut().map(|outcomes| outcomes.by_ref().take(length).collect());
         // An author that went away no longer wants its outcomes.
-        drop(answer.send(Ok(outcomes.by_ref().take(length).collect())));
+        drop(answer.send(of_this.map_err(|refused| refused.clone())));
     }
 }
 
-type Answer = oneshot::Sender<Result<Vec<Outcome>, NotProposed>>;
-
-fn refuse(answers: Vec<(usize, Answer)>, refused: &NotProposed) {
-    for (_, answer) in answers {
-        drop(answer.send(Err(refused.clone())));
+async fn write(raft: &Raft<TypeConfig>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+    match tokio::time::timeout(ENTRY_TIMEOUT, raft.client_write(Batch { at: now(), proposals })).await {
+        Ok(Ok(response)) => Ok(response.data),
+        Ok(Err(error)) if error.forward_to_leader::<openraft::BasicNode>().is_some() => Err(NotProposed::NotLeader),
+        Ok(Err(error)) => Err(NotProposed::Unknown(error.to_string())),
+        Err(_) => Err(NotProposed::Unknown(format!("no majority confirmed it within {ENTRY_TIMEOUT:?}"))),
     }
 }

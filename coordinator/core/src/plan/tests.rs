@@ -1,1 +1,216 @@
+use common::{
+    host::Liveness,
+    instance::Phase,
+    quantity::{Bytes, MilliCpu},
+    spec::{Condition, Constraint, PortSpec, Protocol, ServiceSpec},
+    time::Span,
+};
 
+use super::*;
+use crate::testing::{Fixture, host, name, stack, web};
+
+fn port(published: Option<u16>) -> PortSpec {
+    PortSpec { container: 80, published, protocol: Protocol::Tcp, host_ip: None }
+}
+
+/// Deploys one service on three hosts; what is filled after that, and why the rest is not.
+fn placed(spec: ServiceSpec) -> (Vec<String>, Vec<String>) {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("web", spec)]);
+    fixture.settle();
+    let blocked = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    (fixture.filled(), blocked)
+}
+
+#[test]
+fn instances_are_spread_and_what_does_not_fit_says_why() {
+    type Change = fn(&mut ServiceSpec);
+    let cases: [(&str, Change, &[&str], &[&str]); 8] = [
+        ("one on each", |s| s.replicas = 3, &["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"], &[]),
+        (
+            "two on each of two after one on each",
+            |s| s.replicas = 5,
+            &["web/1.1@h1", "web/2.1@h2", "web/3.1@h3", "web/4.1@h1", "web/5.1@h2"],
+            &[],
+        ),
+        (
+            "memory that is reserved is gone",
+            |s| {
+                s.replicas = 4;
+                s.reservations.memory = Bytes(3 << 30);
+            },
+            &["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"],
+            &["3 hosts lack memory: it needs 3.0 GiB, and the most free is 1.0 GiB on h1"],
+        ),
+        (
+            "cores likewise",
+            |s| s.reservations.cpu = MilliCpu(2500),
+            &[],
+            &["3 hosts lack cpu: it needs 2.5 cores, and the most free is 2 on h1"],
+        ),
+        (
+            "a fixed port once a host",
+            |s| {
+                s.replicas = 4;
+                s.ports = vec![port(Some(80))];
+            },
+            &["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"],
+            &["3 hosts have port 80/tcp booked by another instance"],
+        ),
+        (
+            "a host by its name",
+            |s| {
+                s.replicas = 2;
+                s.constraints.push(Constraint { key: "node.hostname".into(), not: false, value: "h2".into() });
+            },
+            &["web/1.1@h2", "web/2.1@h2"],
+            &[],
+        ),
+        (
+            "a label that no host has",
+            |s| s.constraints.push(Constraint { key: "node.labels.disk".into(), not: false, value: "ssd".into() }),
+            &[],
+            &["3 hosts do not match node.labels.disk == ssd"],
+        ),
+        (
+            "coordinators alone",
+            |s| s.constraints.push(Constraint { key: "node.role".into(), not: false, value: "manager".into() }),
+            &["web/1.1@h1"],
+            &[],
+        ),
+    ];
+    for (what, change, filled, blocked) in cases {
+        let (found, why) = placed(web(change));
+        assert_eq!(found, filled, "{what}");
+        assert_eq!(why, blocked, "{what}");
+    }
+}
+
+#[test]
+fn a_host_whose_docker_is_silent_gets_nothing() {
+    let mut fixture = Fixture::of_hosts(1);
+    let silent = common::host::HostFacts { docker: String::new(), ..crate::testing::facts(1) };
+    fixture.done(Command::HostReported { host: host(1), facts: silent, machine: [1; 16] });
+    fixture.deploy(&[("web", web(|_| {}))]);
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    assert_eq!(why, ["Docker does not answer on host h1"]);
+}
+
+#[test]
+fn ports_that_nobody_asked_for_are_given_out_once() {
+    let mut fixture = Fixture::of_hosts(1);
+    fixture.deploy(&[(
+        "web",
+        web(|s| {
+            s.replicas = 3;
+            s.ports = vec![port(None), port(Some(20_001))];
+            s.replicas = 1;
+        }),
+    )]);
+    fixture.settle();
+    let ports: Vec<u16> =
+        fixture.cluster.instances.values().flat_map(|i| i.ports.iter().map(|port| port.host)).collect();
+    assert_eq!(ports, [20_000, 20_001], "the one in the middle was asked for");
+}
+
+#[test]
+fn what_a_lost_host_ran_is_replaced_after_its_time_and_ended_at_its_return() {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("web", web(|s| s.replicas = 3))]);
+    fixture.settle();
+    let settings = fixture.cluster.settings;
+
+    let since = fixture.now;
+    fixture.done(Command::HostLiveness { host: host(3), liveness: Liveness::Down { since } });
+    let waiting = plan(&fixture.cluster, fixture.now);
+    assert!(waiting.commands.is_empty(), "nothing is done yet: {:?}", waiting.commands);
+    let lost_at = since + Span(settings.lost_after.0 - settings.down_after.0);
+    assert_eq!(waiting.wake_at, Some(lost_at));
+
+    // A leader that has only just begun gives every host a whole lease first.
+    let new = Moment { now: lost_at, leading_since: lost_at };
+    let warm = plan(&fixture.cluster, new);
+    assert!(warm.commands.is_empty());
+    assert_eq!(warm.wake_at, Some(lost_at + settings.down_after));
+
+    fixture.now = lost_at;
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2", "web/3.2@h1"]);
+    fixture.done(Command::HostLiveness { host: host(3), liveness: Liveness::Ready });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2", "web/3.2@h1"]);
+    assert_eq!(fixture.cluster.instances.len(), 3, "the old one is gone");
+}
+
+#[test]
+fn scaling_down_ends_the_highest_slots_and_scaling_to_nothing_all() {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("web", web(|s| s.replicas = 4))]);
+    fixture.settle();
+    let service = stack().service(name("web"));
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 2 });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 0 });
+    fixture.settle();
+    assert!(fixture.cluster.instances.is_empty());
+    fixture.done(Command::ScaleService { id: service, replicas: 1 });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.2@h1"], "an incarnation is never given out twice");
+}
+
+#[test]
+fn updates_replace_one_at_a_time_and_only_while_all_others_serve() {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("web", web(|s| s.replicas = 3))]);
+    fixture.settle();
+    fixture.deploy(&[(
+        "web",
+        web(|s| {
+            s.replicas = 3;
+            s.image = "web:2".into();
+        }),
+    )]);
+    let first = plan(&fixture.cluster, fixture.now).commands;
+    assert_eq!(first.len(), 1, "one is stopped: {first:?}");
+    for command in first {
+        fixture.done(command);
+    }
+    assert!(plan(&fixture.cluster, fixture.now).commands.iter().all(|c| matches!(c, Command::Place(_))));
+    fixture.settle();
+    assert!(fixture.cluster.instances.values().all(|i| i.spec.image == "web:2"));
+    assert_eq!(fixture.filled().len(), 3);
+}
+
+#[test]
+fn what_fails_is_tried_again_later_and_later() {
+    let mut fixture = Fixture::of_hosts(1);
+    fixture.deploy(&[("web", web(|_| {}))]);
+    let mut waits = Vec::new();
+    for incarnation in 1..=3 {
+        let commands = plan(&fixture.cluster, fixture.now).commands;
+        commands.into_iter().for_each(|command| drop(fixture.done(command)));
+        fixture.observe(&format!("web/1.{incarnation}"), Phase::Failed);
+        let commands = plan(&fixture.cluster, fixture.now).commands;
+        commands.into_iter().for_each(|command| drop(fixture.done(command)));
+        let wake = plan(&fixture.cluster, fixture.now).wake_at.expect("it is tried again");
+        waits.push(wake.since(fixture.now));
+        fixture.now = wake;
+    }
+    assert_eq!(waits, [Span::seconds(5), Span::seconds(10), Span::seconds(20)]);
+}
+
+#[test]
+fn a_service_waits_for_what_it_depends_on() {
+    let mut fixture = Fixture::of_hosts(1);
+    let depends = |s: &mut ServiceSpec| {
+        s.depends_on.insert(name("db"), Condition::Started);
+    };
+    fixture.deploy(&[("db", web(|_| {})), ("web", web(depends))]);
+    let first = plan(&fixture.cluster, fixture.now);
+    assert_eq!(first.commands.len(), 1, "the database alone: {:?}", first.commands);
+    let why: Vec<String> = first.blocked.into_values().flatten().collect();
+    assert_eq!(why, ["it waits for db: 0 of 1 running"]);
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["db/1.1@h1", "web/1.1@h1"]);
+}

@@ -1,0 +1,202 @@
+//! A cluster for tests of the cores: hosts that are ready, and commands in short.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use common::{
+    api::Settings,
+    host::{HostFacts, Liveness},
+    id::{BootId, ClusterId, HostId, InstanceId, MemberId, StackId},
+    instance::{Observed, Phase},
+    name::{Name, default_environment},
+    quantity::{Bytes, MilliCpu},
+    secret::Secret,
+    spec::{ServiceSpec, StackSpec},
+    time::Timestamp,
+    token::{JoinRole, SecretHash, TokenId},
+};
+
+use crate::{
+    Batch, Cluster, Command, Moment, Outcome,
+    command::{Admission, Authority, Genesis, NewJoinToken},
+    plan,
+};
+
+pub const BEGINNING: Timestamp = Timestamp(1_000_000);
+pub const TOKEN: TokenId = TokenId([1; 5]);
+
+pub fn name(text: &str) -> Name {
+    Name::parse(text).expect("it is a name")
+}
+
+pub fn host(number: u8) -> HostId {
+    HostId([number; 10])
+}
+
+pub fn stack() -> StackId {
+    StackId { environment: default_environment(), stack: name("shop") }
+}
+
+pub fn instance(text: &str) -> InstanceId {
+    format!("default/shop/{text}").parse().expect("it is an id")
+}
+
+pub fn web(change: impl FnOnce(&mut ServiceSpec)) -> ServiceSpec {
+    let mut spec = ServiceSpec::of_image("web:1");
+    change(&mut spec);
+    spec
+}
+
+pub fn admission(number: u8) -> Admission {
+    let from = [10, 0, 0, number];
+    Admission {
+        token: TOKEN,
+        host: host(number),
+        name: name(&format!("h{number}")),
+        from: from.into(),
+        address: (from, 7443).into(),
+    }
+}
+
+pub fn facts(number: u8) -> HostFacts {
+    HostFacts {
+        hostname: format!("h{number}"),
+        address: [10, 0, 0, number].into(),
+        cpu: MilliCpu(2000),
+        memory: Bytes(4 << 30),
+        os: "linux".into(),
+        arch: "x86_64".into(),
+        kernel: String::new(),
+        docker: "20.10".into(),
+        agent: "0".into(),
+        boot: BootId([0; 10]),
+    }
+}
+
+/// A cluster and its clock.
+pub struct Fixture {
+    pub cluster: Cluster,
+    pub now: Timestamp,
+}
+
+impl Fixture {
+    /// So many hosts with 2 cores and 4 GiB each, all ready; the first one is a coordinator.
+    pub fn of_hosts(count: u8) -> Fixture {
+        let none = || Secret::new(Vec::new());
+        let genesis = Genesis {
+            cluster: ClusterId([9; 10]),
+            authority: Authority {
+                certificate: Vec::new(),
+                key: none(),
+                join_certificate: Vec::new(),
+                join_key: none(),
+            },
+            settings: Settings::default(),
+            member: MemberId(1),
+            address: ([10, 0, 0, 1], 7443).into(),
+            host: host(1),
+            name: name("h1"),
+        };
+        let token = NewJoinToken {
+            id: TOKEN,
+            secret: SecretHash([0; 32]),
+            role: JoinRole::Agent,
+            expires_at: Timestamp(u64::MAX),
+            max_uses: 100,
+            labels: BTreeMap::new(),
+            from: None,
+        };
+        let mut fixture = Fixture { cluster: Cluster::default(), now: BEGINNING };
+        fixture.done(Command::Initialize(Box::new(genesis)));
+        fixture.done(Command::PutJoinToken(Box::new(token)));
+        for number in 2..=count {
+            fixture.done(Command::Admit(Box::new(admission(number))));
+        }
+        for number in 1..=count {
+            fixture.done(Command::HostReported { host: host(number), facts: facts(number), machine: [number; 16] });
+            fixture.done(Command::HostLiveness { host: host(number), liveness: Liveness::Ready });
+        }
+        fixture
+    }
+
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        let outcomes = self.cluster.apply(&Batch { at: self.now, proposals: vec![command.into()] });
+        outcomes.into_iter().next().expect("one command, one outcome")
+    }
+
+    #[track_caller]
+    pub fn done(&mut self, command: Command) -> Outcome {
+        match self.apply(command) {
+            Outcome::Rejected(problem) => panic!("{problem}"),
+            outcome => outcome,
+        }
+    }
+
+    /// Expects a refusal that changes nothing; its text.
+    #[track_caller]
+    pub fn refused(&mut self, command: Command) -> String {
+        let before = self.cluster.clone();
+        let Outcome::Rejected(problem) = self.apply(command) else { panic!("it was not refused") };
+        assert_eq!(self.cluster, before, "a refusal changes nothing");
+        problem.to_string()
+    }
+
+    pub fn deploy(&mut self, services: &[(&str, ServiceSpec)]) {
+        let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
+        let spec = Arc::new(StackSpec { services, ..StackSpec::default() });
+        self.done(Command::PutStack { id: stack(), spec, expect_revision: None });
+    }
+
+    pub fn observe(&mut self, id: &str, phase: Phase) {
+        let id = instance(id);
+        let on = self.cluster.instances.get(&id).expect("it is there").host;
+        let restart = self.cluster.instances.get(&id).expect("it is there").observed.restart;
+        let observed = Observed { phase, restart, ..Observed::nothing() };
+        self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
+    }
+
+    /// Plans and applies until nothing is left to do; hosts start and end at once what they are told.
+    pub fn settle(&mut self) {
+        for _ in 0..50 {
+            let plan = plan(&self.cluster, Moment::from(self.now));
+            let idle = plan.commands.is_empty();
+            for command in plan.commands {
+                self.done(command);
+            }
+            let waiting: Vec<(InstanceId, HostId, Phase)> = self
+                .cluster
+                .instances
+                .iter()
+                .filter_map(|(id, i)| {
+                    use common::instance::Want;
+                    let ready = self.cluster.hosts.get(&i.host)?.liveness == Liveness::Ready;
+                    let phase = match i.desired.want {
+                        Want::Prepare | Want::Run if i.observed.phase < Phase::Running => Phase::Running,
+                        Want::Purge => Phase::Purged,
+                        _ => return None,
+                    };
+                    ready.then(|| (id.clone(), i.host, phase))
+                })
+                .collect();
+            if idle && waiting.is_empty() {
+                return;
+            }
+            for (id, host, phase) in waiting {
+                let restart = self.cluster.instances.get(&id).map_or(0, |i| i.observed.restart);
+                let observed = Observed { phase, restart, ..Observed::nothing() };
+                self.done(Command::Observe { host, instances: vec![(id, observed)] });
+            }
+        }
+        panic!("it does not settle");
+    }
+
+    /// The instances that fill slots, as `web/1.1@h1`.
+    pub fn filled(&self) -> Vec<String> {
+        let shown = |(id, i): (&InstanceId, &crate::cluster::Instance)| {
+            let full = id.to_string();
+            let short = full.trim_start_matches("default/shop/").to_owned();
+            let host = self.cluster.hosts.get(&i.host).map_or_else(String::new, |host| host.name.to_string());
+            i.fills_slot().then(|| format!("{short}@{host}"))
+        };
+        self.cluster.instances.iter().filter_map(shown).collect()
+    }
+}
