@@ -379,7 +379,7 @@ pub enum Registry {
     Ls,
     /// Set credentials; the password is read from standard input.
     Set {
-        /// The registry, host[:port]; docker.io for Docker Hub.
+        /// The registry, host or host:port; docker.io for Docker Hub.
         registry: String,
         /// The user.
         username: String,
