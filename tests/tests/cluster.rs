@@ -151,7 +151,7 @@ async fn bad_requests_are_named_and_change_nothing() {
         ("shop", &huge, "PUT", Code::TooLarge, "1"),
         ("shop", &deep, "PUT", Code::InvalidRequest, "expected a map"),
         ("shop", "", "GET", Code::NotFound, "shop"),
-        ("shop", "", "PATCH", Code::NotFound, "PATCH"),
+        ("shop", "", "PATCH", Code::Denied, "PATCH"),
     ];
     for (name, body, method, code, words) in cases {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
