@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
 use clap::{Parser, Subcommand, ValueEnum};
 use cli::context::Contexts;
 use hyper::{Method, StatusCode};
-use tests::http::Endpoint;
+use tests::http::{Client, Endpoint};
 use tokio::task::JoinSet;
 
 #[derive(Parser)]
@@ -139,9 +139,20 @@ async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Connects to the first server that answers: one may just be starting.
+async fn connect_to_any(endpoint: &Endpoint) -> anyhow::Result<Client> {
+    let mut last = None;
+    for server in 0..endpoint.servers.len() {
+        match endpoint.connect(server).await {
+            Ok(client) => return Ok(client),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow!("there is no server")))
+}
+
 async fn verify() -> anyhow::Result<()> {
-    let endpoint = wharf()?;
-    let mut client = endpoint.connect(0).await?;
+    let mut client = connect_to_any(&wharf()?).await?;
     let mut count = 0;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
