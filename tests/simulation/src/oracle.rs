@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::Action;
 use common::{
+    host::Liveness,
     id::{InstanceId, SlotId},
     instance::{Health, Phase, Want},
     spec::Protocol,
@@ -42,6 +43,9 @@ impl Oracle {
         if matches!(outcome[..], [Outcome::Rejected(_)]) {
             refusals_change_nothing(&before, batch, &proposal.command)?;
         }
+        if let (Command::Place(placement), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
+            only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
+        }
         let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
         self.ended.extend(before.instances.keys().filter(gone).cloned());
         if let Command::Observe { instances, .. } = &proposal.command {
@@ -72,6 +76,18 @@ impl Oracle {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// I9: what runs on a host that has been heard of for a while is not replaced.
+fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, batch: &Batch) -> Checked {
+    let Some(replaced) = replaced else { return Ok(()) };
+    let host = before.instances.get(replaced).and_then(|instance| before.hosts.get(&instance.host));
+    match host {
+        Some(host) if host.liveness == Liveness::Ready => {
+            Err(format!("I9: {replaced} was replaced at {} although its host is ready", batch.at))
+        }
+        _ => Ok(()),
     }
 }
 
