@@ -50,8 +50,9 @@ fn killing_the_leader_costs_no_write_and_no_container() {
         writer.wait_for_more(20);
         let leader = lab.leader().expect("there is a leader");
         writer.catch_up();
-        lab.run(&["stop-wharf", &leader]).expect("it is killed");
+        // From before the kill is asked for: what the script takes counts as ours.
         let killed = now();
+        lab.run(&["stop-wharf", &leader]).expect("it is killed");
         let gap = writer.wait_past(killed).saturating_sub(killed);
         // The first one may have been acknowledged before the kill took hold: the longest of the next counts.
         let mut last = killed + gap;
