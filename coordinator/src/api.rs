@@ -10,6 +10,7 @@ mod extract;
 mod hosts;
 mod instances;
 mod keys;
+mod linger;
 mod stacks;
 mod tokens;
 
@@ -90,6 +91,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .route_layer(from_fn_with_state(coordinator.clone(), access::authorize))
         .layer(from_fn(access::check_door))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(linger::discard_rest))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(CatchPanicLayer::custom(error::panicked))
         .with_state(coordinator)

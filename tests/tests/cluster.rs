@@ -139,16 +139,19 @@ async fn bad_requests_are_named_and_change_nothing() {
     let unknown_field = r#"{"spec":{"services":{"web":{"image":"web","replica":2}}}}"#;
     let wrong_type = r#"{"spec":{"services":{"web":{"image":"web","replicas":"two"}}}}"#;
     let negative = r#"{"spec":{"services":{"web":{"image":"web","replicas":-1}}}}"#;
-    let huge = "x".repeat(2 << 20);
+    let large = "x".repeat(2 << 20);
+    let huge = "x".repeat(50 << 20);
     let deep = "[".repeat(100_000);
-    let cases: [(&str, &str, &str, Code, &str); 10] = [
+    let cases: [(&str, &str, &str, Code, &str); 12] = [
         ("shop", unknown_field, "PUT", Code::InvalidRequest, "replica"),
         ("shop", wrong_type, "PUT", Code::InvalidRequest, "replicas"),
         ("shop", negative, "PUT", Code::InvalidRequest, "replicas"),
         ("shop", too_many, "PUT", Code::InvalidRequest, "10000"),
         ("Shop", spec, "PUT", Code::InvalidRequest, "Shop"),
         ("a%2Fb", spec, "PUT", Code::InvalidRequest, "a/b"),
-        ("shop", &huge, "PUT", Code::TooLarge, "1"),
+        ("shop", &large, "PUT", Code::TooLarge, "1 MiB"),
+        ("shop", &huge, "PUT", Code::TooLarge, "1 MiB"),
+        ("shop", &large, "PATCH", Code::Denied, "PATCH"),
         ("shop", &deep, "PUT", Code::InvalidRequest, "expected a map"),
         ("shop", "", "GET", Code::NotFound, "shop"),
         ("shop", "", "PATCH", Code::Denied, "PATCH"),
