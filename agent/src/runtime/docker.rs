@@ -172,8 +172,13 @@ impl Docker {
             };
             return self.client()?.create_network(request).await.map(|_| ());
         };
-        for network in surplus {
-            self.client()?.remove_network(network.id.as_deref().unwrap_or_default()).await?;
+        // Somebody else's network of that name is not ours to remove.
+        let own = self.cluster.to_string();
+        let is_own = |labels: &HashMap<String, String>| labels.get(CLUSTER_LABEL) == Some(&own);
+        for network in surplus.iter().filter(|network| network.labels.as_ref().is_some_and(is_own)) {
+            if let Some(id) = &network.id {
+                self.client()?.remove_network(id).await?;
+            }
         }
         Ok(())
     }
