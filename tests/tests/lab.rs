@@ -48,7 +48,8 @@ fn killing_the_leader_costs_no_write_and_no_container() {
     for round in 0..number("WHARF_ROUNDS", 3) {
         lab.wait_until_whole(SOON);
         writer.wait_for_more(20);
-        let leader = lab.leader().expect("there is a leader");
+        // Whoever was started last may not have heard yet who leads.
+        let leader = until(SOON, "there is a leader", || lab.leader());
         writer.catch_up();
         // From before the kill is asked for: what the script takes counts as ours.
         let killed = now();

@@ -8,13 +8,33 @@ use std::{
 
 use common::wire::Open;
 use futures::{
-    FutureExt,
+    FutureExt, StreamExt,
     future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
 };
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use crate::{Connection, LinkError, Transport};
+
+/// The time until a dial that has no result is begun once more beside the first; doubled each time.
+const NEXT_DIAL: Duration = Duration::from_millis(300);
+/// The longest such time.
+const NEXT_DIAL_CAP: Duration = Duration::from_secs(1);
+
+/// Dials until one attempt has a result. A process that dies in the middle of a handshake leaves the
+/// attempt without an answer until it times out: the process that follows it cannot know of it.
+async fn dial(transport: &dyn Transport, address: SocketAddr) -> Result<Connection, LinkError> {
+    let mut attempts = FuturesUnordered::new();
+    let mut pause = NEXT_DIAL;
+    loop {
+        attempts.push(transport.dial(address));
+        tokio::select! {
+            Some(result) = attempts.next() => return result,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(NEXT_DIAL_CAP),
+        }
+    }
+}
 
 /// Asks over `connection` and waits for the one answer.
 pub async fn ask<A: DeserializeOwned>(connection: &Connection, question: &Open) -> Result<A, LinkError> {
@@ -79,7 +99,7 @@ impl Caller {
 
     fn dial(&self) -> Dialing {
         let (transport, address) = (self.transport.clone(), self.address);
-        async move { transport.dial(address).await.map_err(Arc::new) }.boxed().shared()
+        async move { dial(&*transport, address).await.map_err(Arc::new) }.boxed().shared()
     }
 
     /// Notes what became of a dial, and tells it once.
@@ -106,5 +126,48 @@ impl Caller {
     pub async fn ask<A: DeserializeOwned>(&self, question: &Open, timeout: Duration) -> Result<A, LinkError> {
         let asked = tokio::time::timeout(timeout, async { ask(&self.connection().await?, question).await }).await;
         asked.unwrap_or(Err(LinkError::TimedOut(timeout)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use common::{id::HostId, wire::PeerIdentity};
+
+    use super::*;
+    use crate::memory::{End, Network};
+
+    /// The first dial meets a process that dies before it has said a word.
+    struct FirstDialHangs {
+        end: End,
+        dials: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Transport for FirstDialHangs {
+        async fn dial(&self, to: SocketAddr) -> Result<Connection, LinkError> {
+            if self.dials.fetch_add(1, Ordering::Relaxed) == 0 {
+                std::future::pending::<()>().await;
+            }
+            self.end.dial(to).await
+        }
+
+        async fn accept(&self) -> Option<Connection> {
+            self.end.accept().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_a_dying_process_took_does_not_keep_others_waiting() {
+        let network = Network::default();
+        let identity = |number| PeerIdentity { host: HostId([number; 10]), member: None };
+        let (ours, theirs) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into());
+        let _listening = network.end(theirs, identity(2));
+        let transport = FirstDialHangs { end: network.end(ours, identity(1)), dials: AtomicUsize::new(0) };
+        let caller = Caller::new(Arc::new(transport), theirs);
+        let connected = tokio::time::timeout(Duration::from_secs(3), caller.connection()).await;
+        connected.expect("it does not wait for the first dial").expect("it connects");
     }
 }
