@@ -124,8 +124,30 @@ impl Caller {
 
     /// Asks and waits for the answer, at most `timeout`.
     pub async fn ask<A: DeserializeOwned>(&self, question: &Open, timeout: Duration) -> Result<A, LinkError> {
-        let asked = tokio::time::timeout(timeout, async { ask(&self.connection().await?, question).await }).await;
+        let mut used = None;
+        let asking = async {
+            let connection = self.connection().await?;
+            used = Some((connection.heard(), connection.clone()));
+            ask(&connection, question).await
+        };
+        let asked = tokio::time::timeout(timeout, asking).await;
+        if asked.is_err()
+            && let Some((heard, connection)) = used
+            && heard == connection.heard()
+        {
+            self.turn_away_from(&connection);
+        }
         asked.unwrap_or(Err(LinkError::TimedOut(timeout)))
+    }
+
+    /// Dials anew for the next question: not a packet came while this one waited, so the other side may have
+    /// died before it knew of the connection, and its successor ignores what it cannot read. Whoever
+    /// still waits on the connection may go on.
+    fn turn_away_from(&self, connection: &Connection) {
+        let mut line = self.line();
+        if matches!(&*line, Line::Connected(present) if present.is_same(connection)) {
+            *line = Line::Idle { failed: false };
+        }
     }
 }
 
@@ -157,6 +179,21 @@ mod tests {
         async fn accept(&self) -> Option<Connection> {
             self.end.accept().await
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_comes_is_not_asked_again() {
+        let network = Network::default();
+        let identity = |number| PeerIdentity { host: HostId([number; 10]), member: None };
+        let (ours, theirs) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into());
+        let silent = network.end(theirs, identity(2));
+        let caller = Caller::new(Arc::new(network.end(ours, identity(1))), theirs);
+        let first = caller.connection().await.expect("connects");
+        let asked = caller.ask::<()>(&Open::Member(Vec::new()), Duration::from_millis(20)).await;
+        assert!(matches!(asked, Err(LinkError::TimedOut(_))), "nobody answers");
+        let second = caller.connection().await.expect("connects");
+        assert!(!second.is_same(&first) && !first.is_closed(), "it is a new one, and the old one may go on");
+        drop(silent);
     }
 
     #[tokio::test]

@@ -116,6 +116,23 @@ impl Connection {
         }
     }
 
+    /// How many packets have come from the peer; none are counted within one process.
+    pub(crate) fn heard(&self) -> u64 {
+        match &self.inner {
+            Inner::Quic(connection) => connection.stats().udp_rx.datagrams,
+            Inner::Memory(_) => 0,
+        }
+    }
+
+    /// Whether both are the same connection.
+    pub(crate) fn is_same(&self, other: &Connection) -> bool {
+        match (&self.inner, &other.inner) {
+            (Inner::Quic(a), Inner::Quic(b)) => a.stable_id() == b.stable_id(),
+            (Inner::Memory(a), Inner::Memory(b)) => a.is_same(b),
+            _ => false,
+        }
+    }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         match &self.inner {

@@ -86,6 +86,10 @@ impl Half {
         (half(left_open, left_accept), half(right_open, right_accept))
     }
 
+    pub(crate) fn is_same(&self, other: &Half) -> bool {
+        Arc::ptr_eq(&self.accept, &other.accept)
+    }
+
     pub(crate) fn open(&self) -> io::Result<Stream> {
         let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
         if self.is_closed() {
