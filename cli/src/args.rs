@@ -84,6 +84,16 @@ pub enum Command {
         /// What to scale, for example shop/web=3.
         target: String,
     },
+    /// Show the last revisions of a stack: who made them, when, and what they changed.
+    History {
+        /// The stack.
+        stack: Name,
+    },
+    /// Deploy an earlier revision of a stack again.
+    Rollback(Rollback),
+    /// Stop the change of a service to a new revision, or let it go on.
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Hosts.
     #[command(subcommand)]
     Host(Host),
@@ -289,6 +299,37 @@ pub struct Logs {
     pub tail: Option<u32>,
 }
 
+/// What `wharf rollback` takes.
+#[derive(Debug, clap::Args)]
+pub struct Rollback {
+    /// The stack.
+    pub stack: Name,
+    /// The revision; the one before the present one if absent.
+    #[arg(long)]
+    pub to: Option<u64>,
+    /// Do not follow the progress.
+    #[arg(long)]
+    pub detach: bool,
+    /// How long to follow it.
+    #[arg(long, default_value = "10m")]
+    pub wait: Span,
+}
+
+/// Commands on the change of a service.
+#[derive(Debug, Subcommand)]
+pub enum Rollout {
+    /// Replace nothing more until it is resumed.
+    Pause {
+        /// The service, for example shop/web.
+        service: String,
+    },
+    /// Go on, whatever has failed before.
+    Resume {
+        /// The service, for example shop/web.
+        service: String,
+    },
+}
+
 /// Commands on hosts.
 #[derive(Debug, Subcommand)]
 pub enum Host {
@@ -323,6 +364,30 @@ pub enum Host {
         host: String,
         /// The labels, key=value.
         labels: Vec<String>,
+    },
+    /// Give a host no new instances; those that it has stay.
+    Cordon {
+        /// Its name or id.
+        host: String,
+    },
+    /// Let a host take new instances again, also one that is being emptied.
+    Uncordon {
+        /// Its name or id.
+        host: String,
+    },
+    /// Empty a host: each instance is stopped once another one has taken over.
+    Drain {
+        /// Its name or id.
+        host: String,
+        /// How long instances may wait for a successor before they are stopped.
+        #[arg(long, default_value = "1h")]
+        within: Span,
+        /// Only show what would become of its instances.
+        #[arg(long)]
+        plan: bool,
+        /// Do not wait until it is empty.
+        #[arg(long)]
+        detach: bool,
     },
     /// Remove a host: its certificate is refused and its instances are replaced.
     Rm {

@@ -7,6 +7,7 @@ mod hosts;
 mod install;
 mod instances;
 mod members;
+mod rollouts;
 mod stacks;
 mod tokens;
 mod uninstall;
@@ -99,6 +100,9 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Ls => stacks::ls(session).await,
         Command::Rm { stack, wait } => stacks::rm(session, stack, wait).await,
         Command::Scale { target } => stacks::scale(session, &target).await,
+        Command::History { stack } => rollouts::history(session, &stack).await,
+        Command::Rollback(rollback) => rollouts::rollback(session, rollback).await,
+        Command::Rollout(rollout) => rollouts::rollout(session, rollout).await,
         Command::Ps { target } => instances::ps(session, target.as_deref()).await,
         Command::Logs(logs) => instances::logs(session, logs).await,
         Command::Host(host) => hosts::run(session, host).await,

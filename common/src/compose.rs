@@ -6,6 +6,7 @@
 //! (`services.web.ports[0]`); line and column come from the YAML parser where it knows them.
 
 mod convert;
+mod deploy;
 mod interpolate;
 mod merge;
 mod node;

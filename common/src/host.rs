@@ -69,5 +69,32 @@ impl Liveness {
     }
 }
 
+/// Whether people want instances on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// It takes new instances.
+    #[default]
+    Active,
+    /// It takes no new ones; those that it has stay.
+    Cordoned,
+    /// Those that it has are replaced elsewhere and then stopped.
+    Draining {
+        /// When they are stopped even if nothing has replaced them.
+        deadline: Timestamp,
+    },
+}
+
+impl Availability {
+    /// The state's name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Availability::Active => "active",
+            Availability::Cordoned => "cordoned",
+            Availability::Draining { .. } => "draining",
+        }
+    }
+}
+
 /// Labels that people put on a host.
 pub type HostLabels = BTreeMap<String, String>;

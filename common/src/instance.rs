@@ -46,6 +46,10 @@ pub enum StopReason {
     Duplicate,
     /// Its own host gave up on it.
     Ended,
+    /// Its host is being emptied.
+    Drained,
+    /// Its revision failed, and an older one serves.
+    RolledBack,
 }
 
 /// How far an instance has come on its host, in the order in which it can only rise.

@@ -6,6 +6,7 @@
 pub mod id;
 pub mod name;
 pub mod quantity;
+pub mod rollout;
 pub mod secret;
 pub mod time;
 

@@ -74,7 +74,10 @@ pub struct ServiceSpec {
     /// The time between SIGTERM and SIGKILL.
     #[serde(default = "default_stop_grace")]
     pub stop_grace: Span,
-    /// How many instances.
+    /// What decides how many instances there are.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How many instances of a replicated service.
     #[serde(default = "one")]
     pub replicas: u32,
     /// What placement sets aside for each instance.
@@ -86,12 +89,89 @@ pub struct ServiceSpec {
     /// What a host must be like.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
+    /// Host labels over whose values the instances are spread evenly, the most important first.
+    #[serde(default)]
+    pub spread: Vec<String>,
+    /// How many instances one host takes at most; no limit if absent.
+    #[serde(default)]
+    pub max_per_host: Option<u32>,
+    /// How instances of an older revision are replaced.
+    #[serde(default)]
+    pub update: UpdatePolicy,
     /// Services that must be up before the first instance is placed.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
     /// How much of its output the host keeps.
     #[serde(default)]
     pub log: LogOptions,
+}
+
+/// What decides how many instances a service has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The number of replicas, wherever they fit.
+    #[default]
+    Replicated,
+    /// The hosts: one instance on each that the constraints allow.
+    Global,
+}
+
+/// How instances of an older revision are replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdatePolicy {
+    /// What comes first; if absent, the new instance wherever that is possible.
+    pub order: Option<UpdateOrder>,
+    /// How many instances are replaced at a time; 0 is all of them.
+    pub parallelism: u32,
+    /// The time for which a new instance must serve before it counts.
+    pub monitor: Span,
+    /// The least time between the moment an instance serves and the next replacement.
+    pub delay: Span,
+    /// The time in which a new instance must come to serve.
+    pub deadline: Span,
+    /// How many of a thousand new instances may fail.
+    pub max_failures: u32,
+    /// What happens when more of them fail.
+    pub on_failure: FailureAction,
+}
+
+/// Whether the new instance comes first or the old one goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// The new one serves before the old one is stopped.
+    StartFirst,
+    /// The old one is gone before the new one starts.
+    StopFirst,
+}
+
+/// What happens when new instances fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureAction {
+    /// The service goes back to what served before.
+    #[default]
+    Rollback,
+    /// Nothing more is replaced until a person decides.
+    Pause,
+    /// The rest is replaced all the same.
+    Continue,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> UpdatePolicy {
+        UpdatePolicy {
+            order: None,
+            parallelism: 1,
+            monitor: Span::seconds(5),
+            delay: Span(0),
+            deadline: Span::minutes(10),
+            max_failures: 0,
+            on_failure: FailureAction::default(),
+        }
+    }
 }
 
 /// When a host pulls an image.
@@ -308,19 +388,48 @@ impl ServiceSpec {
             healthcheck: None,
             restart: RestartPolicy::default(),
             stop_grace: default_stop_grace(),
+            mode: Mode::default(),
             replicas: 1,
             reservations: Resources::default(),
             limits: Resources::default(),
             constraints: Vec::new(),
+            spread: Vec::new(),
+            max_per_host: None,
+            update: UpdatePolicy::default(),
             depends_on: BTreeMap::new(),
             log: LogOptions::default(),
         }
     }
 
-    /// Whether instances made from `other` may go on under this spec: only the number differs.
+    /// Whether instances made from `other` may go on under this spec: what differs is only how many
+    /// there are, how they are spread, and how later ones follow them.
     pub fn same_instances(&self, other: &ServiceSpec) -> bool {
-        let ServiceSpec { replicas: _, depends_on: _, .. } = other;
-        ServiceSpec { replicas: self.replicas, depends_on: self.depends_on.clone(), ..other.clone() } == *self
+        let as_here = ServiceSpec {
+            mode: self.mode,
+            replicas: self.replicas,
+            spread: self.spread.clone(),
+            max_per_host: self.max_per_host,
+            update: self.update.clone(),
+            depends_on: self.depends_on.clone(),
+            ..other.clone()
+        };
+        as_here == *self
+    }
+
+    /// Why a new instance cannot start before the old one of its slot is gone, if it cannot.
+    pub fn stops_first(&self) -> Option<&'static str> {
+        if self.ports.iter().any(|port| port.published.is_some()) {
+            Some("two instances cannot have the same host port")
+        } else if self.has_volume() {
+            Some("two instances must not write to the same volume")
+        } else {
+            None
+        }
+    }
+
+    /// Whether its data lies on one host: it mounts a named volume.
+    pub fn has_volume(&self) -> bool {
+        self.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume(_)))
     }
 }
 

@@ -12,7 +12,7 @@ use common::api::{HostView, InstanceView, List, MemberView};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    load::{self, Writer, load, root},
+    load::{self, Caller, Writer, load, root},
     wait::until,
 };
 
@@ -196,6 +196,11 @@ impl Lab {
     /// Writes keys from a host until the writer is stopped.
     pub fn writer(&self, host: &str, prefix: &str) -> Writer {
         Writer::start(self.command(&["exec", host, &load().display().to_string(), "write", prefix]))
+    }
+
+    /// Calls every instance of a service from a host until the caller is stopped.
+    pub fn caller(&self, host: &str, service: &str) -> Caller {
+        Caller::start(self.command(&["exec", host, &load().display().to_string(), "call", service]))
     }
 
     /// Expects every acknowledged write to be there; how many there were.

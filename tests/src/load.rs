@@ -104,6 +104,35 @@ impl Writer {
     }
 }
 
+/// A loop of calls under way: `load call`.
+pub struct Caller(Child);
+
+impl Caller {
+    /// Starts the loop.
+    pub fn start(mut command: Command) -> Caller {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Caller(command.spawn().expect("it can be run"))
+    }
+
+    /// Ends the loop; how many calls were made, and what was said of those that failed.
+    pub fn stop(mut self) -> (usize, Vec<String>) {
+        drop(self.0.stdin.take());
+        let stdout = self.0.stdout.take().expect("it is piped");
+        let mut lines: Vec<String> = BufReader::new(stdout).lines().map_while(Result::ok).collect();
+        self.0.wait().expect("it is ours");
+        let calls = lines.pop().and_then(|line| line.parse().ok()).expect("it says at last how many calls it made");
+        (calls, lines)
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 fn time_of(line: &str) -> u64 {
     line.split(' ').next().and_then(|at| at.parse().ok()).expect("a line begins with its time")
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{
     assignment::{AssignedInstance, Assignment},
     id::{BootId, InstanceId},
-    instance::{Health, Phase, Want},
+    instance::{Health, Phase, StopReason, Want},
     report::Report,
     spec::{RestartCondition, RestartPolicy},
     time::{Span, Timestamp},
@@ -23,6 +23,9 @@ use crate::{
 
 /// How long an instance that nobody knows may take to end.
 const SURPLUS_GRACE: Span = Span::seconds(10);
+
+/// The time between the news that an instance stops and its SIGTERM.
+const DRAIN_WAIT: Span = Span::seconds(2);
 
 /// All that a decision is made from.
 #[derive(Debug, Clone, Copy)]
@@ -112,8 +115,8 @@ fn step(
     }
     let action = match instance.desired.want {
         Want::Prepare | Want::Run => run(situation, instance, container, local),
-        Want::Stop => stop(instance, container, local),
-        Want::Purge => purge(instance, container, local),
+        Want::Stop => stop(instance, container, local, situation.now),
+        Want::Purge => purge(instance, container, local, situation.now),
     };
     match action {
         Some(_) if local.not_before > situation.now => next.wake(local.not_before),
@@ -243,10 +246,28 @@ fn run(
     }
 }
 
-fn stop(instance: &AssignedInstance, container: Option<&Container>, local: &mut Local) -> Option<Action> {
+/// Notes that a running instance is to stop. If others go on serving, those who call this one get a
+/// moment in which they can learn that it goes.
+fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
+    let others_serve = matches!(
+        instance.desired.reason,
+        Some(StopReason::ScaledDown | StopReason::Superseded | StopReason::Drained | StopReason::RolledBack)
+    );
+    if others_serve && local.observed.phase == Phase::Running && !instance.spec.ports.is_empty() {
+        local.not_before = now + DRAIN_WAIT;
+    }
+    local.enter(Phase::Stopping, "");
+}
+
+fn stop(
+    instance: &AssignedInstance,
+    container: Option<&Container>,
+    local: &mut Local,
+    now: Timestamp,
+) -> Option<Action> {
     match container {
         Some(container) if is_running(container) => {
-            local.enter(Phase::Stopping, "");
+            begin_stop(instance, local, now);
             Some(end(&instance.id, container, instance.spec.stop_grace))
         }
         _ => {
@@ -258,11 +279,16 @@ fn stop(instance: &AssignedInstance, container: Option<&Container>, local: &mut 
     }
 }
 
-fn purge(instance: &AssignedInstance, container: Option<&Container>, local: &mut Local) -> Option<Action> {
+fn purge(
+    instance: &AssignedInstance,
+    container: Option<&Container>,
+    local: &mut Local,
+    now: Timestamp,
+) -> Option<Action> {
     match container {
         Some(container) => {
             if is_running(container) && local.observed.phase < Phase::Stopping {
-                local.enter(Phase::Stopping, "");
+                begin_stop(instance, local, now);
             }
             Some(end(&instance.id, container, instance.spec.stop_grace))
         }

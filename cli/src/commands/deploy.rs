@@ -12,6 +12,7 @@ use common::{
     compose::{self, Composed, Project, Source},
     error::{Code, Problem},
     name::Name,
+    rollout::RolloutState,
     time::Span,
 };
 use hyper::Method;
@@ -71,7 +72,8 @@ async fn ask(
     dry_run: bool,
     expect_revision: Option<u64>,
 ) -> Result<StackPlan, Problem> {
-    let put = PutStack { spec: wanted.composed.spec.clone(), expect_revision, dry_run };
+    let what = Some(format!("deployed from {}", wanted.shown));
+    let put = PutStack { spec: wanted.composed.spec.clone(), expect_revision, dry_run, what };
     session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
 }
 
@@ -150,14 +152,18 @@ fn name_of_folder(directory: &Path) -> Result<Name, Problem> {
 }
 
 fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
+    let services = wanted.composed.spec.services.len();
+    let title =
+        format!("Plan for {} ({}, {services} services) against {}", wanted.stack, wanted.shown, session.context);
+    show_plan(session, &title, plan);
+}
+
+/// Shows what changes, a line a service.
+pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
     if matches!(session.format, Format::Json | Format::Yaml) {
         return output::value(session.format, plan);
     }
-    let services = wanted.composed.spec.services.len();
-    output::line(&format!(
-        "Plan for {} ({}, {services} services) against {}",
-        wanted.stack, wanted.shown, session.context
-    ));
+    output::line(title);
     let width = plan.changes.iter().map(|change| change.service.as_str().len()).max().unwrap_or(0);
     for change in &plan.changes {
         let sign = match change.kind {
@@ -179,7 +185,7 @@ fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
 }
 
 /// Shows the progress until everything serves, nothing can be placed, or the time is over.
-async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
+pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
     let began = Instant::now();
     let mut progress = Progress::new();
     let mut blocked_since: Option<Instant> = None;
@@ -187,6 +193,10 @@ async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> R
         let view: StackView = session.client.get(&session.in_environment(&format!("stacks/{stack}"))).await?;
         let instances: List<InstanceView> =
             session.client.get(&session.in_environment(&format!("instances?stack={stack}"))).await?;
+        if let Some(problem) = failed(stack, &view, revision) {
+            progress.end();
+            return Err(problem);
+        }
         if view.revision > revision {
             output::note(format!("! {stack} was changed again: it is at revision {}", view.revision));
             return Ok(6);
@@ -226,17 +236,46 @@ async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> R
             () = tokio::time::sleep(POLL) => {}
             _ = tokio::signal::ctrl_c() => {
                 progress.end();
-                output::note(format!("Detached: the deployment goes on. Follow it: wharf ps {stack}   Undo it: deploy the earlier file"));
+                output::note(format!("Detached: the deployment goes on. Follow it: wharf ps {stack}   Undo it: wharf rollback {stack}"));
                 return Ok(130);
             }
         }
     }
 }
 
-/// Everything that is wanted serves or has ended well, and nothing else is left.
+/// What is to be told of a rollout that failed.
+fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
+    let is_ours = |service: &&ServiceView| match service.rollout.state {
+        RolloutState::Paused => !service.rollout.why.is_empty(),
+        _ => service.rollout.back_from.is_some_and(|from| from == revision),
+    };
+    let service = view.services.iter().find(is_ours)?;
+    let name = &service.id.service;
+    let is_paused = service.rollout.state == RolloutState::Paused;
+    let what = if is_paused { "is paused" } else { "failed" };
+    let problem = Problem::new(Code::RolloutFailed, format!("{stack} revision {revision} {what} in {name}"))
+        .why(service.rollout.why.clone());
+    Some(if is_paused {
+        problem
+            .why("nothing more is replaced; instances that serve go on")
+            .fix("Deploy a mended file, or go back: wharf rollback ".to_owned() + stack.as_str())
+            .fix(format!("Or go on all the same: wharf rollout resume {stack}/{name}"))
+    } else {
+        problem.why(format!("{name} went back to what it was at revision {}", service.revision)).fix(format!(
+            "Look at its output: wharf logs {stack}/{name}; at what happened: wharf events {stack}/{name}"
+        ))
+    })
+}
+
+/// Everything that is wanted serves or has ended well, and nothing else is left. What replaces an older
+/// revision must also have served long enough.
 fn is_settled(view: &StackView, instances: &[InstanceView]) -> bool {
-    let whole = |service: &ServiceView| service.serving + service.completed >= service.spec.replicas;
-    let wanted: usize = view.services.iter().map(|service| service.spec.replicas as usize).sum();
+    let is_new = |service: &ServiceView| service.rollout.from_revision.is_none();
+    let whole = |service: &ServiceView| {
+        service.serving + service.completed >= service.wanted
+            && (is_new(service) || service.rollout.state == RolloutState::Done)
+    };
+    let wanted: usize = view.services.iter().map(|service| service.wanted as usize).sum();
     let left = instances.iter().filter(|instance| instance.desired.want <= common::instance::Want::Run).count();
     view.services.iter().all(whole) && left == wanted
 }
@@ -255,15 +294,13 @@ impl Progress {
     fn update(&mut self, view: &StackView, instances: &[InstanceView]) {
         for service in &view.services {
             let done = service.serving + service.completed;
-            let text = format!("{done}/{} {}", service.spec.replicas, note(service, instances));
+            let text = format!("{done}/{} {}", service.wanted, note(service, instances));
             let name = service.id.service.to_string();
             let bar = || {
                 self.bars.as_ref().map(|bars| {
                     let style = ProgressStyle::with_template("{prefix:16} {bar:20} {msg}")
                         .unwrap_or_else(|_| ProgressStyle::default_bar());
-                    bars.add(
-                        ProgressBar::new(u64::from(service.spec.replicas)).with_style(style).with_prefix(name.clone()),
-                    )
+                    bars.add(ProgressBar::new(u64::from(service.wanted)).with_style(style).with_prefix(name.clone()))
                 })
             };
             let (bar, shown) = self.services.entry(name.clone()).or_insert_with(|| (bar(), String::new()));

@@ -6,6 +6,7 @@ use common::{
     api::{List, ScaleService, ServiceView, StackView},
     error::{Code, Problem},
     name::Name,
+    rollout::RolloutState,
     time::Span,
 };
 use tokio::time::Instant;
@@ -17,17 +18,21 @@ use crate::output::{self, Rows};
 pub async fn ls(session: &Session) -> Result<u8, Problem> {
     let stacks: List<StackView> = session.client.get(&session.in_environment("stacks")).await?;
     let row = |stack: &StackView, service: &ServiceView| {
-        let state = match (stack.removing, service.serving + service.completed >= service.spec.replicas) {
-            (true, _) => "removing",
-            (_, true) => "✓",
-            (_, false) => "!",
+        let whole = service.serving + service.completed >= service.wanted;
+        let state = match (stack.removing, service.rollout.state, whole) {
+            (true, ..) => "removing",
+            (_, RolloutState::Paused, _) => "paused",
+            (.., true) => "✓",
+            (.., false) => "!",
         };
+        let mut notes = service.blocked.clone();
+        notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));
         vec![
             format!("{}/{}", stack.id.stack, service.id.service),
-            format!("{}/{} {state}", service.serving + service.completed, service.spec.replicas),
+            format!("{}/{} {state}", service.serving + service.completed, service.wanted),
             service.spec.image.clone(),
             stack.revision.to_string(),
-            service.blocked.join("; "),
+            notes.join("; "),
         ]
     };
     let rows =
@@ -35,7 +40,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
     output::list(
         session.format,
         &stacks,
-        Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "WAITS FOR"], narrow: 5, rows },
+        Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "NOTE"], narrow: 5, rows },
     );
     Ok(0)
 }

@@ -5,17 +5,13 @@ use std::collections::BTreeMap;
 use serde_norway::Value;
 
 use super::{
-    Composed, Project,
+    Composed, Project, deploy,
     node::{Findings, Node},
     parse_env, short,
 };
 use crate::{
     name::Name,
-    quantity::{Bytes, MilliCpu},
-    spec::{
-        Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, PullPolicy, Resources, RestartCondition,
-        ServiceSpec, StackSpec,
-    },
+    spec::{Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, PullPolicy, ServiceSpec, StackSpec},
 };
 
 const TOP: [&str; 5] = ["name", "version", "services", "volumes", "networks"];
@@ -128,9 +124,7 @@ where
     if let Some(grace) = node.get("stop_grace_period").and_then(|n| n.parse()) {
         spec.stop_grace = grace;
     }
-    restart(node, &mut spec);
-    resources(node, &mut spec);
-    deploy(node, &mut spec);
+    deploy::read(node, &mut spec);
     logging(node, &mut spec);
     spec.depends_on = node.get("depends_on").map(|n| dependencies(&n)).unwrap_or_default();
     Some(spec)
@@ -320,99 +314,6 @@ fn health(node: &Node<'_>) -> Option<HealthCheck> {
         check.start_period = start_period;
     }
     Some(check)
-}
-
-/// `restart:` of compose and `deploy.restart_policy` of Swarm; the latter wins.
-fn restart(node: &Node<'_>, spec: &mut ServiceSpec) {
-    if let Some(node) = node.get("restart") {
-        let Some(text) = node.text() else { return };
-        let (word, attempts) = text.split_once(':').map_or((text.as_str(), None), |(word, n)| (word, Some(n)));
-        spec.restart.condition =
-            match word {
-                "no" | "false" => RestartCondition::None,
-                "always" | "unless-stopped" => RestartCondition::Any,
-                "on-failure" => RestartCondition::OnFailure,
-                _ => return node.problem(format!(
-                    "{text:?} is not a restart policy; there are no, always, unless-stopped and on-failure[:attempts]"
-                )),
-            };
-        if let Some(attempts) = attempts {
-            match attempts.parse() {
-                Ok(attempts) => spec.restart.max_attempts = Some(attempts),
-                Err(_) => node.problem(format!("{attempts:?} is not a number of attempts")),
-            }
-        }
-    }
-    let Some(policy) = node.get("deploy").and_then(|n| n.get("restart_policy")) else { return };
-    policy.warn_unknown(&["condition", "delay", "max_attempts", "window"]);
-    if let Some(node) = policy.get("condition") {
-        match node.text().as_deref() {
-            Some("none") => spec.restart.condition = RestartCondition::None,
-            Some("on-failure") => spec.restart.condition = RestartCondition::OnFailure,
-            Some("any") => spec.restart.condition = RestartCondition::Any,
-            other => node.problem(format!("{other:?} is not a condition; there are none, on-failure and any")),
-        }
-    }
-    if let Some(delay) = policy.get("delay").and_then(|n| n.parse()) {
-        spec.restart.delay = delay;
-    }
-    if let Some(attempts) = policy.get("max_attempts").and_then(|n| n.number()) {
-        spec.restart.max_attempts = Some(attempts);
-    }
-    if let Some(window) = policy.get("window").and_then(|n| n.parse()) {
-        spec.restart.window = window;
-    }
-}
-
-fn amounts(node: &Node<'_>) -> Resources {
-    node.warn_unknown(&["cpus", "memory"]);
-    let cpu = node.get("cpus").and_then(|n| n.parse::<MilliCpu>()).unwrap_or_default();
-    Resources { cpu, memory: node.get("memory").and_then(|n| n.parse::<Bytes>()).unwrap_or_default() }
-}
-
-fn resources(node: &Node<'_>, spec: &mut ServiceSpec) {
-    if let Some(memory) = node.get("mem_limit").and_then(|n| n.parse()) {
-        spec.limits.memory = memory;
-    }
-    if let Some(cpu) = node.get("cpus").and_then(|n| n.parse()) {
-        spec.limits.cpu = cpu;
-    }
-    if let Some(memory) = node.get("mem_reservation").and_then(|n| n.parse()) {
-        spec.reservations.memory = memory;
-    }
-    let Some(resources) = node.get("deploy").and_then(|n| n.get("resources")) else { return };
-    resources.warn_unknown(&["limits", "reservations"]);
-    if let Some(limits) = resources.get("limits") {
-        spec.limits = amounts(&limits);
-    }
-    if let Some(reservations) = resources.get("reservations") {
-        spec.reservations = amounts(&reservations);
-    }
-}
-
-fn deploy(node: &Node<'_>, spec: &mut ServiceSpec) {
-    if let Some(scale) = node.get("scale").and_then(|n| n.number()) {
-        spec.replicas = scale;
-    }
-    let Some(deploy) = node.get("deploy") else { return };
-    deploy.warn_unknown(&["mode", "replicas", "resources", "restart_policy", "placement"]);
-    if let Some(mode) = deploy.get("mode")
-        && let Some(text) = mode.text().filter(|text| text != "replicated")
-    {
-        mode.problem(format!("{text:?} is not supported yet; there is replicated"));
-    }
-    if let Some(replicas) = deploy.get("replicas").and_then(|n| n.number()) {
-        spec.replicas = replicas;
-    }
-    let Some(placement) = deploy.get("placement") else { return };
-    placement.warn_unknown(&["constraints"]);
-    for constraint in placement.get("constraints").map(|n| n.items()).unwrap_or_default() {
-        let Some(text) = constraint.text() else { continue };
-        match short::constraint(&text) {
-            Ok(parsed) => spec.constraints.push(parsed),
-            Err(reason) => constraint.problem(reason),
-        }
-    }
 }
 
 fn logging(node: &Node<'_>, spec: &mut ServiceSpec) {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::spec::*;
+use crate::{spec::*, time::Span};
 
 fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
     let files: Vec<Source> = texts
@@ -49,13 +49,29 @@ services:
       replicas: 3
       resources: {limits: {cpus: "1.5", memory: 512m}, reservations: {cpus: 0.25, memory: 64M}}
       restart_policy: {condition: any, delay: 2s, max_attempts: 5, window: 1m}
-      placement: {constraints: ["node.labels.disk == ssd", "node.hostname!=h1"]}
+      placement:
+        constraints: ["node.labels.disk == ssd", "node.hostname!=h1"]
+        preferences: [{spread: node.labels.zone}]
+        max_replicas_per_node: 2
+      update_config:
+        {parallelism: 2, delay: 1s, failure_action: pause, monitor: 20s, max_failure_ratio: 0.25, order: stop-first}
 volumes: {data: }
 "#);
     assert_eq!(spec.image, "shop/web:1.2");
     assert_eq!(spec.command, Some(["serve", "--name", "a b", "--x=c d"].map(String::from).to_vec()));
     let variables: Vec<_> = spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(variables, ["A=1", "B=two words", "C=3"]);
+    assert_eq!((spec.spread.clone(), spec.max_per_host), (vec!["node.labels.zone".to_owned()], Some(2)));
+    let update = UpdatePolicy {
+        order: Some(UpdateOrder::StopFirst),
+        parallelism: 2,
+        monitor: Span::seconds(20),
+        delay: Span::seconds(1),
+        max_failures: 250,
+        on_failure: FailureAction::Pause,
+        ..UpdatePolicy::default()
+    };
+    assert_eq!(spec.update, update);
     let ports: Vec<_> = spec.ports.iter().map(|p| (p.published, p.container)).collect();
     assert_eq!(
         ports,
@@ -92,9 +108,15 @@ fn later_files_override_earlier_ones() {
 
 #[test]
 fn what_is_not_supported_is_named_and_never_dropped_in_silence() {
-    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {update_config: {}}, x-own: 1}}\nconfigs: {c: {}}\nnetworks: {n: {}}"]).expect("is accepted");
+    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {rollback_config: {}, labels: {}}, x-own: 1}}\nconfigs: {c: {}}\nnetworks: {n: {}}"]).expect("is accepted");
     let warnings = composed.warnings.join("\n");
-    for place in ["services.web.privileged", "services.web.deploy.update_config", "configs", "networks"] {
+    for place in [
+        "services.web.privileged",
+        "services.web.deploy.rollback_config",
+        "services.web.deploy.labels",
+        "configs",
+        "networks",
+    ] {
         assert!(warnings.contains(place), "{place} in {warnings}");
     }
     assert!(!warnings.contains("x-own"));
@@ -107,7 +129,16 @@ fn problems_name_file_and_place() {
         ("services: {web: {image: a, ports: ['99999']}}", "services.web.ports[0]"),
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
-        ("services: {web: {image: a, deploy: {mode: global}}}", "services.web.deploy.mode"),
+        ("services: {web: {image: a, deploy: {mode: replicated-job}}}", "services.web.deploy.mode"),
+        ("services: {web: {image: a, deploy: {update_config: {order: both}}}}", "there are start-first and stop-first"),
+        (
+            "services: {web: {image: a, deploy: {update_config: {failure_action: hope}}}}",
+            "there are rollback, pause and continue",
+        ),
+        (
+            "services: {web: {image: a, deploy: {update_config: {max_failure_ratio: 2}}}}",
+            "2 is not a share from 0 to 1",
+        ),
         (
             "services: {web: {image: a, env_file: nowhere.env}}",
             "services.web.env_file: nowhere.env: there is no such file",

@@ -68,6 +68,10 @@ impl StackSpec {
     }
 }
 
+fn is_label_key(key: &str) -> bool {
+    key.strip_prefix("node.labels.").is_some_and(|label| !label.is_empty())
+}
+
 fn violation(path: &str, reason: impl Into<String>) -> Violation {
     Violation { path: path.to_owned(), reason: reason.into() }
 }
@@ -101,13 +105,30 @@ impl Check<'_> {
         }
         for (index, constraint) in service.constraints.iter().enumerate() {
             let key = constraint.key.as_str();
-            let label = key.strip_prefix("node.labels.").is_some_and(|label| !label.is_empty());
-            if !label && !CONSTRAINT_KEYS.contains(&key) {
+            if !is_label_key(key) && !CONSTRAINT_KEYS.contains(&key) {
                 self.refuse(
                     &format!("deploy.placement.constraints[{index}]"),
                     format!("{key} is not known; there are {} and node.labels.<label>", CONSTRAINT_KEYS.join(", ")),
                 );
             }
+        }
+        if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
+            self.refuse("deploy.update_config.order", format!("start-first is not possible: {reason}"));
+        }
+        if service.max_per_host == Some(0) {
+            self.refuse("deploy.placement.max_replicas_per_node", "no host could take an instance");
+        }
+        if service.spread.len() > 8 {
+            self.refuse("deploy.placement.preferences", "at most 8 labels can be spread over");
+        }
+        if let Some(key) = service.spread.iter().find(|key| !is_label_key(key)) {
+            self.refuse("deploy.placement.preferences", format!("{:?} is not node.labels.<label>", cut(key)));
+        }
+        if service.update.max_failures > 1000 {
+            self.refuse("deploy.update_config.max_failure_ratio", "it is a share, from 0 to 1");
+        }
+        if service.update.monitor > Span::minutes(60) || service.update.delay > Span::minutes(60 * 24) {
+            self.refuse("deploy.update_config", "monitor is at most an hour, delay at most a day");
         }
         if service.log.max_files == 0 || service.log.max_size.0 < 4096 {
             self.refuse("logging", "at least one file of at least 4 KiB must be kept");

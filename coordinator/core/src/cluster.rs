@@ -7,6 +7,7 @@ mod access;
 mod hosts;
 mod instances;
 mod keys;
+mod rollouts;
 mod stacks;
 
 use std::sync::Arc;
@@ -27,7 +28,8 @@ pub use access::{ApiTokenRecord, JoinTokenRecord};
 pub use hosts::{Host, Member, MemberState};
 pub use instances::{Bookings, Instance, Slot};
 pub use keys::Key;
-pub use stacks::{Service, Stack};
+pub use rollouts::{Rollout, Version};
+pub use stacks::{Revision, Service, Stack};
 
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, RequestId};
 
@@ -67,6 +69,8 @@ pub struct Cluster {
     pub members: OrdMap<MemberId, Member>,
     /// The largest member id given out.
     pub last_member: u64,
+    /// The largest host number given out.
+    pub last_host: u32,
     /// The join tokens.
     pub join_tokens: OrdMap<TokenId, JoinTokenRecord>,
     /// The API tokens.
@@ -129,9 +133,15 @@ impl Cluster {
         let applied = match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
-            Command::PutStack { id, spec, expect_revision } => self.put_stack(id, spec, *expect_revision),
+            Command::PutStack { id, spec, expect_revision, by, what } => {
+                self.put_stack(id, spec, *expect_revision, by.as_ref(), what)
+            }
             Command::RemoveStack(id) => self.remove_stack(id),
-            Command::ScaleService { id, replicas } => self.scale_service(id, *replicas),
+            Command::ScaleService { id, replicas, by } => self.scale_service(id, *replicas, by.as_ref()),
+            Command::MoveRollout { service, expect_revision, state, why } => {
+                self.move_rollout(service, *expect_revision, *state, why)
+            }
+            Command::RollBack { service, expect_revision, why } => self.roll_back(service, *expect_revision, why),
             Command::PinImage { service, expect_revision, digest } => self.pin_image(service, *expect_revision, digest),
             Command::PutJoinToken(token) => self.put_join_token(token),
             Command::RevokeJoinToken(id) => self.revoke_join_token(*id),
@@ -143,6 +153,7 @@ impl Cluster {
             Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
             Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),
             Command::PutHostLabels { host, labels } => self.put_host_labels(*host, labels),
+            Command::SetAvailability { host, availability } => self.set_availability(*host, *availability),
             Command::RemoveHost(host) => self.remove_host(*host),
             Command::Place(placement) => self.place(placement),
             Command::Desire { instance, desired } => self.desire(instance, *desired),
@@ -169,7 +180,7 @@ impl Cluster {
             genesis.member,
             Member { host: genesis.host, address: genesis.address, state: MemberState::Present },
         );
-        self.hosts.insert(genesis.host, Host::admitted(genesis.name.clone(), Default::default(), self.clock));
+        self.admit_host(genesis.host, genesis.name.clone(), Default::default());
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
         self.done()
     }

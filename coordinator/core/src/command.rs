@@ -12,10 +12,11 @@ use common::{
     api::{Access, Settings},
     assignment::RegistryCredentials,
     error::Problem,
-    host::{HostFacts, HostLabels, Liveness},
+    host::{Availability, HostFacts, HostLabels, Liveness},
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
     name::Name,
+    rollout::RolloutState,
     secret::Secret,
     spec::StackSpec,
     time::Timestamp,
@@ -67,6 +68,10 @@ pub enum Command {
         spec: Arc<StackSpec>,
         /// Its revision, if the author knows one; 0 for "none yet".
         expect_revision: Option<u64>,
+        /// The API token that asks for it.
+        by: Option<Name>,
+        /// What is done, for people who read the history.
+        what: String,
     },
     /// Ends a stack and all its instances.
     RemoveStack(StackId),
@@ -76,6 +81,28 @@ pub enum Command {
         id: ServiceId,
         /// How many.
         replicas: u32,
+        /// The API token that asks for it.
+        by: Option<Name>,
+    },
+    /// Stops, continues or ends the change of a service to its revision.
+    MoveRollout {
+        /// The service.
+        service: ServiceId,
+        /// Its revision.
+        expect_revision: u64,
+        /// What becomes of the rollout.
+        state: RolloutState,
+        /// Why, if there is more to say than the state does.
+        why: String,
+    },
+    /// Returns a service to the last revision that served whole.
+    RollBack {
+        /// The service.
+        service: ServiceId,
+        /// The revision that failed.
+        expect_revision: u64,
+        /// Why.
+        why: String,
     },
     /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
     PinImage {
@@ -133,6 +160,13 @@ pub enum Command {
         host: HostId,
         /// The labels.
         labels: HostLabels,
+    },
+    /// Says whether people want instances on a host.
+    SetAvailability {
+        /// The host.
+        host: HostId,
+        /// What they want.
+        availability: Availability,
     },
     /// Ends a host: its certificate is refused and its instances are replaced.
     RemoveHost(HostId),
@@ -270,7 +304,7 @@ pub struct Placement {
     pub host: HostId,
     /// The host ports, one for each port of the spec.
     pub ports: Vec<u16>,
-    /// The unreachable instance that this one replaces.
+    /// The instance that fills the slot: unreachable, or to go once this one serves.
     pub replaces: Option<InstanceId>,
 }
 

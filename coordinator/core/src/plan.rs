@@ -5,6 +5,7 @@
 //! a slot; when its commands are applied, the next pass sees what is left.
 
 mod place;
+mod rollout;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use common::{
 };
 
 pub use place::HostTable;
+pub use scale::wanted_slots;
 
 use crate::{Cluster, command::Command};
 

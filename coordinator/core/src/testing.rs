@@ -11,7 +11,7 @@ use common::{
     quantity::{Bytes, MilliCpu},
     secret::Secret,
     spec::{ServiceSpec, StackSpec},
-    time::Timestamp,
+    time::{Span, Timestamp},
     token::{JoinRole, SecretHash, TokenId},
 };
 
@@ -142,8 +142,9 @@ impl Fixture {
 
     pub fn deploy(&mut self, services: &[(&str, ServiceSpec)]) {
         let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
-        let spec = Arc::new(StackSpec { services, ..StackSpec::default() });
-        self.done(Command::PutStack { id: stack(), spec, expect_revision: None });
+        let spec = Arc::new(StackSpec { services, volumes: [name("data")].into() });
+        let what = "deployed".to_owned();
+        self.done(Command::PutStack { id: stack(), spec, expect_revision: None, by: None, what });
     }
 
     pub fn observe(&mut self, id: &str, phase: Phase) {
@@ -154,13 +155,39 @@ impl Fixture {
         self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
     }
 
-    /// Plans and applies until nothing is left to do; hosts start and end at once what they are told.
+    /// Plans and applies until nothing is left to do; hosts start and end at once what they are told, but
+    /// for the image `broken`.
     pub fn settle(&mut self) {
+        self.settle_under(&|_| {});
+    }
+
+    /// The same for so long, with every step of the state shown to `watch`.
+    pub fn pass(&mut self, span: Span, watch: &dyn Fn(&Cluster)) {
+        let end = self.now + span;
+        loop {
+            self.settle_under(watch);
+            match plan(&self.cluster, Moment::from(self.now)).wake_at.filter(|wake| *wake <= end) {
+                Some(wake) => self.now = wake,
+                None => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// How many instances of a service serve.
+    pub fn serving(cluster: &Cluster, service: &str) -> usize {
+        let service = stack().service(name(service));
+        let of_service = cluster.instances_of(&service);
+        of_service.filter(|(_, instance)| instance.fills_slot() && instance.observed.is_serving()).count()
+    }
+
+    fn settle_under(&mut self, watch: &dyn Fn(&Cluster)) {
         for _ in 0..50 {
             let plan = plan(&self.cluster, Moment::from(self.now));
             let idle = plan.commands.is_empty();
             for command in plan.commands {
                 self.done(command);
+                watch(&self.cluster);
             }
             let waiting: Vec<(InstanceId, HostId, Phase)> = self
                 .cluster
@@ -170,6 +197,8 @@ impl Fixture {
                     use common::instance::Want;
                     let ready = self.cluster.hosts.get(&i.host)?.liveness == Liveness::Ready;
                     let phase = match i.desired.want {
+                        Want::Run if i.spec.image == "broken" && !i.observed.phase.is_terminal() => Phase::Rejected,
+                        Want::Run if i.spec.image == "broken" => return None,
                         Want::Prepare | Want::Run if i.observed.phase < Phase::Running => Phase::Running,
                         Want::Purge => Phase::Purged,
                         _ => return None,
@@ -182,8 +211,10 @@ impl Fixture {
             }
             for (id, host, phase) in waiting {
                 let restart = self.cluster.instances.get(&id).map_or(0, |i| i.observed.restart);
-                let observed = Observed { phase, restart, ..Observed::nothing() };
+                let message = if phase == Phase::Rejected { "there is no such image" } else { "" }.to_owned();
+                let observed = Observed { phase, restart, message, ..Observed::nothing() };
                 self.done(Command::Observe { host, instances: vec![(id, observed)] });
+                watch(&self.cluster);
             }
         }
         panic!("it does not settle");

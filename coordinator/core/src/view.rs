@@ -1,24 +1,28 @@
 //! What others are told, derived from the state and never stored.
 
+mod changes;
+mod drain;
+
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use common::{
-    api::{ChangeKind, HostView, InstanceView, ServiceChange, ServiceView, StackPlan, StackView},
+    api::{HostView, InstanceView, RolloutView, ServiceView, StackView},
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
-    error::Problem,
-    id::{HostId, InstanceId, StackId},
+    id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
     name::Name,
-    spec::{ServiceSpec, StackSpec},
+    spec::Mode,
     time::Timestamp,
 };
 
 use crate::{
     Cluster, Plan,
-    cluster::{Instance, MemberState, Stack},
-    command::{Batch, Command, Outcome},
+    cluster::{Instance, MemberState, Service, Stack},
     plan,
 };
+
+pub use changes::{revisions, stack_plan};
+pub use drain::drain_plan;
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
 /// named; those that the cluster does not know either are surplus.
@@ -93,6 +97,14 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
         ServiceView {
             spec: (*service.spec).clone(),
             revision: service.revision,
+            wanted: wanted(cluster, &service_id, service) as u32,
+            rollout: RolloutView {
+                state: service.rollout.state,
+                since: service.rollout.since,
+                from_revision: service.stable.as_ref().map(|stable| stable.revision),
+                back_from: service.rollout.back_from,
+                why: service.rollout.why.clone(),
+            },
             serving: count(|instance| instance.observed.is_serving()),
             completed: count(|instance| instance.observed.phase == Phase::Completed),
             blocked: plan.blocked.get(&service_id).cloned().unwrap_or_default(),
@@ -105,6 +117,14 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
         changed_at: stack.changed_at,
         removing: stack.removing,
         services: stack.services.iter().map(service).collect(),
+    }
+}
+
+/// How many instances a service wants: its replicas, or the hosts that it covers now.
+pub fn wanted(cluster: &Cluster, id: &ServiceId, service: &Service) -> usize {
+    match service.spec.mode {
+        Mode::Replicated => service.spec.replicas as usize,
+        Mode::Global => plan::wanted_slots(cluster, id, service).len(),
     }
 }
 
@@ -165,6 +185,8 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         id: *id,
         name: host.name.clone(),
         liveness: host.liveness,
+        number: host.number,
+        availability: host.availability,
         labels: host.labels.clone(),
         facts: host.facts.clone(),
         member: cluster.member_on(*id),
@@ -173,100 +195,4 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         joined_at: host.joined_at,
     };
     cluster.hosts.iter().map(view).collect()
-}
-
-/// What a spec would change, found by trying it on a copy of the state.
-pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Timestamp) -> Result<StackPlan, Problem> {
-    let mut after = cluster.clone();
-    let outcomes = after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
-    if let Some(Outcome::Rejected(problem)) = outcomes.into_iter().next() {
-        return Err(problem);
-    }
-    let revision = |cluster: &Cluster| cluster.stacks.get(id).map_or(0, |stack| stack.revision);
-    let spec = |cluster: &Cluster| {
-        cluster.stacks.get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default()
-    };
-    let blocked = plan::plan(&after, now).blocked;
-    let waits = |reason: &&String| !reason.starts_with("it waits for ");
-    Ok(StackPlan {
-        id: id.clone(),
-        from_revision: revision(cluster),
-        to_revision: revision(&after),
-        changes: changes(&spec(cluster), &spec(&after)),
-        unplaceable: blocked
-            .iter()
-            .filter(|(service, _)| service.stack == *id)
-            .flat_map(|(service, reasons)| {
-                reasons.iter().filter(waits).map(move |reason| format!("{}: {reason}", service.service))
-            })
-            .collect(),
-    })
-}
-
-fn changes(before: &StackSpec, after: &StackSpec) -> Vec<ServiceChange> {
-    let names: BTreeSet<&Name> = before.services.keys().chain(after.services.keys()).collect();
-    names.into_iter().map(|name| change(name, before.services.get(name), after.services.get(name))).collect()
-}
-
-fn change(name: &Name, before: Option<&ServiceSpec>, after: Option<&ServiceSpec>) -> ServiceChange {
-    let (kind, details, how) = match (before, after) {
-        (None, Some(after)) => (ChangeKind::Create, vec![after.image.clone()], count(after.replicas)),
-        (Some(before), None) => {
-            (ChangeKind::Remove, Vec::new(), format!("{} removed, volumes kept", count(before.replicas)))
-        }
-        (Some(before), Some(after)) if before == after => (ChangeKind::Unchanged, Vec::new(), String::new()),
-        (Some(before), Some(after)) => {
-            let kind = if before.same_instances(after) { ChangeKind::Scale } else { ChangeKind::Update };
-            let how = if kind == ChangeKind::Scale {
-                "running instances stay".to_owned()
-            } else {
-                format!("{}, one at a time, stop-first", count(after.replicas))
-            };
-            (kind, differences(before, after), how)
-        }
-        (None, None) => (ChangeKind::Unchanged, Vec::new(), String::new()),
-    };
-    ServiceChange { service: name.clone(), kind, details, how }
-}
-
-fn count(replicas: u32) -> String {
-    format!("{replicas} {}", if replicas == 1 { "instance" } else { "instances" })
-}
-
-/// One phrase for each field that differs. Values of environment variables are not shown: people
-/// keep passwords there.
-fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
-    let mut found = Vec::new();
-    if before.image != after.image {
-        found.push(format!("image {} → {}", before.image, after.image));
-    }
-    if before.replicas != after.replicas {
-        found.push(format!("replicas {} → {}", before.replicas, after.replicas));
-    }
-    let keys: BTreeSet<&String> = before.environment.keys().chain(after.environment.keys()).collect();
-    for key in keys.into_iter().filter(|key| before.environment.get(*key) != after.environment.get(*key)) {
-        found.push(match (before.environment.get(key), after.environment.get(key)) {
-            (None, _) => format!("env {key} added"),
-            (_, None) => format!("env {key} removed"),
-            _ => format!("env {key} changed"),
-        });
-    }
-    let fields: [(&str, bool); 14] = [
-        ("pull policy", before.pull != after.pull),
-        ("command", before.command != after.command),
-        ("entrypoint", before.entrypoint != after.entrypoint),
-        ("user", before.user != after.user),
-        ("working directory", before.working_dir != after.working_dir),
-        ("labels", before.labels != after.labels),
-        ("ports", before.ports != after.ports),
-        ("mounts", before.mounts != after.mounts),
-        ("health check", before.healthcheck != after.healthcheck),
-        ("restart policy", before.restart != after.restart),
-        ("stop grace period", before.stop_grace != after.stop_grace),
-        ("resources", (before.reservations, before.limits) != (after.reservations, after.limits)),
-        ("constraints", before.constraints != after.constraints),
-        ("dependencies", before.depends_on != after.depends_on),
-    ];
-    found.extend(fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| format!("{field} changed")));
-    found
 }

@@ -11,13 +11,18 @@ use axum::{
 use common::{
     api::{Access, COORDINATORS_HEADER},
     error::{Code, Problem},
-    token::{ApiToken, SecretHash, TokenId},
+    name::Name,
+    token::{ApiToken, SecretHash},
 };
 
-use coordinator_core::view;
+use coordinator_core::{cluster::ApiTokenRecord, view};
 
 use super::ApiError;
 use crate::{Coordinator, raft::Published, server::Door};
+
+/// Who asks: the name of the token, where one is needed.
+#[derive(Debug, Clone)]
+pub struct Actor(pub Option<Name>);
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/hosts/{host}", READ),
     ("DELETE", "/api/v1/hosts/{host}", CHANGE),
     ("PUT", "/api/v1/hosts/{host}/labels", CHANGE),
+    ("PUT", "/api/v1/hosts/{host}/availability", CHANGE),
     ("GET", "/api/v1/join-tokens", CHANGE),
     ("POST", "/api/v1/join-tokens", CHANGE),
     ("DELETE", "/api/v1/join-tokens/{token}", CHANGE),
@@ -59,7 +65,9 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}", READ),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
     ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
+    ("GET", "/api/v1/environments/{environment}/stacks/{stack}/revisions", READ),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", CHANGE),
     ("GET", "/api/v1/environments/{environment}/instances", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs", READ),
     ("GET", "/api/v1/environments/{environment}/keys", READ),
@@ -102,10 +110,11 @@ pub async fn check_door(request: Request, next: Next) -> Response {
 }
 
 /// The one gate of the API.
-pub async fn authorize(State(coordinator): State<Coordinator>, request: Request, next: Next) -> Response {
+pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Request, next: Next) -> Response {
     let published = coordinator.consensus.current();
     match decide(&published, &request) {
-        Ok(()) => {
+        Ok(actor) => {
+            request.extensions_mut().insert(actor);
             let mut response = next.run(request).await;
             if let Ok(value) = header::HeaderValue::from_str(&coordinators(&published)) {
                 response.headers_mut().insert(COORDINATORS_HEADER, value);
@@ -122,27 +131,27 @@ fn coordinators(published: &Published) -> String {
     addresses.join(",")
 }
 
-fn decide(published: &Arc<Published>, request: &Request) -> Result<(), Problem> {
+fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Problem> {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let denied = || Problem::new(Code::Denied, format!("{} {} is not allowed", request.method(), request.uri().path()));
     let needed = path.and_then(|path| needs(request.method(), path)).ok_or_else(denied)?;
-    let Needs::Token(needed) = needed else { return Ok(()) };
+    let Needs::Token(needed) = needed else { return Ok(Actor(None)) };
     if request.uri().query().is_some_and(|query| query.contains("wat1_")) {
         return Err(Problem::new(Code::InvalidRequest, "The token must not be part of the address")
             .why("addresses end in logs and histories")
             .fix("Send it in the header: Authorization: Bearer wat1_…")
             .fix(format!("It has been seen: revoke it, {}", "wharf token rm <id>")));
     }
-    let (_, access) = authenticate(published, request)?;
-    if access < needed {
+    let token = authenticate(published, request)?;
+    if token.access < needed {
         return Err(denied()
             .why("the token may only read")
             .fix("Use a token with the access admin: wharf token create"));
     }
-    Ok(())
+    Ok(Actor(Some(token.name.clone())))
 }
 
-fn authenticate(published: &Arc<Published>, request: &Request) -> Result<(TokenId, Access), Problem> {
+fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<&'a ApiTokenRecord, Problem> {
     let unauthenticated = |why: &str| {
         Problem::new(Code::Unauthenticated, format!("{} {} needs a token", request.method(), request.uri().path()))
             .why(why)
@@ -156,8 +165,7 @@ fn authenticate(published: &Arc<Published>, request: &Request) -> Result<(TokenI
         text.trim().parse().map_err(|error: common::token::InvalidToken| unauthenticated(&error.to_string()))?;
     let known = published.cluster.api_tokens.get(&token.id);
     let given = SecretHash::of(&token.secret);
-    match known.filter(|known| known.secret.matches(&given)) {
-        Some(known) => Ok((token.id, known.access)),
-        None => Err(unauthenticated("the cluster does not know this token")),
-    }
+    known
+        .filter(|known| known.secret.matches(&given))
+        .ok_or_else(|| unauthenticated("the cluster does not know this token"))
 }

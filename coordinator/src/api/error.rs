@@ -37,7 +37,9 @@ fn status(code: Code) -> StatusCode {
         | Code::Cloned
         | Code::Denied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
-        Code::Conflict | Code::MemberRefused | Code::OtherCluster | Code::NotPlaceable => StatusCode::CONFLICT,
+        Code::Conflict | Code::MemberRefused | Code::OtherCluster | Code::NotPlaceable | Code::RolloutFailed => {
+            StatusCode::CONFLICT
+        }
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::WrongDoor => StatusCode::MISDIRECTED_REQUEST,
         Code::Busy => StatusCode::TOO_MANY_REQUESTS,

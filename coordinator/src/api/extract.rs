@@ -6,13 +6,16 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
     http::request::Parts,
 };
-use common::error::{Code, Problem};
+use common::{
+    error::{Code, Problem},
+    name::Name,
+};
 use coordinator_core::RequestId;
 use link::identity::random_bytes;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::ApiError;
+use super::{ApiError, access::Actor};
 use crate::{Coordinator, raft::Published};
 
 /// The state to answer from: linearizable, unless the query says `stale`.
@@ -53,6 +56,17 @@ impl FromRequestParts<Coordinator> for WriteId {
         let mut id = [0u8; 16];
         id.copy_from_slice(&hash[..16]);
         Ok(WriteId(RequestId(id)))
+    }
+}
+
+/// Who asks: the name of the token.
+pub struct By(pub Option<Name>);
+
+impl<S: Send + Sync> FromRequestParts<S> for By {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<By, Self::Rejection> {
+        Ok(By(parts.extensions.get::<Actor>().and_then(|actor| actor.0.clone())))
     }
 }
 

@@ -2,17 +2,25 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
-    api::{HostView, List, PutHostLabels},
+    api::{DrainPlan, HostView, List, PutAvailability, PutHostLabels, WantedAvailability},
     error::{Code, Problem},
+    host::Availability,
     id::HostId,
+    time::Span,
 };
 use coordinator_core::{Cluster, Command, view};
+use link::clock::now;
 
 use super::{
     ApiError,
     extract::{At, Body, Reading, WriteId},
 };
 use crate::Coordinator;
+
+/// How long instances of a host that is emptied may wait for a successor, unless the request says.
+const DRAIN_WITHIN: Span = Span::minutes(60);
+/// The longest such time.
+const MAX_DRAIN: Span = Span::minutes(7 * 24 * 60);
 
 /// All hosts.
 #[utoipa::path(get, path = "/api/v1/hosts", responses((status = 200, body = List<HostView>)))]
@@ -52,6 +60,38 @@ pub async fn put_labels(
     let host = find(&published.cluster, &host)?;
     coordinator.consensus.write(id, Command::PutHostLabels { host, labels: put.labels }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Says whether people want instances on a host: cordoned, it takes no new ones; draining, it is
+/// emptied as others take over.
+#[utoipa::path(put, path = "/api/v1/hosts/{host}/availability", params(("host" = String, Path, description = "id or name")), request_body = PutAvailability, responses((status = 200, body = DrainPlan, description = "What emptying it does to its instances; none are listed for the others")))]
+pub async fn put_availability(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    WriteId(id): WriteId,
+    At(host): At<String>,
+    Body(put): Body<PutAvailability>,
+) -> Result<Json<DrainPlan>, ApiError> {
+    let host_id = find(&published.cluster, &host)?;
+    let within = put.within.unwrap_or(DRAIN_WITHIN);
+    if within > MAX_DRAIN {
+        return Err(Problem::new(Code::InvalidRequest, format!("Host {host} was not changed"))
+            .why(format!("{within} is longer than {MAX_DRAIN}"))
+            .into());
+    }
+    let deadline = now() + within;
+    let (availability, plan) = match put.availability {
+        WantedAvailability::Active => (Availability::Active, None),
+        WantedAvailability::Cordoned => (Availability::Cordoned, None),
+        WantedAvailability::Draining => {
+            (Availability::Draining { deadline }, view::drain_plan(&published.cluster, host_id, deadline, now()))
+        }
+    };
+    if !put.dry_run {
+        coordinator.consensus.write(id, Command::SetAvailability { host: host_id, availability }).await?;
+    }
+    let name = published.cluster.hosts.get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
+    Ok(Json(plan.unwrap_or(DrainPlan { host: name, instances: Vec::new() })))
 }
 
 fn missing(host: &str) -> Problem {

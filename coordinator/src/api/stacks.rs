@@ -5,18 +5,22 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
-    api::{List, PutStack, ScaleService, StackPlan, StackView},
+    api::{List, PutRollout, PutStack, RevisionView, ScaleService, StackPlan, StackView},
     error::{Code, Problem},
     id::StackId,
     name::Name,
+    rollout::RolloutState,
 };
 use coordinator_core::{Command, view};
 
 use super::{
     ApiError,
-    extract::{At, Body, Reading, WriteId},
+    extract::{At, Body, By, Reading, WriteId},
 };
 use crate::Coordinator;
+
+/// Longest note in a stack's history, in bytes.
+const MAX_WHAT: usize = 500;
 
 /// All stacks of an environment.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks", params(("environment" = String, Path)), responses((status = 200, body = List<StackView>)))]
@@ -34,9 +38,7 @@ pub async fn get(
 ) -> Result<Json<StackView>, ApiError> {
     let id = StackId { environment, stack };
     let view = view::stack(&published.cluster, &id, now());
-    Ok(Json(view.ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("There is no stack {id}")).fix("See which there are: wharf ls")
-    })?))
+    Ok(Json(view.ok_or_else(|| missing(&id))?))
 }
 
 /// Makes a stack what the spec says, or only plans it.
@@ -45,11 +47,19 @@ pub async fn put(
     State(coordinator): State<Coordinator>,
     Reading(published): Reading,
     WriteId(request): WriteId,
+    By(by): By,
     At((environment, stack)): At<(Name, Name)>,
     Body(put): Body<PutStack>,
 ) -> Result<Json<StackPlan>, ApiError> {
     let id = StackId { environment, stack };
-    let command = Command::PutStack { id: id.clone(), spec: Arc::new(put.spec), expect_revision: put.expect_revision };
+    let what = put.what.unwrap_or_else(|| "deployed".to_owned());
+    if what.len() > MAX_WHAT {
+        return Err(Problem::new(Code::InvalidRequest, format!("Stack {id} cannot be deployed"))
+            .why(format!("what: {} bytes are more than the {MAX_WHAT} allowed", what.len()))
+            .into());
+    }
+    let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
+    let command = Command::PutStack { id: id.clone(), spec, expect_revision, by, what };
     let plan = view::stack_plan(&published.cluster, &id, &command, now());
     if put.dry_run {
         return Ok(Json(plan?));
@@ -80,10 +90,48 @@ pub async fn remove(
 pub async fn scale(
     State(coordinator): State<Coordinator>,
     WriteId(request): WriteId,
+    By(by): By,
     At((environment, stack, service)): At<(Name, Name, Name)>,
     Body(scale): Body<ScaleService>,
 ) -> Result<StatusCode, ApiError> {
     let id = StackId { environment, stack }.service(service);
-    coordinator.consensus.write(request, Command::ScaleService { id, replicas: scale.replicas }).await?;
+    coordinator.consensus.write(request, Command::ScaleService { id, replicas: scale.replicas, by }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Pauses the change of a service to a revision, or lets it go on.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = PutRollout, responses((status = 204)))]
+pub async fn rollout(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    By(by): By,
+    At((environment, stack, service)): At<(Name, Name, Name)>,
+    Body(put): Body<PutRollout>,
+) -> Result<StatusCode, ApiError> {
+    let service = StackId { environment, stack }.service(service);
+    if put.state == RolloutState::Done {
+        return Err(Problem::new(Code::InvalidRequest, format!("The rollout of {service} was not changed"))
+            .why("it is done when all instances serve; there are paused and rolling")
+            .into());
+    }
+    let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+    let why = format!("{}{by}", if put.state == RolloutState::Paused { "paused" } else { "resumed" });
+    let command = Command::MoveRollout { service, expect_revision: put.revision, state: put.state, why };
+    coordinator.consensus.write(request, command).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The last revisions of a stack, the newest first.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}/revisions", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 200, body = List<RevisionView>)))]
+pub async fn revisions(
+    Reading(published): Reading,
+    At((environment, stack)): At<(Name, Name)>,
+) -> Result<Json<List<RevisionView>>, ApiError> {
+    let id = StackId { environment, stack };
+    let stack = published.cluster.stacks.get(&id).ok_or_else(|| missing(&id))?;
+    Ok(Json(List { index: published.cluster.index, items: view::revisions(stack) }))
+}
+
+fn missing(id: &StackId) -> Problem {
+    Problem::new(Code::NotFound, format!("There is no stack {id}")).fix("See which there are: wharf ls")
 }

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::Action;
 use common::{
-    host::Liveness,
+    host::{Availability, Liveness},
     id::{InstanceId, SlotId},
     instance::{Health, Phase, Want},
-    spec::Protocol,
+    rollout::RolloutState,
+    spec::{Mode, Protocol},
 };
-use coordinator_core::{Batch, Cluster, Command, Outcome, Proposal};
+use coordinator_core::{Batch, Cluster, Command, Outcome, Proposal, cluster::Service, command::Placement, plan};
 
 use crate::host::Host;
 
@@ -45,6 +46,7 @@ impl Oracle {
         }
         if let (Command::Place(placement), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
             only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
+            hosts_take_what_people_let_them(&before, placement)?;
         }
         let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
         self.ended.extend(before.instances.keys().filter(gone).cloned());
@@ -79,24 +81,44 @@ impl Oracle {
     }
 }
 
-/// I9: what runs on a host that has been heard of for a while is not replaced.
+/// Nothing new comes to a host that is cordoned or emptied, and nothing to one that has not its data.
+fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> Checked {
+    let host = before.hosts.get(&placement.host).ok_or("a host that is gone got an instance")?;
+    if host.availability != Availability::Active {
+        return Err(format!("{} was placed on {}, which is {}", placement.slot, host.name, host.availability.word()));
+    }
+    let home = before.slots.get(&placement.slot).and_then(|slot| slot.home);
+    let stays = |service: &Service| service.spec.mode == Mode::Replicated && service.spec.has_volume();
+    let stays = before.service(&placement.slot.service).is_some_and(stays);
+    match home {
+        Some(home) if stays && home != placement.host => {
+            Err(format!("{} was placed away from its data", placement.slot))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// I9: what runs on a host that has been heard of for a while is not replaced, unless it is outdated or its
+/// host is emptied.
 fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, batch: &Batch) -> Checked {
     let Some(replaced) = replaced else { return Ok(()) };
-    let host = before.instances.get(replaced).and_then(|instance| before.hosts.get(&instance.host));
-    match host {
-        Some(host) if host.liveness == Liveness::Ready => {
+    let Some(instance) = before.instances.get(replaced) else { return Ok(()) };
+    match before.hosts.get(&instance.host) {
+        Some(host) if host.liveness == Liveness::Ready && !before.must_move(replaced, instance) => {
             Err(format!("I9: {replaced} was replaced at {} although its host is ready", batch.at))
         }
         _ => Ok(()),
     }
 }
 
-/// I1: a slot has at most one instance that fills it.
+/// I1: a slot has at most one instance that fills it, or two while one takes the place of the other.
 fn slots_are_filled_once(cluster: &Cluster) -> Checked {
-    let mut filled: BTreeMap<&SlotId, &InstanceId> = BTreeMap::new();
+    let mut filled: BTreeMap<&SlotId, usize> = BTreeMap::new();
     for (id, _) in cluster.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
-        if let Some(other) = filled.insert(&id.slot, id) {
-            return Err(format!("I1: {other} and {id} fill the same slot"));
+        let count = filled.entry(&id.slot).or_default();
+        *count += 1;
+        if *count > 2 {
+            return Err(format!("I1: {id} fills a slot that two others fill"));
         }
     }
     Ok(())
@@ -178,11 +200,20 @@ pub fn what_runs_is_wanted<'a>(
         }
         for (name, service) in &stack.services {
             let service_id = stack_id.service(name.clone());
-            for number in (1..=service.spec.replicas).filter(|_| !blocked.contains(&service_id)) {
+            let wanted = plan::wanted_slots(cluster, &service_id, service);
+            for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
-                let filling =
-                    cluster.instances_of(&service_id).find(|(id, instance)| id.slot == slot && instance.fills_slot());
-                let Some((id, instance)) = filling else { return Err(format!("I11: nothing fills {slot}")) };
+                let mut filling =
+                    cluster.instances_of(&service_id).filter(|(id, instance)| id.slot == slot && instance.fills_slot());
+                let Some((id, instance)) = filling.next() else { return Err(format!("I11: nothing fills {slot}")) };
+                let is_paused = service.rollout.state == RolloutState::Paused;
+                if is_paused {
+                    // A person has to decide; until then whatever serves goes on.
+                    continue;
+                }
+                if let Some((other, _)) = filling.next() {
+                    return Err(format!("I11: {id} and {other} both fill {slot}"));
+                }
                 if instance.revision != service.revision {
                     return Err(format!("I11: {id} is of revision {}, not {}", instance.revision, service.revision));
                 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use common::{
+    host::Availability,
     id::StackId,
     name::{Name, default_environment},
     quantity::{Bytes, MilliCpu},
+    rollout::RolloutState,
     spec::{
-        Condition, Constraint, HealthCheck, PortSpec, Protocol, RestartCondition, RestartPolicy, ServiceSpec, StackSpec,
+        Condition, Constraint, FailureAction, HealthCheck, Mode, MountSource, MountSpec, PortSpec, Protocol,
+        RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
     },
-    time::Span,
+    time::{Span, Timestamp},
 };
 use coordinator_core::{Cluster, Command};
 
@@ -20,20 +23,49 @@ fn name(text: &str) -> Name {
 }
 
 /// Something that a person does.
-pub fn request(random: &mut Random, cluster: &Cluster) -> Command {
+pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
     let stack = StackId { environment: default_environment(), stack: name(["shop", "blog"][random.below(2)]) };
-    match random.below(10) {
+    match random.below(14) {
         0 => Command::RemoveStack(stack),
+        10..=12 => availability(random, cluster, now),
+        13 => {
+            let service = stack.service(name(["web", "db"][random.below(2)]));
+            let expect_revision = cluster.service(&service).map_or(0, |service| service.revision);
+            let state = [RolloutState::Paused, RolloutState::Rolling][random.below(2)];
+            Command::MoveRollout { service, expect_revision, state, why: "a person said so".into() }
+        }
         1..=3 => {
             let service = stack.service(name(["web", "db"][random.below(2)]));
-            Command::ScaleService { id: service, replicas: random.below(5) as u32 }
+            Command::ScaleService { id: service, replicas: random.below(5) as u32, by: None }
         }
         _ => {
             let revision = cluster.stacks.get(&stack).map_or(0, |stack| stack.revision);
             let expect_revision = random.chance(50).then_some(revision);
-            Command::PutStack { id: stack, spec: stack_spec(random).into(), expect_revision }
+            Command::PutStack {
+                id: stack,
+                spec: stack_spec(random).into(),
+                expect_revision,
+                by: None,
+                what: String::new(),
+            }
         }
     }
+}
+
+/// Hosts are closed and opened, most often opened.
+fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
+    let draining = cluster.hosts.iter().filter(|(id, _)| cluster.is_draining(**id)).map(|(id, _)| *id);
+    // People change their minds.
+    if let Some(host) = random.pick(draining).filter(|_| random.chance(60)) {
+        return Command::SetAvailability { host, availability: Availability::Active };
+    }
+    let host = random.pick(cluster.hosts.keys().copied()).expect("the first host never goes");
+    let availability = match random.below(5) {
+        0 => Availability::Cordoned,
+        1 => Availability::Draining { deadline: now + Span::seconds(random.below(120) as u64) },
+        _ => Availability::Active,
+    };
+    Command::SetAvailability { host, availability }
 }
 
 fn stack_spec(random: &mut Random) -> StackSpec {
@@ -47,7 +79,7 @@ fn stack_spec(random: &mut Random) -> StackSpec {
             });
         }
     }
-    StackSpec { services, ..StackSpec::default() }
+    StackSpec { services, volumes: [name("data")].into() }
 }
 
 fn service(random: &mut Random) -> ServiceSpec {
@@ -73,6 +105,21 @@ fn service(random: &mut Random) -> ServiceSpec {
     if random.chance(40) {
         let condition = [RestartCondition::None, RestartCondition::OnFailure, RestartCondition::Any][random.below(3)];
         spec.restart = RestartPolicy { condition, max_attempts: random.chance(50).then_some(2), ..spec.restart };
+    }
+    if random.chance(10) {
+        spec.mode = Mode::Global;
+    }
+    if random.chance(10) {
+        let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());
+        spec.mounts.push(MountSpec { source, target, read_only: false });
+    }
+    spec.max_per_host = random.chance(15).then(|| 1 + random.below(2) as u32);
+    spec.update.parallelism = random.below(3) as u32;
+    spec.update.on_failure =
+        [FailureAction::Rollback, FailureAction::Rollback, FailureAction::Pause, FailureAction::Continue]
+            [random.below(4)];
+    if random.chance(20) {
+        spec.update.order = Some(UpdateOrder::StopFirst);
     }
     if random.chance(15) {
         let not = random.chance(50);

@@ -309,7 +309,7 @@ impl World {
 
     /// A person asks for something; the request may come twice under one id.
     fn ask(&mut self) -> Checked {
-        let command = people::request(&mut self.random, &self.cluster);
+        let command = people::request(&mut self.random, &self.cluster, self.now);
         self.requests += 1;
         let request = Some(RequestId(u128::from(self.requests).to_be_bytes()));
         let proposal = Proposal { request, command };

@@ -18,6 +18,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
 use clap::{Parser, Subcommand, ValueEnum};
 use cli::context::Contexts;
+use common::api::{InstanceView, List};
 use hyper::{Method, StatusCode};
 use tests::http::{Client, Endpoint};
 use tokio::task::JoinSet;
@@ -53,6 +54,12 @@ enum Load {
         #[arg(long, value_delimiter = ',')]
         servers: Vec<SocketAddr>,
     },
+    /// Calls every healthy instance of a service again and again until its input ends; prints the number of
+    /// calls and a line for each that failed.
+    Call {
+        /// The service, `stack/service`.
+        service: String,
+    },
     /// Appends 1 KiB and syncs, again and again, and prints the rate as JSON.
     Disk {
         directory: PathBuf,
@@ -84,6 +91,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match Args::parse().command {
         Load::Write { prefix, seconds } => runtime.block_on(write(&prefix, Duration::from_secs(seconds))),
+        Load::Call { service } => runtime.block_on(call(&service)),
         Load::Verify => runtime.block_on(verify()),
         Load::Bench { target, clients, seconds, servers } => {
             runtime.block_on(bench(target, clients, Duration::from_secs(seconds), servers))
@@ -98,13 +106,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
     let endpoint = wharf()?;
     let end = Instant::now() + length;
-    let is_over = Arc::new(AtomicBool::new(false));
-    let told = is_over.clone();
-    std::thread::spawn(move || {
-        // It ends with its input: whoever started it may not be able to end it across namespaces.
-        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
-        told.store(true, Ordering::Relaxed);
-    });
+    let is_over = until_input_ends();
     let mut server = 0;
     let mut connection = None;
     let mut number = 0_u64;
@@ -136,6 +138,63 @@ async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
         stdout.flush()?;
         number += 1;
     }
+    Ok(())
+}
+
+/// It ends with its input: whoever started it may not be able to end it across namespaces.
+fn until_input_ends() -> Arc<AtomicBool> {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let told = is_over.clone();
+    std::thread::spawn(move || {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+        told.store(true, Ordering::Relaxed);
+    });
+    is_over
+}
+
+/// How often a caller looks where the instances are.
+const LOOK: Duration = Duration::from_millis(200);
+
+async fn call(service: &str) -> anyhow::Result<()> {
+    let endpoint = wharf()?;
+    let (stack, service) = service.split_once('/').context("a service is stack/service")?;
+    // Any coordinator may answer, whether somebody leads or not: that is what a caller's resolver would do.
+    let path = format!("/api/v1/environments/default/instances?stack={stack}&service={service}&stale");
+    let is_over = until_input_ends();
+    let (mut calls, mut server) = (0_u64, 0);
+    while !is_over.load(Ordering::Relaxed) {
+        let listed = async {
+            let mut client = tokio::time::timeout(PATIENCE, endpoint.connect(server)).await??;
+            client.send(Method::GET, &path, Bytes::new(), None, PATIENCE).await
+        };
+        let Ok((StatusCode::OK, body)) = listed.await else {
+            server += 1;
+            continue;
+        };
+        let list: List<InstanceView> = serde_json::from_slice(&body)?;
+        let addresses: Vec<SocketAddr> = list
+            .items
+            .iter()
+            .filter(|instance| instance.state == "healthy")
+            .filter_map(|instance| Some((instance.address?, instance.ports.first()?.host).into()))
+            .collect();
+        let looked = Instant::now();
+        while looked.elapsed() < LOOK {
+            for address in &addresses {
+                calls += 1;
+                let called = async {
+                    let mut client = Endpoint::plain(vec![*address]).connect(0).await?;
+                    client.send(Method::GET, "/", Bytes::new(), None, PATIENCE).await
+                };
+                match tokio::time::timeout(PATIENCE, called).await {
+                    Ok(Ok((StatusCode::OK, _))) => {}
+                    failed => println!("{address}: {failed:?}"),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    println!("{calls}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use common::{
     id::{ClusterId, HostId},
     instance::Desired,
-    spec::ServiceSpec,
+    spec::{PortSpec, Protocol, ServiceSpec},
 };
 
 use super::*;
@@ -192,6 +192,24 @@ fn an_end_is_stop_then_remove_then_purged() {
         [Action::Remove { .. }]
     ));
     assert_eq!(phase(&host.pass(&purge, &BTreeMap::new(), 3000)).1, Phase::Purged);
+}
+
+#[test]
+fn who_is_called_by_others_is_stopped_when_they_could_know() {
+    let port = |spec: &mut ServiceSpec| {
+        spec.ports.push(PortSpec { container: 80, published: None, protocol: Protocol::Tcp, host_ip: None });
+    };
+    for (reason, waits) in [(StopReason::Superseded, true), (StopReason::Drained, true), (StopReason::Removed, false)] {
+        let mut host = Host::new();
+        host.pass(&assigned(Want::Run, port), &container(running(Health::Unchecked)), 1000);
+        let mut purge = assigned(Want::Purge, port);
+        purge.instances[0].desired.reason = Some(reason);
+        let next = host.pass(&purge, &container(running(Health::Unchecked)), 2000);
+        assert_eq!(phase(&next).1, Phase::Stopping, "others learn of it at once");
+        assert_eq!((next.actions.is_empty(), next.wake_at), (waits, waits.then_some(Timestamp(4000))), "{reason:?}");
+        let next = host.pass(&purge, &container(running(Health::Unchecked)), 4000);
+        assert!(matches!(next.actions[..], [Action::Stop { .. }]));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Host, Member, MemberState, not_found};
+use super::{Applied, Cluster, Member, MemberState, not_found};
 use crate::command::{Admission, NewJoinToken, Outcome};
 
 /// A join token as the cluster keeps it.
@@ -166,7 +166,7 @@ impl Cluster {
         if let Some(token) = self.join_tokens.get_mut(&admission.token) {
             token.uses.push(TokenUse { host: admission.host, name: name.clone(), at: now, from: admission.from });
         }
-        self.hosts.insert(admission.host, Host::admitted(name.clone(), labels, now));
+        self.admit_host(admission.host, name.clone(), labels);
         let member = (role == JoinRole::Coordinator).then(|| {
             self.last_member += 1;
             let id = MemberId(self.last_member);

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use common::{
     error::{Code, Problem},
-    host::{HostFacts, HostLabels, Liveness},
-    id::{HostId, InstanceId, MemberId},
+    host::{Availability, HostFacts, HostLabels, Liveness},
+    id::{HostId, InstanceId, MemberId, SlotId},
     instance::Verdict,
     name::Name,
     time::Timestamp,
@@ -19,6 +19,10 @@ use super::{Applied, Cluster, not_found};
 pub struct Host {
     /// Its name, unique in the cluster.
     pub name: Name,
+    /// Its number, never given out twice: the slot of global services on it.
+    pub number: u32,
+    /// Whether people want instances on it.
+    pub availability: Availability,
     /// Whether it is believed alive.
     pub liveness: Liveness,
     /// The labels that people gave it.
@@ -29,13 +33,6 @@ pub struct Host {
     pub machine: Option<[u8; 16]>,
     /// When it was admitted.
     pub joined_at: Timestamp,
-}
-
-impl Host {
-    /// A host that has not reported yet.
-    pub fn admitted(name: Name, labels: HostLabels, at: Timestamp) -> Host {
-        Host { name, liveness: Liveness::Joining, labels, facts: None, machine: None, joined_at: at }
-    }
 }
 
 /// A coordinator.
@@ -59,6 +56,36 @@ pub enum MemberState {
 }
 
 impl Cluster {
+    /// Adds a host that has not reported yet.
+    pub(super) fn admit_host(&mut self, id: HostId, name: Name, labels: HostLabels) {
+        self.last_host += 1;
+        let host = Host {
+            name,
+            number: self.last_host,
+            availability: Availability::Active,
+            liveness: Liveness::Joining,
+            labels,
+            facts: None,
+            machine: None,
+            joined_at: self.clock,
+        };
+        self.hosts.insert(id, host);
+    }
+
+    pub(super) fn set_availability(&mut self, id: HostId, availability: Availability) -> Applied {
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        if host.availability != availability {
+            host.availability = availability;
+            let message = match availability {
+                Availability::Active => format!("{} takes new instances", host.name),
+                Availability::Cordoned => format!("{} takes no new instances", host.name),
+                Availability::Draining { deadline } => format!("{} is emptied, until {deadline}", host.name),
+            };
+            self.record(id, &format!("host-{}", availability.word()), message);
+        }
+        self.done()
+    }
+
     pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
         let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.machine.is_some_and(|known| known != machine) {
@@ -131,6 +158,13 @@ impl Cluster {
         let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
         for instance in instances {
             self.forget_instance(&instance);
+        }
+        let without_home: Vec<SlotId> =
+            self.slots.iter().filter(|(_, slot)| slot.home == Some(id)).map(|(id, _)| id.clone()).collect();
+        for slot in without_home {
+            if let Some(slot) = self.slots.get_mut(&slot) {
+                slot.home = None;
+            }
         }
         self.hosts.remove(&id);
         self.removed_hosts.insert(id, self.clock);

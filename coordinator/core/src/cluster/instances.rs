@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
     error::{Code, Problem},
-    host::Liveness,
+    host::{Availability, Liveness},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Observed, Phase, StopReason, Verdict, Want},
-    spec::{Protocol, Resources, ServiceSpec},
+    spec::{Mode, Protocol, Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ pub struct Slot {
     pub retry_at: Timestamp,
     /// Why the last one failed.
     pub last_failure: String,
+    /// The host that holds its data, if it mounts a volume.
+    pub home: Option<HostId>,
 }
 
 /// One incarnation of a slot, on one host for life.
@@ -54,12 +56,38 @@ pub struct Instance {
     pub verdict: Verdict,
     /// When it was placed.
     pub created_at: Timestamp,
+    /// Since when it serves without a break.
+    pub serving_since: Option<Timestamp>,
+    /// Whether it has served long enough once to show that its revision can.
+    pub proven: bool,
 }
 
 impl Instance {
     /// Whether it fills its slot: wanted, and not given up.
     pub fn fills_slot(&self) -> bool {
         self.desired.want <= Want::Run && !matches!(self.verdict, Verdict::Lost { .. })
+    }
+
+    /// Whether it serves, and has done so as long as its service asks before it counts.
+    pub fn is_settled(&self, now: Timestamp) -> bool {
+        self.serving_since.is_some() && (self.proven || self.settles_at().is_some_and(|at| at <= now))
+    }
+
+    /// When it will have served that long, if it goes on serving.
+    pub fn settles_at(&self) -> Option<Timestamp> {
+        Some(self.serving_since? + self.spec.update.monitor)
+    }
+
+    /// Notes whether it serves.
+    fn note_serving(&mut self, before: &Observed, clock: Timestamp) {
+        let broke_off = !self.observed.is_serving() || self.observed.restart != before.restart;
+        if broke_off {
+            self.proven |= self.is_settled(clock);
+            self.serving_since = None;
+        }
+        if self.observed.is_serving() && self.serving_since.is_none() {
+            self.serving_since = Some(clock);
+        }
     }
 
     /// Whether it still occupies what was booked for it on its host.
@@ -110,6 +138,25 @@ impl Cluster {
         self.instances.range(least_instance_of(&stack)..).take_while(move |(id, _)| *id.stack() == stack)
     }
 
+    /// The instance that counts in a slot: the newest of the service's revision, or else the newest. Another
+    /// one may fill the slot as well while this one takes its place.
+    pub fn keeper(&self, slot: &SlotId) -> Option<(&InstanceId, &Instance)> {
+        let revision = self.service(&slot.service).map(|service| service.revision);
+        let filling = self.instances_of(&slot.service).filter(|(id, i)| id.slot == *slot && i.fills_slot());
+        filling.max_by_key(|(id, i)| (Some(i.revision) == revision, id.incarnation))
+    }
+
+    /// Whether an instance that runs well has to go once another one serves.
+    pub fn must_move(&self, id: &InstanceId, instance: &Instance) -> bool {
+        let outdated = self.service(id.service()).is_some_and(|service| service.revision != instance.revision);
+        outdated || self.is_draining(instance.host)
+    }
+
+    /// Whether a host is being emptied.
+    pub fn is_draining(&self, host: HostId) -> bool {
+        self.hosts.get(&host).is_some_and(|host| matches!(host.availability, Availability::Draining { .. }))
+    }
+
     /// What is taken on a host.
     pub fn bookings(&self, host: HostId) -> Bookings {
         let mut bookings = Bookings::default();
@@ -132,27 +179,51 @@ impl Cluster {
         if service.revision != placement.expect_revision {
             return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
         }
-        if placement.slot.slot == 0 || placement.slot.slot > service.spec.replicas {
-            return refuse("the service wants fewer instances".into());
-        }
         let Some(host) = self.hosts.get(&placement.host) else {
             return refuse("its host is gone".into());
         };
         if host.liveness != Liveness::Ready {
             return refuse(format!("host {} is {}", host.name, host.liveness.word()));
         }
-        let current =
-            self.instances_of(&placement.slot.service).find(|(id, i)| id.slot == placement.slot && i.fills_slot());
-        if current.map(|(id, _)| id) != placement.replaces.as_ref() {
-            return refuse("another instance fills its slot".into());
+        if host.availability != Availability::Active {
+            return refuse(format!("host {} is {}", host.name, host.availability.word()));
         }
-        if current.is_some_and(|(_, instance)| instance.verdict == Verdict::Reachable) {
-            return refuse("the instance that it replaces is reachable".into());
+        match service.spec.mode {
+            Mode::Replicated if !(1..=service.spec.replicas).contains(&placement.slot.slot) => {
+                return refuse("the service wants fewer instances".into());
+            }
+            Mode::Global if placement.slot.slot != host.number => {
+                return refuse("the slot is another host's".into());
+            }
+            Mode::Replicated | Mode::Global => {}
+        }
+        if let Err(why) = self.may_take_over(placement) {
+            return refuse(why);
         }
         if let Some(why) = self.does_not_fit(placement, &service.spec) {
             return refuse(why);
         }
         self.insert_placed(placement, service.revision, service.spec)
+    }
+
+    /// A slot is filled by one instance, or by two while one takes the place of the other.
+    fn may_take_over(&self, placement: &Placement) -> Result<(), String> {
+        let slot = &placement.slot;
+        let current = self.keeper(slot);
+        if current.map(|(id, _)| id) != placement.replaces.as_ref() {
+            return Err("another instance fills its slot".into());
+        }
+        let Some((id, instance)) = current.filter(|(_, instance)| instance.verdict == Verdict::Reachable) else {
+            return Ok(());
+        };
+        if !self.must_move(id, instance) {
+            return Err("the instance that it replaces is reachable".into());
+        }
+        let others = self.instances_of(&slot.service).filter(|(id, i)| id.slot == *slot && i.fills_slot());
+        if others.count() > 1 {
+            return Err("another instance takes its slot already".into());
+        }
+        Ok(())
     }
 
     fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
@@ -179,12 +250,15 @@ impl Cluster {
     fn insert_placed(&mut self, placement: &Placement, revision: u64, spec: Arc<ServiceSpec>) -> Applied {
         if let Some(replaced) = &placement.replaces
             && let Some(instance) = self.instances.get_mut(replaced)
+            && matches!(instance.verdict, Verdict::Unknown { .. })
         {
             instance.verdict = Verdict::Lost { since: self.clock };
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
+        let holds_data = spec.has_volume();
         let slot = self.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;
+        slot.home = holds_data.then_some(placement.host);
         let id = placement.slot.instance(slot.incarnation);
         let ports = placement
             .ports
@@ -201,6 +275,8 @@ impl Cluster {
             observed: Observed::nothing(),
             verdict: Verdict::Reachable,
             created_at: self.clock,
+            serving_since: None,
+            proven: false,
         };
         self.by_host.insert((placement.host, id.clone()));
         self.instances.insert(id.clone(), instance);
@@ -222,6 +298,8 @@ impl Cluster {
             Some(StopReason::Removed) => "its service was removed",
             Some(StopReason::Duplicate) => "another instance took its slot while its host was away",
             Some(StopReason::Ended) => "it has ended",
+            Some(StopReason::Drained) => "its host is being emptied",
+            Some(StopReason::RolledBack) => "its revision failed",
             None => "it is wanted",
         };
         self.record(id, "instance-ordered", format!("{:?}: {reason}", desired.want));
@@ -243,6 +321,7 @@ impl Cluster {
             return;
         }
         let before = std::mem::replace(&mut instance.observed, observed.clone());
+        instance.note_serving(&before, clock);
         let moved =
             (before.phase, before.restart, before.health) != (observed.phase, observed.restart, observed.health);
         let fills_slot = instance.fills_slot();

@@ -6,13 +6,16 @@ use common::{
     error::{Code, Problem},
     id::{ServiceId, StackId},
     name::Name,
-    spec::{ServiceSpec, StackSpec},
+    spec::{Mode, ServiceSpec, StackSpec},
     time::Timestamp,
 };
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, not_found};
+use super::{
+    Applied, Cluster, not_found,
+    rollouts::{Rollout, Version},
+};
 use crate::command::Outcome;
 
 /// A stack as it was asked for.
@@ -28,7 +31,27 @@ pub struct Stack {
     pub removing: bool,
     /// Its services.
     pub services: OrdMap<Name, Service>,
+    /// Its last revisions, the present one included.
+    pub history: Vector<Arc<Revision>>,
 }
+
+/// A revision of a stack: what it was, who made it so, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its number.
+    pub revision: u64,
+    /// When it was made.
+    pub at: Timestamp,
+    /// The API token that asked for it; none if the cluster did so by itself.
+    pub by: Option<Name>,
+    /// What was done, for people.
+    pub what: String,
+    /// What the stack was.
+    pub spec: Arc<StackSpec>,
+}
+
+/// Most revisions of a stack that are kept.
+const MAX_REVISIONS: usize = 20;
 
 /// A service of a stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,14 +62,51 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// The digest that the image's tag had when it was first pulled for this revision.
     pub digest: Option<String>,
+    /// How far the change to the revision has come.
+    pub rollout: Rollout,
+    /// The last revision that served whole.
+    pub stable: Option<Version>,
 }
 
 impl Service {
+    /// The revision that it is to have now.
+    pub fn version(&self) -> Version {
+        Version { revision: self.revision, spec: self.spec.clone(), digest: self.digest.clone() }
+    }
+
+    /// A service that the spec changes: instances of the last good revision go on if they may.
+    fn changed(earlier: Option<&Service>, revision: u64, spec: &ServiceSpec, at: Timestamp) -> Service {
+        let spec = Arc::new(spec.clone());
+        let rollout = Rollout::begun(at);
+        let stable = earlier.and_then(|earlier| earlier.stable.clone());
+        match earlier {
+            Some(earlier) if earlier.spec.same_instances(&spec) => Service { spec, ..earlier.clone() },
+            _ => match stable {
+                Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
+                    let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
+                    Service { revision, spec, digest, rollout, stable }
+                }
+                stable => Service { revision, spec, digest: None, rollout, stable },
+            },
+        }
+    }
+
     /// The image to run: by digest where one is pinned.
     pub fn image(&self) -> String {
         match &self.digest {
             Some(digest) if !self.spec.image.contains('@') => format!("{}@{digest}", self.spec.image),
             _ => self.spec.image.clone(),
+        }
+    }
+}
+
+impl Stack {
+    /// Keeps the present spec as a revision.
+    fn remember(&mut self, by: Option<&Name>, what: String) {
+        let (revision, at, spec) = (self.revision, self.changed_at, self.spec.clone());
+        self.history.push_back(Arc::new(Revision { revision, at, by: by.cloned(), what, spec }));
+        while self.history.len() > MAX_REVISIONS {
+            self.history.pop_front();
         }
     }
 }
@@ -57,7 +117,14 @@ impl Cluster {
         self.stacks.get(&id.stack).filter(|stack| !stack.removing)?.services.get(&id.service)
     }
 
-    pub(super) fn put_stack(&mut self, id: &StackId, spec: &Arc<StackSpec>, expect: Option<u64>) -> Applied {
+    pub(super) fn put_stack(
+        &mut self,
+        id: &StackId,
+        spec: &Arc<StackSpec>,
+        expect: Option<u64>,
+        by: Option<&Name>,
+        what: &str,
+    ) -> Applied {
         self.known_environment(&id.environment)?;
         let existing = self.stacks.get(id);
         if existing.is_some_and(|stack| stack.removing) {
@@ -80,19 +147,17 @@ impl Cluster {
         }
         let revision = revision + 1;
         let earlier = existing.map(|stack| &stack.services);
-        let service = |name: &Name, spec: &ServiceSpec| match earlier.and_then(|services| services.get(name)) {
-            Some(service) if service.spec.same_instances(spec) => {
-                Service { spec: Arc::new(spec.clone()), ..service.clone() }
-            }
-            _ => Service { revision, spec: Arc::new(spec.clone()), digest: None },
+        let service = |name: &Name, spec: &ServiceSpec| {
+            Service::changed(earlier.and_then(|services| services.get(name)), revision, spec, self.clock)
         };
         let services = spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
-        self.stacks.insert(
-            id.clone(),
-            Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services },
-        );
+        let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
+        let mut stack =
+            Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
+        stack.remember(by, what.to_owned());
+        self.stacks.insert(id.clone(), stack);
         self.forget_slots(id);
-        self.record(id, "stack-deployed", format!("revision {revision} was deployed"));
+        self.record(id, "stack-deployed", format!("revision {revision}: {what}"));
         Ok(Outcome::Revision(revision))
     }
 
@@ -117,7 +182,23 @@ impl Cluster {
         self.record(id, "stack-gone", "its last instance is gone");
     }
 
-    pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
+    /// Changes a stack's spec by a step of its own, which is a revision like any other.
+    pub(super) fn change_spec(
+        &mut self,
+        id: &StackId,
+        by: Option<&Name>,
+        what: String,
+        change: impl FnOnce(&mut StackSpec),
+    ) {
+        let clock = self.clock;
+        let Some(stack) = self.stacks.get_mut(id) else { return };
+        change(Arc::make_mut(&mut stack.spec));
+        stack.revision += 1;
+        stack.changed_at = clock;
+        stack.remember(by, what);
+    }
+
+    pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32, by: Option<&Name>) -> Applied {
         if replicas > 10_000 {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
                 .why(format!("{replicas} are more than the 10000 instances allowed")));
@@ -131,15 +212,19 @@ impl Cluster {
         if service.spec.replicas == replicas {
             return Ok(Outcome::Revision(stack.revision));
         }
-        let before = service.spec.replicas;
-        Arc::make_mut(&mut service.spec).replicas = replicas;
-        let spec = Arc::make_mut(&mut stack.spec);
-        if let Some(service) = spec.services.get_mut(&id.service) {
-            service.replicas = replicas;
+        if service.spec.mode == Mode::Global {
+            return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
+                .why("it is global: it has one instance on each host that its constraints allow"));
         }
-        stack.revision += 1;
-        stack.changed_at = self.clock;
-        let revision = stack.revision;
+        let before = service.spec.replicas;
+        let revision = stack.revision + 1;
+        Arc::make_mut(&mut service.spec).replicas = replicas;
+        let what = format!("{} was scaled from {before} to {replicas} instances", id.service);
+        self.change_spec(&id.stack, by, what, |spec| {
+            if let Some(service) = spec.services.get_mut(&id.service) {
+                service.replicas = replicas;
+            }
+        });
         self.record(id, "service-scaled", format!("from {before} to {replicas} instances"));
         Ok(Outcome::Revision(revision))
     }

@@ -69,6 +69,8 @@ fn a_request_that_comes_twice_is_made_once() {
                 ..Default::default()
             }),
             expect_revision: Some(0),
+            by: None,
+            what: String::new(),
         },
     };
     let batch = Batch { at: fixture.now, proposals: vec![proposal.clone(), proposal] };
@@ -139,7 +141,8 @@ fn a_stack_goes_when_its_last_instance_is_gone() {
     let mut fixture = deployed();
     fixture.settle();
     fixture.done(Command::RemoveStack(stack()));
-    let again = Command::PutStack { id: stack(), spec: Arc::default(), expect_revision: None };
+    let again =
+        Command::PutStack { id: stack(), spec: Arc::default(), expect_revision: None, by: None, what: String::new() };
     let refusal = fixture.refused(again);
     assert!(refusal.contains("being removed"), "{refusal}");
     fixture.settle();

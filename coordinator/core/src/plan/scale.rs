@@ -1,17 +1,44 @@
-//! One service: the right number of instances, all of the current revision.
+//! One service: the right instances, each in a slot of its own.
 
 use common::{
     id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, StopReason, Verdict, Want},
-    spec::{Condition, RestartCondition},
+    rollout::RolloutState,
+    spec::{Condition, Mode, RestartCondition},
 };
 
-use super::{HostTable, Moment, Plan, replaced_at};
+use super::{
+    HostTable, Moment, Plan,
+    place::{Only, Seat, of_global},
+    replaced_at, rollout,
+};
 use crate::{
     Cluster,
     cluster::{Instance, Service},
     command::{Command, Placement},
 };
+
+/// A service while it is planned.
+pub(super) struct Subject<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) id: &'a ServiceId,
+    pub(super) service: &'a Service,
+    pub(super) instances: Vec<(&'a InstanceId, &'a Instance)>,
+    pub(super) at: Moment,
+}
+
+/// How a wanted slot stands.
+pub(super) enum Standing<'a> {
+    /// Its instance has served long enough, or has ended well.
+    Whole,
+    /// Nothing serves in it, or not long enough yet.
+    Unsettled {
+        /// Whether one instance takes the place of another there.
+        moving: bool,
+    },
+    /// Its instance serves and has to go once another one does.
+    ToMove(&'a InstanceId, &'a Instance),
+}
 
 pub(super) fn plan_service(
     cluster: &Cluster,
@@ -21,80 +48,193 @@ pub(super) fn plan_service(
     hosts: &mut HostTable,
     plan: &mut Plan,
 ) {
-    let instances: Vec<(&InstanceId, &Instance)> = cluster.instances_of(id).collect();
-    for (instance_id, _) in instances.iter().filter(|(_, instance)| instance.fills_slot()) {
-        if instance_id.slot.slot > service.spec.replicas {
-            plan.desire(instance_id, Want::Purge, StopReason::ScaledDown);
+    let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
+    let wanted = wanted_slots(cluster, id, service);
+    for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
+        if !wanted.contains(&instance_id.slot.slot) || subject.is_on_anothers_host(instance_id, instance) {
+            let drained = service.spec.mode == Mode::Global && cluster.is_draining(instance.host);
+            plan.desire(instance_id, Want::Purge, if drained { StopReason::Drained } else { StopReason::ScaledDown });
         }
     }
-    purge_ended(&instances, plan);
-    pin_image(id, service, &instances, plan);
-    let mut whole = true;
-    for number in 1..=service.spec.replicas {
-        let slot = id.slot(number);
-        let current = instances.iter().copied().find(|(id, i)| id.slot == slot && i.fills_slot());
-        whole &= plan_slot(cluster, service, &slot, current, at, hosts, plan);
-    }
-    replace_outdated(service, &instances, whole, plan);
+    purge_ended(&subject.instances, plan);
+    pin_image(id, service, &subject.instances, plan);
+    let standings: Vec<Standing<'_>> =
+        wanted.iter().map(|number| subject.plan_slot(&id.slot(*number), hosts, plan)).collect();
+    rollout::advance(&subject, &standings, hosts, plan);
 }
 
-/// Fills the slot if it needs to be; whether an instance serves in it, or has ended well.
-fn plan_slot(
-    cluster: &Cluster,
-    service: &Service,
-    slot: &SlotId,
-    current: Option<(&InstanceId, &Instance)>,
-    at: Moment,
-    hosts: &mut HostTable,
-    plan: &mut Plan,
-) -> bool {
-    let mut replaces = None;
-    if let Some((id, instance)) = current {
-        match instance.verdict {
-            Verdict::Unknown { since } if replaced_at(cluster, since, at) <= at.now => replaces = Some(id.clone()),
-            Verdict::Unknown { since } => {
-                plan.wake(replaced_at(cluster, since, at));
-                return false;
+/// The slots that a service wants filled.
+pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec<u32> {
+    match service.spec.mode {
+        Mode::Replicated => (1..=service.spec.replicas).collect(),
+        Mode::Global => of_global(cluster, id, &service.spec),
+    }
+}
+
+impl<'a> Subject<'a> {
+    /// Fills the slot if it needs to be, and ends what it no longer needs.
+    fn plan_slot(&self, slot: &SlotId, hosts: &mut HostTable, plan: &mut Plan) -> Standing<'a> {
+        let filling: Vec<(&'a InstanceId, &'a Instance)> =
+            self.instances.iter().copied().filter(|(id, i)| id.slot == *slot && i.fills_slot()).collect();
+        let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
+        let Some((id, instance)) = keeper else {
+            self.fill(slot, None, hosts, plan);
+            return Standing::Unsettled { moving: false };
+        };
+        let others: Vec<_> = filling.into_iter().filter(|(other, _)| *other != id).collect();
+        let unsettled = Standing::Unsettled { moving: !others.is_empty() };
+        if let Verdict::Unknown { since } = instance.verdict {
+            self.replace_unreachable(id, instance, since, hosts, plan);
+            return unsettled;
+        }
+        if has_failed(instance) {
+            plan.desire(id, Want::Stop, StopReason::Ended);
+            return unsettled;
+        }
+        if self.has_to_go(instance) {
+            return self.before_move(id, instance, &others, plan).unwrap_or(unsettled);
+        }
+        if instance.observed.phase == Phase::Completed || instance.is_settled(self.at.now) {
+            for (other, leaving) in others {
+                plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
             }
-            Verdict::Reachable | Verdict::Lost { .. } => {
-                if has_failed(instance) {
-                    plan.desire(id, Want::Stop, StopReason::Ended);
-                }
-                return instance.observed.is_serving() || instance.observed.phase == Phase::Completed;
-            }
+            return Standing::Whole;
+        }
+        if let Some(settles) = instance.settles_at() {
+            plan.wake(settles);
+        }
+        unsettled
+    }
+
+    /// Whether an instance of a global service sits on a host that its slot does not belong to: the service
+    /// was a replicated one before.
+    fn is_on_anothers_host(&self, id: &InstanceId, instance: &Instance) -> bool {
+        let number = self.cluster.hosts.get(&instance.host).map(|host| host.number);
+        self.service.spec.mode == Mode::Global && number != Some(id.slot.slot)
+    }
+
+    fn is_current(&self, instance: &Instance) -> bool {
+        instance.revision == self.service.revision
+    }
+
+    fn has_to_go(&self, instance: &Instance) -> bool {
+        let is_drained = self.service.spec.mode == Mode::Replicated && self.cluster.is_draining(instance.host);
+        is_drained || !self.is_current(instance)
+    }
+
+    fn why_it_leaves(&self, leaving: &Instance) -> StopReason {
+        if self.is_current(leaving) {
+            StopReason::Drained
+        } else if self.service.rollout.back_from == Some(leaving.revision) {
+            StopReason::RolledBack
+        } else {
+            StopReason::Superseded
         }
     }
-    let record = cluster.slots.get(slot);
-    if let Some(record) = record.filter(|record| record.retry_at > at.now) {
+
+    /// An instance that has to go: if it serves, others of its slot end and it is moved in its turn; if it
+    /// does not, nobody misses it.
+    fn before_move(
+        &self,
+        id: &'a InstanceId,
+        instance: &'a Instance,
+        others: &[(&'a InstanceId, &'a Instance)],
+        plan: &mut Plan,
+    ) -> Option<Standing<'a>> {
+        if instance.observed.is_serving() {
+            for (other, leaving) in others {
+                plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
+            }
+            return others.is_empty().then_some(Standing::ToMove(id, instance));
+        }
+        if self.is_current(instance) || self.service.rollout.state == RolloutState::Rolling {
+            plan.desire(id, Want::Purge, self.why_it_leaves(instance));
+        }
+        None
+    }
+
+    fn replace_unreachable(
+        &self,
+        id: &InstanceId,
+        instance: &Instance,
+        since: common::time::Timestamp,
+        hosts: &mut HostTable,
+        plan: &mut Plan,
+    ) {
+        if self.service.spec.mode == Mode::Global {
+            return;
+        }
+        let at = replaced_at(self.cluster, since, self.at);
+        if at > self.at.now {
+            plan.wake(at);
+        } else if let Some(reason) = hosts.brake() {
+            plan.block(self.id, reason);
+        } else if instance.spec.has_volume() {
+            plan.block(self.id, format!("slot {} waits for its host, which has its data", id.slot.slot));
+        } else {
+            self.fill(&id.slot, Some(id), hosts, plan);
+        }
+    }
+
+    /// Places an instance, in place of `replaces` if that is unreachable.
+    fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, hosts: &mut HostTable, plan: &mut Plan) {
+        if self.backs_off(slot, plan) {
+            return;
+        }
+        if !self.cluster.slots.contains_key(slot)
+            && let Some(reason) = waits_for(self.cluster, self.id, self.service)
+        {
+            return plan.block(self.id, reason);
+        }
+        if let Err(reasons) = self.place(slot, replaces, None, hosts, plan) {
+            reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
+        }
+    }
+
+    /// Whether the slot has failed so lately that it is left alone.
+    pub(super) fn backs_off(&self, slot: &SlotId, plan: &mut Plan) -> bool {
+        let Some(record) = self.cluster.slots.get(slot).filter(|record| record.retry_at > self.at.now) else {
+            return false;
+        };
         plan.wake(record.retry_at);
         plan.block(
-            &slot.service,
+            self.id,
             format!(
                 "slot {} failed {} times in a row and is tried again at {}: {}",
                 slot.slot, record.failures, record.retry_at, record.last_failure
             ),
         );
-        return false;
+        true
     }
-    if record.is_none()
-        && let Some(reason) = waits_for(cluster, &slot.service, service)
-    {
-        plan.block(&slot.service, reason);
-        return false;
-    }
-    let incarnation = cluster.incarnation(slot);
-    match hosts.choose(slot, &service.spec, incarnation) {
-        Ok(choice) => plan.commands.push(Command::Place(Box::new(Placement {
+
+    /// Places an instance on the host that suits it best; `leaving` is one of its slot that serves there
+    /// until this one does.
+    pub(super) fn place(
+        &self,
+        slot: &SlotId,
+        replaces: Option<&InstanceId>,
+        leaving: Option<&Instance>,
+        hosts: &mut HostTable,
+        plan: &mut Plan,
+    ) -> Result<(), Vec<String>> {
+        let incarnation = self.cluster.incarnation(slot);
+        let home = self.cluster.slots.get(slot).and_then(|slot| slot.home);
+        let only = match self.service.spec.mode {
+            Mode::Global => Some(Only::Numbered(slot.slot)),
+            Mode::Replicated => home.filter(|_| self.service.spec.has_volume()).map(Only::Home),
+        };
+        let leaving = leaving.map(|instance| instance.host);
+        let choice = hosts.choose(&Seat { slot, spec: &self.service.spec, incarnation, only, leaving })?;
+        plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),
             expect_incarnation: incarnation,
-            expect_revision: service.revision,
+            expect_revision: self.service.revision,
             host: choice.host,
             ports: choice.ports,
-            replaces,
-        }))),
-        Err(reasons) => reasons.into_iter().for_each(|reason| plan.block(&slot.service, reason)),
+            replaces: replaces.cloned(),
+        })));
+        Ok(())
     }
-    false
 }
 
 /// An instance that its host gave up on and that the service wants to run.
@@ -132,27 +272,11 @@ fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Inst
     }
 }
 
-/// Instances of an older revision are stopped one at a time, and only while all others serve.
-fn replace_outdated(service: &Service, instances: &[(&InstanceId, &Instance)], whole: bool, plan: &mut Plan) {
-    let outdated = |(id, i): &&(&InstanceId, &Instance)| {
-        i.fills_slot()
-            && i.revision != service.revision
-            && i.verdict == Verdict::Reachable
-            && id.slot.slot <= service.spec.replicas
-    };
-    let ended = |(_, i): &&(&InstanceId, &Instance)| !i.observed.is_serving();
-    let next =
-        instances.iter().filter(outdated).find(ended).or_else(|| instances.iter().filter(|_| whole).find(outdated));
-    if let Some((id, _)) = next {
-        plan.desire(id, Want::Purge, StopReason::Superseded);
-    }
-}
-
 /// What a service that has never run waits for.
 fn waits_for(cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<String> {
     service.spec.depends_on.iter().find_map(|(name, condition)| {
         let dependency_id = id.stack.service(name.clone());
-        let replicas = cluster.service(&dependency_id)?.spec.replicas as usize;
+        let replicas = crate::view::wanted(cluster, &dependency_id, cluster.service(&dependency_id)?);
         let met = |instance: &Instance| match condition {
             Condition::Started => instance.observed.phase == Phase::Running,
             Condition::Healthy => instance.observed.is_serving() && instance.observed.health != Health::Starting,

@@ -117,7 +117,7 @@ fn ports_that_nobody_asked_for_are_given_out_once() {
 fn what_a_lost_host_ran_is_replaced_after_its_time_and_ended_at_its_return() {
     let mut fixture = Fixture::of_hosts(3);
     fixture.deploy(&[("web", web(|s| s.replicas = 3))]);
-    fixture.settle();
+    fixture.pass(Span::minutes(1), &|_| {});
     let settings = fixture.cluster.settings;
 
     let since = fixture.now;
@@ -148,38 +148,15 @@ fn scaling_down_ends_the_highest_slots_and_scaling_to_nothing_all() {
     fixture.deploy(&[("web", web(|s| s.replicas = 4))]);
     fixture.settle();
     let service = stack().service(name("web"));
-    fixture.done(Command::ScaleService { id: service.clone(), replicas: 2 });
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 2, by: None });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
-    fixture.done(Command::ScaleService { id: service.clone(), replicas: 0 });
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 0, by: None });
     fixture.settle();
     assert!(fixture.cluster.instances.is_empty());
-    fixture.done(Command::ScaleService { id: service, replicas: 1 });
+    fixture.done(Command::ScaleService { id: service, replicas: 1, by: None });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.2@h1"], "an incarnation is never given out twice");
-}
-
-#[test]
-fn updates_replace_one_at_a_time_and_only_while_all_others_serve() {
-    let mut fixture = Fixture::of_hosts(3);
-    fixture.deploy(&[("web", web(|s| s.replicas = 3))]);
-    fixture.settle();
-    fixture.deploy(&[(
-        "web",
-        web(|s| {
-            s.replicas = 3;
-            s.image = "web:2".into();
-        }),
-    )]);
-    let first = plan(&fixture.cluster, fixture.now).commands;
-    assert_eq!(first.len(), 1, "one is stopped: {first:?}");
-    for command in first {
-        fixture.done(command);
-    }
-    assert!(plan(&fixture.cluster, fixture.now).commands.iter().all(|c| matches!(c, Command::Place(_))));
-    fixture.settle();
-    assert!(fixture.cluster.instances.values().all(|i| i.spec.image == "web:2"));
-    assert_eq!(fixture.filled().len(), 3);
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! Revisions of stacks, and the way from one to the other.
+
+use common::{
+    api::{List, PutRollout, PutStack, RevisionView, StackPlan, StackView},
+    error::{Code, Problem},
+    name::Name,
+    rollout::RolloutState,
+};
+use hyper::Method;
+
+use super::{Session, deploy};
+use crate::{
+    args,
+    output::{self, Rows},
+};
+
+/// Lists the last revisions of a stack.
+pub async fn history(session: &Session, stack: &Name) -> Result<u8, Problem> {
+    let revisions = read(session, stack).await?;
+    let row = |revision: &RevisionView| {
+        vec![
+            revision.revision.to_string(),
+            revision.at.to_string(),
+            revision.by.as_ref().map_or_else(|| "wharf".to_owned(), ToString::to_string),
+            revision.what.clone(),
+            revision.changes.join("; "),
+        ]
+    };
+    let rows = revisions.items.iter().map(row).collect();
+    let head = ["REVISION", "AT", "BY", "WHAT", "CHANGES"];
+    output::list(session.format, &revisions, Rows { head: &head, narrow: 5, rows });
+    Ok(0)
+}
+
+async fn read(session: &Session, stack: &Name) -> Result<List<RevisionView>, Problem> {
+    session.client.get(&session.in_environment(&format!("stacks/{stack}/revisions"))).await
+}
+
+/// Shows what going back would change, asks, and deploys the earlier revision.
+pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Problem> {
+    let stack = &args.stack;
+    let revisions = read(session, stack).await?.items;
+    let present = revisions.first().map_or(0, |revision| revision.revision);
+    let wanted = match args.to {
+        Some(to) => revisions.iter().find(|revision| revision.revision == to),
+        None => revisions.get(1),
+    };
+    let Some(wanted) = wanted else {
+        let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
+        return Err(Problem::new(Code::NotFound, format!("{stack} has no such earlier revision"))
+            .why(format!("these are kept: {}", kept.join(", ")))
+            .fix(format!("Look at them: wharf history {stack}")));
+    };
+    let path = session.in_environment(&format!("stacks/{stack}"));
+    let put = |dry_run| PutStack {
+        spec: wanted.spec.clone(),
+        expect_revision: Some(present),
+        dry_run,
+        what: Some(format!("rolled back to revision {}", wanted.revision)),
+    };
+    let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(true)).await?;
+    let title = format!("Back to revision {} of {stack}, in {}", wanted.revision, session.context);
+    deploy::show_plan(session, &title, &plan);
+    if plan.from_revision == plan.to_revision {
+        return Ok(0);
+    }
+    if !output::confirm("Apply?", session.yes)? {
+        output::note("Nothing was changed.");
+        return Ok(1);
+    }
+    let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(false)).await?;
+    if args.detach {
+        output::note(format!("✓ accepted as revision {}; follow it: wharf ps {stack}", plan.to_revision));
+        return Ok(0);
+    }
+    deploy::follow(session, stack, plan.to_revision, args.wait).await
+}
+
+/// Pauses or resumes a rollout.
+pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Problem> {
+    let (target, state) = match &command {
+        args::Rollout::Pause { service } => (service, RolloutState::Paused),
+        args::Rollout::Resume { service } => (service, RolloutState::Rolling),
+    };
+    let malformed = || {
+        Problem::new(Code::InvalidRequest, format!("{target:?} is not a service"))
+            .fix("For example: wharf rollout pause shop/web")
+    };
+    let (stack, service) = target.split_once('/').ok_or_else(malformed)?;
+    let (stack, service): (Name, Name) =
+        (stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?);
+    let path = session.in_environment(&format!("stacks/{stack}"));
+    let view: StackView = session.client.get(&path).await?;
+    let of_service = view.services.iter().find(|view| view.id.service == service);
+    let revision = of_service.map(|view| view.revision).ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("There is no service {target}")).fix("See which there are: wharf ls")
+    })?;
+    session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision }).await?;
+    output::note(format!("✓ {target} is {}; look: wharf ls", state.word()));
+    Ok(0)
+}

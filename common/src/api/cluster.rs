@@ -1,0 +1,97 @@
+//! The cluster itself in the API, and its key/value store.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    id::{ClusterId, HostId, MemberId},
+    time::Span,
+};
+
+/// The cluster and what this coordinator knows of its group.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ClusterView {
+    /// Its identity.
+    pub id: ClusterId,
+    /// The member that answers.
+    pub member: MemberId,
+    /// The member that leads, if one is known.
+    pub leader: Option<MemberId>,
+    /// Whether a majority of members answered the leader lately.
+    pub quorum: bool,
+    /// The index of the replicated state here.
+    pub index: u64,
+    /// How far the Raft log of the answering member reaches; a quiet cluster writes nothing.
+    pub log_index: u64,
+    /// The version of the binary that answers.
+    pub version: String,
+    /// The cluster's times.
+    pub settings: Settings,
+    /// The members.
+    pub members: Vec<MemberView>,
+}
+
+/// A coordinator.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct MemberView {
+    /// Its identity in the group.
+    pub id: MemberId,
+    /// Its host.
+    pub host: HostId,
+    /// Where it listens.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+    /// Its part in the group: `leader`, `voter`, `learner`, `joining` or `leaving`.
+    pub state: String,
+}
+
+/// Times that the whole cluster shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The time between two heartbeats of a host.
+    pub heartbeat: Span,
+    /// Silence after which a host gets nothing new.
+    pub suspect_after: Span,
+    /// Silence after which a host counts as down.
+    pub down_after: Span,
+    /// Silence after which its instances run elsewhere.
+    pub lost_after: Span,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            heartbeat: Span::seconds(5),
+            suspect_after: Span::seconds(15),
+            down_after: Span::seconds(30),
+            lost_after: Span::seconds(60),
+        }
+    }
+}
+
+impl Settings {
+    /// The rule that the times break, if they break one.
+    pub fn violation(&self) -> Option<String> {
+        let ordered = self.heartbeat < self.suspect_after
+            && self.suspect_after <= self.down_after
+            && self.down_after <= self.lost_after;
+        let in_range = self.heartbeat >= Span(200) && self.lost_after <= Span::seconds(86_400 * 365);
+        (!ordered || !in_range).then(|| {
+            "the times must rise: 200ms ≤ heartbeat < suspect_after ≤ down_after ≤ lost_after ≤ 8760h".to_owned()
+        })
+    }
+}
+
+/// A key of an environment's key/value store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyView {
+    /// The key.
+    pub key: String,
+    /// The value, as text.
+    pub value: String,
+    /// The index at which it was last written.
+    pub modify_index: u64,
+}

@@ -1,0 +1,94 @@
+//! Hosts in the API.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    host::{Availability, HostFacts, HostLabels, Liveness},
+    id::{HostId, InstanceId, MemberId},
+    name::Name,
+    spec::Resources,
+    time::{Span, Timestamp},
+};
+
+/// A host.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// Its identity.
+    pub id: HostId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it is believed alive.
+    pub liveness: Liveness,
+    /// Its number: the slot of global services on it.
+    pub number: u32,
+    /// Whether people want instances on it.
+    pub availability: Availability,
+    /// The labels that people gave it.
+    pub labels: HostLabels,
+    /// What its agent says of it; absent until it has reported.
+    pub facts: Option<HostFacts>,
+    /// The coordinator that runs on it, if one does.
+    pub member: Option<MemberId>,
+    /// How many instances it holds.
+    pub instances: usize,
+    /// What those have reserved.
+    pub reserved: Resources,
+    /// When it joined.
+    pub joined_at: Timestamp,
+}
+
+/// Whether people want instances on a host.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutAvailability {
+    /// What they want.
+    pub availability: WantedAvailability,
+    /// How long instances may wait for a successor before they are stopped, if it is to be emptied;
+    /// an hour if absent, 7 days at most.
+    #[serde(default)]
+    pub within: Option<Span>,
+    /// Whether only the plan is wanted.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What people can want of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedAvailability {
+    /// It takes new instances.
+    Active,
+    /// It takes no new ones.
+    Cordoned,
+    /// It is emptied.
+    Draining,
+}
+
+/// What emptying a host does to its instances.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DrainPlan {
+    /// The host.
+    pub host: Name,
+    /// One entry an instance.
+    pub instances: Vec<DrainedInstance>,
+}
+
+/// What becomes of an instance when its host is emptied.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DrainedInstance {
+    /// The instance.
+    pub id: InstanceId,
+    /// The host that its successor would start on now, if one fits.
+    pub to: Option<Name>,
+    /// Why none does, or what happens instead.
+    pub notes: Vec<String>,
+}
+
+/// New labels of a host; the whole set.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutHostLabels {
+    /// The labels.
+    pub labels: HostLabels,
+}

@@ -1,0 +1,193 @@
+//! Stacks, their services, instances and revisions in the API.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    id::{HostId, InstanceId, ServiceId, StackId},
+    instance::{BoundPort, Desired, Observed, Verdict},
+    name::Name,
+    rollout::RolloutState,
+    spec::{ServiceSpec, StackSpec},
+    time::Timestamp,
+};
+
+/// A stack.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StackView {
+    /// Its identity.
+    pub id: StackId,
+    /// The revision of its spec; grows with each change.
+    pub revision: u64,
+    /// When that was put.
+    pub changed_at: Timestamp,
+    /// Whether it is being removed.
+    pub removing: bool,
+    /// Its services.
+    pub services: Vec<ServiceView>,
+}
+
+/// A service and how it is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServiceView {
+    /// Its identity.
+    pub id: ServiceId,
+    /// What was asked for.
+    pub spec: ServiceSpec,
+    /// The stack's revision that last changed what its instances run.
+    pub revision: u64,
+    /// How many instances it wants now.
+    pub wanted: u32,
+    /// How far the change to its revision has come.
+    pub rollout: RolloutView,
+    /// How many instances serve: they run, in this revision, and nothing says that they are unwell.
+    pub serving: u32,
+    /// How many have ended as they should and are not started again.
+    pub completed: u32,
+    /// Why instances are missing, one line a reason.
+    pub blocked: Vec<String>,
+}
+
+/// The change of a service to a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutView {
+    /// Whether it goes on.
+    pub state: RolloutState,
+    /// Since when.
+    pub since: Timestamp,
+    /// The revision that served whole before, if one did.
+    pub from_revision: Option<u64>,
+    /// The revision that failed, if this is the way back from it.
+    pub back_from: Option<u64>,
+    /// Why it was paused or goes back; empty otherwise.
+    pub why: String,
+}
+
+/// What a person wants of a rollout.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutRollout {
+    /// Paused: nothing more is replaced. Rolling: it goes on, whatever has failed before.
+    pub state: RolloutState,
+    /// The revision that is meant.
+    pub revision: u64,
+}
+
+/// A revision of a stack.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RevisionView {
+    /// Its number.
+    pub revision: u64,
+    /// When it was made.
+    pub at: Timestamp,
+    /// The API token that asked for it; none if the cluster did so by itself.
+    pub by: Option<Name>,
+    /// What was done.
+    pub what: String,
+    /// How it differs from the revision before, one phrase each.
+    pub changes: Vec<String>,
+    /// What the stack was.
+    pub spec: StackSpec,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct InstanceView {
+    /// Its identity.
+    pub id: InstanceId,
+    /// The revision that it was made from.
+    pub revision: u64,
+    /// The image that it runs, by digest where one is pinned.
+    pub image: String,
+    /// Its host.
+    pub host: HostId,
+    /// Its host's name, unless the host is gone.
+    pub host_name: Option<Name>,
+    /// Its host's address.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    /// In one word: what a person would call its state.
+    pub state: String,
+    /// What the leader wants of it.
+    pub desired: Desired,
+    /// What its host observes.
+    pub observed: Observed,
+    /// Whether it can be heard of.
+    pub verdict: Verdict,
+    /// Its ports on the host.
+    pub ports: Vec<BoundPort>,
+    /// When it was placed.
+    pub created_at: Timestamp,
+}
+
+/// A request to make a stack what the spec says.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutStack {
+    /// The spec.
+    pub spec: StackSpec,
+    /// The revision that the spec was derived from; 0 for "must not exist yet". The request is
+    /// refused if there is another by now.
+    #[serde(default)]
+    pub expect_revision: Option<u64>,
+    /// Whether only the plan is wanted.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What is done, for those who read the history; "deployed" if absent.
+    #[serde(default)]
+    pub what: Option<String>,
+}
+
+/// What a changed spec would do, or did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StackPlan {
+    /// The stack.
+    pub id: StackId,
+    /// The revision before the change; 0 if there was none.
+    pub from_revision: u64,
+    /// The revision after it; the same if nothing changes.
+    pub to_revision: u64,
+    /// One entry a service.
+    pub changes: Vec<ServiceChange>,
+    /// What the hosts cannot take of it now, one line a reason.
+    pub unplaceable: Vec<String>,
+}
+
+/// What happens to one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceChange {
+    /// Its name in the stack.
+    pub service: Name,
+    /// What kind of change.
+    pub kind: ChangeKind,
+    /// What changes, one phrase each: `image 1.8 → 1.9`.
+    pub details: Vec<String>,
+    /// How it is carried out.
+    pub how: String,
+}
+
+/// What kind of change a service undergoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
+    Create,
+    /// Its instances are replaced.
+    Update,
+    /// Only their number changes.
+    Scale,
+    /// It goes.
+    Remove,
+    /// Nothing.
+    Unchanged,
+}
+
+/// A new number of instances.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleService {
+    /// How many.
+    pub replicas: u32,
+}

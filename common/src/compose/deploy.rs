@@ -1,0 +1,170 @@
+//! How many instances, where, with how much, and what follows their end: `deploy` of a service, and
+//! the older keys that say the same.
+
+use super::{node::Node, short};
+use crate::{
+    quantity::{Bytes, MilliCpu},
+    spec::{FailureAction, Mode, Resources, RestartCondition, ServiceSpec, UpdateOrder, UpdatePolicy},
+};
+
+/// Reads all of it into a spec.
+pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
+    restart(node, spec);
+    resources(node, spec);
+    if let Some(scale) = node.get("scale").and_then(|n| n.number()) {
+        spec.replicas = scale;
+    }
+    let Some(deploy) = node.get("deploy") else { return };
+    deploy.warn_unknown(&[
+        "mode",
+        "replicas",
+        "resources",
+        "restart_policy",
+        "placement",
+        "update_config",
+        "rollback_config",
+    ]);
+    if let Some(mode) = deploy.get("mode") {
+        match mode.text().as_deref() {
+            None | Some("replicated") => {}
+            Some("global") => spec.mode = Mode::Global,
+            Some(other) => mode.problem(format!("{other:?} is not supported yet; there are replicated and global")),
+        }
+    }
+    if let Some(replicas) = deploy.get("replicas").and_then(|n| n.number()) {
+        spec.replicas = replicas;
+    }
+    if let Some(update) = deploy.get("update_config") {
+        spec.update = update_policy(&update);
+    }
+    if let Some(rollback) = deploy.get("rollback_config") {
+        rollback.warn("going back follows update_config");
+    }
+    if let Some(node) = deploy.get("placement") {
+        placement(&node, spec);
+    }
+}
+
+fn placement(node: &Node<'_>, spec: &mut ServiceSpec) {
+    node.warn_unknown(&["constraints", "preferences", "max_replicas_per_node"]);
+    for constraint in node.get("constraints").map(|n| n.items()).unwrap_or_default() {
+        let Some(text) = constraint.text() else { continue };
+        match short::constraint(&text) {
+            Ok(parsed) => spec.constraints.push(parsed),
+            Err(reason) => constraint.problem(reason),
+        }
+    }
+    for preference in node.get("preferences").map(|n| n.items()).unwrap_or_default() {
+        preference.warn_unknown(&["spread"]);
+        spec.spread.extend(preference.get("spread").and_then(|n| n.text()));
+    }
+    // 0 is Swarm's way to say that there is no limit.
+    spec.max_per_host = node.get("max_replicas_per_node").and_then(|n| n.number::<u32>()).filter(|most| *most > 0);
+}
+
+fn update_policy(node: &Node<'_>) -> UpdatePolicy {
+    node.warn_unknown(&["parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order"]);
+    let mut policy = UpdatePolicy::default();
+    if let Some(parallelism) = node.get("parallelism").and_then(|n| n.number()) {
+        policy.parallelism = parallelism;
+    }
+    if let Some(delay) = node.get("delay").and_then(|n| n.parse()) {
+        policy.delay = delay;
+    }
+    if let Some(monitor) = node.get("monitor").and_then(|n| n.parse()) {
+        policy.monitor = monitor;
+    }
+    if let Some(ratio) = node.get("max_failure_ratio")
+        && let Some(share) = ratio.parse::<f64>()
+    {
+        if (0.0..=1.0).contains(&share) {
+            policy.max_failures = (share * 1000.0) as u32;
+        } else {
+            ratio.problem(format!("{share} is not a share from 0 to 1"));
+        }
+    }
+    if let Some(order) = node.get("order") {
+        match order.text().as_deref() {
+            Some("start-first") => policy.order = Some(UpdateOrder::StartFirst),
+            Some("stop-first") => policy.order = Some(UpdateOrder::StopFirst),
+            other => order.problem(format!("{other:?} is not an order; there are start-first and stop-first")),
+        }
+    }
+    if let Some(action) = node.get("failure_action") {
+        match action.text().as_deref() {
+            Some("rollback") => policy.on_failure = FailureAction::Rollback,
+            Some("pause") => policy.on_failure = FailureAction::Pause,
+            Some("continue") => policy.on_failure = FailureAction::Continue,
+            other => action.problem(format!("{other:?} is not an action; there are rollback, pause and continue")),
+        }
+    }
+    policy
+}
+
+/// `restart:` of compose and `deploy.restart_policy` of Swarm; the latter wins.
+fn restart(node: &Node<'_>, spec: &mut ServiceSpec) {
+    if let Some(node) = node.get("restart") {
+        let Some(text) = node.text() else { return };
+        let (word, attempts) = text.split_once(':').map_or((text.as_str(), None), |(word, n)| (word, Some(n)));
+        spec.restart.condition =
+            match word {
+                "no" | "false" => RestartCondition::None,
+                "always" | "unless-stopped" => RestartCondition::Any,
+                "on-failure" => RestartCondition::OnFailure,
+                _ => return node.problem(format!(
+                    "{text:?} is not a restart policy; there are no, always, unless-stopped and on-failure[:attempts]"
+                )),
+            };
+        if let Some(attempts) = attempts {
+            match attempts.parse() {
+                Ok(attempts) => spec.restart.max_attempts = Some(attempts),
+                Err(_) => node.problem(format!("{attempts:?} is not a number of attempts")),
+            }
+        }
+    }
+    let Some(policy) = node.get("deploy").and_then(|n| n.get("restart_policy")) else { return };
+    policy.warn_unknown(&["condition", "delay", "max_attempts", "window"]);
+    if let Some(node) = policy.get("condition") {
+        match node.text().as_deref() {
+            Some("none") => spec.restart.condition = RestartCondition::None,
+            Some("on-failure") => spec.restart.condition = RestartCondition::OnFailure,
+            Some("any") => spec.restart.condition = RestartCondition::Any,
+            other => node.problem(format!("{other:?} is not a condition; there are none, on-failure and any")),
+        }
+    }
+    if let Some(delay) = policy.get("delay").and_then(|n| n.parse()) {
+        spec.restart.delay = delay;
+    }
+    if let Some(attempts) = policy.get("max_attempts").and_then(|n| n.number()) {
+        spec.restart.max_attempts = Some(attempts);
+    }
+    if let Some(window) = policy.get("window").and_then(|n| n.parse()) {
+        spec.restart.window = window;
+    }
+}
+
+fn amounts(node: &Node<'_>) -> Resources {
+    node.warn_unknown(&["cpus", "memory"]);
+    let cpu = node.get("cpus").and_then(|n| n.parse::<MilliCpu>()).unwrap_or_default();
+    Resources { cpu, memory: node.get("memory").and_then(|n| n.parse::<Bytes>()).unwrap_or_default() }
+}
+
+fn resources(node: &Node<'_>, spec: &mut ServiceSpec) {
+    if let Some(memory) = node.get("mem_limit").and_then(|n| n.parse()) {
+        spec.limits.memory = memory;
+    }
+    if let Some(cpu) = node.get("cpus").and_then(|n| n.parse()) {
+        spec.limits.cpu = cpu;
+    }
+    if let Some(memory) = node.get("mem_reservation").and_then(|n| n.parse()) {
+        spec.reservations.memory = memory;
+    }
+    let Some(resources) = node.get("deploy").and_then(|n| n.get("resources")) else { return };
+    resources.warn_unknown(&["limits", "reservations"]);
+    if let Some(limits) = resources.get("limits") {
+        spec.limits = amounts(&limits);
+    }
+    if let Some(reservations) = resources.get("reservations") {
+        spec.reservations = amounts(&reservations);
+    }
+}

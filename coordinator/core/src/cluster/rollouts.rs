@@ -1,0 +1,118 @@
+//! Rollouts: how the change of a service to a new revision goes on, ends, stops and goes back.
+
+use std::sync::Arc;
+
+use common::{
+    error::{Code, Problem},
+    id::ServiceId,
+    rollout::RolloutState,
+    spec::ServiceSpec,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, Cluster, not_found};
+
+/// How far the change of a service to its revision has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Whether it goes on.
+    pub state: RolloutState,
+    /// Since when.
+    pub since: Timestamp,
+    /// The revision that failed, if this is the way back from it.
+    pub back_from: Option<u64>,
+    /// Why it was paused or goes back.
+    pub why: String,
+}
+
+impl Rollout {
+    /// One that begins.
+    pub fn begun(at: Timestamp) -> Rollout {
+        Rollout { state: RolloutState::Rolling, since: at, back_from: None, why: String::new() }
+    }
+}
+
+/// A revision of a service that served whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// The revision.
+    pub revision: u64,
+    /// What its instances run.
+    pub spec: Arc<ServiceSpec>,
+    /// The digest that its image was pinned to.
+    pub digest: Option<String>,
+}
+
+impl Cluster {
+    /// Moves the rollout of a revision on, if it is in the state that the author took it to be in.
+    pub(super) fn move_rollout(
+        &mut self,
+        id: &ServiceId,
+        expect_revision: u64,
+        state: RolloutState,
+        why: &str,
+    ) -> Applied {
+        let clock = self.clock;
+        let service = self.changing(id, expect_revision)?;
+        if service.rollout.state == state {
+            return self.done();
+        }
+        if service.rollout.state == RolloutState::Done {
+            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} is over"))
+                .why(format!("all of it is at revision {expect_revision}")));
+        }
+        let back = service.rollout.back_from;
+        let why = if why.is_empty() { service.rollout.why.clone() } else { why.to_owned() };
+        service.rollout = Rollout { state, since: clock, back_from: back, why: why.clone() };
+        let (reason, message) = match state {
+            RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
+            RolloutState::Paused => ("rollout-paused", why),
+            RolloutState::Done => {
+                service.stable = Some(service.version());
+                ("rollout-done", format!("all of it serves, at revision {expect_revision}"))
+            }
+        };
+        self.record(id, reason, message);
+        self.done()
+    }
+
+    /// Returns a service to the last revision that served whole.
+    pub(super) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
+        let clock = self.clock;
+        let service = self.changing(id, expect_revision)?;
+        let Some(stable) = service.stable.clone().filter(|stable| stable.revision != expect_revision) else {
+            return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
+                .why("no earlier revision of it has served whole"));
+        };
+        // How many there should be was not what failed.
+        let spec = Arc::new(ServiceSpec { replicas: service.spec.replicas, ..(*stable.spec).clone() });
+        service.revision = stable.revision;
+        service.digest = stable.digest;
+        service.spec = spec.clone();
+        service.rollout = Rollout {
+            state: RolloutState::Rolling,
+            since: clock,
+            back_from: Some(expect_revision),
+            why: why.to_owned(),
+        };
+        let to = stable.revision;
+        let what = format!("{} went back to what it was at revision {to}: {why}", id.service);
+        self.change_spec(&id.stack, None, what, |stack| {
+            stack.services.insert(id.service.clone(), (*spec).clone());
+        });
+        self.record(id, "rolled-back", format!("from revision {expect_revision} to {to}: {why}"));
+        self.done()
+    }
+
+    fn changing(&mut self, id: &ServiceId, expect_revision: u64) -> Result<&mut super::Service, Problem> {
+        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
+        let service = stack.and_then(|stack| stack.services.get_mut(&id.service));
+        let service = service.ok_or_else(|| not_found("service", id))?;
+        if service.revision != expect_revision {
+            return Err(Problem::new(Code::Conflict, format!("{id} was changed in the meantime"))
+                .why(format!("it is at revision {}, not {expect_revision}", service.revision)));
+        }
+        Ok(service)
+    }
+}

@@ -1,0 +1,204 @@
+//! The change to a new revision, and away from hosts that are emptied: a few slots at a time, each
+//! served by the old instance until the new one has shown that it can.
+//!
+//! Nothing is counted over time: each pass looks at the instances that there are.
+
+use common::{
+    host::Availability,
+    id::InstanceId,
+    instance::{Health, Phase, StopReason, Want},
+    rollout::RolloutState,
+    spec::{FailureAction, Mode, UpdateOrder},
+    time::Timestamp,
+};
+
+use super::{
+    HostTable, Plan,
+    scale::{Standing, Subject},
+};
+use crate::{cluster::Instance, command::Command};
+
+/// Moves on from how the slots stand.
+pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], hosts: &mut HostTable, plan: &mut Plan) {
+    let rollout = &subject.service.rollout;
+    if rollout.state == RolloutState::Rolling {
+        if let Some(command) = judge(subject, standings.len(), plan) {
+            return plan.commands.push(command);
+        }
+        if is_done(subject, standings) {
+            return plan.commands.push(subject.move_to(RolloutState::Done, String::new()));
+        }
+    }
+    let at_a_time = match subject.service.spec.update.parallelism as usize {
+        0 => standings.len(),
+        some => some,
+    };
+    let moving = standings.iter().filter(|s| matches!(s, Standing::Unsettled { moving: true })).count();
+    let unsettled = standings.iter().filter(|s| matches!(s, Standing::Unsettled { .. })).count();
+    let mut drains = at_a_time.saturating_sub(moving);
+    let mut updates = if pauses_between(subject, plan) { 0 } else { at_a_time.saturating_sub(unsettled) };
+    for standing in standings {
+        let Standing::ToMove(id, instance) = standing else { continue };
+        if let Some(deadline) = subject.drained_until(instance) {
+            if deadline <= subject.at.now {
+                plan.desire(id, Want::Purge, StopReason::Drained);
+            } else {
+                plan.wake(deadline);
+                if drains > 0 && !subject.backs_off(&id.slot, plan) && drain(subject, id, instance, hosts, plan) {
+                    drains -= 1;
+                }
+            }
+        } else if rollout.state == RolloutState::Rolling
+            && updates > 0
+            && !subject.backs_off(&id.slot, plan)
+            && update(subject, id, instance, hosts, plan)
+        {
+            updates -= 1;
+        }
+    }
+}
+
+/// What follows if more new instances have failed than may.
+fn judge(subject: &Subject<'_>, wanted: usize, plan: &mut Plan) -> Option<Command> {
+    let service = subject.service;
+    let stable = service.stable.as_ref()?;
+    let policy = &service.spec.update;
+    if policy.on_failure == FailureAction::Continue {
+        return None;
+    }
+    let mut failed = 0;
+    let mut why = None;
+    // What failed before a person said "go on" does not count again.
+    let judged = |i: &Instance| i.revision == service.revision && i.created_at >= service.rollout.since;
+    for (id, instance) in subject.instances.iter().filter(|(_, i)| judged(i)) {
+        let due = instance.created_at + policy.deadline;
+        if let Some(reason) = failure(instance, due <= subject.at.now) {
+            failed += 1;
+            why.get_or_insert_with(|| subject.told(id, instance, &reason));
+        } else if instance.fills_slot() && instance.serving_since.is_none() && !instance.proven {
+            plan.wake(due);
+        }
+    }
+    let why = why.filter(|_| failed > policy.max_failures as usize * wanted / 1000)?;
+    let can_go_back = service.rollout.back_from.is_none() && stable.revision != service.revision;
+    if policy.on_failure == FailureAction::Rollback && can_go_back {
+        let (service, expect_revision) = (subject.id.clone(), service.revision);
+        return Some(Command::RollBack { service, expect_revision, why });
+    }
+    Some(subject.move_to(RolloutState::Paused, why))
+}
+
+/// Why an instance that has not shown yet that it can serve counts as failed.
+fn failure(instance: &Instance, is_late: bool) -> Option<String> {
+    if instance.proven {
+        return None;
+    }
+    let observed = &instance.observed;
+    let message = |otherwise: &str| {
+        if observed.message.is_empty() { otherwise.to_owned() } else { observed.message.clone() }
+    };
+    if matches!(observed.phase, Phase::Failed | Phase::Rejected) {
+        Some(message("it failed"))
+    } else if observed.health == Health::Unhealthy {
+        Some("its health check fails".to_owned())
+    } else if observed.restart > 0 {
+        Some(message(
+            &observed.exit_code.map_or_else(
+                || "it had to be started again".to_owned(),
+                |code| format!("it ended with exit code {code}"),
+            ),
+        ))
+    } else if is_late && !observed.is_serving() && observed.phase != Phase::Completed {
+        Some(message("it does not come to serve in time"))
+    } else {
+        None
+    }
+}
+
+/// Whether every slot is served by the revision and nothing of another one is left.
+fn is_done(subject: &Subject<'_>, standings: &[Standing<'_>]) -> bool {
+    let outdated = |i: &Instance| i.fills_slot() && i.revision != subject.service.revision;
+    let is_whole = |standing: &Standing<'_>| match standing {
+        Standing::Whole => true,
+        // It serves, and leaves only for its host's sake.
+        Standing::ToMove(_, instance) => instance.revision == subject.service.revision,
+        Standing::Unsettled { .. } => false,
+    };
+    standings.iter().all(is_whole) && !subject.instances.iter().any(|(_, i)| outdated(i))
+}
+
+/// Whether the pause between two replacements is not over.
+fn pauses_between(subject: &Subject<'_>, plan: &mut Plan) -> bool {
+    let delay = subject.service.spec.update.delay;
+    let current = subject.instances.iter().filter(|(_, i)| i.revision == subject.service.revision);
+    let Some(last) = current.filter_map(|(_, i)| i.serving_since).max() else { return false };
+    let over = last + delay;
+    if over > subject.at.now {
+        plan.wake(over);
+        return true;
+    }
+    false
+}
+
+/// Gives an instance of an older revision a successor, or ends it first; whether either could be done.
+fn update(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &mut HostTable, plan: &mut Plan) -> bool {
+    let spec = &subject.service.spec;
+    let stops_first = spec.stops_first().is_some() || instance.spec.stops_first().is_some();
+    let asked = spec.update.order;
+    if asked != Some(UpdateOrder::StopFirst) && !stops_first {
+        match subject.place(&id.slot, Some(id), Some(instance), hosts, plan) {
+            Ok(()) => return true,
+            Err(reasons) if asked == Some(UpdateOrder::StartFirst) => {
+                reasons.into_iter().for_each(|reason| plan.block(subject.id, reason));
+                return false;
+            }
+            // There is no room for both.
+            Err(_) => {}
+        }
+    }
+    plan.desire(id, Want::Purge, StopReason::Superseded);
+    true
+}
+
+/// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
+fn drain(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &mut HostTable, plan: &mut Plan) -> bool {
+    if instance.spec.has_volume() {
+        plan.block(subject.id, format!("slot {} stays until the deadline: its data is on that host", id.slot.slot));
+        return false;
+    }
+    if subject.service.rollout.state == RolloutState::Paused && instance.revision != subject.service.revision {
+        plan.block(subject.id, format!("slot {} stays until the deadline: its rollout is paused", id.slot.slot));
+        return false;
+    }
+    match subject.place(&id.slot, Some(id), Some(instance), hosts, plan) {
+        Ok(()) => true,
+        Err(reasons) => {
+            for reason in reasons {
+                plan.block(subject.id, format!("slot {} cannot leave its host yet: {reason}", id.slot.slot));
+            }
+            false
+        }
+    }
+}
+
+impl Subject<'_> {
+    fn move_to(&self, state: RolloutState, why: String) -> Command {
+        Command::MoveRollout { service: self.id.clone(), expect_revision: self.service.revision, state, why }
+    }
+
+    /// The deadline of the instance's host, if that is being emptied.
+    fn drained_until(&self, instance: &Instance) -> Option<Timestamp> {
+        match self.cluster.hosts.get(&instance.host)?.availability {
+            Availability::Draining { deadline } if self.service.spec.mode == Mode::Replicated => Some(deadline),
+            _ => None,
+        }
+    }
+
+    fn told(&self, id: &InstanceId, instance: &Instance, reason: &str) -> String {
+        let host = self.cluster.hosts.get(&instance.host).map_or("a lost host", |host| host.name.as_str());
+        format!("{}.{} on {host}: {reason}", id.slot.slot, id.incarnation)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! What differs between two specs of a stack, in plain words.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use common::{
+    api::{ChangeKind, RevisionView, ServiceChange, StackPlan},
+    error::Problem,
+    id::StackId,
+    name::Name,
+    spec::{FailureAction, Mode, ServiceSpec, StackSpec, UpdateOrder},
+    time::Timestamp,
+};
+
+use crate::{
+    Cluster,
+    cluster::{Revision, Stack},
+    command::{Batch, Command, Outcome},
+    plan,
+};
+
+/// The revisions of a stack that are kept, the newest first.
+pub fn revisions(stack: &Stack) -> Vec<RevisionView> {
+    let none = StackSpec::default();
+    let earlier = std::iter::once(&none).chain(stack.history.iter().map(|revision| &*revision.spec));
+    let view = |(revision, before): (&Arc<Revision>, &StackSpec)| RevisionView {
+        revision: revision.revision,
+        at: revision.at,
+        by: revision.by.clone(),
+        what: revision.what.clone(),
+        changes: told(changes(before, &revision.spec)),
+        spec: (*revision.spec).clone(),
+    };
+    let mut views: Vec<RevisionView> = stack.history.iter().zip(earlier).map(view).collect();
+    views.reverse();
+    views
+}
+
+/// One line for each service that changes.
+fn told(changes: Vec<ServiceChange>) -> Vec<String> {
+    let line = |change: ServiceChange| match change.kind {
+        ChangeKind::Create => format!("{} added", change.service),
+        ChangeKind::Remove => format!("{} removed", change.service),
+        _ => format!("{}: {}", change.service, change.details.join(", ")),
+    };
+    changes.into_iter().filter(|change| change.kind != ChangeKind::Unchanged).map(line).collect()
+}
+
+/// What a spec would change, found by trying it on a copy of the state.
+pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Timestamp) -> Result<StackPlan, Problem> {
+    let mut after = cluster.clone();
+    let outcomes = after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
+    if let Some(Outcome::Rejected(problem)) = outcomes.into_iter().next() {
+        return Err(problem);
+    }
+    let revision = |cluster: &Cluster| cluster.stacks.get(id).map_or(0, |stack| stack.revision);
+    let spec = |cluster: &Cluster| {
+        cluster.stacks.get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default()
+    };
+    let blocked = plan::plan(&after, now).blocked;
+    let waits = |reason: &&String| !reason.starts_with("it waits for ");
+    Ok(StackPlan {
+        id: id.clone(),
+        from_revision: revision(cluster),
+        to_revision: revision(&after),
+        changes: changes(&spec(cluster), &spec(&after)),
+        unplaceable: blocked
+            .iter()
+            .filter(|(service, _)| service.stack == *id)
+            .flat_map(|(service, reasons)| {
+                reasons.iter().filter(waits).map(move |reason| format!("{}: {reason}", service.service))
+            })
+            .collect(),
+    })
+}
+
+fn changes(before: &StackSpec, after: &StackSpec) -> Vec<ServiceChange> {
+    let names: BTreeSet<&Name> = before.services.keys().chain(after.services.keys()).collect();
+    names.into_iter().map(|name| change(name, before.services.get(name), after.services.get(name))).collect()
+}
+
+fn change(name: &Name, before: Option<&ServiceSpec>, after: Option<&ServiceSpec>) -> ServiceChange {
+    let (kind, details, how) = match (before, after) {
+        (None, Some(after)) => (ChangeKind::Create, vec![after.image.clone()], count(after.replicas)),
+        (Some(before), None) => {
+            (ChangeKind::Remove, Vec::new(), format!("{} removed, volumes kept", count(before.replicas)))
+        }
+        (Some(before), Some(after)) if before == after => (ChangeKind::Unchanged, Vec::new(), String::new()),
+        (Some(before), Some(after)) => {
+            let kind = if before.same_instances(after) { ChangeKind::Scale } else { ChangeKind::Update };
+            let how = if kind == ChangeKind::Scale {
+                "running instances stay".to_owned()
+            } else {
+                replacement(before, after)
+            };
+            (kind, differences(before, after), how)
+        }
+        (None, None) => (ChangeKind::Unchanged, Vec::new(), String::new()),
+    };
+    ServiceChange { service: name.clone(), kind, details, how }
+}
+
+/// How instances are replaced, in plain words.
+fn replacement(before: &ServiceSpec, after: &ServiceSpec) -> String {
+    let instances = match after.mode {
+        Mode::Replicated => count(after.replicas),
+        Mode::Global => "each host's instance".to_owned(),
+    };
+    let at_a_time = match after.update.parallelism {
+        0 => "all at once".to_owned(),
+        1 => "one at a time".to_owned(),
+        some => format!("{some} at a time"),
+    };
+    let order = match (after.update.order, after.stops_first().or(before.stops_first())) {
+        (_, Some(reason)) => format!("stop-first: {reason}"),
+        (Some(UpdateOrder::StopFirst), None) => "stop-first".to_owned(),
+        (Some(UpdateOrder::StartFirst), None) => "start-first".to_owned(),
+        (None, None) => "start-first where there is room".to_owned(),
+    };
+    let otherwise = match after.update.on_failure {
+        FailureAction::Rollback => "back to the old one if it fails",
+        FailureAction::Pause => "paused if it fails",
+        FailureAction::Continue => "whatever fails",
+    };
+    format!("{instances}, {at_a_time}, {order}, {otherwise}")
+}
+
+fn count(replicas: u32) -> String {
+    format!("{replicas} {}", if replicas == 1 { "instance" } else { "instances" })
+}
+
+/// One phrase for each field that differs. Values of environment variables are not shown: people
+/// keep passwords there.
+fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
+    let mut found = Vec::new();
+    if before.image != after.image {
+        found.push(format!("image {} → {}", before.image, after.image));
+    }
+    if before.replicas != after.replicas {
+        found.push(format!("replicas {} → {}", before.replicas, after.replicas));
+    }
+    let keys: BTreeSet<&String> = before.environment.keys().chain(after.environment.keys()).collect();
+    for key in keys.into_iter().filter(|key| before.environment.get(*key) != after.environment.get(*key)) {
+        found.push(match (before.environment.get(key), after.environment.get(key)) {
+            (None, _) => format!("env {key} added"),
+            (_, None) => format!("env {key} removed"),
+            _ => format!("env {key} changed"),
+        });
+    }
+    let fields: [(&str, bool); 18] = [
+        ("pull policy", before.pull != after.pull),
+        ("command", before.command != after.command),
+        ("entrypoint", before.entrypoint != after.entrypoint),
+        ("user", before.user != after.user),
+        ("working directory", before.working_dir != after.working_dir),
+        ("labels", before.labels != after.labels),
+        ("ports", before.ports != after.ports),
+        ("mounts", before.mounts != after.mounts),
+        ("health check", before.healthcheck != after.healthcheck),
+        ("restart policy", before.restart != after.restart),
+        ("stop grace period", before.stop_grace != after.stop_grace),
+        ("resources", (before.reservations, before.limits) != (after.reservations, after.limits)),
+        ("constraints", before.constraints != after.constraints),
+        ("mode", before.mode != after.mode),
+        ("spread", before.spread != after.spread),
+        ("most on one host", before.max_per_host != after.max_per_host),
+        ("update policy", before.update != after.update),
+        ("dependencies", before.depends_on != after.depends_on),
+    ];
+    found.extend(fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| format!("{field} changed")));
+    found
+}
