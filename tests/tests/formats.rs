@@ -219,7 +219,7 @@ fn commands() -> Vec<Command> {
         Command::MemberAddress { member: MemberId(2), address: (from, 7443).into() },
         Command::RemoveMember(MemberId(2)),
         Command::ForgetMember(MemberId(2)),
-        Command::PutKey { environment: environment.clone(), key: "a/b".into(), value: b"v".to_vec() },
+        Command::PutKey { environment: environment.clone(), key: "a/b".into(), value: Arc::from(*b"v") },
         Command::RemoveKey { environment, key: "a/b".into() },
     ]
 }
@@ -251,11 +251,11 @@ fn assignment() -> Assignment {
 #[test]
 fn log_entries_can_be_read_for_ever() {
     let log_id = openraft::LogId::new(openraft::CommittedLeaderId::new(3, 1), 9);
-    let entry = Entry { log_id, payload: openraft::EntryPayload::Normal(batch()) };
+    let entry = Entry { log_id, payload: openraft::EntryPayload::Normal(batch().into()) };
     let bytes = golden("entry-1.bin", &ENTRY_FORMAT.seal(&entry).expect("seals"));
     let opened: Entry = ENTRY_FORMAT.open(&bytes).expect("what was written once can be read");
     let openraft::EntryPayload::Normal(found) = opened.payload else { panic!("it is a batch") };
-    assert_eq!((opened.log_id, found), (log_id, batch()));
+    assert_eq!((opened.log_id, found), (log_id, Arc::new(batch())));
     // A batch that is a sample of everything must also be one that can be applied.
     assert_eq!(Cluster::default().apply(&batch()).len(), commands().len());
 }

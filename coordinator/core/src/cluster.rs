@@ -80,7 +80,7 @@ pub struct Cluster {
     /// Hosts that were removed: their certificates are refused.
     pub removed_hosts: OrdMap<HostId, Timestamp>,
     /// The key/value stores of the environments.
-    pub keys: OrdMap<(Name, String), Key>,
+    pub keys: OrdMap<(Name, Arc<str>), Key>,
     /// The last events, by index.
     pub events: OrdMap<u64, Event>,
     /// Outcomes of recent requests.

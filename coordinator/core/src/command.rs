@@ -212,16 +212,16 @@ pub enum Command {
         /// The environment.
         environment: Name,
         /// The key.
-        key: String,
+        key: Arc<str>,
         /// The value.
-        value: Vec<u8>,
+        value: Arc<[u8]>,
     },
     /// Removes a key.
     RemoveKey {
         /// The environment.
         environment: Name,
         /// The key.
-        key: String,
+        key: Arc<str>,
     },
 }
 

@@ -1,5 +1,7 @@
 //! The key/value store, in its first form.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
     api::{KeyView, List},
@@ -31,7 +33,7 @@ pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Jso
     let of_environment = published
         .cluster
         .keys
-        .range((environment.clone(), String::new())..)
+        .range((environment.clone(), Arc::from(""))..)
         .take_while(|((other, _), _)| *other == environment);
     let items = of_environment.take(PAGE).map(|((_, key), record)| view(key, record)).collect();
     Json(List { index: published.cluster.index, items })
@@ -43,7 +45,7 @@ pub async fn get(
     Reading(published): Reading,
     At((environment, key)): At<(Name, String)>,
 ) -> Result<Json<KeyView>, ApiError> {
-    let record = published.cluster.keys.get(&(environment, key.clone()));
+    let record = published.cluster.keys.get(&(environment, key.as_str().into()));
     Ok(Json(view(&key, record.ok_or_else(|| Problem::new(Code::NotFound, format!("There is no key {key:?}")))?)))
 }
 
@@ -55,7 +57,10 @@ pub async fn put(
     At((environment, key)): At<(Name, String)>,
     RawBody(value): RawBody,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(request, Command::PutKey { environment, key, value: value.to_vec() }).await?;
+    coordinator
+        .consensus
+        .write(request, Command::PutKey { environment, key: key.into(), value: Arc::from(&value[..]) })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -66,6 +71,6 @@ pub async fn remove(
     WriteId(request): WriteId,
     At((environment, key)): At<(Name, String)>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(request, Command::RemoveKey { environment, key }).await?;
+    coordinator.consensus.write(request, Command::RemoveKey { environment, key: key.into() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

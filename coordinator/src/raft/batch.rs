@@ -101,7 +101,8 @@ async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>,
 }
 
 async fn write(raft: &Raft<TypeConfig>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-    match tokio::time::timeout(ENTRY_TIMEOUT, raft.client_write(Batch { at: now(), proposals })).await {
+    let batch = Arc::new(Batch { at: now(), proposals });
+    match tokio::time::timeout(ENTRY_TIMEOUT, raft.client_write(batch)).await {
         Ok(Ok(response)) => Ok(response.data),
         Ok(Err(error)) if error.forward_to_leader::<openraft::BasicNode>().is_some() => Err(NotProposed::NotLeader),
         Ok(Err(error)) => Err(NotProposed::Unknown(error.to_string())),

@@ -20,7 +20,6 @@ use super::{
 };
 
 const VOTE: &[u8] = b"m/vote";
-const COMMITTED: &[u8] = b"m/committed";
 const PURGED: &[u8] = b"m/purged";
 /// Bytes of entries kept in memory; older ones are read from the store.
 const CACHE_BYTES: usize = 32 << 20;
@@ -162,17 +161,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         self.store.record(VOTE).map_err(read_error)
-    }
-
-    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let mut batch = sled::Batch::default();
-        insert_record(&mut batch, COMMITTED, &committed).map_err(write_error)?;
-        self.store.write_lazily(batch);
-        Ok(())
-    }
-
-    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        Ok(self.store.record::<Option<LogId>>(COMMITTED).map_err(read_error)?.flatten())
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>

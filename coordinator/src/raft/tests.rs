@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use common::{codec::Format, id::MemberId, name::default_environment, time::Timestamp};
 use coordinator_core::{Batch, Command};
@@ -32,11 +32,14 @@ fn openrafts_own_storage_suite_passes() {
 }
 
 fn entry(index: u64, value_size: usize) -> Entry {
-    let command =
-        Command::PutKey { environment: default_environment(), key: index.to_string(), value: vec![7; value_size] };
+    let command = Command::PutKey {
+        environment: default_environment(),
+        key: index.to_string().into(),
+        value: vec![7; value_size].into(),
+    };
     Entry {
         log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
-        payload: EntryPayload::Normal(Batch { at: Timestamp(5), proposals: vec![command.into()] }),
+        payload: EntryPayload::Normal(Arc::new(Batch { at: Timestamp(5), proposals: vec![command.into()] })),
     }
 }
 

@@ -1,11 +1,14 @@
 //! The types that openraft is told about.
 
+use std::sync::Arc;
+
 use coordinator_core::{Batch, Outcome};
 
 openraft::declare_raft_types!(
-    /// One entry carries a batch of commands; its answer is their outcomes.
+    /// One entry carries a batch of commands; its answer is their outcomes. openraft copies entries
+    /// for every follower and once more to apply them.
     pub TypeConfig:
-        D = Batch,
+        D = Arc<Batch>,
         R = Vec<Outcome>,
         NodeId = u64,
         Node = openraft::BasicNode,

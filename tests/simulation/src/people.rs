@@ -54,11 +54,6 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Comman
 
 /// Hosts are closed and opened, most often opened.
 fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
-    let draining = cluster.hosts.iter().filter(|(id, _)| cluster.is_draining(**id)).map(|(id, _)| *id);
-    // People change their minds.
-    if let Some(host) = random.pick(draining).filter(|_| random.chance(60)) {
-        return Command::SetAvailability { host, availability: Availability::Active };
-    }
     let host = random.pick(cluster.hosts.keys().copied()).expect("the first host never goes");
     let availability = match random.below(5) {
         0 => Availability::Cordoned,

@@ -7,6 +7,7 @@ use common::{
     api::Settings,
     assignment::Assignment,
     codec,
+    host::Availability,
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId},
     instance::Health,
     name::Name,
@@ -309,6 +310,9 @@ impl World {
 
     /// A person asks for something; the request may come twice under one id.
     fn ask(&mut self) -> Checked {
+        if self.random.chance(10) {
+            return self.change_of_mind();
+        }
         let command = people::request(&mut self.random, &self.cluster, self.now);
         self.requests += 1;
         let request = Some(RequestId(u128::from(self.requests).to_be_bytes()));
@@ -317,6 +321,15 @@ impl World {
             self.in_flight.push(Batch { at: self.now, proposals: vec![proposal.clone()] });
         }
         self.commit(vec![proposal])
+    }
+
+    /// A person empties a host and thinks better of it, when the leader has begun to act on it.
+    fn change_of_mind(&mut self) -> Checked {
+        let Some(host) = self.random.pick(self.hosts.keys().copied()) else { return Ok(()) };
+        let availability = Availability::Draining { deadline: self.now + Span::seconds(60) };
+        self.commit(vec![Command::SetAvailability { host, availability }.into()])?;
+        self.plan();
+        self.commit(vec![Command::SetAvailability { host, availability: Availability::Active }.into()])
     }
 
     fn go_wrong(&mut self) -> Checked {

@@ -1,5 +1,7 @@
 //! The key/value stores of the environments, in their first form: whole values, last writer wins.
 
+use std::sync::Arc;
+
 use common::{
     error::{Code, Problem},
     name::Name,
@@ -17,25 +19,25 @@ pub const MAX_VALUE: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// The value.
-    pub value: Vec<u8>,
+    pub value: Arc<[u8]>,
     /// The index at which it was last written.
     pub modify_index: u64,
 }
 
 impl Cluster {
-    pub(super) fn put_key(&mut self, environment: &Name, key: &str, value: &[u8]) -> Applied {
+    pub(super) fn put_key(&mut self, environment: &Name, key: &Arc<str>, value: &Arc<[u8]>) -> Applied {
         self.known_environment(environment)?;
         if key.is_empty() || key.len() > MAX_KEY || value.len() > MAX_VALUE {
             return Err(Problem::new(Code::InvalidRequest, "The key was not written")
                 .why(format!("a key has 1 to {MAX_KEY} bytes and a value at most {MAX_VALUE}")));
         }
         let modify_index = self.touch();
-        self.keys.insert((environment.clone(), key.to_owned()), Key { value: value.to_vec(), modify_index });
+        self.keys.insert((environment.clone(), key.clone()), Key { value: value.clone(), modify_index });
         self.done()
     }
 
-    pub(super) fn remove_key(&mut self, environment: &Name, key: &str) -> Applied {
-        self.keys.remove(&(environment.clone(), key.to_owned())).ok_or_else(|| not_found("key", key))?;
+    pub(super) fn remove_key(&mut self, environment: &Name, key: &Arc<str>) -> Applied {
+        self.keys.remove(&(environment.clone(), key.clone())).ok_or_else(|| not_found("key", key))?;
         self.touch();
         self.done()
     }
