@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::time::Timestamp;
-use coordinator_core::{Cluster, Moment, Outcome, Plan, Proposal, plan};
+use coordinator_core::{Cluster, Moment, Outcome, Plan, Planner, Proposal};
 use link::clock::now;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -21,6 +21,7 @@ const CHUNK: usize = 200;
 pub async fn run(consensus: Consensus) {
     let mut published = consensus.watch();
     let mut leadership = consensus.watch_leadership();
+    let mut planner = Planner::default();
     let mut planned: Option<Cluster> = None;
     let mut leading_since: Option<Timestamp> = None;
     let mut wake = Instant::now();
@@ -33,6 +34,7 @@ pub async fn run(consensus: Consensus) {
                 }
                 // A new leader knows nothing of what the old one had planned.
                 planned = None;
+                planner.forget();
             }
             () = tokio::time::sleep_until(wake) => planned = None,
         }
@@ -47,7 +49,7 @@ pub async fn run(consensus: Consensus) {
             continue;
         }
         let at = now();
-        let plan = plan(&cluster, Moment { now: at, leading_since: *leading_since.get_or_insert(at) });
+        let plan = planner.plan(&cluster, Moment { now: at, leading_since: *leading_since.get_or_insert(at) });
         wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
         planned = propose(&consensus, plan).await.then_some(cluster);
     }
@@ -59,6 +61,7 @@ fn same_work(before: &Cluster, after: &Cluster) -> bool {
         && before.hosts.ptr_eq(&after.hosts)
         && before.instances.ptr_eq(&after.instances)
         && before.slots.ptr_eq(&after.slots)
+        && before.members.ptr_eq(&after.members)
         && before.settings == after.settings
 }
 

@@ -14,4 +14,4 @@ pub mod view;
 
 pub use cluster::Cluster;
 pub use command::{Batch, Command, Outcome, Proposal, RequestId};
-pub use plan::{Moment, Plan, plan};
+pub use plan::{Moment, Plan, Planner, plan};

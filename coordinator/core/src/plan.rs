@@ -4,11 +4,14 @@
 //! proposal and a refused command all end in the same place. A pass proposes at most one step for
 //! a slot; when its commands are applied, the next pass sees what is left.
 
+mod explain;
+mod hosts;
+mod incremental;
 mod place;
 mod rollout;
 mod scale;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
     api::Settings,
@@ -18,8 +21,10 @@ use common::{
     time::{Span, Timestamp},
 };
 
-pub use place::HostTable;
+pub use incremental::Planner;
 pub use scale::wanted_slots;
+
+use hosts::HostTable;
 
 use crate::{Cluster, command::Command};
 
@@ -42,6 +47,13 @@ impl Plan {
     fn desire(&mut self, instance: &InstanceId, want: Want, reason: StopReason) {
         let desired = Desired { want, reason: Some(reason) };
         self.commands.push(Command::Desire { instance: instance.clone(), desired });
+    }
+
+    /// Adds the plan of another service.
+    fn add(&mut self, part: Plan) {
+        self.commands.extend(part.commands);
+        self.blocked.extend(part.blocked);
+        part.wake_at.into_iter().for_each(|at| self.wake(at));
     }
 
     fn block(&mut self, service: &ServiceId, reason: String) {
@@ -74,25 +86,42 @@ pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
     let at = at.into();
     let mut plan = Plan::default();
     let mut hosts = HostTable::of(cluster);
-    for (id, stack) in cluster.stacks.iter().filter(|(_, stack)| !stack.removing) {
-        for (name, service) in &stack.services {
-            let service_id = id.service(name.clone());
-            scale::plan_service(cluster, &service_id, service, at, &mut hosts, &mut plan);
+    for id in services(cluster) {
+        plan_service(cluster, &id, at, &mut hosts, &mut plan);
+    }
+    plan
+}
+
+/// Every service that there is, or that has left instances.
+fn services(cluster: &Cluster) -> BTreeSet<ServiceId> {
+    let mut ids = BTreeSet::new();
+    for (id, stack) in &cluster.stacks {
+        ids.extend(stack.services.keys().map(|name| id.service(name.clone())));
+    }
+    let mut last: Option<&ServiceId> = None;
+    for id in cluster.instances.keys().map(InstanceId::service) {
+        if last != Some(id) {
+            ids.insert(id.clone());
+            last = Some(id);
         }
     }
-    for (id, instance) in &cluster.instances {
-        let unwanted = cluster.service(id.service()).is_none();
-        if unwanted && instance.desired.want < Want::Purge {
+    ids
+}
+
+/// Plans a service, or the end of what it has left.
+fn plan_service(cluster: &Cluster, id: &ServiceId, at: Moment, hosts: &mut HostTable, plan: &mut Plan) {
+    let service = cluster.service(id);
+    if let Some(service) = service {
+        scale::plan_service(cluster, id, service, at, hosts, plan);
+    }
+    for (id, instance) in cluster.instances_of(id).filter(|(_, instance)| instance.desired.want < Want::Purge) {
+        if service.is_none() {
             plan.desire(id, Want::Purge, StopReason::Removed);
-        } else if let Verdict::Lost { .. } = instance.verdict
-            && instance.desired.want < Want::Purge
-            && is_ready(cluster, instance.host)
-        {
+        } else if matches!(instance.verdict, Verdict::Lost { .. }) && is_ready(cluster, instance.host) {
             // Its host is back, and another incarnation has its slot.
             plan.desire(id, Want::Purge, StopReason::Duplicate);
         }
     }
-    plan
 }
 
 fn is_ready(cluster: &Cluster, host: HostId) -> bool {

@@ -131,6 +131,12 @@ impl Cluster {
         self.instances.range(first..).take_while(move |(id, _)| *id.service() == service)
     }
 
+    /// The instances of a slot, by incarnation.
+    pub fn instances_of_slot(&self, slot: &SlotId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        let slot = slot.clone();
+        self.instances.range(slot.instance(0)..).take_while(move |(id, _)| id.slot == slot)
+    }
+
     /// The instances of a stack.
     pub fn instances_of_stack(&self, stack: &StackId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
         let stack = stack.clone();
@@ -142,7 +148,7 @@ impl Cluster {
     /// one may fill the slot as well while this one takes its place.
     pub fn keeper(&self, slot: &SlotId) -> Option<(&InstanceId, &Instance)> {
         let revision = self.service(&slot.service).map(|service| service.revision);
-        let filling = self.instances_of(&slot.service).filter(|(id, i)| id.slot == *slot && i.fills_slot());
+        let filling = self.instances_of_slot(slot).filter(|(_, i)| i.fills_slot());
         filling.max_by_key(|(id, i)| (Some(i.revision) == revision, id.incarnation))
     }
 
@@ -219,8 +225,7 @@ impl Cluster {
         if !self.must_move(id, instance) {
             return Err("the instance that it replaces is reachable".into());
         }
-        let others = self.instances_of(&slot.service).filter(|(id, i)| id.slot == *slot && i.fills_slot());
-        if others.count() > 1 {
+        if self.instances_of_slot(slot).filter(|(_, i)| i.fills_slot()).count() > 1 {
             return Err("another instance takes its slot already".into());
         }
         Ok(())
@@ -372,26 +377,27 @@ impl Cluster {
         let Some(instance) = self.instances.remove(id) else { return };
         self.by_host.remove(&(instance.host, id.clone()));
         self.record(id, "instance-gone", "its container is gone");
-        self.forget_slots(id.stack());
+        self.forget_slot(&id.slot);
         self.drop_empty_stack(id.stack());
     }
 
     /// Forgets the slots of services that a stack no longer has, once nothing fills them.
     pub(super) fn forget_slots(&mut self, stack: &StackId) {
         let first = least_instance_of(stack).slot;
-        let of_stack = self.slots.range(first..).take_while(|(slot, _)| slot.service.stack == *stack);
-        let is_over = |slot: &SlotId| {
-            let services = self.stacks.get(stack).map(|stack| &stack.services);
-            services.is_none_or(|services| !services.contains_key(&slot.service.service))
-                && !self.instances_of(&slot.service).any(|(id, _)| id.slot == *slot)
-        };
-        let over: Vec<(SlotId, u64)> = of_stack
-            .filter(|(slot, _)| is_over(slot))
-            .map(|(slot, record)| (slot.clone(), record.incarnation))
-            .collect();
-        for (slot, incarnation) in over {
-            self.slots.remove(&slot);
-            self.retired_incarnation = self.retired_incarnation.max(incarnation);
+        let of_stack = self.slots.range(first..).map(|(slot, _)| slot).take_while(|slot| slot.service.stack == *stack);
+        let slots: Vec<SlotId> = of_stack.cloned().collect();
+        slots.iter().for_each(|slot| self.forget_slot(slot));
+    }
+
+    /// Forgets a slot if its service is gone and nothing fills it.
+    fn forget_slot(&mut self, slot: &SlotId) {
+        let services = self.stacks.get(&slot.service.stack).map(|stack| &stack.services);
+        let is_wanted = services.is_some_and(|services| services.contains_key(&slot.service.service));
+        if is_wanted || self.instances_of_slot(slot).next().is_some() {
+            return;
+        }
+        if let Some(record) = self.slots.remove(slot) {
+            self.retired_incarnation = self.retired_incarnation.max(record.incarnation);
         }
     }
 

@@ -13,13 +13,14 @@ use common::{
 };
 
 use super::{
-    HostTable, Plan,
+    Plan,
+    place::Placer,
     scale::{Standing, Subject},
 };
 use crate::{cluster::Instance, command::Command};
 
 /// Moves on from how the slots stand.
-pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], hosts: &mut HostTable, plan: &mut Plan) {
+pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], placer: &mut Placer<'_>, plan: &mut Plan) {
     let rollout = &subject.service.rollout;
     if rollout.state == RolloutState::Rolling {
         if let Some(command) = judge(subject, standings.len(), plan) {
@@ -44,14 +45,14 @@ pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], hosts: 
                 plan.desire(id, Want::Purge, StopReason::Drained);
             } else {
                 plan.wake(deadline);
-                if drains > 0 && !subject.backs_off(&id.slot, plan) && drain(subject, id, instance, hosts, plan) {
+                if drains > 0 && !subject.backs_off(&id.slot, plan) && drain(subject, id, instance, placer, plan) {
                     drains -= 1;
                 }
             }
         } else if rollout.state == RolloutState::Rolling
             && updates > 0
             && !subject.backs_off(&id.slot, plan)
-            && update(subject, id, instance, hosts, plan)
+            && update(subject, id, instance, placer, plan)
         {
             updates -= 1;
         }
@@ -141,12 +142,18 @@ fn pauses_between(subject: &Subject<'_>, plan: &mut Plan) -> bool {
 }
 
 /// Gives an instance of an older revision a successor, or ends it first; whether either could be done.
-fn update(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &mut HostTable, plan: &mut Plan) -> bool {
+fn update(
+    subject: &Subject<'_>,
+    id: &InstanceId,
+    instance: &Instance,
+    placer: &mut Placer<'_>,
+    plan: &mut Plan,
+) -> bool {
     let spec = &subject.service.spec;
     let stops_first = spec.stops_first().is_some() || instance.spec.stops_first().is_some();
     let asked = spec.update.order;
     if asked != Some(UpdateOrder::StopFirst) && !stops_first {
-        match subject.place(&id.slot, Some(id), Some(instance), hosts, plan) {
+        match subject.place(&id.slot, Some(id), Some(instance), placer, plan) {
             Ok(()) => return true,
             Err(reasons) if asked == Some(UpdateOrder::StartFirst) => {
                 reasons.into_iter().for_each(|reason| plan.block(subject.id, reason));
@@ -161,7 +168,13 @@ fn update(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &m
 }
 
 /// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
-fn drain(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &mut HostTable, plan: &mut Plan) -> bool {
+fn drain(
+    subject: &Subject<'_>,
+    id: &InstanceId,
+    instance: &Instance,
+    placer: &mut Placer<'_>,
+    plan: &mut Plan,
+) -> bool {
     if instance.spec.has_volume() {
         plan.block(subject.id, format!("slot {} stays until the deadline: its data is on that host", id.slot.slot));
         return false;
@@ -170,7 +183,7 @@ fn drain(subject: &Subject<'_>, id: &InstanceId, instance: &Instance, hosts: &mu
         plan.block(subject.id, format!("slot {} stays until the deadline: its rollout is paused", id.slot.slot));
         return false;
     }
-    match subject.place(&id.slot, Some(id), Some(instance), hosts, plan) {
+    match subject.place(&id.slot, Some(id), Some(instance), placer, plan) {
         Ok(()) => true,
         Err(reasons) => {
             for reason in reasons {

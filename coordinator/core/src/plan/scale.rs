@@ -8,8 +8,9 @@ use common::{
 };
 
 use super::{
-    HostTable, Moment, Plan,
-    place::{Only, Seat, of_global},
+    Moment, Plan,
+    hosts::{HostTable, of_global},
+    place::{Only, Placer, Seat},
     replaced_at, rollout,
 };
 use crate::{
@@ -23,6 +24,7 @@ pub(super) struct Subject<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) id: &'a ServiceId,
     pub(super) service: &'a Service,
+    /// By slot and incarnation.
     pub(super) instances: Vec<(&'a InstanceId, &'a Instance)>,
     pub(super) at: Moment,
 }
@@ -50,8 +52,9 @@ pub(super) fn plan_service(
 ) {
     let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
     let wanted = wanted_slots(cluster, id, service);
+    let mut placer = Placer::new(hosts, &service.spec, &subject.instances);
     for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
-        if !wanted.contains(&instance_id.slot.slot) || subject.is_on_anothers_host(instance_id, instance) {
+        if wanted.binary_search(&instance_id.slot.slot).is_err() || subject.is_on_anothers_host(instance_id, instance) {
             let drained = service.spec.mode == Mode::Global && cluster.is_draining(instance.host);
             plan.desire(instance_id, Want::Purge, if drained { StopReason::Drained } else { StopReason::ScaledDown });
         }
@@ -59,11 +62,11 @@ pub(super) fn plan_service(
     purge_ended(&subject.instances, plan);
     pin_image(id, service, &subject.instances, plan);
     let standings: Vec<Standing<'_>> =
-        wanted.iter().map(|number| subject.plan_slot(&id.slot(*number), hosts, plan)).collect();
-    rollout::advance(&subject, &standings, hosts, plan);
+        wanted.iter().map(|number| subject.plan_slot(*number, &mut placer, plan)).collect();
+    rollout::advance(&subject, &standings, &mut placer, plan);
 }
 
-/// The slots that a service wants filled.
+/// The slots that a service wants filled, in order.
 pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec<u32> {
     match service.spec.mode {
         Mode::Replicated => (1..=service.spec.replicas).collect(),
@@ -73,18 +76,19 @@ pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec
 
 impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
-    fn plan_slot(&self, slot: &SlotId, hosts: &mut HostTable, plan: &mut Plan) -> Standing<'a> {
-        let filling: Vec<(&'a InstanceId, &'a Instance)> =
-            self.instances.iter().copied().filter(|(id, i)| id.slot == *slot && i.fills_slot()).collect();
+    fn plan_slot(&self, number: u32, placer: &mut Placer<'_>, plan: &mut Plan) -> Standing<'a> {
+        let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
+        let of_slot = self.instances[first..].iter().take_while(|(id, _)| id.slot.slot == number);
+        let filling: Vec<_> = of_slot.copied().filter(|(_, i)| i.fills_slot()).collect();
         let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
         let Some((id, instance)) = keeper else {
-            self.fill(slot, None, hosts, plan);
+            self.fill(&self.id.slot(number), None, placer, plan);
             return Standing::Unsettled { moving: false };
         };
         let others: Vec<_> = filling.into_iter().filter(|(other, _)| *other != id).collect();
         let unsettled = Standing::Unsettled { moving: !others.is_empty() };
         if let Verdict::Unknown { since } = instance.verdict {
-            self.replace_unreachable(id, instance, since, hosts, plan);
+            self.replace_unreachable(id, instance, since, placer, plan);
             return unsettled;
         }
         if has_failed(instance) {
@@ -158,7 +162,7 @@ impl<'a> Subject<'a> {
         id: &InstanceId,
         instance: &Instance,
         since: common::time::Timestamp,
-        hosts: &mut HostTable,
+        placer: &mut Placer<'_>,
         plan: &mut Plan,
     ) {
         if self.service.spec.mode == Mode::Global {
@@ -167,17 +171,17 @@ impl<'a> Subject<'a> {
         let at = replaced_at(self.cluster, since, self.at);
         if at > self.at.now {
             plan.wake(at);
-        } else if let Some(reason) = hosts.brake() {
+        } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
         } else if instance.spec.has_volume() {
             plan.block(self.id, format!("slot {} waits for its host, which has its data", id.slot.slot));
         } else {
-            self.fill(&id.slot, Some(id), hosts, plan);
+            self.fill(&id.slot, Some(id), placer, plan);
         }
     }
 
     /// Places an instance, in place of `replaces` if that is unreachable.
-    fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, hosts: &mut HostTable, plan: &mut Plan) {
+    fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, placer: &mut Placer<'_>, plan: &mut Plan) {
         if self.backs_off(slot, plan) {
             return;
         }
@@ -186,7 +190,7 @@ impl<'a> Subject<'a> {
         {
             return plan.block(self.id, reason);
         }
-        if let Err(reasons) = self.place(slot, replaces, None, hosts, plan) {
+        if let Err(reasons) = self.place(slot, replaces, None, placer, plan) {
             reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
         }
     }
@@ -214,7 +218,7 @@ impl<'a> Subject<'a> {
         slot: &SlotId,
         replaces: Option<&InstanceId>,
         leaving: Option<&Instance>,
-        hosts: &mut HostTable,
+        placer: &mut Placer<'_>,
         plan: &mut Plan,
     ) -> Result<(), Vec<String>> {
         let incarnation = self.cluster.incarnation(slot);
@@ -224,7 +228,7 @@ impl<'a> Subject<'a> {
             Mode::Replicated => home.filter(|_| self.service.spec.has_volume()).map(Only::Home),
         };
         let leaving = leaving.map(|instance| instance.host);
-        let choice = hosts.choose(&Seat { slot, spec: &self.service.spec, incarnation, only, leaving })?;
+        let choice = placer.choose(&Seat { incarnation, only, leaving })?;
         plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),
             expect_incarnation: incarnation,
@@ -248,12 +252,13 @@ fn has_failed(instance: &Instance) -> bool {
 
 /// Ended instances are kept, with their output, until a newer one of the slot runs or has ended.
 fn purge_ended(instances: &[(&InstanceId, &Instance)], plan: &mut Plan) {
-    for (id, _) in instances.iter().filter(|(_, instance)| instance.desired.want == Want::Stop) {
-        let newer = |(other, i): &&(&InstanceId, &Instance)| {
-            other.slot == id.slot && other.incarnation > id.incarnation && i.observed.phase >= Phase::Running
-        };
-        if instances.iter().any(|other| newer(&other)) {
-            plan.desire(id, Want::Purge, StopReason::Ended);
+    for of_slot in instances.chunk_by(|(a, _), (b, _)| a.slot == b.slot) {
+        let came_far = |(_, i): &&(&InstanceId, &Instance)| i.observed.phase >= Phase::Running;
+        let newest = of_slot.iter().filter(came_far).map(|(id, _)| id.incarnation).max().unwrap_or(0);
+        for (id, _) in of_slot.iter().filter(|(_, instance)| instance.desired.want == Want::Stop) {
+            if id.incarnation < newest {
+                plan.desire(id, Want::Purge, StopReason::Ended);
+            }
         }
     }
 }

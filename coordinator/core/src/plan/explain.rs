@@ -1,0 +1,94 @@
+//! Why no host takes an instance: one line a reason, with the number of hosts that it removes.
+
+use common::{
+    quantity::{Bytes, MilliCpu},
+    spec::{Protocol, ServiceSpec},
+};
+
+use super::hosts::{DYNAMIC_PORTS, HostTable, Row};
+
+/// Why a host does not take an instance; the order is that of the explanation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refusal {
+    NotReady(&'static str),
+    NotAvailable(&'static str),
+    NoDocker,
+    NotHome,
+    Constraint(String),
+    Cpu,
+    Memory,
+    Full(u32),
+    Port(u16, Protocol),
+    NoFreePort,
+}
+
+impl HostTable {
+    /// One line a reason, with the number of hosts that it removes and what would have been needed.
+    pub(super) fn explain(&self, spec: &ServiceSpec, mut refusals: Vec<(Refusal, usize)>) -> Vec<String> {
+        if refusals.is_empty() {
+            return vec!["the cluster has no hosts".to_owned()];
+        }
+        refusals.sort();
+        let groups = refusals.chunk_by(|(a, _), (b, _)| a == b);
+        groups
+            .map(|group| {
+                let rows: Vec<&Row> = group.iter().map(|(_, index)| &self.rows()[*index]).collect();
+                let count = if rows.len() == 1 {
+                    format!("host {}", rows[0].host.name)
+                } else {
+                    format!("{} hosts", rows.len())
+                };
+                let (verb, lacks) = if rows.len() == 1 { ("is", "lacks") } else { ("are", "lack") };
+                match &group[0].0 {
+                    Refusal::NotReady(word) => format!("{count} {verb} {word}"),
+                    Refusal::NotAvailable(word) => format!("{count} {verb} {word}"),
+                    Refusal::NotHome => {
+                        format!("{count} {} not have its data", if rows.len() == 1 { "does" } else { "do" })
+                    }
+                    Refusal::Full(most) => format!(
+                        "{count} {} {most} of its instances, the most that it allows on one host",
+                        if rows.len() == 1 { "has" } else { "have" }
+                    ),
+                    Refusal::NoDocker => format!("Docker does not answer on {count}"),
+                    Refusal::Constraint(constraint) => {
+                        format!("{count} {} not match {constraint}", if rows.len() == 1 { "does" } else { "do" })
+                    }
+                    Refusal::Cpu => {
+                        let (row, free) = best_of(&rows, |row| row.free_cpu().0);
+                        format!(
+                            "{count} {lacks} cpu: it needs {} cores, and the most free is {} on {}",
+                            spec.reservations.cpu,
+                            MilliCpu(free),
+                            row.host.name
+                        )
+                    }
+                    Refusal::Memory => {
+                        let (row, free) = best_of(&rows, |row| row.free_memory().0);
+                        format!(
+                            "{count} {lacks} memory: it needs {}, and the most free is {} on {}",
+                            spec.reservations.memory,
+                            Bytes(free),
+                            row.host.name
+                        )
+                    }
+                    Refusal::Port(port, protocol) => format!(
+                        "{count} {} port {port}/{protocol} booked by another instance",
+                        if rows.len() == 1 { "has" } else { "have" }
+                    ),
+                    Refusal::NoFreePort => format!(
+                        "{count} {} no free port from {} to {}",
+                        if rows.len() == 1 { "has" } else { "have" },
+                        DYNAMIC_PORTS.start,
+                        DYNAMIC_PORTS.end - 1
+                    ),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The row with the most of something, and how much; `rows` is never empty.
+fn best_of<'a>(rows: &[&'a Row], measure: impl Fn(&Row) -> u64) -> (&'a Row, u64) {
+    let first = (rows[0], measure(rows[0]));
+    rows.iter().fold(first, |best, row| if measure(row) > best.1 { (row, measure(row)) } else { best })
+}

@@ -1,0 +1,231 @@
+//! The hosts, what is left of each, and what a host must be like to take an instance.
+
+use std::collections::BTreeSet;
+
+use common::{
+    host::{Availability, Liveness},
+    id::{HostId, ServiceId},
+    quantity::{Bytes, MilliCpu},
+    spec::{Constraint, Mode, ServiceSpec},
+};
+
+use super::explain::Refusal;
+use crate::{
+    Cluster,
+    cluster::{Bookings, Host},
+};
+
+/// Host ports that the planner gives to services that ask for none in particular.
+pub(super) const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// The hosts and what is left of each, kept up to date with the placements of a pass.
+pub(super) struct HostTable {
+    /// In the order of their ids.
+    rows: Vec<Row>,
+    /// The hosts whose rows hold placements of a pass, which may not come true.
+    touched: BTreeSet<HostId>,
+}
+
+/// A host.
+pub(super) struct Row {
+    pub(super) id: HostId,
+    pub(super) host: Host,
+    is_member: bool,
+    taken: Bookings,
+    /// How many instances it has.
+    crowd: u64,
+    /// Grows with every placement.
+    pub(super) version: u32,
+}
+
+impl HostTable {
+    /// The table of a cluster as it is.
+    pub(super) fn of(cluster: &Cluster) -> HostTable {
+        let rows = cluster.hosts.iter().map(|(id, host)| Row::of(cluster, *id, host)).collect();
+        HostTable { rows, touched: BTreeSet::new() }
+    }
+
+    /// Looks again at the hosts that have changed, and at those on which the last pass placed something.
+    pub(super) fn refresh(&mut self, cluster: &Cluster, mut changed: BTreeSet<HostId>) {
+        changed.append(&mut self.touched);
+        for id in changed {
+            let row = cluster.hosts.get(&id).map(|host| Row::of(cluster, id, host));
+            match (self.rows.binary_search_by_key(&id, |row| row.id), row) {
+                (Ok(index), Some(row)) => self.rows[index] = row,
+                (Ok(index), None) => drop(self.rows.remove(index)),
+                (Err(index), Some(row)) => self.rows.insert(index, row),
+                (Err(_), None) => {}
+            }
+        }
+    }
+
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(super) fn index_of(&self, id: HostId) -> Option<usize> {
+        self.rows.binary_search_by_key(&id, |row| row.id).ok()
+    }
+
+    /// Takes what an instance needs from a host.
+    pub(super) fn take(&mut self, index: usize, spec: &ServiceSpec, ports: &[u16]) {
+        let row = &mut self.rows[index];
+        row.taken.add(spec, ports.iter().zip(&spec.ports).map(|(port, spec)| (*port, spec.protocol)));
+        row.crowd += 1;
+        row.version += 1;
+        self.touched.insert(row.id);
+    }
+
+    /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.
+    pub(super) fn brake(&self) -> Option<String> {
+        let known = self.rows.iter().filter(|row| row.host.liveness != Liveness::Joining).count();
+        let ready = self.rows.iter().filter(|row| row.host.liveness == Liveness::Ready).count();
+        (ready * 2 < known).then(|| {
+            format!(
+                "{} of {known} hosts are away: nothing is replaced until they return or are removed (wharf host rm)",
+                known - ready
+            )
+        })
+    }
+}
+
+impl Row {
+    fn of(cluster: &Cluster, id: HostId, host: &Host) -> Row {
+        Row {
+            id,
+            host: host.clone(),
+            is_member: cluster.member_on(id).is_some(),
+            taken: cluster.bookings(id),
+            crowd: cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot()).count() as u64,
+            version: 0,
+        }
+    }
+
+    pub(super) fn free_cpu(&self) -> MilliCpu {
+        MilliCpu(self.host.facts.as_ref().map_or(0, |facts| facts.cpu.0.saturating_sub(self.taken.reserved.cpu.0)))
+    }
+
+    pub(super) fn free_memory(&self) -> Bytes {
+        Bytes(self.host.facts.as_ref().map_or(0, |facts| facts.memory.0.saturating_sub(self.taken.reserved.memory.0)))
+    }
+
+    /// The first filter that keeps an instance away; `own` is how many of its service there are here.
+    pub(super) fn refusal(&self, spec: &ServiceSpec, own: u32) -> Option<Refusal> {
+        if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
+            return Some(Refusal::NotReady(self.host.liveness.word()));
+        }
+        if self.host.availability != Availability::Active {
+            return Some(Refusal::NotAvailable(self.host.availability.word()));
+        }
+        if self.host.facts.as_ref().is_some_and(|facts| facts.docker.is_empty()) {
+            return Some(Refusal::NoDocker);
+        }
+        let failed = |constraint: &&Constraint| !matches(self.id, &self.host, self.is_member, constraint);
+        if let Some(failed) = spec.constraints.iter().find(failed) {
+            return Some(Refusal::Constraint(failed.to_string()));
+        }
+        if spec.reservations.cpu > self.free_cpu() {
+            return Some(Refusal::Cpu);
+        }
+        if spec.reservations.memory > self.free_memory() {
+            return Some(Refusal::Memory);
+        }
+        spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
+    }
+
+    /// The host ports that an instance would get here.
+    pub(super) fn ports_for(&self, spec: &ServiceSpec, incarnation: u64) -> Result<Vec<u16>, Refusal> {
+        let mut chosen: Vec<u16> = Vec::with_capacity(spec.ports.len());
+        for asked in &spec.ports {
+            let taken = |port: u16| {
+                self.taken.ports.contains(&(port, asked.protocol))
+                    || chosen
+                        .iter()
+                        .zip(&spec.ports)
+                        .any(|(other, spec)| *other == port && spec.protocol == asked.protocol)
+            };
+            let port = match asked.published {
+                Some(port) if taken(port) => return Err(Refusal::Port(port, asked.protocol)),
+                Some(port) => port,
+                None => {
+                    // Each incarnation begins elsewhere: a port that some other process holds is
+                    // not tried twice in a row.
+                    let length = u64::from(DYNAMIC_PORTS.end - DYNAMIC_PORTS.start);
+                    let begin = (incarnation * 127) % length;
+                    let candidates = (0..length).map(|step| DYNAMIC_PORTS.start + ((begin + step) % length) as u16);
+                    let also_fixed = |port: &u16| {
+                        spec.ports
+                            .iter()
+                            .any(|other| other.published == Some(*port) && other.protocol == asked.protocol)
+                    };
+                    candidates.filter(|port| !also_fixed(port)).find(|port| !taken(*port)).ok_or(Refusal::NoFreePort)?
+                }
+            };
+            chosen.push(port);
+        }
+        Ok(chosen)
+    }
+
+    /// The value of a label, given as `node.labels.<label>`; empty if it has none.
+    pub(super) fn label(&self, key: &str) -> &str {
+        let label = key.strip_prefix("node.labels.").unwrap_or(key);
+        self.host.labels.get(label).map_or("", String::as_str)
+    }
+
+    /// How full it would be: the larger share of processor and memory, then the number of instances.
+    pub(super) fn share(&self, spec: &ServiceSpec) -> u64 {
+        let Some(facts) = &self.host.facts else { return u64::MAX };
+        let share = |taken: u64, need: u64, all: u64| (taken + need).saturating_mul(1000) / all.max(1);
+        let cpu = share(self.taken.reserved.cpu.0, spec.reservations.cpu.0, facts.cpu.0);
+        let memory = share(self.taken.reserved.memory.0 >> 10, spec.reservations.memory.0 >> 10, facts.memory.0 >> 10);
+        (cpu.max(memory) << 20) + self.crowd
+    }
+}
+
+/// Whether a host is what a constraint asks for.
+fn matches(id: HostId, host: &Host, is_member: bool, constraint: &Constraint) -> bool {
+    let Some(facts) = &host.facts else { return false };
+    let equal = match constraint.key.as_str() {
+        "node.id" => id.to_string() == constraint.value,
+        "node.hostname" => host.name.as_str() == constraint.value || facts.hostname == constraint.value,
+        "node.role" => constraint.value == if is_member { "manager" } else { "worker" },
+        "node.platform.os" => facts.os == constraint.value,
+        "node.platform.arch" => same_arch(&facts.arch, &constraint.value),
+        key => {
+            let label = key.strip_prefix("node.labels.").unwrap_or(key);
+            host.labels.get(label) == Some(&constraint.value)
+        }
+    };
+    equal != constraint.not
+}
+
+/// The numbers of the hosts on which a global service wants an instance: those that its constraints
+/// allow and that can be reached or have one already. A host that is emptied keeps its own until
+/// all else has left.
+pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -> Vec<u32> {
+    let wanted = |(host_id, host): &(&HostId, &Host)| {
+        let is_member = cluster.member_on(**host_id).is_some();
+        let is_allowed = spec.constraints.iter().all(|constraint| matches(**host_id, host, is_member, constraint));
+        let mut on_host = cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());
+        let has = || cluster.instances_on(**host_id).any(|(on, i)| on.service() == id && i.fills_slot());
+        let wants = match host.availability {
+            Availability::Active => host.liveness == Liveness::Ready || has(),
+            Availability::Cordoned => has(),
+            Availability::Draining { .. } => has() && on_host.any(|(_, i)| i.spec.mode == Mode::Replicated),
+        };
+        is_allowed && wants
+    };
+    let mut numbers: Vec<u32> = cluster.hosts.iter().filter(wanted).map(|(_, host)| host.number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Docker says x86_64 and aarch64, people and images say amd64 and arm64.
+fn same_arch(a: &str, b: &str) -> bool {
+    let canonical = |arch: &str| match arch {
+        "x86_64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        other => other.to_owned(),
+    };
+    canonical(a) == canonical(b)
+}

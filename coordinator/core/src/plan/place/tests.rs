@@ -1,0 +1,67 @@
+use common::{
+    host::HostFacts,
+    quantity::{Bytes, MilliCpu},
+    spec::{PortSpec, Protocol},
+};
+
+use super::*;
+use crate::{
+    Command,
+    testing::{Fixture, facts, host, web},
+};
+
+/// Numbers that look random and are the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+fn some_service(numbers: &mut Numbers) -> ServiceSpec {
+    web(|spec| {
+        spec.reservations.cpu = MilliCpu(numbers.below(4) * 250);
+        spec.reservations.memory = Bytes(numbers.below(4) << 28);
+        spec.max_per_host = (numbers.below(3) == 0).then(|| 1 + numbers.below(4) as u32);
+        for port in 0..numbers.below(3) as u16 {
+            let published = (numbers.below(2) == 0).then_some(8000 + port);
+            spec.ports.push(PortSpec { container: 80 + port, published, protocol: Protocol::Tcp, host_ip: None });
+        }
+    })
+}
+
+/// The obvious way: look at every host for every instance.
+fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Vec<u16>), Vec<String>> {
+    placer.count_own_once();
+    let seat = Seat { incarnation, only: None, leaving: None };
+    let (index, ports) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
+    placer.hosts.take(index, placer.spec, &ports);
+    placer.own[index] += 1;
+    Ok((placer.hosts.rows()[index].id, ports))
+}
+
+#[test]
+fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
+    for seed in 0..300 {
+        let mut numbers = Numbers(seed);
+        let mut fixture = Fixture::of_hosts(1 + numbers.below(12) as u8);
+        for number in 1..=fixture.cluster.hosts.len() as u8 {
+            let (cpu, memory) = (MilliCpu(numbers.below(9) * 500), Bytes(numbers.below(9) << 29));
+            let facts = HostFacts { cpu, memory, ..facts(number) };
+            fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+        }
+        // Something is there already.
+        fixture.deploy(&[("other", some_service(&mut numbers))]);
+        fixture.settle();
+        let spec = some_service(&mut numbers);
+        let (mut fast, mut slow) = (HostTable::of(&fixture.cluster), HostTable::of(&fixture.cluster));
+        let (mut fast, mut slow) = (Placer::new(&mut fast, &spec, &[]), Placer::new(&mut slow, &spec, &[]));
+        for incarnation in 0..60 {
+            let seat = Seat { incarnation, only: None, leaving: None };
+            let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.ports));
+            assert_eq!(chosen, place_slowly(&mut slow, incarnation), "seed {seed}, instance {incarnation}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! How fast the planner is: placements one by one and many at once, a whole pass over a full cluster,
+//! and one change in it. It measures the pure core alone: no disk, no network, no Docker.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use common::{
+    api::Settings,
+    host::{HostFacts, Liveness},
+    id::{BootId, ClusterId, HostId, InstanceId, MemberId, ServiceId, StackId},
+    instance::{Observed, Phase},
+    name::{Name, default_environment},
+    quantity::{Bytes, MilliCpu},
+    secret::Secret,
+    spec::{ServiceSpec, StackSpec},
+    time::{Span, Timestamp},
+    token::{JoinRole, SecretHash, TokenId},
+};
+use coordinator_core::{
+    Batch, Cluster, Command, Moment, Outcome, Planner,
+    command::{Admission, Authority, Genesis, NewJoinToken},
+    plan,
+};
+
+/// What a join token admits at most.
+const USES: u32 = 1000;
+/// Instances a host in the full cluster.
+const PER_HOST: u32 = 30;
+const REPLICAS: u32 = 1000;
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("it is a name")
+}
+
+fn host_id(number: u32) -> HostId {
+    let mut id = [0; 10];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    HostId(id)
+}
+
+struct World {
+    cluster: Cluster,
+    now: Timestamp,
+}
+
+impl World {
+    fn of_hosts(count: u32) -> World {
+        let none = || Secret::new(Vec::new());
+        let authority =
+            Authority { certificate: Vec::new(), key: none(), join_certificate: Vec::new(), join_key: none() };
+        let genesis = Genesis {
+            cluster: ClusterId([1; 10]),
+            authority,
+            settings: Settings::default(),
+            member: MemberId(1),
+            address: ([10, 0, 0, 1], 7443).into(),
+            host: host_id(0),
+            name: name("h0"),
+        };
+        let mut world = World { cluster: Cluster::default(), now: Timestamp(1_000_000) };
+        world.apply(vec![Command::Initialize(Box::new(genesis))]);
+        for number in 1..count {
+            let token = TokenId([1, 0, 0, (number / USES) as u8, 0]);
+            if number % USES == 0 || number == 1 {
+                world.apply(vec![Command::PutJoinToken(Box::new(NewJoinToken {
+                    id: token,
+                    secret: SecretHash([0; 32]),
+                    role: JoinRole::Agent,
+                    expires_at: Timestamp(u64::MAX),
+                    max_uses: USES,
+                    labels: BTreeMap::new(),
+                    from: None,
+                }))]);
+            }
+            world.apply(vec![Command::Admit(Box::new(Admission {
+                token,
+                host: host_id(number),
+                name: name(&format!("h{number}")),
+                from: [10, 0, 0, 1].into(),
+                address: ([10, 0, 0, 1], 7443).into(),
+            }))]);
+        }
+        for number in 0..count {
+            let facts = HostFacts {
+                hostname: format!("h{number}"),
+                address: [10, 0, (number >> 8) as u8, number as u8].into(),
+                cpu: MilliCpu(64_000),
+                memory: Bytes(256 << 30),
+                os: "linux".into(),
+                arch: "x86_64".into(),
+                kernel: "6.1".into(),
+                docker: "28".into(),
+                agent: "0".into(),
+                boot: BootId([0; 10]),
+            };
+            let host = host_id(number);
+            world.apply(vec![
+                Command::HostReported { host, facts, machine: [0; 16] },
+                Command::HostLiveness { host, liveness: Liveness::Ready },
+            ]);
+        }
+        world
+    }
+
+    fn apply(&mut self, commands: Vec<Command>) {
+        let proposals = commands.into_iter().map(Into::into).collect();
+        for outcome in self.cluster.apply(&Batch { at: self.now, proposals }) {
+            if let Outcome::Rejected(problem) = outcome {
+                panic!("{problem}");
+            }
+        }
+    }
+
+    fn deploy(&mut self, stack: &str, replicas: u32) -> ServiceId {
+        let id = StackId { environment: default_environment(), stack: name(stack) };
+        let mut spec = ServiceSpec::of_image("web:1");
+        spec.replicas = replicas;
+        spec.reservations.memory = Bytes(64 << 20);
+        spec.reservations.cpu = MilliCpu(100);
+        let spec = StackSpec { services: [(name("web"), spec)].into(), ..StackSpec::default() };
+        let service = id.service(name("web"));
+        let what = String::new();
+        self.apply(vec![Command::PutStack { id, spec: spec.into(), expect_revision: None, by: None, what }]);
+        service
+    }
+
+    /// Everything that is placed runs, and has done so for long.
+    fn run_all(&mut self) {
+        let starting = self.cluster.instances.iter().filter(|(_, i)| i.observed.phase == Phase::Assigned);
+        let started: Vec<(InstanceId, HostId)> = starting.map(|(id, i)| (id.clone(), i.host)).collect();
+        for (id, host) in started {
+            let observed = Observed { phase: Phase::Running, ..Observed::nothing() };
+            self.apply(vec![Command::Observe { host, instances: vec![(id, observed)] }]);
+        }
+        self.now = self.now + Span::minutes(1);
+    }
+
+    fn at(&self) -> Moment {
+        Moment { now: self.now, leading_since: Timestamp(0) }
+    }
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
+fn placements(hosts: u32) {
+    let mut world = World::of_hosts(hosts);
+    let mut planner = Planner::default();
+    planner.plan(&world.cluster, world.at());
+    let (mut alone, mut count) = (Duration::ZERO, 0);
+    for number in 0..300 {
+        world.deploy(&format!("s{number}"), 1);
+        let began = Instant::now();
+        let plan = planner.plan(&world.cluster, world.at());
+        alone += began.elapsed();
+        count += plan.commands.len();
+        world.apply(plan.commands);
+    }
+    assert_eq!(count, 300, "each was placed");
+    let replicas = (hosts * PER_HOST).min(10_000);
+    world.deploy("many", replicas);
+    let began = Instant::now();
+    let plan = planner.plan(&world.cluster, world.at());
+    let together = began.elapsed();
+    assert_eq!(plan.commands.len(), replicas as usize, "all were placed");
+    println!(
+        "{hosts:>6} hosts: one by one {:>9.0} placements/s, {replicas} at once {:>9.0}/s",
+        per_second(count, alone),
+        per_second(replicas as usize, together)
+    );
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn full(hosts: u32) {
+    let mut world = World::of_hosts(hosts);
+    let empty = resident();
+    for number in 0..hosts * PER_HOST / REPLICAS {
+        world.deploy(&format!("s{number}"), REPLICAS);
+    }
+    let mut planner = Planner::default();
+    let placing = Instant::now();
+    let placed = planner.plan(&world.cluster, world.at());
+    println!("{} placements planned in {:.2} s", placed.commands.len(), placing.elapsed().as_secs_f64());
+    let applying = Instant::now();
+    for commands in placed.commands.chunks(500) {
+        world.apply(commands.to_vec());
+    }
+    println!("  applied in {:.2} s", applying.elapsed().as_secs_f64());
+    world.run_all();
+    while let commands = planner.plan(&world.cluster, world.at()).commands
+        && !commands.is_empty()
+    {
+        world.apply(commands);
+    }
+    println!("{} instances take {} MiB", world.cluster.instances.len(), resident().saturating_sub(empty));
+
+    let began = Instant::now();
+    let all = plan(&world.cluster, world.at());
+    println!("a whole pass over {} instances: {:.0} ms", world.cluster.instances.len(), ms(began.elapsed()));
+    assert!(all.commands.is_empty(), "all is quiet");
+
+    let mut times = Vec::new();
+    for number in 0..100 {
+        let id = StackId { environment: default_environment(), stack: name(&format!("s{number}")) };
+        world.apply(vec![Command::ScaleService { id: id.service(name("web")), replicas: REPLICAS + 1, by: None }]);
+        let began = Instant::now();
+        let plan = planner.plan(&world.cluster, world.at());
+        times.push(began.elapsed());
+        assert_eq!(plan.commands.len(), 1, "one more is placed");
+        world.apply(plan.commands);
+    }
+    show("one more replica of a service with 1000", &mut times);
+
+    let mut times = Vec::new();
+    let some: Vec<(InstanceId, HostId)> =
+        world.cluster.instances.iter().step_by(2_999).map(|(id, i)| (id.clone(), i.host)).collect();
+    for (id, host) in some {
+        let observed = Observed { phase: Phase::Running, restart: 1, ..Observed::nothing() };
+        world.apply(vec![Command::Observe { host, instances: vec![(id, observed)] }]);
+        let began = Instant::now();
+        planner.plan(&world.cluster, world.at());
+        times.push(began.elapsed());
+    }
+    show("one instance that was restarted", &mut times);
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn show(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    println!("{what}: median {:.2} ms, worst {:.2} ms", ms(median), times.last().copied().map_or(0.0, ms));
+}
+
+fn main() {
+    for hosts in [100, 1_000, 10_000] {
+        placements(hosts);
+    }
+    full(10_000);
+}
