@@ -31,7 +31,7 @@ use common::{
     time::{Span, Timestamp},
     wire::{LogFrame, LogRequest},
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
@@ -44,6 +44,8 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take for a list or an inspection; a slower Docker counts as unknown.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Containers that are inspected at a time.
+const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
 const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The oldest API that is spoken: Docker 20.10.
@@ -111,9 +113,9 @@ impl Docker {
             Err(error) if status(&error) == Some(404) => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let known_digest = self.inspected().get(id).and_then(|(_, known)| known.image_digest.clone());
-        let image_digest = match (known_digest, &inspected.image) {
-            (Some(digest), _) => Some(digest),
+        let known = self.inspected().get(id).map(|(_, known)| known.image_digest.clone());
+        let image_digest = match (known, &inspected.image) {
+            (Some(digest), _) => digest,
             (None, Some(image)) => self.digest_of(image).await,
             (None, None) => None,
         };
@@ -295,18 +297,21 @@ fn done_if(status_codes: &[u16], result: Result<(), Error>) -> ActionResult {
 impl ContainerRuntime for Docker {
     async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String> {
         let listed = self.list().await?;
-        let mut found = BTreeMap::new();
-        for summary in &listed {
-            let label = summary.labels.as_ref().and_then(|labels| labels.get(INSTANCE_LABEL));
-            let (Some(id), Some(label)) = (&summary.id, label) else { continue };
+        let of_instance = |summary: &ContainerSummary| {
+            let label = summary.labels.as_ref()?.get(INSTANCE_LABEL)?;
+            let id = summary.id.clone()?;
             let Ok(instance) = label.parse::<InstanceId>() else {
                 debug!(container = %id, label, "a container has a label that is no instance's");
-                continue;
+                return None;
             };
-            if let Some(container) = self.inspect(id, short_form(summary)).await? {
-                found.insert(instance, container);
-            }
-        }
+            Some((instance, id, short_form(summary)))
+        };
+        let inspecting = listed.iter().filter_map(of_instance).map(|(instance, id, short)| async move {
+            let container = self.inspect(&id, short).await?;
+            Ok::<_, String>(container.map(|container| (instance, container)))
+        });
+        let inspected = stream::iter(inspecting).buffered(INSPECTIONS).try_collect::<Vec<_>>().await?;
+        let found = inspected.into_iter().flatten().collect();
         let ids: Vec<&String> = listed.iter().filter_map(|summary| summary.id.as_ref()).collect();
         self.inspected().retain(|id, _| ids.contains(&id));
         Ok(found)
