@@ -94,6 +94,11 @@ pub enum Command {
     /// Stop the change of a service to a new revision, or let it go on.
     #[command(subcommand)]
     Rollout(Rollout),
+    /// Try what has failed of a service again at once.
+    Retry {
+        /// The service, for example shop/web.
+        service: String,
+    },
     /// Hosts.
     #[command(subcommand)]
     Host(Host),

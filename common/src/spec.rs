@@ -115,6 +115,8 @@ pub enum Mode {
     Replicated,
     /// The hosts: one instance on each that the constraints allow.
     Global,
+    /// The number of replicas, each of which ends with exit code 0 once and is not started again.
+    Job,
 }
 
 /// How instances of an older revision are replaced.
@@ -418,7 +420,9 @@ impl ServiceSpec {
 
     /// Why a new instance cannot start before the old one of its slot is gone, if it cannot.
     pub fn stops_first(&self) -> Option<&'static str> {
-        if self.ports.iter().any(|port| port.published.is_some()) {
+        if self.mode == Mode::Job {
+            Some("a job must not run twice at a time")
+        } else if self.ports.iter().any(|port| port.published.is_some()) {
             Some("two instances cannot have the same host port")
         } else if self.has_volume() {
             Some("two instances must not write to the same volume")

@@ -67,6 +67,7 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(stacks::get, stacks::put, stacks::remove))
         .routes(routes!(stacks::scale))
         .routes(routes!(stacks::rollout))
+        .routes(routes!(stacks::retry))
         .routes(routes!(stacks::revisions))
         .routes(routes!(instances::list))
         .routes(routes!(instances::logs))

@@ -4,14 +4,22 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use bytes::Bytes;
-use common::{api::KeyView, error::Code, instance::Phase, spec::ServiceSpec};
+use common::{
+    api::KeyView,
+    error::Code,
+    instance::Phase,
+    spec::{ServiceSpec, UpdatePolicy},
+    time::Span,
+};
 use hyper::Method;
 use tests::{cluster::TestCluster, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(15);
 
 fn web(replicas: u32) -> ServiceSpec {
-    ServiceSpec { replicas, ..ServiceSpec::of_image("web:1") }
+    // What runs for a moment counts, so that updates are quick.
+    let update = UpdatePolicy { monitor: Span(100), ..UpdatePolicy::default() };
+    ServiceSpec { replicas, update, ..ServiceSpec::of_image("web:1") }
 }
 
 fn key(name: &str) -> String {

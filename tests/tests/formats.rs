@@ -175,6 +175,7 @@ fn commands() -> Vec<Command> {
             why: "a reason".into(),
         },
         Command::RollBack { service: service.clone(), expect_revision: 1, why: "a reason".into() },
+        Command::Retry(service.clone()),
         Command::PinImage { service, expect_revision: 1, digest: "sha256:ab".into() },
         Command::PutJoinToken(Box::new(NewJoinToken {
             id: TOKEN,

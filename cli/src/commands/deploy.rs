@@ -13,6 +13,7 @@ use common::{
     error::{Code, Problem},
     name::Name,
     rollout::RolloutState,
+    spec::Mode,
     time::Span,
 };
 use hyper::Method;
@@ -267,13 +268,17 @@ fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
     })
 }
 
+/// How many of a service's instances are as they should be: they serve, or have ended well.
+pub fn done(service: &ServiceView) -> u32 {
+    if service.spec.mode == Mode::Job { service.completed } else { service.serving + service.completed }
+}
+
 /// Everything that is wanted serves or has ended well, and nothing else is left. What replaces an older
 /// revision must also have served long enough.
 fn is_settled(view: &StackView, instances: &[InstanceView]) -> bool {
     let is_new = |service: &ServiceView| service.rollout.from_revision.is_none();
     let whole = |service: &ServiceView| {
-        service.serving + service.completed >= service.wanted
-            && (is_new(service) || service.rollout.state == RolloutState::Done)
+        done(service) >= service.wanted && (is_new(service) || service.rollout.state == RolloutState::Done)
     };
     let wanted: usize = view.services.iter().map(|service| service.wanted as usize).sum();
     let left = instances.iter().filter(|instance| instance.desired.want <= common::instance::Want::Run).count();
@@ -293,7 +298,7 @@ impl Progress {
 
     fn update(&mut self, view: &StackView, instances: &[InstanceView]) {
         for service in &view.services {
-            let done = service.serving + service.completed;
+            let done = done(service);
             let text = format!("{done}/{} {}", service.wanted, note(service, instances));
             let name = service.id.service.to_string();
             let bar = || {

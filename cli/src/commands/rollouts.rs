@@ -82,13 +82,7 @@ pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Pr
         args::Rollout::Pause { service } => (service, RolloutState::Paused),
         args::Rollout::Resume { service } => (service, RolloutState::Rolling),
     };
-    let malformed = || {
-        Problem::new(Code::InvalidRequest, format!("{target:?} is not a service"))
-            .fix("For example: wharf rollout pause shop/web")
-    };
-    let (stack, service) = target.split_once('/').ok_or_else(malformed)?;
-    let (stack, service): (Name, Name) =
-        (stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?);
+    let (stack, service) = parse_service(target)?;
     let path = session.in_environment(&format!("stacks/{stack}"));
     let view: StackView = session.client.get(&path).await?;
     let of_service = view.services.iter().find(|view| view.id.service == service);
@@ -98,4 +92,21 @@ pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Pr
     session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision }).await?;
     output::note(format!("✓ {target} is {}; look: wharf ls", state.word()));
     Ok(0)
+}
+
+/// Tries again what has failed.
+pub async fn retry(session: &Session, target: &str) -> Result<u8, Problem> {
+    let (stack, service) = parse_service(target)?;
+    session.client.delete(&session.in_environment(&format!("stacks/{stack}/services/{service}/backoff"))).await?;
+    output::note(format!("✓ {target} is tried again; look: wharf ps {stack}"));
+    Ok(0)
+}
+
+fn parse_service(target: &str) -> Result<(Name, Name), Problem> {
+    let malformed = || {
+        Problem::new(Code::InvalidRequest, format!("{target:?} is not a service"))
+            .fix("Services are named like shop/web")
+    };
+    let (stack, service) = target.split_once('/').ok_or_else(malformed)?;
+    Ok((stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?))
 }

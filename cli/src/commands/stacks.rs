@@ -11,14 +11,14 @@ use common::{
 };
 use tokio::time::Instant;
 
-use super::Session;
+use super::{Session, deploy::done};
 use crate::output::{self, Rows};
 
 /// Lists stacks and their services.
 pub async fn ls(session: &Session) -> Result<u8, Problem> {
     let stacks: List<StackView> = session.client.get(&session.in_environment("stacks")).await?;
     let row = |stack: &StackView, service: &ServiceView| {
-        let whole = service.serving + service.completed >= service.wanted;
+        let whole = done(service) >= service.wanted;
         let state = match (stack.removing, service.rollout.state, whole) {
             (true, ..) => "removing",
             (_, RolloutState::Paused, _) => "paused",
@@ -29,7 +29,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
         notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));
         vec![
             format!("{}/{}", stack.id.stack, service.id.service),
-            format!("{}/{} {state}", service.serving + service.completed, service.wanted),
+            format!("{}/{} {state}", done(service), service.wanted),
             service.spec.image.clone(),
             stack.revision.to_string(),
             notes.join("; "),

@@ -28,7 +28,10 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
         match mode.text().as_deref() {
             None | Some("replicated") => {}
             Some("global") => spec.mode = Mode::Global,
-            Some(other) => mode.problem(format!("{other:?} is not supported yet; there are replicated and global")),
+            Some("replicated-job") => spec.mode = Mode::Job,
+            Some(other) => {
+                mode.problem(format!("{other:?} is not supported yet; there are replicated, global and replicated-job"))
+            }
         }
     }
     if let Some(replicas) = deploy.get("replicas").and_then(|n| n.number()) {
@@ -39,6 +42,10 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     }
     if let Some(rollback) = deploy.get("rollback_config") {
         rollback.warn("going back follows update_config");
+    }
+    if spec.mode == Mode::Job && spec.restart.condition == RestartCondition::Any {
+        // A job that has ended well has ended.
+        spec.restart.condition = RestartCondition::OnFailure;
     }
     if let Some(node) = deploy.get("placement") {
         placement(&node, spec);

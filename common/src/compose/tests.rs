@@ -129,7 +129,7 @@ fn problems_name_file_and_place() {
         ("services: {web: {image: a, ports: ['99999']}}", "services.web.ports[0]"),
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
-        ("services: {web: {image: a, deploy: {mode: replicated-job}}}", "services.web.deploy.mode"),
+        ("services: {web: {image: a, deploy: {mode: global-job}}}", "services.web.deploy.mode"),
         ("services: {web: {image: a, deploy: {update_config: {order: both}}}}", "there are start-first and stop-first"),
         (
             "services: {web: {image: a, deploy: {update_config: {failure_action: hope}}}}",

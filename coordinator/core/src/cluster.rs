@@ -142,6 +142,7 @@ impl Cluster {
                 self.move_rollout(service, *expect_revision, *state, why)
             }
             Command::RollBack { service, expect_revision, why } => self.roll_back(service, *expect_revision, why),
+            Command::Retry(service) => self.retry(service),
             Command::PinImage { service, expect_revision, digest } => self.pin_image(service, *expect_revision, digest),
             Command::PutJoinToken(token) => self.put_join_token(token),
             Command::RevokeJoinToken(id) => self.revoke_join_token(*id),

@@ -104,6 +104,8 @@ pub enum Command {
         /// Why.
         why: String,
     },
+    /// Tries what has failed again at once, and forgets how often it has.
+    Retry(ServiceId),
     /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
     PinImage {
         /// The service.

@@ -106,7 +106,10 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
                 why: service.rollout.why.clone(),
             },
             serving: count(|instance| instance.observed.is_serving()),
-            completed: count(|instance| instance.observed.phase == Phase::Completed),
+            completed: match service.spec.mode {
+                Mode::Job => cluster.ended_slots(&service_id, service.revision) as u32,
+                Mode::Replicated | Mode::Global => count(|instance| instance.observed.phase == Phase::Completed),
+            },
             blocked: plan.blocked.get(&service_id).cloned().unwrap_or_default(),
             id: service_id,
         }
@@ -123,7 +126,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
 /// How many instances a service wants: its replicas, or the hosts that it covers now.
 pub fn wanted(cluster: &Cluster, id: &ServiceId, service: &Service) -> usize {
     match service.spec.mode {
-        Mode::Replicated => service.spec.replicas as usize,
+        Mode::Replicated | Mode::Job => service.spec.replicas as usize,
         Mode::Global => plan::wanted_slots(cluster, id, service).len(),
     }
 }

@@ -68,6 +68,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/revisions", READ),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", CHANGE),
+    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", CHANGE),
     ("GET", "/api/v1/environments/{environment}/instances", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs", READ),
     ("GET", "/api/v1/environments/{environment}/keys", READ),

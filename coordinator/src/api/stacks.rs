@@ -99,6 +99,18 @@ pub async fn scale(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Tries what has failed of a service again at once, and forgets how often it has.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), responses((status = 204)))]
+pub async fn retry(
+    State(coordinator): State<Coordinator>,
+    WriteId(request): WriteId,
+    At((environment, stack, service)): At<(Name, Name, Name)>,
+) -> Result<StatusCode, ApiError> {
+    let service = StackId { environment, stack }.service(service);
+    coordinator.consensus.write(request, Command::Retry(service)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Pauses the change of a service to a revision, or lets it go on.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = PutRollout, responses((status = 204)))]
 pub async fn rollout(

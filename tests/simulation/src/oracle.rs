@@ -47,6 +47,7 @@ impl Oracle {
         if let (Command::Place(placement), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
             only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
             hosts_take_what_people_let_them(&before, placement)?;
+            jobs_end_once(&before, placement)?;
         }
         let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
         self.ended.extend(before.instances.keys().filter(gone).cloned());
@@ -81,6 +82,16 @@ impl Oracle {
     }
 }
 
+/// What has ended well is not done again for the same revision.
+fn jobs_end_once(before: &Cluster, placement: &Placement) -> Checked {
+    let service = before.service(&placement.slot.service);
+    let is_job = |service: &&Service| service.spec.mode == Mode::Job;
+    match service.filter(is_job).filter(|service| before.has_ended(&placement.slot, service.revision)) {
+        Some(_) => Err(format!("the job of {} was placed again", placement.slot)),
+        None => Ok(()),
+    }
+}
+
 /// Nothing new comes to a host that is cordoned or emptied, and nothing to one that has not its data.
 fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> Checked {
     let host = before.hosts.get(&placement.host).ok_or("a host that is gone got an instance")?;
@@ -88,7 +99,7 @@ fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> C
         return Err(format!("{} was placed on {}, which is {}", placement.slot, host.name, host.availability.word()));
     }
     let home = before.slots.get(&placement.slot).and_then(|slot| slot.home);
-    let stays = |service: &Service| service.spec.mode == Mode::Replicated && service.spec.has_volume();
+    let stays = |service: &Service| service.spec.mode != Mode::Global && service.spec.has_volume();
     let stays = before.service(&placement.slot.service).is_some_and(stays);
     match home {
         Some(home) if stays && home != placement.host => {
@@ -203,6 +214,9 @@ pub fn what_runs_is_wanted<'a>(
             let wanted = plan::wanted_slots(cluster, &service_id, service);
             for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
+                if service.spec.mode == Mode::Job && cluster.has_ended(&slot, service.revision) {
+                    continue;
+                }
                 let mut filling =
                     cluster.instances_of(&service_id).filter(|(id, instance)| id.slot == slot && instance.fills_slot());
                 let Some((id, instance)) = filling.next() else { return Err(format!("I11: nothing fills {slot}")) };

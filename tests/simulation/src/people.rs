@@ -103,6 +103,8 @@ fn service(random: &mut Random) -> ServiceSpec {
     }
     if random.chance(10) {
         spec.mode = Mode::Global;
+    } else if random.chance(10) {
+        spec.mode = Mode::Job;
     }
     if random.chance(10) {
         let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());

@@ -8,7 +8,7 @@ use common::{
     id::{HostId, InstanceId, MemberId, SlotId},
     instance::Verdict,
     name::Name,
-    time::Timestamp,
+    time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub struct Host {
     pub availability: Availability,
     /// Whether it is believed alive.
     pub liveness: Liveness,
+    /// When it came back from being down, lately.
+    pub returns: Vec<Timestamp>,
     /// The labels that people gave it.
     pub labels: HostLabels,
     /// What its agent says of it.
@@ -33,6 +35,22 @@ pub struct Host {
     pub machine: Option<[u8; 16]>,
     /// When it was admitted.
     pub joined_at: Timestamp,
+}
+
+/// The time in which a host may return so often.
+const FLAP_WINDOW: Span = Span::minutes(10);
+/// So many returns within that time, and it gets nothing new for a while.
+const FLAPS: usize = 3;
+/// That while, after its last return.
+const FLAP_PENALTY: Span = Span::minutes(5);
+
+impl Host {
+    /// Until when it gets nothing new, because it comes and goes.
+    pub fn flapping_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let lately = self.returns.iter().filter(|at| now.since(**at) < FLAP_WINDOW).count();
+        let until = *self.returns.last()? + FLAP_PENALTY;
+        (lately >= FLAPS && until > now).then_some(until)
+    }
 }
 
 /// A coordinator.
@@ -64,6 +82,7 @@ impl Cluster {
             number: self.last_host,
             availability: Availability::Active,
             liveness: Liveness::Joining,
+            returns: Vec::new(),
             labels,
             facts: None,
             machine: None,
@@ -115,6 +134,10 @@ impl Cluster {
         let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.liveness.word() == liveness.word() {
             return self.done();
+        }
+        if matches!((host.liveness, liveness), (Liveness::Down { .. }, Liveness::Ready)) {
+            host.returns.retain(|at| clock.since(*at) < FLAP_WINDOW);
+            host.returns.push(clock);
         }
         host.liveness = liveness;
         let name = host.name.clone();

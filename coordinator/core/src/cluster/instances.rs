@@ -35,6 +35,8 @@ pub struct Slot {
     pub last_failure: String,
     /// The host that holds its data, if it mounts a volume.
     pub home: Option<HostId>,
+    /// The revision whose job has ended well in it.
+    pub ended: Option<u64>,
 }
 
 /// One incarnation of a slot, on one host for life.
@@ -195,13 +197,16 @@ impl Cluster {
             return refuse(format!("host {} is {}", host.name, host.availability.word()));
         }
         match service.spec.mode {
-            Mode::Replicated if !(1..=service.spec.replicas).contains(&placement.slot.slot) => {
+            Mode::Replicated | Mode::Job if !(1..=service.spec.replicas).contains(&placement.slot.slot) => {
                 return refuse("the service wants fewer instances".into());
             }
             Mode::Global if placement.slot.slot != host.number => {
                 return refuse("the slot is another host's".into());
             }
-            Mode::Replicated | Mode::Global => {}
+            Mode::Replicated | Mode::Job | Mode::Global => {}
+        }
+        if service.spec.mode == Mode::Job && self.has_ended(&placement.slot, service.revision) {
+            return refuse("its job has ended well".into());
         }
         if let Err(why) = self.may_take_over(placement) {
             return refuse(why);
@@ -335,6 +340,10 @@ impl Cluster {
             self.forget_instance(id);
             return;
         }
+        if observed.phase == Phase::Completed && instance.spec.mode == Mode::Job {
+            let revision = instance.revision;
+            self.slots.entry(id.slot.clone()).or_default().ended = Some(revision);
+        }
         let newly_failed = observed.phase != before.phase && matches!(observed.phase, Phase::Failed | Phase::Rejected);
         if newly_failed && fills_slot {
             let slot = self.slots.entry(id.slot.clone()).or_default();
@@ -363,6 +372,35 @@ impl Cluster {
             message.push_str(&format!(": {}", observed.message));
         }
         self.record(id, "instance-observed", message);
+    }
+
+    /// Whether the job of a revision has ended well in a slot.
+    pub fn has_ended(&self, slot: &SlotId, revision: u64) -> bool {
+        self.slots.get(slot).is_some_and(|slot| slot.ended == Some(revision))
+    }
+
+    /// In how many slots of a service that is.
+    pub fn ended_slots(&self, service: &ServiceId, revision: u64) -> usize {
+        let of_service = self.slots.range(service.slot(0)..).take_while(|(slot, _)| slot.service == *service);
+        of_service.filter(|(_, slot)| slot.ended == Some(revision)).count()
+    }
+
+    pub(super) fn retry(&mut self, service: &ServiceId) -> Applied {
+        self.service(service).ok_or_else(|| not_found("service", service))?;
+        let of_service = self.slots.range(service.slot(0)..).take_while(|(slot, _)| slot.service == *service);
+        let slots: Vec<SlotId> =
+            of_service.filter(|(_, record)| record.failures > 0).map(|(slot, _)| slot.clone()).collect();
+        let count = slots.len();
+        for slot in slots {
+            if let Some(record) = self.slots.get_mut(&slot) {
+                record.failures = 0;
+                record.retry_at = Timestamp::default();
+            }
+        }
+        if count > 0 {
+            self.record(service, "retried", format!("{count} slots that had failed are tried again at once"));
+        }
+        self.done()
     }
 
     pub(super) fn judge(&mut self, id: &InstanceId, verdict: Verdict) -> Applied {

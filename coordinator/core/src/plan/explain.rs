@@ -12,6 +12,7 @@ use super::hosts::{DYNAMIC_PORTS, HostTable, Row};
 pub(super) enum Refusal {
     NotReady(&'static str),
     NotAvailable(&'static str),
+    Flapping,
     NoDocker,
     NotHome,
     Constraint(String),
@@ -42,6 +43,11 @@ impl HostTable {
                 match &group[0].0 {
                     Refusal::NotReady(word) => format!("{count} {verb} {word}"),
                     Refusal::NotAvailable(word) => format!("{count} {verb} {word}"),
+                    Refusal::Flapping => format!(
+                        "{count} {} and {} too often lately to get anything new",
+                        if rows.len() == 1 { "comes" } else { "come" },
+                        if rows.len() == 1 { "goes" } else { "go" }
+                    ),
                     Refusal::NotHome => {
                         format!("{count} {} not have its data", if rows.len() == 1 { "does" } else { "do" })
                     }

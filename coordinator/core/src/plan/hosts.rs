@@ -7,6 +7,7 @@ use common::{
     id::{HostId, ServiceId},
     quantity::{Bytes, MilliCpu},
     spec::{Constraint, Mode, ServiceSpec},
+    time::Timestamp,
 };
 
 use super::explain::Refusal;
@@ -76,6 +77,11 @@ impl HostTable {
         self.touched.insert(row.id);
     }
 
+    /// When the first of the hosts that come and go may get something again.
+    pub(super) fn calm_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rows.iter().filter_map(|row| row.host.flapping_until(now)).min()
+    }
+
     /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.
     pub(super) fn brake(&self) -> Option<String> {
         let known = self.rows.iter().filter(|row| row.host.liveness != Liveness::Joining).count();
@@ -110,12 +116,15 @@ impl Row {
     }
 
     /// The first filter that keeps an instance away; `own` is how many of its service there are here.
-    pub(super) fn refusal(&self, spec: &ServiceSpec, own: u32) -> Option<Refusal> {
+    pub(super) fn refusal(&self, spec: &ServiceSpec, own: u32, now: Timestamp) -> Option<Refusal> {
         if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
             return Some(Refusal::NotReady(self.host.liveness.word()));
         }
         if self.host.availability != Availability::Active {
             return Some(Refusal::NotAvailable(self.host.availability.word()));
+        }
+        if self.host.flapping_until(now).is_some() {
+            return Some(Refusal::Flapping);
         }
         if self.host.facts.as_ref().is_some_and(|facts| facts.docker.is_empty()) {
             return Some(Refusal::NoDocker);
@@ -211,7 +220,7 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
         let wants = match host.availability {
             Availability::Active => host.liveness == Liveness::Ready || has(),
             Availability::Cordoned => has(),
-            Availability::Draining { .. } => has() && on_host.any(|(_, i)| i.spec.mode == Mode::Replicated),
+            Availability::Draining { .. } => has() && on_host.any(|(_, i)| i.spec.mode != Mode::Global),
         };
         is_allowed && wants
     };

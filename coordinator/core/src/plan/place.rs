@@ -8,6 +8,7 @@ use std::{
 use common::{
     id::{HostId, InstanceId},
     spec::ServiceSpec,
+    time::Timestamp,
 };
 
 use super::{
@@ -44,6 +45,7 @@ pub(super) struct Placer<'a> {
     hosts: &'a mut HostTable,
     spec: &'a ServiceSpec,
     instances: &'a [(&'a InstanceId, &'a Instance)],
+    now: Timestamp,
     /// How many instances of the service each host has, by row; counted when the first one is placed.
     own: Vec<u32>,
     ranking: Option<Ranking>,
@@ -66,8 +68,9 @@ impl<'a> Placer<'a> {
         hosts: &'a mut HostTable,
         spec: &'a ServiceSpec,
         instances: &'a [(&'a InstanceId, &'a Instance)],
+        now: Timestamp,
     ) -> Placer<'a> {
-        Placer { hosts, spec, instances, own: Vec::new(), ranking: None }
+        Placer { hosts, spec, instances, now, own: Vec::new(), ranking: None }
     }
 
     fn count_own_once(&mut self) {
@@ -121,7 +124,7 @@ impl<'a> Placer<'a> {
     fn rank_all(&self) -> Ranking {
         let (mut entries, mut refusals) = (Vec::with_capacity(self.own.len()), Vec::new());
         for (index, (row, own)) in self.hosts.rows().iter().zip(&self.own).enumerate() {
-            match row.refusal(self.spec, *own) {
+            match row.refusal(self.spec, *own, self.now) {
                 None => entries.push(Reverse(((*own, row.share(self.spec)), index, row.version))),
                 Some(refusal) => refusals.push((refusal, index)),
             }
@@ -131,7 +134,7 @@ impl<'a> Placer<'a> {
 
     fn rank(&self, index: usize, ranking: &mut Ranking) {
         let (row, own) = (&self.hosts.rows()[index], self.own[index]);
-        match row.refusal(self.spec, own) {
+        match row.refusal(self.spec, own, self.now) {
             None => ranking.heap.push(Reverse(((own, row.share(self.spec)), index, row.version))),
             Some(refusal) => ranking.refusals.push((refusal, index)),
         }
@@ -147,7 +150,7 @@ impl<'a> Placer<'a> {
             let refusal = match seat.only {
                 Some(Only::Numbered(number)) if number != row.host.number => continue,
                 Some(Only::Home(home)) if home != row.id => Some(Refusal::NotHome),
-                _ => row.refusal(self.spec, self.own[index]),
+                _ => row.refusal(self.spec, self.own[index], self.now),
             };
             match refusal.map_or_else(|| row.ports_for(self.spec, seat.incarnation), Err) {
                 Ok(ports) => {
@@ -177,6 +180,11 @@ impl<'a> Placer<'a> {
             *counts.entry(row.label(label)).or_default() += self.staying(index, row, leaving);
         }
         counts
+    }
+
+    /// When a host that comes and goes may get something again.
+    pub(super) fn calm_at(&self) -> Option<Timestamp> {
+        self.hosts.calm_at(self.now)
     }
 
     /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.

@@ -64,7 +64,8 @@ fn judge(subject: &Subject<'_>, wanted: usize, plan: &mut Plan) -> Option<Comman
     let service = subject.service;
     let stable = service.stable.as_ref()?;
     let policy = &service.spec.update;
-    if policy.on_failure == FailureAction::Continue {
+    // A job that fails is tried again; what ran before it is not what it is to do.
+    if policy.on_failure == FailureAction::Continue || service.spec.mode == Mode::Job {
         return None;
     }
     let mut failed = 0;
@@ -175,6 +176,10 @@ fn drain(
     placer: &mut Placer<'_>,
     plan: &mut Plan,
 ) -> bool {
+    if instance.spec.mode == Mode::Job {
+        plan.block(subject.id, format!("slot {} may run to its end until the deadline", id.slot.slot));
+        return false;
+    }
     if instance.spec.has_volume() {
         plan.block(subject.id, format!("slot {} stays until the deadline: its data is on that host", id.slot.slot));
         return false;
@@ -202,7 +207,7 @@ impl Subject<'_> {
     /// The deadline of the instance's host, if that is being emptied.
     fn drained_until(&self, instance: &Instance) -> Option<Timestamp> {
         match self.cluster.hosts.get(&instance.host)?.availability {
-            Availability::Draining { deadline } if self.service.spec.mode == Mode::Replicated => Some(deadline),
+            Availability::Draining { deadline } if self.service.spec.mode != Mode::Global => Some(deadline),
             _ => None,
         }
     }

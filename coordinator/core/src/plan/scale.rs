@@ -52,7 +52,7 @@ pub(super) fn plan_service(
 ) {
     let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
     let wanted = wanted_slots(cluster, id, service);
-    let mut placer = Placer::new(hosts, &service.spec, &subject.instances);
+    let mut placer = Placer::new(hosts, &service.spec, &subject.instances, at.now);
     for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
         if wanted.binary_search(&instance_id.slot.slot).is_err() || subject.is_on_anothers_host(instance_id, instance) {
             let drained = service.spec.mode == Mode::Global && cluster.is_draining(instance.host);
@@ -69,7 +69,7 @@ pub(super) fn plan_service(
 /// The slots that a service wants filled, in order.
 pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec<u32> {
     match service.spec.mode {
-        Mode::Replicated => (1..=service.spec.replicas).collect(),
+        Mode::Replicated | Mode::Job => (1..=service.spec.replicas).collect(),
         Mode::Global => of_global(cluster, id, &service.spec),
     }
 }
@@ -77,6 +77,10 @@ pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec
 impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
     fn plan_slot(&self, number: u32, placer: &mut Placer<'_>, plan: &mut Plan) -> Standing<'a> {
+        let is_job = self.service.spec.mode == Mode::Job;
+        if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.revision) {
+            return Standing::Whole;
+        }
         let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
         let of_slot = self.instances[first..].iter().take_while(|(id, _)| id.slot.slot == number);
         let filling: Vec<_> = of_slot.copied().filter(|(_, i)| i.fills_slot()).collect();
@@ -97,6 +101,9 @@ impl<'a> Subject<'a> {
         }
         if self.has_to_go(instance) {
             return self.before_move(id, instance, &others, plan).unwrap_or(unsettled);
+        }
+        if is_job {
+            return unsettled;
         }
         if instance.observed.phase == Phase::Completed || instance.is_settled(self.at.now) {
             for (other, leaving) in others {
@@ -122,7 +129,7 @@ impl<'a> Subject<'a> {
     }
 
     fn has_to_go(&self, instance: &Instance) -> bool {
-        let is_drained = self.service.spec.mode == Mode::Replicated && self.cluster.is_draining(instance.host);
+        let is_drained = self.service.spec.mode != Mode::Global && self.cluster.is_draining(instance.host);
         is_drained || !self.is_current(instance)
     }
 
@@ -145,7 +152,8 @@ impl<'a> Subject<'a> {
         others: &[(&'a InstanceId, &'a Instance)],
         plan: &mut Plan,
     ) -> Option<Standing<'a>> {
-        if instance.observed.is_serving() {
+        let may_go_on = self.service.spec.mode != Mode::Job || self.is_current(instance);
+        if instance.observed.is_serving() && may_go_on {
             for (other, leaving) in others {
                 plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
             }
@@ -225,10 +233,11 @@ impl<'a> Subject<'a> {
         let home = self.cluster.slots.get(slot).and_then(|slot| slot.home);
         let only = match self.service.spec.mode {
             Mode::Global => Some(Only::Numbered(slot.slot)),
-            Mode::Replicated => home.filter(|_| self.service.spec.has_volume()).map(Only::Home),
+            Mode::Replicated | Mode::Job => home.filter(|_| self.service.spec.has_volume()).map(Only::Home),
         };
         let leaving = leaving.map(|instance| instance.host);
-        let choice = placer.choose(&Seat { incarnation, only, leaving })?;
+        let choice = placer.choose(&Seat { incarnation, only, leaving });
+        let choice = choice.inspect_err(|_| placer.calm_at().into_iter().for_each(|at| plan.wake(at)))?;
         plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),
             expect_incarnation: incarnation,
@@ -287,7 +296,12 @@ fn waits_for(cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<Str
             Condition::Healthy => instance.observed.is_serving() && instance.observed.health != Health::Starting,
             Condition::Completed => instance.observed.phase == Phase::Completed,
         };
-        let count = cluster.instances_of(&dependency_id).filter(|(_, i)| i.fills_slot() && met(i)).count();
+        let dependency = cluster.service(&dependency_id)?;
+        let count = if dependency.spec.mode == Mode::Job && *condition == Condition::Completed {
+            cluster.ended_slots(&dependency_id, dependency.revision)
+        } else {
+            cluster.instances_of(&dependency_id).filter(|(_, i)| i.fills_slot() && met(i)).count()
+        };
         let word = match condition {
             Condition::Started => "running",
             Condition::Healthy => "healthy",

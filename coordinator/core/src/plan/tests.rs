@@ -1,8 +1,9 @@
 use common::{
-    host::Liveness,
+    host::{Availability, Liveness},
     instance::Phase,
     quantity::{Bytes, MilliCpu},
-    spec::{Condition, Constraint, PortSpec, Protocol, ServiceSpec},
+    rollout::RolloutState,
+    spec::{Condition, Constraint, Mode, PortSpec, Protocol, RestartCondition, ServiceSpec},
     time::Span,
 };
 
@@ -190,4 +191,125 @@ fn a_service_waits_for_what_it_depends_on() {
     assert_eq!(why, ["it waits for db: 0 of 1 running"]);
     fixture.settle();
     assert_eq!(fixture.filled(), ["db/1.1@h1", "web/1.1@h1"]);
+}
+
+/// A host like the others but for one thing.
+fn odd(fixture: &mut Fixture, number: u8, change: impl FnOnce(&mut common::host::HostFacts)) {
+    let mut facts = crate::testing::facts(number);
+    change(&mut facts);
+    fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+}
+
+#[test]
+fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
+    let mut fixture = Fixture::of_hosts(8);
+    let fixed = |s: &mut ServiceSpec| s.ports = vec![port(Some(80))];
+    fixture.deploy(&[(
+        "other",
+        web(|s| {
+            fixed(s);
+            s.constraints.push(Constraint { key: "node.hostname".into(), not: false, value: "h7".into() });
+        }),
+    )]);
+    fixture.settle();
+    let since = fixture.now;
+    fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Down { since } });
+    fixture.done(Command::SetAvailability { host: host(2), availability: Availability::Cordoned });
+    odd(&mut fixture, 3, |facts| facts.docker = String::new());
+    odd(&mut fixture, 4, |facts| facts.arch = "aarch64".into());
+    odd(&mut fixture, 5, |facts| facts.cpu = MilliCpu(500));
+    odd(&mut fixture, 6, |facts| facts.memory = Bytes(64 << 20));
+    let spec = web(|s| {
+        fixed(s);
+        s.replicas = 2;
+        s.max_per_host = Some(1);
+        s.reservations.cpu = MilliCpu(1000);
+        s.reservations.memory = Bytes(1 << 30);
+        s.constraints.push(Constraint { key: "node.platform.arch".into(), not: false, value: "amd64".into() });
+    });
+    let other = fixture.cluster.stacks[&stack()].spec.services[&name("other")].clone();
+    fixture.deploy(&[("other", other), ("web", spec)]);
+    fixture.settle();
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let expected = [
+        "host h1 is down",
+        "host h2 is cordoned",
+        "Docker does not answer on host h3",
+        "host h4 does not match node.platform.arch == amd64",
+        "host h5 lacks cpu: it needs 1 cores, and the most free is 0.5 on h5",
+        "host h6 lacks memory: it needs 1.0 GiB, and the most free is 64 MiB on h6",
+        "host h8 has 1 of its instances, the most that it allows on one host",
+        "host h7 has port 80/tcp booked by another instance",
+    ];
+    assert_eq!(why, expected);
+}
+
+#[test]
+fn a_host_that_comes_and_goes_gets_nothing_new_for_a_while() {
+    let mut fixture = Fixture::of_hosts(1);
+    for _ in 0..3 {
+        let since = fixture.now;
+        fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Down { since } });
+        fixture.now = fixture.now + Span::seconds(40);
+        fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Ready });
+    }
+    fixture.deploy(&[("web", web(|_| {}))]);
+    let waiting = plan(&fixture.cluster, fixture.now);
+    let why: Vec<String> = waiting.blocked.into_values().flatten().collect();
+    assert_eq!(why, ["host h1 comes and goes too often lately to get anything new"]);
+    assert_eq!(waiting.wake_at, Some(fixture.now + Span::minutes(5)));
+    fixture.pass(Span::minutes(5), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+}
+
+#[test]
+fn what_backs_off_is_tried_at_once_when_a_person_asks_for_it() {
+    let mut fixture = Fixture::of_hosts(1);
+    fixture.deploy(&[("web", web(|spec| spec.image = "broken".into()))]);
+    fixture.settle();
+    let service = stack().service(name("web"));
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    assert!(why[0].starts_with("slot 1 failed 1 times in a row and is tried again at "), "{why:?}");
+    fixture.done(Command::Retry(service.clone()));
+    let again = plan(&fixture.cluster, fixture.now).commands;
+    assert!(again.iter().any(|command| matches!(command, Command::Place(_))), "{again:?}");
+    let refused = fixture.apply(Command::Retry(stack().service(name("none"))));
+    assert!(matches!(refused, crate::Outcome::Rejected(_)));
+}
+
+#[test]
+fn a_job_runs_once_for_each_revision_whatever_becomes_of_its_host() {
+    let job = |image: &str| {
+        web(|spec| {
+            spec.mode = Mode::Job;
+            spec.replicas = 2;
+            spec.image = image.into();
+            spec.restart.condition = RestartCondition::OnFailure;
+        })
+    };
+    let view = |fixture: &Fixture| crate::view::stack(&fixture.cluster, &stack(), fixture.now).expect("it is there");
+    let mut fixture = Fixture::of_hosts(2);
+    fixture.deploy(&[("web", job("web:1"))]);
+    fixture.pass(Span::minutes(1), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
+    assert_eq!(view(&fixture).services[0].rollout.state, RolloutState::Rolling, "they run");
+    // One ends, the host of the other is emptied: it may run to its end there.
+    fixture.observe("web/1.1", Phase::Completed);
+    let deadline = fixture.now + Span::minutes(10);
+    fixture.done(Command::SetAvailability { host: host(2), availability: Availability::Draining { deadline } });
+    fixture.pass(Span::minutes(1), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
+    fixture.observe("web/2.1", Phase::Completed);
+    fixture.pass(Span::minutes(1), &|_| {});
+    let service = view(&fixture).services.remove(0);
+    assert_eq!((service.completed, service.rollout.state), (2, RolloutState::Done));
+    // Its host goes: what has ended is not done again.
+    fixture.done(Command::RemoveHost(host(2)));
+    fixture.pass(Span::minutes(5), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+    // A new revision is a new job.
+    fixture.deploy(&[("web", job("web:2"))]);
+    fixture.pass(Span::minutes(1), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.2@h1", "web/2.2@h1"]);
+    assert_eq!(view(&fixture).services[0].completed, 0);
 }

@@ -102,7 +102,7 @@ fn change(name: &Name, before: Option<&ServiceSpec>, after: Option<&ServiceSpec>
 /// How instances are replaced, in plain words.
 fn replacement(before: &ServiceSpec, after: &ServiceSpec) -> String {
     let instances = match after.mode {
-        Mode::Replicated => count(after.replicas),
+        Mode::Replicated | Mode::Job => count(after.replicas),
         Mode::Global => "each host's instance".to_owned(),
     };
     let at_a_time = match after.update.parallelism {

@@ -57,7 +57,8 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
         fixture.settle();
         let spec = some_service(&mut numbers);
         let (mut fast, mut slow) = (HostTable::of(&fixture.cluster), HostTable::of(&fixture.cluster));
-        let (mut fast, mut slow) = (Placer::new(&mut fast, &spec, &[]), Placer::new(&mut slow, &spec, &[]));
+        let (mut fast, mut slow) =
+            (Placer::new(&mut fast, &spec, &[], fixture.now), Placer::new(&mut slow, &spec, &[], fixture.now));
         for incarnation in 0..60 {
             let seat = Seat { incarnation, only: None, leaving: None };
             let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.ports));
