@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::Problem, time::Timestamp};
+use crate::{error::Problem, name::Name, time::Timestamp};
 
 pub use access::*;
 pub use cluster::*;
@@ -46,6 +46,8 @@ pub struct Event {
     pub reason: String,
     /// What happened, for people.
     pub message: String,
+    /// The API token of the person who asked for it; none if the cluster did so by itself.
+    pub by: Option<Name>,
 }
 
 /// A problem as the API gives it: `application/problem+json` by RFC 9457, with our four parts.

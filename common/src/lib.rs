@@ -21,6 +21,7 @@ pub mod report;
 pub mod api;
 pub mod base32;
 pub mod codec;
+pub mod cron;
 pub mod error;
 pub mod hex;
 pub mod token;

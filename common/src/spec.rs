@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 pub use validate::Violation;
 
 use crate::{
+    cron::Schedule,
     name::Name,
     quantity::{Bytes, MilliCpu},
     time::Span,
@@ -77,7 +78,10 @@ pub struct ServiceSpec {
     /// What decides how many instances there are.
     #[serde(default)]
     pub mode: Mode,
-    /// How many instances of a replicated service.
+    /// When a job is run, instead of once for each revision.
+    #[serde(default)]
+    pub cron: Option<CronSpec>,
+    /// How many instances of a replicated service, or ends of a job.
     #[serde(default = "one")]
     pub replicas: u32,
     /// What placement sets aside for each instance.
@@ -117,6 +121,51 @@ pub enum Mode {
     Global,
     /// The number of replicas, each of which ends with exit code 0 once and is not started again.
     Job,
+}
+
+/// When a job is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CronSpec {
+    /// The cron pattern: minute, hour, day, month, weekday.
+    pub schedule: String,
+    /// The time zone that it is meant in.
+    #[serde(default = "utc")]
+    pub timezone: String,
+    /// What happens if the run before has not ended.
+    #[serde(default)]
+    pub overlap: Overlap,
+    /// How late a run may begin that was missed because nobody could begin it.
+    #[serde(default = "default_catch_up")]
+    pub catch_up: Span,
+}
+
+impl CronSpec {
+    /// A pattern in UTC, with every default.
+    pub fn of(schedule: &str) -> CronSpec {
+        CronSpec {
+            schedule: schedule.to_owned(),
+            timezone: utc(),
+            overlap: Overlap::default(),
+            catch_up: default_catch_up(),
+        }
+    }
+
+    /// The schedule; what is wrong with it, if it is none.
+    pub fn parse(&self) -> Result<Schedule, String> {
+        Schedule::parse(&self.schedule, &self.timezone)
+    }
+}
+
+/// What happens when a run is due and the run before has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// The new one is left out.
+    #[default]
+    Skip,
+    /// The old one is ended.
+    Replace,
 }
 
 /// How instances of an older revision are replaced.
@@ -391,6 +440,7 @@ impl ServiceSpec {
             restart: RestartPolicy::default(),
             stop_grace: default_stop_grace(),
             mode: Mode::default(),
+            cron: None,
             replicas: 1,
             reservations: Resources::default(),
             limits: Resources::default(),
@@ -408,6 +458,7 @@ impl ServiceSpec {
     pub fn same_instances(&self, other: &ServiceSpec) -> bool {
         let as_here = ServiceSpec {
             mode: self.mode,
+            cron: self.cron.clone(),
             replicas: self.replicas,
             spread: self.spread.clone(),
             max_per_host: self.max_per_host,
@@ -431,10 +482,26 @@ impl ServiceSpec {
         }
     }
 
+    /// The named volumes that it mounts.
+    pub fn volumes(&self) -> impl Iterator<Item = &Name> {
+        self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume(name) => Some(name),
+            MountSource::Bind(_) => None,
+        })
+    }
+
     /// Whether its data lies on one host: it mounts a named volume.
     pub fn has_volume(&self) -> bool {
-        self.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume(_)))
+        self.volumes().next().is_some()
     }
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn default_catch_up() -> Span {
+    Span::minutes(10)
 }
 
 fn one() -> u32 {

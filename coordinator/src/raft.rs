@@ -25,7 +25,7 @@ use common::{
     id::MemberId,
     wire::Open,
 };
-use coordinator_core::{Command, Outcome, Proposal, RequestId};
+use coordinator_core::{Author, Command, Outcome, Proposal};
 use link::{LinkError, Transport, call::Caller};
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
@@ -237,10 +237,11 @@ impl Consensus {
         Ok(self.current())
     }
 
-    /// Has a command applied, through the leader wherever it is. It is repeated under `request`
-    /// until its result is known or the time is over.
-    pub async fn write(&self, request: RequestId, command: Command) -> Result<Outcome, Problem> {
-        let proposal = Proposal { request: Some(request), command };
+    /// Has a command applied, through the leader wherever it is. It is repeated under its
+    /// request until its result is known or the time is over.
+    pub async fn write(&self, author: impl Into<Author>, command: Command) -> Result<Outcome, Problem> {
+        let Author { request, by } = author.into();
+        let proposal = Proposal { request: Some(request), by, command };
         let deadline = Instant::now() + WRITE_TIMEOUT;
         let mut cause = NotProposed::Unknown("no leader is known".into());
         let mut may_be_made = false;

@@ -163,11 +163,10 @@ fn commands() -> Vec<Command> {
             id: stack.clone(),
             spec: Arc::new(spec),
             expect_revision: Some(0),
-            by: Some(name("admin")),
             what: "deployed".into(),
         },
         Command::RemoveStack(stack),
-        Command::ScaleService { id: service.clone(), replicas: 3, by: None },
+        Command::ScaleService { id: service.clone(), replicas: 3 },
         Command::MoveRollout {
             service: service.clone(),
             expect_revision: 1,
@@ -175,6 +174,7 @@ fn commands() -> Vec<Command> {
             why: "a reason".into(),
         },
         Command::RollBack { service: service.clone(), expect_revision: 1, why: "a reason".into() },
+        Command::Tick { service: service.clone(), due: AT, left_out: Some("a reason".into()) },
         Command::Retry(service.clone()),
         Command::PinImage { service, expect_revision: 1, digest: "sha256:ab".into() },
         Command::PutJoinToken(Box::new(NewJoinToken {
@@ -226,7 +226,7 @@ fn commands() -> Vec<Command> {
 }
 
 fn batch() -> Batch {
-    let proposal = |command| Proposal { request: Some(RequestId([8; 16])), command };
+    let proposal = |command| Proposal { request: Some(RequestId([8; 16])), by: Some(name("admin")), command };
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }
 

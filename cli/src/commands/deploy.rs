@@ -11,6 +11,7 @@ use common::{
     api::{ChangeKind, InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
     compose::{self, Composed, Project, Source},
     error::{Code, Problem},
+    id::ServiceId,
     name::Name,
     rollout::RolloutState,
     spec::Mode,
@@ -270,7 +271,12 @@ fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
 
 /// How many of a service's instances are as they should be: they serve, or have ended well.
 pub fn done(service: &ServiceView) -> u32 {
-    if service.spec.mode == Mode::Job { service.completed } else { service.serving + service.completed }
+    match (&service.spec.cron, service.spec.mode) {
+        // It is run when its time comes.
+        (Some(_), _) => service.wanted,
+        (None, Mode::Job) => service.completed,
+        (None, Mode::Replicated | Mode::Global) => service.serving + service.completed,
+    }
 }
 
 /// Everything that is wanted serves or has ended well, and nothing else is left. What replaces an older
@@ -280,9 +286,13 @@ fn is_settled(view: &StackView, instances: &[InstanceView]) -> bool {
     let whole = |service: &ServiceView| {
         done(service) >= service.wanted && (is_new(service) || service.rollout.state == RolloutState::Done)
     };
-    let wanted: usize = view.services.iter().map(|service| service.wanted as usize).sum();
-    let left = instances.iter().filter(|instance| instance.desired.want <= common::instance::Want::Run).count();
-    view.services.iter().all(whole) && left == wanted
+    let without_schedule = view.services.iter().filter(|service| service.spec.cron.is_none());
+    let wanted: usize = without_schedule.map(|service| service.wanted as usize).sum();
+    let has_schedule = |id: &ServiceId| view.services.iter().any(|s| s.id == *id && s.spec.cron.is_some());
+    let left = instances.iter().filter(|instance| {
+        instance.desired.want <= common::instance::Want::Run && !has_schedule(instance.id.service())
+    });
+    view.services.iter().all(whole) && left.count() == wanted
 }
 
 /// Bars on a terminal, a line per change elsewhere.

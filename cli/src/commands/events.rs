@@ -19,13 +19,7 @@ pub async fn events(session: &Session, subject: Option<String>, follow: bool) ->
         subject.map_or_else(String::new, |subject| format!("&subject={}", subject.replace(['&', '#', '?', ' '], "")));
     let list: List<Event> = session.client.get(&format!("/api/v1/events?after=0{about}")).await?;
     let row = |event: &Event| {
-        vec![
-            event.at.to_string(),
-            event.reason.clone(),
-            event.subject.clone(),
-            event.message.clone(),
-            event.index.to_string(),
-        ]
+        vec![event.at.to_string(), event.reason.clone(), event.subject.clone(), told(event), event.index.to_string()]
     };
     let rows = list.items.iter().map(row).collect();
     output::list(
@@ -37,6 +31,12 @@ pub async fn events(session: &Session, subject: Option<String>, follow: bool) ->
         watch(session, list.index, &about).await?;
     }
     Ok(0)
+}
+
+/// What happened, and who asked for it.
+fn told(event: &Event) -> String {
+    let by = event.by.as_ref().map_or_else(String::new, |by| format!(" (by {by})"));
+    format!("{}{by}", event.message)
 }
 
 async fn watch(session: &Session, after: u64, about: &str) -> Result<(), Problem> {
@@ -54,7 +54,7 @@ async fn watch(session: &Session, after: u64, about: &str) -> Result<(), Problem
             match serde_json::from_str::<Event>(data) {
                 Ok(_) if session.format == Format::Json => output::line(data),
                 Ok(event) => {
-                    output::line(&format!("{}  {}  {}  {}", event.at, event.reason, event.subject, event.message))
+                    output::line(&format!("{}  {}  {}  {}", event.at, event.reason, event.subject, told(&event)))
                 }
                 Err(_) => output::note(data),
             }

@@ -26,6 +26,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
             (.., false) => "!",
         };
         let mut notes = service.blocked.clone();
+        notes.extend(service.next_run.map(|at| format!("next run {at}")));
         notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));
         vec![
             format!("{}/{}", stack.id.stack, service.id.service),

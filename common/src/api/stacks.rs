@@ -46,6 +46,8 @@ pub struct ServiceView {
     pub serving: u32,
     /// How many have ended as they should and are not started again.
     pub completed: u32,
+    /// When a job with a schedule is run next.
+    pub next_run: Option<Timestamp>,
     /// Why instances are missing, one line a reason.
     pub blocked: Vec<String>,
 }

@@ -4,17 +4,32 @@
 use super::{node::Node, short};
 use crate::{
     quantity::{Bytes, MilliCpu},
-    spec::{FailureAction, Mode, Resources, RestartCondition, ServiceSpec, UpdateOrder, UpdatePolicy},
+    spec::{
+        CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, ServiceSpec, UpdateOrder, UpdatePolicy,
+    },
 };
 
 /// Reads all of it into a spec.
 pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     restart(node, spec);
+    if let Some(cron) = node.get("x-cron") {
+        spec.cron = cron_spec(&cron);
+        spec.mode = Mode::Job;
+    }
     resources(node, spec);
     if let Some(scale) = node.get("scale").and_then(|n| n.number()) {
         spec.replicas = scale;
     }
-    let Some(deploy) = node.get("deploy") else { return };
+    if let Some(deploy) = node.get("deploy") {
+        deployment(&deploy, spec);
+    }
+    if spec.mode == Mode::Job && spec.restart.condition == RestartCondition::Any {
+        // A job that has ended well has ended.
+        spec.restart.condition = RestartCondition::OnFailure;
+    }
+}
+
+fn deployment(deploy: &Node<'_>, spec: &mut ServiceSpec) {
     deploy.warn_unknown(&[
         "mode",
         "replicas",
@@ -26,7 +41,8 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     ]);
     if let Some(mode) = deploy.get("mode") {
         match mode.text().as_deref() {
-            None | Some("replicated") => {}
+            None => {}
+            Some("replicated") => spec.mode = Mode::Replicated,
             Some("global") => spec.mode = Mode::Global,
             Some("replicated-job") => spec.mode = Mode::Job,
             Some(other) => {
@@ -43,13 +59,36 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     if let Some(rollback) = deploy.get("rollback_config") {
         rollback.warn("going back follows update_config");
     }
-    if spec.mode == Mode::Job && spec.restart.condition == RestartCondition::Any {
-        // A job that has ended well has ended.
-        spec.restart.condition = RestartCondition::OnFailure;
-    }
     if let Some(node) = deploy.get("placement") {
         placement(&node, spec);
     }
+}
+
+/// `x-cron: "*/5 * * * *"`, or a mapping with `schedule`, `timezone`, `overlap` and `catch_up`.
+fn cron_spec(node: &Node<'_>) -> Option<CronSpec> {
+    if !node.is_mapping() {
+        return Some(CronSpec::of(&node.text()?));
+    }
+    node.warn_unknown(&["schedule", "timezone", "overlap", "catch_up"]);
+    let Some(schedule) = node.get("schedule") else {
+        node.problem("schedule is missing");
+        return None;
+    };
+    let mut cron = CronSpec::of(&schedule.text()?);
+    if let Some(zone) = node.get("timezone").and_then(|n| n.text()) {
+        cron.timezone = zone;
+    }
+    if let Some(overlap) = node.get("overlap") {
+        match overlap.text().as_deref() {
+            Some("skip") => cron.overlap = Overlap::Skip,
+            Some("replace") => cron.overlap = Overlap::Replace,
+            other => overlap.problem(format!("{other:?} is not known; there are skip and replace")),
+        }
+    }
+    if let Some(late) = node.get("catch_up").and_then(|n| n.parse()) {
+        cron.catch_up = late;
+    }
+    Some(cron)
 }
 
 fn placement(node: &Node<'_>, spec: &mut ServiceSpec) {

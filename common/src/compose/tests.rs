@@ -94,6 +94,24 @@ volumes: {data: }
 }
 
 #[test]
+fn a_schedule_makes_a_job() {
+    let job = web("services: {web: {image: a, x-cron: '0 3 * * *'}}");
+    assert_eq!((job.mode, job.restart.condition), (Mode::Job, RestartCondition::OnFailure));
+    assert_eq!(job.cron, Some(CronSpec::of("0 3 * * *")));
+    let job = web(
+        "services: {web: {image: a, x-cron: {schedule: '@daily', timezone: Europe/Berlin, overlap: replace, catch_up: 1h}}}",
+    );
+    let cron = job.cron.expect("it has a schedule");
+    assert_eq!(
+        (cron.timezone.as_str(), cron.overlap, cron.catch_up),
+        ("Europe/Berlin", Overlap::Replace, Span::minutes(60))
+    );
+    assert!(refused("services: {web: {image: a, x-cron: {overlap: skip}}}").contains("schedule is missing"));
+    let both = refused("services: {web: {image: a, x-cron: 'never', deploy: {mode: global}}}");
+    assert!(both.contains("\"never\" is not a schedule") && both.contains("only a job"), "{both}");
+}
+
+#[test]
 fn later_files_override_earlier_ones() {
     let composed = read(&[
         "services: {web: {image: a, command: [x, y], environment: [A=1, B=2], ports: ['80:80'], volumes: ['/a:/data']}}",

@@ -115,6 +115,17 @@ impl Check<'_> {
         if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
             self.refuse("deploy.update_config.order", format!("start-first is not possible: {reason}"));
         }
+        if let Some(cron) = &service.cron {
+            if let Err(reason) = cron.parse() {
+                self.refuse("x-cron", reason);
+            }
+            if service.mode != super::Mode::Job {
+                self.refuse("x-cron", "only a job can be run by a schedule: deploy.mode replicated-job");
+            }
+            if cron.catch_up > Span::minutes(24 * 60) {
+                self.refuse("x-cron.catch_up", "it is at most a day");
+            }
+        }
         if service.max_per_host == Some(0) {
             self.refuse("deploy.placement.max_replicas_per_node", "no host could take an instance");
         }

@@ -8,6 +8,7 @@ mod hosts;
 mod instances;
 mod keys;
 mod rollouts;
+mod runs;
 mod stacks;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use hosts::{Host, Member, MemberState};
 pub use instances::{Bookings, Instance, Slot};
 pub use keys::Key;
 pub use rollouts::{Rollout, Version};
+pub use runs::{Runs, Task};
 pub use stacks::{Revision, Service, Stack};
 
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, RequestId};
@@ -83,6 +85,9 @@ pub struct Cluster {
     pub keys: OrdMap<(Name, Arc<str>), Key>,
     /// The last events, by index.
     pub events: OrdMap<u64, Event>,
+    /// Who asked for the command that is being applied.
+    #[serde(skip)]
+    actor: Option<Name>,
     /// Outcomes of recent requests.
     requests: OrdMap<RequestId, (u64, Outcome)>,
     /// Recent requests by age.
@@ -107,12 +112,20 @@ impl Cluster {
 
     /// Applies a proposal unless one with its request id has been applied.
     fn apply_once(&mut self, proposal: &Proposal) -> Outcome {
-        let Some(request) = proposal.request else { return self.apply_command(&proposal.command) };
+        let Some(request) = proposal.request else { return self.apply_by(proposal) };
         if let Some((_, outcome)) = self.requests.get(&request) {
             return outcome.clone();
         }
-        let outcome = self.apply_command(&proposal.command);
+        let outcome = self.apply_by(proposal);
         self.remember(request, outcome.clone());
+        outcome
+    }
+
+    /// Applies a proposal; its events say who asked for it.
+    fn apply_by(&mut self, proposal: &Proposal) -> Outcome {
+        self.actor = proposal.by.clone();
+        let outcome = self.apply_command(&proposal.command);
+        self.actor = None;
         outcome
     }
 
@@ -133,15 +146,14 @@ impl Cluster {
         let applied = match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
-            Command::PutStack { id, spec, expect_revision, by, what } => {
-                self.put_stack(id, spec, *expect_revision, by.as_ref(), what)
-            }
+            Command::PutStack { id, spec, expect_revision, what } => self.put_stack(id, spec, *expect_revision, what),
             Command::RemoveStack(id) => self.remove_stack(id),
-            Command::ScaleService { id, replicas, by } => self.scale_service(id, *replicas, by.as_ref()),
+            Command::ScaleService { id, replicas } => self.scale_service(id, *replicas),
             Command::MoveRollout { service, expect_revision, state, why } => {
                 self.move_rollout(service, *expect_revision, *state, why)
             }
             Command::RollBack { service, expect_revision, why } => self.roll_back(service, *expect_revision, why),
+            Command::Tick { service, due, left_out } => self.tick(service, *due, left_out.as_deref()),
             Command::Retry(service) => self.retry(service),
             Command::PinImage { service, expect_revision, digest } => self.pin_image(service, *expect_revision, digest),
             Command::PutJoinToken(token) => self.put_join_token(token),
@@ -212,6 +224,7 @@ impl Cluster {
             subject: subject.to_string(),
             reason: reason.to_owned(),
             message: message.into(),
+            by: self.actor.clone(),
         };
         self.events.insert(index, event);
         while self.events.len() > MAX_EVENTS

@@ -28,6 +28,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub [u8; 16]);
 
+/// Whose write it is, and which.
+#[derive(Debug, Clone)]
+pub struct Author {
+    /// The request.
+    pub request: RequestId,
+    /// The API token of the person who asks; none if the cluster acts by itself.
+    pub by: Option<Name>,
+}
+
+impl From<RequestId> for Author {
+    fn from(request: RequestId) -> Author {
+        Author { request, by: None }
+    }
+}
+
 /// What one Raft entry carries: commands that share a time and succeed or fail each by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
@@ -37,18 +52,20 @@ pub struct Batch {
     pub proposals: Vec<Proposal>,
 }
 
-/// A command and, if its author may have to repeat it, the id of the request.
+/// A command, who asked for it, and, if it may have to be repeated, the id of the request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The request.
     pub request: Option<RequestId>,
+    /// The API token of the person who asked; none if the cluster acts by itself.
+    pub by: Option<Name>,
     /// The command.
     pub command: Command,
 }
 
 impl From<Command> for Proposal {
     fn from(command: Command) -> Proposal {
-        Proposal { request: None, command }
+        Proposal { request: None, by: None, command }
     }
 }
 
@@ -68,8 +85,6 @@ pub enum Command {
         spec: Arc<StackSpec>,
         /// Its revision, if the author knows one; 0 for "none yet".
         expect_revision: Option<u64>,
-        /// The API token that asks for it.
-        by: Option<Name>,
         /// What is done, for people who read the history.
         what: String,
     },
@@ -81,8 +96,6 @@ pub enum Command {
         id: ServiceId,
         /// How many.
         replicas: u32,
-        /// The API token that asks for it.
-        by: Option<Name>,
     },
     /// Stops, continues or ends the change of a service to its revision.
     MoveRollout {
@@ -103,6 +116,15 @@ pub enum Command {
         expect_revision: u64,
         /// Why.
         why: String,
+    },
+    /// Begins the run of a job's schedule that was due at a time, or leaves it out.
+    Tick {
+        /// The service.
+        service: ServiceId,
+        /// When it was due.
+        due: Timestamp,
+        /// Why it is left out, if it is.
+        left_out: Option<String>,
     },
     /// Tries what has failed again at once, and forgets how often it has.
     Retry(ServiceId),

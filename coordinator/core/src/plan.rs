@@ -9,6 +9,7 @@ mod hosts;
 mod incremental;
 mod place;
 mod rollout;
+mod runs;
 mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};

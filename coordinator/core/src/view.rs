@@ -107,9 +107,10 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
             },
             serving: count(|instance| instance.observed.is_serving()),
             completed: match service.spec.mode {
-                Mode::Job => cluster.ended_slots(&service_id, service.revision) as u32,
+                Mode::Job => cluster.ended_slots(&service_id, service) as u32,
                 Mode::Replicated | Mode::Global => count(|instance| instance.observed.phase == Phase::Completed),
             },
+            next_run: next_run(service),
             blocked: plan.blocked.get(&service_id).cloned().unwrap_or_default(),
             id: service_id,
         }
@@ -121,6 +122,11 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
         removing: stack.removing,
         services: stack.services.iter().map(service).collect(),
     }
+}
+
+/// When a job with a schedule is due next.
+fn next_run(service: &Service) -> Option<Timestamp> {
+    service.spec.cron.as_ref()?.parse().ok()?.next_after(service.runs.last)
 }
 
 /// How many instances a service wants: its replicas, or the hosts that it covers now.

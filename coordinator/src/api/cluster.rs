@@ -10,7 +10,7 @@ use coordinator_core::{Command, cluster::MemberState};
 
 use super::{
     ApiError,
-    extract::{At, Body, WriteId},
+    extract::{At, Body, Writing},
 };
 use crate::{Coordinator, raft::no_leader};
 
@@ -51,10 +51,10 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
 #[utoipa::path(put, path = "/api/v1/cluster/settings", request_body = Settings, responses((status = 200, body = Settings)))]
 pub async fn put_settings(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     Body(settings): Body<Settings>,
 ) -> Result<Json<Settings>, ApiError> {
-    coordinator.consensus.write(id, Command::PutSettings(settings)).await?;
+    coordinator.consensus.write(author, Command::PutSettings(settings)).await?;
     Ok(Json(settings))
 }
 
@@ -62,10 +62,10 @@ pub async fn put_settings(
 #[utoipa::path(delete, path = "/api/v1/members/{member}", params(("member" = u64, Path)), responses((status = 204)))]
 pub async fn remove_member(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(member): At<MemberId>,
 ) -> Result<axum::http::StatusCode, ApiError> {
-    coordinator.consensus.write(id, Command::RemoveMember(member)).await?;
+    coordinator.consensus.write(author, Command::RemoveMember(member)).await?;
     Ok(axum::http::StatusCode::NO_CONTENT)
 }
 

@@ -6,11 +6,8 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
     http::request::Parts,
 };
-use common::{
-    error::{Code, Problem},
-    name::Name,
-};
-use coordinator_core::RequestId;
+use common::error::{Code, Problem};
+use coordinator_core::{Author, RequestId};
 use link::identity::random_bytes;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -32,14 +29,17 @@ impl FromRequestParts<Coordinator> for Reading {
     }
 }
 
-/// The id of a writing request: from its `Idempotency-Key`, or drawn.
-pub struct WriteId(pub RequestId);
+/// Whose write a request is, and which: its id comes from the `Idempotency-Key`, or is drawn.
+pub struct Writing(pub Author);
 
-impl FromRequestParts<Coordinator> for WriteId {
+impl FromRequestParts<Coordinator> for Writing {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Coordinator) -> Result<WriteId, ApiError> {
-        let Some(key) = parts.headers.get("idempotency-key") else { return Ok(WriteId(RequestId(random_bytes()))) };
+    async fn from_request_parts(parts: &mut Parts, _: &Coordinator) -> Result<Writing, ApiError> {
+        let by = parts.extensions.get::<Actor>().and_then(|actor| actor.0.clone());
+        let Some(key) = parts.headers.get("idempotency-key") else {
+            return Ok(Writing(Author { request: RequestId(random_bytes()), by }));
+        };
         if key.is_empty() || key.len() > 255 {
             return Err(Problem::new(Code::InvalidRequest, "The header Idempotency-Key cannot be used")
                 .why("it has 1 to 255 characters")
@@ -55,18 +55,7 @@ impl FromRequestParts<Coordinator> for WriteId {
             .finalize();
         let mut id = [0u8; 16];
         id.copy_from_slice(&hash[..16]);
-        Ok(WriteId(RequestId(id)))
-    }
-}
-
-/// Who asks: the name of the token.
-pub struct By(pub Option<Name>);
-
-impl<S: Send + Sync> FromRequestParts<S> for By {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<By, Self::Rejection> {
-        Ok(By(parts.extensions.get::<Actor>().and_then(|actor| actor.0.clone())))
+        Ok(Writing(Author { request: RequestId(id), by }))
     }
 }
 

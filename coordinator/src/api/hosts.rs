@@ -13,7 +13,7 @@ use link::clock::now;
 
 use super::{
     ApiError,
-    extract::{At, Body, Reading, WriteId},
+    extract::{At, Body, Reading, Writing},
 };
 use crate::Coordinator;
 
@@ -41,10 +41,10 @@ pub async fn get(Reading(published): Reading, At(host): At<String>) -> Result<Js
 pub async fn remove(
     State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(host): At<String>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(id, Command::RemoveHost(find(&published.cluster, &host)?)).await?;
+    coordinator.consensus.write(author, Command::RemoveHost(find(&published.cluster, &host)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -53,12 +53,12 @@ pub async fn remove(
 pub async fn put_labels(
     State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(host): At<String>,
     Body(put): Body<PutHostLabels>,
 ) -> Result<StatusCode, ApiError> {
     let host = find(&published.cluster, &host)?;
-    coordinator.consensus.write(id, Command::PutHostLabels { host, labels: put.labels }).await?;
+    coordinator.consensus.write(author, Command::PutHostLabels { host, labels: put.labels }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -68,7 +68,7 @@ pub async fn put_labels(
 pub async fn put_availability(
     State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(host): At<String>,
     Body(put): Body<PutAvailability>,
 ) -> Result<Json<DrainPlan>, ApiError> {
@@ -88,7 +88,7 @@ pub async fn put_availability(
         }
     };
     if !put.dry_run {
-        coordinator.consensus.write(id, Command::SetAvailability { host: host_id, availability }).await?;
+        coordinator.consensus.write(author, Command::SetAvailability { host: host_id, availability }).await?;
     }
     let name = published.cluster.hosts.get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
     Ok(Json(plan.unwrap_or(DrainPlan { host: name, instances: Vec::new() })))

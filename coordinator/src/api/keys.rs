@@ -12,7 +12,7 @@ use coordinator_core::{Command, cluster::Key};
 
 use super::{
     ApiError,
-    extract::{At, RawBody, Reading, WriteId},
+    extract::{At, RawBody, Reading, Writing},
 };
 use crate::Coordinator;
 
@@ -53,13 +53,13 @@ pub async fn get(
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), request_body(content = String, content_type = "text/plain"), responses((status = 204)))]
 pub async fn put(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
+    Writing(author): Writing,
     At((environment, key)): At<(Name, String)>,
     RawBody(value): RawBody,
 ) -> Result<StatusCode, ApiError> {
     coordinator
         .consensus
-        .write(request, Command::PutKey { environment, key: key.into(), value: Arc::from(&value[..]) })
+        .write(author, Command::PutKey { environment, key: key.into(), value: Arc::from(&value[..]) })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -68,9 +68,9 @@ pub async fn put(
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), responses((status = 204)))]
 pub async fn remove(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
+    Writing(author): Writing,
     At((environment, key)): At<(Name, String)>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(request, Command::RemoveKey { environment, key: key.into() }).await?;
+    coordinator.consensus.write(author, Command::RemoveKey { environment, key: key.into() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

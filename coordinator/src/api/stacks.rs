@@ -15,7 +15,7 @@ use coordinator_core::{Command, view};
 
 use super::{
     ApiError,
-    extract::{At, Body, By, Reading, WriteId},
+    extract::{At, Body, Reading, Writing},
 };
 use crate::Coordinator;
 
@@ -46,8 +46,7 @@ pub async fn get(
 pub async fn put(
     State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    WriteId(request): WriteId,
-    By(by): By,
+    Writing(author): Writing,
     At((environment, stack)): At<(Name, Name)>,
     Body(put): Body<PutStack>,
 ) -> Result<Json<StackPlan>, ApiError> {
@@ -59,13 +58,13 @@ pub async fn put(
             .into());
     }
     let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
-    let command = Command::PutStack { id: id.clone(), spec, expect_revision, by, what };
+    let command = Command::PutStack { id: id.clone(), spec, expect_revision, what };
     let plan = view::stack_plan(&published.cluster, &id, &command, now());
     if put.dry_run {
         return Ok(Json(plan?));
     }
     // The write decides; a plan that failed only on what a repeated request has done is no reason.
-    let outcome = coordinator.consensus.write(request, command).await?;
+    let outcome = coordinator.consensus.write(author, command).await?;
     let coordinator_core::Outcome::Revision(revision) = outcome else {
         return Err(Problem::new(Code::Internal, "The deployment had an unexpected outcome").into());
     };
@@ -78,10 +77,10 @@ pub async fn put(
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 204)))]
 pub async fn remove(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
+    Writing(author): Writing,
     At((environment, stack)): At<(Name, Name)>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(request, Command::RemoveStack(StackId { environment, stack })).await?;
+    coordinator.consensus.write(author, Command::RemoveStack(StackId { environment, stack })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -89,13 +88,12 @@ pub async fn remove(
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = ScaleService, responses((status = 204)))]
 pub async fn scale(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
-    By(by): By,
+    Writing(author): Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
     Body(scale): Body<ScaleService>,
 ) -> Result<StatusCode, ApiError> {
     let id = StackId { environment, stack }.service(service);
-    coordinator.consensus.write(request, Command::ScaleService { id, replicas: scale.replicas, by }).await?;
+    coordinator.consensus.write(author, Command::ScaleService { id, replicas: scale.replicas }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -103,11 +101,11 @@ pub async fn scale(
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), responses((status = 204)))]
 pub async fn retry(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
+    Writing(author): Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
 ) -> Result<StatusCode, ApiError> {
     let service = StackId { environment, stack }.service(service);
-    coordinator.consensus.write(request, Command::Retry(service)).await?;
+    coordinator.consensus.write(author, Command::Retry(service)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -115,8 +113,7 @@ pub async fn retry(
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = PutRollout, responses((status = 204)))]
 pub async fn rollout(
     State(coordinator): State<Coordinator>,
-    WriteId(request): WriteId,
-    By(by): By,
+    Writing(author): Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
     Body(put): Body<PutRollout>,
 ) -> Result<StatusCode, ApiError> {
@@ -126,10 +123,10 @@ pub async fn rollout(
             .why("it is done when all instances serve; there are paused and rolling")
             .into());
     }
-    let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+    let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
     let why = format!("{}{by}", if put.state == RolloutState::Paused { "paused" } else { "resumed" });
     let command = Command::MoveRollout { service, expect_revision: put.revision, state: put.state, why };
-    coordinator.consensus.write(request, command).await?;
+    coordinator.consensus.write(author, command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,7 +24,7 @@ use link::identity::random_bytes;
 
 use super::{
     ApiError,
-    extract::{At, Body, Reading, WriteId},
+    extract::{At, Body, Reading, Writing},
 };
 use crate::{Coordinator, join, raft::no_leader};
 
@@ -56,7 +56,7 @@ pub async fn list_join(Reading(published): Reading) -> Json<List<JoinTokenView>>
 #[utoipa::path(post, path = "/api/v1/join-tokens", request_body = CreateJoinToken, responses((status = 201, body = JoinTokenCreated)))]
 pub async fn create_join(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     Body(asked): Body<CreateJoinToken>,
 ) -> Result<(StatusCode, Json<JoinTokenCreated>), ApiError> {
     let published = coordinator.consensus.read().await?;
@@ -84,7 +84,7 @@ pub async fn create_join(
         revoked: false,
         uses: Vec::new(),
     };
-    coordinator.consensus.write(id, Command::PutJoinToken(Box::new(new))).await?;
+    coordinator.consensus.write(author, Command::PutJoinToken(Box::new(new))).await?;
     let text = token.reveal();
     let script = join::script(&coordinator, &published.cluster)?;
     Ok((
@@ -129,10 +129,10 @@ fn parse_cidr(text: &str) -> Result<(IpAddr, u8), Problem> {
 #[utoipa::path(delete, path = "/api/v1/join-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
 pub async fn revoke_join(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(token): At<TokenId>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(id, Command::RevokeJoinToken(token)).await?;
+    coordinator.consensus.write(author, Command::RevokeJoinToken(token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -151,7 +151,7 @@ pub async fn list_api(Reading(published): Reading) -> Json<List<ApiTokenView>> {
 #[utoipa::path(post, path = "/api/v1/api-tokens", request_body = CreateApiToken, responses((status = 201, body = ApiTokenCreated)))]
 pub async fn create_api(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     Body(asked): Body<CreateApiToken>,
 ) -> Result<(StatusCode, Json<ApiTokenCreated>), ApiError> {
     let token = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
@@ -159,7 +159,7 @@ pub async fn create_api(
     let view = ApiTokenView { id: token.id, name: asked.name.clone(), access: asked.access, created_at: now() };
     coordinator
         .consensus
-        .write(id, Command::PutApiToken { id: token.id, name: asked.name, access: asked.access, secret })
+        .write(author, Command::PutApiToken { id: token.id, name: asked.name, access: asked.access, secret })
         .await?;
     Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: token.reveal() })))
 }
@@ -168,10 +168,10 @@ pub async fn create_api(
 #[utoipa::path(delete, path = "/api/v1/api-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
 pub async fn remove_api(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(token): At<TokenId>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(id, Command::RemoveApiToken(token)).await?;
+    coordinator.consensus.write(author, Command::RemoveApiToken(token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,7 +189,7 @@ pub async fn list_registries(Reading(published): Reading) -> Json<List<RegistryV
 #[utoipa::path(put, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), request_body = PutRegistry, responses((status = 204)))]
 pub async fn put_registry(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(registry): At<String>,
     Body(put): Body<PutRegistry>,
 ) -> Result<StatusCode, ApiError> {
@@ -205,7 +205,7 @@ pub async fn put_registry(
             .into());
     }
     let credentials = RegistryCredentials { registry, username: put.username, password: Secret::new(put.password) };
-    coordinator.consensus.write(id, Command::PutRegistry(credentials)).await?;
+    coordinator.consensus.write(author, Command::PutRegistry(credentials)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -213,9 +213,9 @@ pub async fn put_registry(
 #[utoipa::path(delete, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), responses((status = 204)))]
 pub async fn remove_registry(
     State(coordinator): State<Coordinator>,
-    WriteId(id): WriteId,
+    Writing(author): Writing,
     At(registry): At<String>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(id, Command::RemoveRegistry(registry)).await?;
+    coordinator.consensus.write(author, Command::RemoveRegistry(registry)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,12 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent_core::Action;
 use common::{
     host::{Availability, Liveness},
-    id::{InstanceId, SlotId},
+    id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, Want},
     rollout::RolloutState,
     spec::{Mode, Protocol},
+    time::Timestamp,
 };
-use coordinator_core::{Batch, Cluster, Command, Outcome, Proposal, cluster::Service, command::Placement, plan};
+use coordinator_core::{
+    Batch, Cluster, Command, Outcome, Proposal,
+    cluster::{Service, Task},
+    command::Placement,
+    plan,
+};
 
 use crate::host::Host;
 
@@ -24,6 +30,10 @@ pub struct Oracle {
     ended: BTreeSet<InstanceId>,
     /// Instances whose container was reported gone.
     purged: BTreeSet<InstanceId>,
+    /// The runs of schedules that were begun, by when they were due.
+    begun: BTreeSet<(ServiceId, Timestamp)>,
+    /// What jobs have done, by slot.
+    done: Vec<(SlotId, Task)>,
 }
 
 impl Oracle {
@@ -33,6 +43,7 @@ impl Oracle {
         for proposal in &batch.proposals {
             self.apply_one(cluster, batch, proposal)?;
         }
+        stacks_say_what_is(cluster)?;
         observations_only_rise(&before, cluster)?;
         slots_are_filled_once(cluster)?;
         hosts_are_not_overbooked(cluster)
@@ -47,8 +58,21 @@ impl Oracle {
         if let (Command::Place(placement), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
             only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
             hosts_take_what_people_let_them(&before, placement)?;
-            jobs_end_once(&before, placement)?;
+            self.jobs_end_once(&before, placement)?;
         }
+        if let (Command::Tick { service, due, left_out: None }, [Outcome::Done { .. }]) =
+            (&proposal.command, &outcome[..])
+            && !self.begun.insert((service.clone(), *due))
+        {
+            return Err(format!("{service} was run twice for {due}"));
+        }
+        if let Command::Observe { instances, .. } = &proposal.command {
+            let ended = instances.iter().filter_map(|(id, _)| Some((id, cluster.instances.get(id)?)));
+            let ended = ended.filter(|(_, i)| i.spec.mode == Mode::Job && i.observed.phase == Phase::Completed);
+            self.done.extend(ended.map(|(id, i)| (id.slot.clone(), i.task)));
+        }
+        // A service that is gone and comes again begins anew.
+        self.done.retain(|(slot, _)| cluster.service(&slot.service).is_some_and(|s| s.spec.mode == Mode::Job));
         let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
         self.ended.extend(before.instances.keys().filter(gone).cloned());
         if let Command::Observe { instances, .. } = &proposal.command {
@@ -59,6 +83,16 @@ impl Oracle {
                     && !cluster.instances.contains_key(id)
             };
             self.purged.extend(instances.iter().filter(reported_gone).map(|(id, _)| id.clone()));
+        }
+        Ok(())
+    }
+
+    /// What has ended well is not done again.
+    fn jobs_end_once(&self, before: &Cluster, placement: &Placement) -> Checked {
+        let task = before.service(&placement.slot.service).map(Service::task);
+        let again = |(slot, done): &(SlotId, Task)| *slot == placement.slot && Some(*done) == task;
+        if self.done.iter().any(again) {
+            return Err(format!("the job of {} was placed again", placement.slot));
         }
         Ok(())
     }
@@ -79,16 +113,6 @@ impl Oracle {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// What has ended well is not done again for the same revision.
-fn jobs_end_once(before: &Cluster, placement: &Placement) -> Checked {
-    let service = before.service(&placement.slot.service);
-    let is_job = |service: &&Service| service.spec.mode == Mode::Job;
-    match service.filter(is_job).filter(|service| before.has_ended(&placement.slot, service.revision)) {
-        Some(_) => Err(format!("the job of {} was placed again", placement.slot)),
-        None => Ok(()),
     }
 }
 
@@ -120,6 +144,20 @@ fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, b
         }
         _ => Ok(()),
     }
+}
+
+/// What a stack is said to be is what its services are.
+fn stacks_say_what_is(cluster: &Cluster) -> Checked {
+    for (id, stack) in &cluster.stacks {
+        let says = |(name, service): (&_, &Service)| stack.spec.services.get(name) == Some(&*service.spec);
+        if let Some(violation) = stack.spec.validate().first() {
+            return Err(format!("stack {id} is not a valid one: {violation}"));
+        }
+        if stack.spec.services.len() != stack.services.len() || !stack.services.iter().all(says) {
+            return Err(format!("stack {id} is not what its spec says"));
+        }
+    }
+    Ok(())
 }
 
 /// I1: a slot has at most one instance that fills it, or two while one takes the place of the other.
@@ -194,7 +232,7 @@ fn refusals_change_nothing(before: &Cluster, batch: &Batch, command: &Command) -
 pub fn what_runs_is_wanted<'a>(
     cluster: &Cluster,
     hosts: impl Iterator<Item = &'a Host> + Clone,
-    blocked: &BTreeSet<common::id::ServiceId>,
+    blocked: &BTreeSet<ServiceId>,
 ) -> Checked {
     for host in hosts.clone() {
         for running in host.running() {
@@ -214,7 +252,7 @@ pub fn what_runs_is_wanted<'a>(
             let wanted = plan::wanted_slots(cluster, &service_id, service);
             for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
-                if service.spec.mode == Mode::Job && cluster.has_ended(&slot, service.revision) {
+                if service.spec.mode == Mode::Job && cluster.has_ended(&slot, service.task()) {
                     continue;
                 }
                 let mut filling =
@@ -228,7 +266,7 @@ pub fn what_runs_is_wanted<'a>(
                 if let Some((other, _)) = filling.next() {
                     return Err(format!("I11: {id} and {other} both fill {slot}"));
                 }
-                if instance.revision != service.revision {
+                if !instance.is_current(service) {
                     return Err(format!("I11: {id} is of revision {}, not {}", instance.revision, service.revision));
                 }
                 let over = matches!(instance.observed.phase, Phase::Completed | Phase::Failed);

@@ -9,8 +9,8 @@ use common::{
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
     spec::{
-        Condition, Constraint, FailureAction, HealthCheck, Mode, MountSource, MountSpec, PortSpec, Protocol,
-        RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
+        Condition, Constraint, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap, PortSpec,
+        Protocol, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
     },
     time::{Span, Timestamp},
 };
@@ -36,18 +36,12 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Comman
         }
         1..=3 => {
             let service = stack.service(name(["web", "db"][random.below(2)]));
-            Command::ScaleService { id: service, replicas: random.below(5) as u32, by: None }
+            Command::ScaleService { id: service, replicas: random.below(5) as u32 }
         }
         _ => {
             let revision = cluster.stacks.get(&stack).map_or(0, |stack| stack.revision);
             let expect_revision = random.chance(50).then_some(revision);
-            Command::PutStack {
-                id: stack,
-                spec: stack_spec(random).into(),
-                expect_revision,
-                by: None,
-                what: String::new(),
-            }
+            Command::PutStack { id: stack, spec: stack_spec(random).into(), expect_revision, what: String::new() }
         }
     }
 }
@@ -105,6 +99,10 @@ fn service(random: &mut Random) -> ServiceSpec {
         spec.mode = Mode::Global;
     } else if random.chance(10) {
         spec.mode = Mode::Job;
+        if random.chance(50) {
+            let overlap = [Overlap::Skip, Overlap::Replace][random.below(2)];
+            spec.cron = Some(CronSpec { overlap, ..CronSpec::of("*/2 * * * *") });
+        }
     }
     if random.chance(10) {
         let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());

@@ -18,6 +18,7 @@ use common::{
 };
 use coordinator_core::{
     Batch, Cluster, Command, Moment, Planner, Proposal, RequestId,
+    cluster::Stack,
     command::{Admission, Authority, Genesis, NewJoinToken},
     lease, plan, view,
 };
@@ -321,7 +322,7 @@ impl World {
         let command = people::request(&mut self.random, &self.cluster, self.now);
         self.requests += 1;
         let request = Some(RequestId(u128::from(self.requests).to_be_bytes()));
-        let proposal = Proposal { request, command };
+        let proposal = Proposal { request, by: None, command };
         if self.random.chance(20) {
             self.in_flight.push(Batch { at: self.now, proposals: vec![proposal.clone()] });
         }
@@ -464,6 +465,8 @@ impl World {
             if self.now > deadline {
                 return Err(format!("I11: not settled within {SETTLES_WITHIN}: {}", self.unrest()));
             }
+            // What was asked for before may still come, and a service may go back to one.
+            self.end_schedules()?;
             let something = self.round()?;
             if something || self.cluster.index != index {
                 index = self.cluster.index;
@@ -475,6 +478,20 @@ impl World {
         let blocked: BTreeSet<ServiceId> = plan(&self.cluster, self.moment()).blocked.into_keys().collect();
         what_runs_is_wanted(&self.cluster, self.hosts.values(), &blocked)?;
         nothing_is_left_over(&self.cluster)
+    }
+
+    /// A cluster with schedules never comes to rest.
+    fn end_schedules(&mut self) -> Checked {
+        let has_schedule = |stack: &Stack| stack.services.values().any(|service| service.spec.cron.is_some());
+        let stacks = self.cluster.stacks.iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
+        let puts = stacks.map(|(id, stack)| {
+            let mut spec = (*stack.spec).clone();
+            spec.services.values_mut().for_each(|service| service.cron = None);
+            let what = "without schedules".to_owned();
+            Command::PutStack { id: id.clone(), spec: spec.into(), expect_revision: None, what }.into()
+        });
+        let puts: Vec<Proposal> = puts.collect();
+        if puts.is_empty() { Ok(()) } else { self.commit(puts) }
     }
 
     /// Everybody does all there is to do, once; whether there was anything.

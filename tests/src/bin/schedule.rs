@@ -122,7 +122,7 @@ impl World {
         let spec = StackSpec { services: [(name("web"), spec)].into(), ..StackSpec::default() };
         let service = id.service(name("web"));
         let what = String::new();
-        self.apply(vec![Command::PutStack { id, spec: spec.into(), expect_revision: None, by: None, what }]);
+        self.apply(vec![Command::PutStack { id, spec: spec.into(), expect_revision: None, what }]);
         service
     }
 
@@ -210,7 +210,7 @@ fn full(hosts: u32) {
     let mut times = Vec::new();
     for number in 0..100 {
         let id = StackId { environment: default_environment(), stack: name(&format!("s{number}")) };
-        world.apply(vec![Command::ScaleService { id: id.service(name("web")), replicas: REPLICAS + 1, by: None }]);
+        world.apply(vec![Command::ScaleService { id: id.service(name("web")), replicas: REPLICAS + 1 }]);
         let began = Instant::now();
         let plan = planner.plan(&world.cluster, world.at());
         times.push(began.elapsed());

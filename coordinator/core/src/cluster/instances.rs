@@ -12,7 +12,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, not_found};
+use super::{Applied, Cluster, Service, not_found, runs::Task};
 use crate::command::Placement;
 
 /// The delay before a slot is filled again, doubled with each failure in a row.
@@ -35,8 +35,8 @@ pub struct Slot {
     pub last_failure: String,
     /// The host that holds its data, if it mounts a volume.
     pub home: Option<HostId>,
-    /// The revision whose job has ended well in it.
-    pub ended: Option<u64>,
+    /// What its job has done last.
+    pub ended: Option<Task>,
 }
 
 /// One incarnation of a slot, on one host for life.
@@ -44,6 +44,8 @@ pub struct Slot {
 pub struct Instance {
     /// The service's revision that it was made from.
     pub revision: u64,
+    /// What it is to do, if it is a job's; never changes.
+    pub task: Task,
     /// What it runs; never changes.
     pub spec: Arc<ServiceSpec>,
     /// Its host; never changes.
@@ -68,6 +70,14 @@ impl Instance {
     /// Whether it fills its slot: wanted, and not given up.
     pub fn fills_slot(&self) -> bool {
         self.desired.want <= Want::Run && !matches!(self.verdict, Verdict::Lost { .. })
+    }
+
+    /// Whether it is what its service wants now: of its revision, or, of a job, for its task.
+    pub fn is_current(&self, service: &Service) -> bool {
+        match service.spec.mode {
+            Mode::Job => self.task == service.task(),
+            Mode::Replicated | Mode::Global => self.revision == service.revision,
+        }
     }
 
     /// Whether it serves, and has done so as long as its service asks before it counts.
@@ -149,14 +159,14 @@ impl Cluster {
     /// The instance that counts in a slot: the newest of the service's revision, or else the newest. Another
     /// one may fill the slot as well while this one takes its place.
     pub fn keeper(&self, slot: &SlotId) -> Option<(&InstanceId, &Instance)> {
-        let revision = self.service(&slot.service).map(|service| service.revision);
+        let service = self.service(&slot.service);
         let filling = self.instances_of_slot(slot).filter(|(_, i)| i.fills_slot());
-        filling.max_by_key(|(id, i)| (Some(i.revision) == revision, id.incarnation))
+        filling.max_by_key(|(id, i)| (service.is_some_and(|service| i.is_current(service)), id.incarnation))
     }
 
     /// Whether an instance that runs well has to go once another one serves.
     pub fn must_move(&self, id: &InstanceId, instance: &Instance) -> bool {
-        let outdated = self.service(id.service()).is_some_and(|service| service.revision != instance.revision);
+        let outdated = self.service(id.service()).is_some_and(|service| !instance.is_current(service));
         outdated || self.is_draining(instance.host)
     }
 
@@ -205,7 +215,7 @@ impl Cluster {
             }
             Mode::Replicated | Mode::Job | Mode::Global => {}
         }
-        if service.spec.mode == Mode::Job && self.has_ended(&placement.slot, service.revision) {
+        if service.spec.mode == Mode::Job && self.has_ended(&placement.slot, service.task()) {
             return refuse("its job has ended well".into());
         }
         if let Err(why) = self.may_take_over(placement) {
@@ -214,7 +224,7 @@ impl Cluster {
         if let Some(why) = self.does_not_fit(placement, &service.spec) {
             return refuse(why);
         }
-        self.insert_placed(placement, service.revision, service.spec)
+        self.insert_placed(placement, service)
     }
 
     /// A slot is filled by one instance, or by two while one takes the place of the other.
@@ -257,7 +267,8 @@ impl Cluster {
         None
     }
 
-    fn insert_placed(&mut self, placement: &Placement, revision: u64, spec: Arc<ServiceSpec>) -> Applied {
+    fn insert_placed(&mut self, placement: &Placement, service: Service) -> Applied {
+        let (revision, task, spec) = (service.revision, service.task(), service.spec);
         if let Some(replaced) = &placement.replaces
             && let Some(instance) = self.instances.get_mut(replaced)
             && matches!(instance.verdict, Verdict::Unknown { .. })
@@ -278,6 +289,7 @@ impl Cluster {
             .collect();
         let instance = Instance {
             revision,
+            task,
             spec,
             host: placement.host,
             ports,
@@ -341,8 +353,8 @@ impl Cluster {
             return;
         }
         if observed.phase == Phase::Completed && instance.spec.mode == Mode::Job {
-            let revision = instance.revision;
-            self.slots.entry(id.slot.clone()).or_default().ended = Some(revision);
+            let task = instance.task;
+            self.slots.entry(id.slot.clone()).or_default().ended = Some(task);
         }
         let newly_failed = observed.phase != before.phase && matches!(observed.phase, Phase::Failed | Phase::Rejected);
         if newly_failed && fills_slot {
@@ -372,17 +384,6 @@ impl Cluster {
             message.push_str(&format!(": {}", observed.message));
         }
         self.record(id, "instance-observed", message);
-    }
-
-    /// Whether the job of a revision has ended well in a slot.
-    pub fn has_ended(&self, slot: &SlotId, revision: u64) -> bool {
-        self.slots.get(slot).is_some_and(|slot| slot.ended == Some(revision))
-    }
-
-    /// In how many slots of a service that is.
-    pub fn ended_slots(&self, service: &ServiceId, revision: u64) -> usize {
-        let of_service = self.slots.range(service.slot(0)..).take_while(|(slot, _)| slot.service == *service);
-        of_service.filter(|(_, slot)| slot.ended == Some(revision)).count()
     }
 
     pub(super) fn retry(&mut self, service: &ServiceId) -> Applied {

@@ -85,8 +85,12 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
                 .why("no earlier revision of it has served whole"));
         };
-        // How many there should be was not what failed.
-        let spec = Arc::new(ServiceSpec { replicas: service.spec.replicas, ..(*stable.spec).clone() });
+        // How many there should be was not what failed, and what it waited for then may be gone.
+        let spec = Arc::new(ServiceSpec {
+            replicas: service.spec.replicas,
+            depends_on: service.spec.depends_on.clone(),
+            ..(*stable.spec).clone()
+        });
         service.revision = stable.revision;
         service.digest = stable.digest;
         service.spec = spec.clone();
@@ -98,7 +102,8 @@ impl Cluster {
         };
         let to = stable.revision;
         let what = format!("{} went back to what it was at revision {to}: {why}", id.service);
-        self.change_spec(&id.stack, None, what, |stack| {
+        self.change_spec(&id.stack, what, |stack| {
+            stack.volumes.extend(spec.volumes().cloned());
             stack.services.insert(id.service.clone(), (*spec).clone());
         });
         self.record(id, "rolled-back", format!("from revision {expect_revision} to {to}: {why}"));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Applied, Cluster, not_found,
     rollouts::{Rollout, Version},
+    runs::{Runs, Task},
 };
 use crate::command::Outcome;
 
@@ -66,6 +67,8 @@ pub struct Service {
     pub rollout: Rollout,
     /// The last revision that served whole.
     pub stable: Option<Version>,
+    /// The runs of a job that has a schedule.
+    pub runs: Runs,
 }
 
 impl Service {
@@ -74,19 +77,31 @@ impl Service {
         Version { revision: self.revision, spec: self.spec.clone(), digest: self.digest.clone() }
     }
 
+    /// What its job is to do now: instances that were made for something else do not do it. A job with
+    /// a schedule finishes a run as it began it; the others begin anew with each revision.
+    pub fn task(&self) -> Task {
+        match self.spec.cron {
+            Some(_) => Task::Run(self.runs.due),
+            None => Task::Revision(self.revision),
+        }
+    }
+
     /// A service that the spec changes: instances of the last good revision go on if they may.
     fn changed(earlier: Option<&Service>, revision: u64, spec: &ServiceSpec, at: Timestamp) -> Service {
         let spec = Arc::new(spec.clone());
         let rollout = Rollout::begun(at);
+        // What was due before there was a schedule was not missed.
+        let had_schedule = earlier.filter(|earlier| earlier.spec.cron.is_some());
+        let runs = had_schedule.map_or(Runs { last: at, ..Runs::default() }, |earlier| earlier.runs);
         let stable = earlier.and_then(|earlier| earlier.stable.clone());
         match earlier {
-            Some(earlier) if earlier.spec.same_instances(&spec) => Service { spec, ..earlier.clone() },
+            Some(earlier) if earlier.spec.same_instances(&spec) => Service { spec, runs, ..earlier.clone() },
             _ => match stable {
                 Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
                     let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
-                    Service { revision, spec, digest, rollout, stable }
+                    Service { revision, spec, digest, rollout, stable, runs }
                 }
-                stable => Service { revision, spec, digest: None, rollout, stable },
+                stable => Service { revision, spec, digest: None, rollout, stable, runs },
             },
         }
     }
@@ -102,9 +117,9 @@ impl Service {
 
 impl Stack {
     /// Keeps the present spec as a revision.
-    fn remember(&mut self, by: Option<&Name>, what: String) {
+    fn remember(&mut self, by: Option<Name>, what: String) {
         let (revision, at, spec) = (self.revision, self.changed_at, self.spec.clone());
-        self.history.push_back(Arc::new(Revision { revision, at, by: by.cloned(), what, spec }));
+        self.history.push_back(Arc::new(Revision { revision, at, by, what, spec }));
         while self.history.len() > MAX_REVISIONS {
             self.history.pop_front();
         }
@@ -122,7 +137,6 @@ impl Cluster {
         id: &StackId,
         spec: &Arc<StackSpec>,
         expect: Option<u64>,
-        by: Option<&Name>,
         what: &str,
     ) -> Applied {
         self.known_environment(&id.environment)?;
@@ -154,7 +168,7 @@ impl Cluster {
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
-        stack.remember(by, what.to_owned());
+        stack.remember(self.actor.clone(), what.to_owned());
         self.stacks.insert(id.clone(), stack);
         self.forget_slots(id);
         self.record(id, "stack-deployed", format!("revision {revision}: {what}"));
@@ -183,22 +197,16 @@ impl Cluster {
     }
 
     /// Changes a stack's spec by a step of its own, which is a revision like any other.
-    pub(super) fn change_spec(
-        &mut self,
-        id: &StackId,
-        by: Option<&Name>,
-        what: String,
-        change: impl FnOnce(&mut StackSpec),
-    ) {
-        let clock = self.clock;
+    pub(super) fn change_spec(&mut self, id: &StackId, what: String, change: impl FnOnce(&mut StackSpec)) {
+        let (clock, actor) = (self.clock, self.actor.clone());
         let Some(stack) = self.stacks.get_mut(id) else { return };
         change(Arc::make_mut(&mut stack.spec));
         stack.revision += 1;
         stack.changed_at = clock;
-        stack.remember(by, what);
+        stack.remember(actor, what);
     }
 
-    pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32, by: Option<&Name>) -> Applied {
+    pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
         if replicas > 10_000 {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
                 .why(format!("{replicas} are more than the 10000 instances allowed")));
@@ -220,7 +228,7 @@ impl Cluster {
         let revision = stack.revision + 1;
         Arc::make_mut(&mut service.spec).replicas = replicas;
         let what = format!("{} was scaled from {before} to {replicas} instances", id.service);
-        self.change_spec(&id.stack, by, what, |spec| {
+        self.change_spec(&id.stack, what, |spec| {
             if let Some(service) = spec.services.get_mut(&id.service) {
                 service.replicas = replicas;
             }

@@ -62,6 +62,7 @@ fn a_request_that_comes_twice_is_made_once() {
     let mut fixture = Fixture::of_hosts(1);
     let proposal = Proposal {
         request: Some(RequestId([1; 16])),
+        by: Some(crate::testing::name("ann")),
         command: Command::PutStack {
             id: stack(),
             spec: Arc::new(common::spec::StackSpec {
@@ -69,7 +70,6 @@ fn a_request_that_comes_twice_is_made_once() {
                 ..Default::default()
             }),
             expect_revision: Some(0),
-            by: None,
             what: String::new(),
         },
     };
@@ -141,8 +141,7 @@ fn a_stack_goes_when_its_last_instance_is_gone() {
     let mut fixture = deployed();
     fixture.settle();
     fixture.done(Command::RemoveStack(stack()));
-    let again =
-        Command::PutStack { id: stack(), spec: Arc::default(), expect_revision: None, by: None, what: String::new() };
+    let again = Command::PutStack { id: stack(), spec: Arc::default(), expect_revision: None, what: String::new() };
     let refusal = fixture.refused(again);
     assert!(refusal.contains("being removed"), "{refusal}");
     fixture.settle();

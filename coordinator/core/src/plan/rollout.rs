@@ -119,11 +119,11 @@ fn failure(instance: &Instance, is_late: bool) -> Option<String> {
 
 /// Whether every slot is served by the revision and nothing of another one is left.
 fn is_done(subject: &Subject<'_>, standings: &[Standing<'_>]) -> bool {
-    let outdated = |i: &Instance| i.fills_slot() && i.revision != subject.service.revision;
+    let outdated = |i: &Instance| i.fills_slot() && !i.is_current(subject.service);
     let is_whole = |standing: &Standing<'_>| match standing {
         Standing::Whole => true,
         // It serves, and leaves only for its host's sake.
-        Standing::ToMove(_, instance) => instance.revision == subject.service.revision,
+        Standing::ToMove(_, instance) => instance.is_current(subject.service),
         Standing::Unsettled { .. } => false,
     };
     standings.iter().all(is_whole) && !subject.instances.iter().any(|(_, i)| outdated(i))

@@ -11,7 +11,7 @@ use super::{
     Moment, Plan,
     hosts::{HostTable, of_global},
     place::{Only, Placer, Seat},
-    replaced_at, rollout,
+    replaced_at, rollout, runs,
 };
 use crate::{
     Cluster,
@@ -51,6 +51,7 @@ pub(super) fn plan_service(
     plan: &mut Plan,
 ) {
     let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
+    runs::plan_runs(&subject, plan);
     let wanted = wanted_slots(cluster, id, service);
     let mut placer = Placer::new(hosts, &service.spec, &subject.instances, at.now);
     for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
@@ -78,7 +79,7 @@ impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
     fn plan_slot(&self, number: u32, placer: &mut Placer<'_>, plan: &mut Plan) -> Standing<'a> {
         let is_job = self.service.spec.mode == Mode::Job;
-        if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.revision) {
+        if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
             return Standing::Whole;
         }
         let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
@@ -125,7 +126,7 @@ impl<'a> Subject<'a> {
     }
 
     fn is_current(&self, instance: &Instance) -> bool {
-        instance.revision == self.service.revision
+        instance.is_current(self.service)
     }
 
     fn has_to_go(&self, instance: &Instance) -> bool {
@@ -152,14 +153,14 @@ impl<'a> Subject<'a> {
         others: &[(&'a InstanceId, &'a Instance)],
         plan: &mut Plan,
     ) -> Option<Standing<'a>> {
-        let may_go_on = self.service.spec.mode != Mode::Job || self.is_current(instance);
-        if instance.observed.is_serving() && may_go_on {
+        let is_job = self.service.spec.mode == Mode::Job;
+        if instance.observed.is_serving() && (!is_job || self.is_current(instance)) {
             for (other, leaving) in others {
                 plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
             }
             return others.is_empty().then_some(Standing::ToMove(id, instance));
         }
-        if self.is_current(instance) || self.service.rollout.state == RolloutState::Rolling {
+        if is_job || self.is_current(instance) || self.service.rollout.state == RolloutState::Rolling {
             plan.desire(id, Want::Purge, self.why_it_leaves(instance));
         }
         None
@@ -298,7 +299,7 @@ fn waits_for(cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<Str
         };
         let dependency = cluster.service(&dependency_id)?;
         let count = if dependency.spec.mode == Mode::Job && *condition == Condition::Completed {
-            cluster.ended_slots(&dependency_id, dependency.revision)
+            cluster.ended_slots(&dependency_id, dependency)
         } else {
             cluster.instances_of(&dependency_id).filter(|(_, i)| i.fills_slot() && met(i)).count()
         };

@@ -3,8 +3,8 @@ use common::{
     instance::Phase,
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
-    spec::{Condition, Constraint, Mode, PortSpec, Protocol, RestartCondition, ServiceSpec},
-    time::Span,
+    spec::{Condition, Constraint, CronSpec, Mode, Overlap, PortSpec, Protocol, RestartCondition, ServiceSpec},
+    time::{Span, Timestamp},
 };
 
 use super::*;
@@ -149,13 +149,13 @@ fn scaling_down_ends_the_highest_slots_and_scaling_to_nothing_all() {
     fixture.deploy(&[("web", web(|s| s.replicas = 4))]);
     fixture.settle();
     let service = stack().service(name("web"));
-    fixture.done(Command::ScaleService { id: service.clone(), replicas: 2, by: None });
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 2 });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
-    fixture.done(Command::ScaleService { id: service.clone(), replicas: 0, by: None });
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 0 });
     fixture.settle();
     assert!(fixture.cluster.instances.is_empty());
-    fixture.done(Command::ScaleService { id: service, replicas: 1, by: None });
+    fixture.done(Command::ScaleService { id: service, replicas: 1 });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.2@h1"], "an incarnation is never given out twice");
 }
@@ -312,4 +312,77 @@ fn a_job_runs_once_for_each_revision_whatever_becomes_of_its_host() {
     fixture.pass(Span::minutes(1), &|_| {});
     assert_eq!(fixture.filled(), ["web/1.2@h1", "web/2.2@h1"]);
     assert_eq!(view(&fixture).services[0].completed, 0);
+}
+
+/// A job that is due every ten minutes, and what `hosts` made of it so far.
+fn every_ten_minutes(overlap: Overlap) -> Fixture {
+    let mut fixture = Fixture::of_hosts(1);
+    let cron = CronSpec { overlap, ..CronSpec::of("*/10 * * * *") };
+    fixture.deploy(&[(
+        "web",
+        web(|spec| {
+            spec.mode = Mode::Job;
+            spec.cron = Some(cron);
+            spec.restart.condition = RestartCondition::OnFailure;
+        }),
+    )]);
+    fixture
+}
+
+fn events(fixture: &Fixture, reason: &str) -> Vec<String> {
+    let events = fixture.cluster.events.values().filter(|event| event.reason == reason);
+    events.map(|event| event.message.clone()).collect()
+}
+
+#[test]
+fn a_schedule_begins_a_run_at_each_time_and_leaves_out_what_overlaps() {
+    // The clock begins at 00:16:40.
+    let mut fixture = every_ten_minutes(Overlap::Skip);
+    fixture.pass(Span::minutes(3), &|_| {});
+    assert!(fixture.filled().is_empty(), "it is not run when it is deployed");
+    fixture.pass(Span::minutes(1), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+    fixture.pass(Span::minutes(10), &|_| {});
+    assert_eq!(events(&fixture, "run-begun"), ["run 1, due at 1970-01-01T00:20:00.000Z"]);
+    let left_out = ["the run due at 1970-01-01T00:30:00.000Z was left out: the run before has not ended"];
+    assert_eq!(events(&fixture, "run-left-out"), left_out);
+    fixture.observe("web/1.1", Phase::Completed);
+    fixture.pass(Span::minutes(10), &|_| {});
+    assert_eq!(events(&fixture, "run-begun")[1..], ["run 2, due at 1970-01-01T00:40:00.000Z"]);
+    assert_eq!(fixture.filled(), ["web/1.2@h1"]);
+    let twice = Command::Tick { service: stack().service(name("web")), due: Timestamp(40 * 60_000), left_out: None };
+    assert!(matches!(fixture.apply(twice), crate::Outcome::Rejected(_)), "a second leader comes too late");
+}
+
+#[test]
+fn a_run_may_replace_the_one_before() {
+    let mut fixture = every_ten_minutes(Overlap::Replace);
+    fixture.pass(Span::minutes(15), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.2@h1"]);
+    assert_eq!(events(&fixture, "run-begun").len(), 2);
+}
+
+#[test]
+fn of_the_runs_that_were_missed_the_last_is_made_up_for_if_it_is_not_too_late() {
+    // Nobody led from 00:16:40 on.
+    for (minutes, begun, left_out) in [(5, "due at 1970-01-01T00:20", 0), (27, "due at 1970-01-01T00:40", 0)] {
+        let mut fixture = every_ten_minutes(Overlap::Skip);
+        fixture.now = fixture.now + Span::minutes(minutes);
+        fixture.settle();
+        let found = events(&fixture, "run-begun");
+        assert!(found.len() == 1 && found[0].contains(begun), "{minutes}: {found:?}");
+        assert_eq!(events(&fixture, "run-left-out").len(), left_out);
+    }
+    let mut fixture = Fixture::of_hosts(1);
+    fixture.deploy(&[(
+        "web",
+        web(|spec| {
+            spec.mode = Mode::Job;
+            spec.cron = Some(CronSpec { catch_up: Span::minutes(1), ..CronSpec::of("0 * * * *") });
+        }),
+    )]);
+    fixture.now = fixture.now + Span::minutes(80);
+    fixture.settle();
+    assert_eq!(events(&fixture, "run-begun"), [""; 0]);
+    assert_eq!(events(&fixture, "run-left-out").len(), 1, "what is too late is shown");
 }

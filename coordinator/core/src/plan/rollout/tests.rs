@@ -182,7 +182,7 @@ fn a_host_is_emptied_only_as_others_take_over() {
     assert!(fixture.cluster.instances_on(host(1)).next().is_none());
     // It takes nothing new until it is opened again.
     let scale = |fixture: &mut Fixture, replicas| {
-        fixture.done(Command::ScaleService { id: service_id(), replicas, by: None });
+        fixture.done(Command::ScaleService { id: service_id(), replicas });
         fixture.pass(MINUTE, &at_least(3));
     };
     scale(&mut fixture, 4);
@@ -239,7 +239,7 @@ fn a_global_service_is_on_each_host_once() {
     fixture.deploy(&[("web", web(global)), ("other", web(|_| {}))]);
     fixture.pass(MINUTE, &|_| {});
     assert_eq!(fixture.filled(), ["other/1.1@h1", "web/1.1@h1", "web/2.1@h2"]);
-    let scaled = fixture.apply(Command::ScaleService { id: service_id(), replicas: 5, by: None });
+    let scaled = fixture.apply(Command::ScaleService { id: service_id(), replicas: 5 });
     assert!(matches!(scaled, Outcome::Rejected(_)), "it has as many as there are hosts");
 
     fixture.done(Command::Admit(Box::new(crate::testing::admission(3))));

@@ -1,0 +1,37 @@
+//! Jobs with a schedule: which run is due.
+
+use common::{spec::Overlap, time::Timestamp};
+
+use super::{Plan, scale::Subject};
+use crate::command::Command;
+
+/// Begins what is due, and says when to look again.
+pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {
+    let service = subject.service;
+    let Some(cron) = &service.spec.cron else { return };
+    // It was checked when it was deployed.
+    let Ok(schedule) = cron.parse() else { return };
+    let now = subject.at.now;
+    let mut propose = |due, left_out: Option<&str>| {
+        let (service, left_out) = (subject.id.clone(), left_out.map(str::to_owned));
+        plan.commands.push(Command::Tick { service, due, left_out });
+    };
+    let Some(first) = schedule.next_after(service.runs.last) else { return };
+    if first > now {
+        return plan.wake(first);
+    }
+    // Of all that was missed while nobody could begin it, the last one is made up for, if it is not too late.
+    let earliest = Timestamp(now.0.saturating_sub(cron.catch_up.0));
+    let mut due = first;
+    if first < earliest {
+        match schedule.next_after(Timestamp(earliest.0.saturating_sub(1))).filter(|next| *next <= now) {
+            Some(next) => due = next,
+            None => return propose(earliest, Some("nobody could begin it in time")),
+        }
+    }
+    while let Some(next) = schedule.next_after(due).filter(|next| *next <= now) {
+        due = next;
+    }
+    let goes_on = subject.cluster.ended_slots(subject.id, service) < service.spec.replicas as usize;
+    propose(due, (goes_on && cron.overlap == Overlap::Skip).then_some("the run before has not ended"));
+}
