@@ -1,10 +1,14 @@
-//! Updates, ways back and emptied hosts on real hosts, under calls that must not fail.
+//! Updates, ways back and emptied hosts on real hosts, under calls that must not fail; schedules, whatever leaders
+//! do: `WHARF_ROUNDS` makes the long form of that.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::ensure;
 use common::{
-    api::{List, StackView},
+    api::{Event, List, StackView},
     rollout::RolloutState,
 };
 use tests::{lab::Lab, wait::until};
@@ -101,4 +105,53 @@ fn updates_and_emptied_hosts_fail_no_call() {
     println!("{calls} calls, {} failed", failed.len());
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(calls > 1000, "only {calls} calls were made");
+}
+
+/// Waits until so shortly before the next multiple of a period.
+fn sleep_until_just_before(period: Duration) {
+    const BEFORE: Duration = Duration::from_millis(300);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + BEFORE;
+    let into = now.as_millis() % period.as_millis();
+    std::thread::sleep(period - Duration::from_millis(into as u64));
+}
+
+#[test]
+fn a_schedule_runs_once_for_each_time_whatever_leaders_do() {
+    let lab = Lab::up(3);
+    let rounds: u64 = std::env::var("WHARF_ROUNDS").map_or(1, |text| text.parse().expect("a number"));
+    // Alone, the kill comes when a run is due; many come so often that some do.
+    let period = Duration::from_secs(if rounds == 1 { 60 } else { 10 });
+    lab.deploy(
+        "nightly",
+        "
+services:
+  job:
+    image: lab/web:1
+    command: [/bin/true]
+    x-cron: '* * * * *'
+",
+    );
+    for _ in 0..rounds {
+        lab.wait_until_whole(SOON);
+        let leader = until(SOON, "there is a leader", || lab.leader());
+        sleep_until_just_before(period);
+        lab.run(&["stop-wharf", &leader]).expect("it is killed");
+        lab.run(&["start-wharf", &leader]).expect("it starts");
+    }
+    let begun = || -> anyhow::Result<Vec<String>> {
+        let events: List<Event> = lab.wharf("h1", &["events", "default/nightly/job"])?;
+        Ok(events.items.into_iter().filter(|event| event.reason == "run-begun").map(|event| event.message).collect())
+    };
+    let runs = until(LONG, "the last run has ended", || {
+        let runs = begun()?;
+        let service = stack(&lab)?.services.remove(0);
+        ensure!(!runs.is_empty() && service.completed == 1, "{runs:?} {service:?}");
+        Ok::<_, anyhow::Error>(runs)
+    });
+    let due: BTreeSet<&str> =
+        runs.iter().filter_map(|message| message.split_once("due at ")).map(|(_, at)| at).collect();
+    println!("{rounds} leaders killed, {} runs, each of a time of its own", runs.len());
+    assert_eq!(due.len(), runs.len(), "{runs:?}");
+    let incarnation = lab.instances("h1").expect("the API answers")[0].id.incarnation;
+    assert_eq!(incarnation, runs.len() as u64, "one instance a run");
 }
