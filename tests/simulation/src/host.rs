@@ -10,7 +10,7 @@ use common::{
     instance::Health,
     quantity::{Bytes, MilliCpu},
     report::Report,
-    spec::Protocol,
+    spec::{Mode, Protocol},
     time::Timestamp,
 };
 
@@ -152,6 +152,14 @@ impl Host {
         }
     }
 
+    /// A job has done what it was to do.
+    pub fn end_a_job(&mut self, random: &mut Random, now: Timestamp) {
+        let jobs = self.assignment.instances.iter().filter(|assigned| assigned.spec.mode == Mode::Job);
+        if let Some(job) = random.pick(jobs.map(|assigned| assigned.id.clone())) {
+            self.end_program(&job, 0, now);
+        }
+    }
+
     /// A health check changes its mind.
     pub fn set_health(&mut self, instance: &InstanceId, verdict: Health) {
         if let Some(Container { state: ContainerState::Running { health, .. }, .. }) = self.docker.get_mut(instance) {
@@ -171,6 +179,8 @@ impl Host {
                 self.docker.entry(instance.clone()).or_insert(container);
                 ActionResult::Done
             }
+            // Docker says that nothing was to be done.
+            Action::Start { instance, .. } if self.running().any(|running| running == instance) => ActionResult::Done,
             Action::Start { instance, .. } => {
                 if let Some(port) = self.taken_port(instance) {
                     return ActionResult::Impossible(format!("port {port} is taken"));

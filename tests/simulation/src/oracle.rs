@@ -13,7 +13,7 @@ use common::{
 };
 use coordinator_core::{
     Batch, Cluster, Command, Outcome, Proposal,
-    cluster::{Service, Task},
+    cluster::{Instance, Service, Task},
     command::Placement,
     plan,
 };
@@ -32,6 +32,9 @@ pub struct Oracle {
     purged: BTreeSet<InstanceId>,
     /// The runs of schedules that were begun, by when they were due.
     begun: BTreeSet<(ServiceId, Timestamp)>,
+    /// Instances that ran again after their host had given them up. What was theirs may be another's by
+    /// then; Docker gives a port to one of them.
+    revived: BTreeSet<InstanceId>,
     /// What jobs have done, by slot.
     done: Vec<(SlotId, Task)>,
 }
@@ -46,7 +49,12 @@ impl Oracle {
         stacks_say_what_is(cluster)?;
         observations_only_rise(&before, cluster)?;
         slots_are_filled_once(cluster)?;
-        hosts_are_not_overbooked(cluster)
+        let revived = |(id, instance): &(&InstanceId, &Instance)| {
+            let before = before.instances.get(*id).is_some_and(|before| before.observed.phase.is_terminal());
+            before && !instance.observed.phase.is_terminal()
+        };
+        self.revived.extend(cluster.instances.iter().filter(revived).map(|(id, _)| id.clone()));
+        self.hosts_are_not_overbooked(cluster)
     }
 
     fn apply_one(&mut self, cluster: &mut Cluster, batch: &Batch, proposal: &Proposal) -> Checked {
@@ -83,6 +91,29 @@ impl Oracle {
                     && !cluster.instances.contains_key(id)
             };
             self.purged.extend(instances.iter().filter(reported_gone).map(|(id, _)| id.clone()));
+        }
+        Ok(())
+    }
+
+    /// I3 and I4: what instances reserve exists, and a port is booked once.
+    fn hosts_are_not_overbooked(&self, cluster: &Cluster) -> Checked {
+        for (host, record) in &cluster.hosts {
+            let Some(facts) = &record.facts else { continue };
+            if cluster.instances_on(*host).any(|(id, _)| self.revived.contains(id)) {
+                continue;
+            }
+            let reserved = cluster.bookings(*host).reserved;
+            if reserved.memory > facts.memory || reserved.cpu > facts.cpu {
+                return Err(format!("I3: more than all of {} is reserved: {reserved:?}", record.name));
+            }
+            let mut ports: BTreeMap<(u16, Protocol), &InstanceId> = BTreeMap::new();
+            for (id, instance) in cluster.instances_on(*host).filter(|(_, instance)| instance.holds_bookings()) {
+                for port in &instance.ports {
+                    if let Some(other) = ports.insert(port.booking(), id) {
+                        return Err(format!("I4: {other} and {id} have port {} on {}", port.host, record.name));
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -173,26 +204,6 @@ fn slots_are_filled_once(cluster: &Cluster) -> Checked {
     Ok(())
 }
 
-/// I3 and I4: what instances reserve exists, and a port is booked once.
-fn hosts_are_not_overbooked(cluster: &Cluster) -> Checked {
-    for (host, record) in &cluster.hosts {
-        let Some(facts) = &record.facts else { continue };
-        let reserved = cluster.bookings(*host).reserved;
-        if reserved.memory > facts.memory || reserved.cpu > facts.cpu {
-            return Err(format!("I3: more than all of {} is reserved: {reserved:?}", record.name));
-        }
-        let mut ports: BTreeMap<(u16, Protocol), &InstanceId> = BTreeMap::new();
-        for (id, instance) in cluster.instances_on(*host).filter(|(_, instance)| instance.holds_bookings()) {
-            for port in &instance.ports {
-                if let Some(other) = ports.insert(port.booking(), id) {
-                    return Err(format!("I4: {other} and {id} have port {} on {}", port.host, record.name));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// I5: what is observed only rises, what is desired only moves onward, and no instance moves.
 fn observations_only_rise(before: &Cluster, after: &Cluster) -> Checked {
     for (id, instance) in &after.instances {
@@ -268,6 +279,9 @@ pub fn what_runs_is_wanted<'a>(
                 }
                 if !instance.is_current(service) {
                     return Err(format!("I11: {id} is of revision {}, not {}", instance.revision, service.revision));
+                }
+                if service.spec.mode == Mode::Job && instance.observed.phase == Phase::Completed {
+                    return Err(format!("I11: {id} has ended well, and its job is not done"));
                 }
                 let over = matches!(instance.observed.phase, Phase::Completed | Phase::Failed);
                 if !over && !running.contains(id) {

@@ -173,6 +173,9 @@ impl World {
                 let now = world.now;
                 if let Some(host) = world.hosts.get_mut(&id) {
                     host.finish_one(&mut world.random, 15, now);
+                    if world.random.chance(10) {
+                        host.end_a_job(&mut world.random, now);
+                    }
                 }
                 Ok(())
             }),
@@ -237,7 +240,7 @@ impl World {
             return Ok(());
         }
         let chosen = self.random.below(self.in_flight.len());
-        let batch = if self.random.chance(10) { self.in_flight[chosen].clone() } else { self.in_flight.remove(chosen) };
+        let batch = if self.random.chance(25) { self.in_flight[chosen].clone() } else { self.in_flight.remove(chosen) };
         self.decide(batch)
     }
 
