@@ -279,7 +279,10 @@ impl Cluster {
         let holds_data = spec.has_volume();
         let slot = self.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;
-        slot.home = holds_data.then_some(placement.host);
+        if holds_data {
+            // A revision without the volume does not move the data.
+            slot.home = Some(placement.host);
+        }
         let id = placement.slot.instance(slot.incarnation);
         let ports = placement
             .ports
