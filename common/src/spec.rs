@@ -457,7 +457,6 @@ impl ServiceSpec {
     /// there are, how they are spread, and how later ones follow them.
     pub fn same_instances(&self, other: &ServiceSpec) -> bool {
         let as_here = ServiceSpec {
-            mode: self.mode,
             cron: self.cron.clone(),
             replicas: self.replicas,
             spread: self.spread.clone(),
