@@ -105,7 +105,7 @@ pub enum Command {
         expect_revision: u64,
         /// What becomes of the rollout.
         state: RolloutState,
-        /// Why, if there is more to say than the state does.
+        /// Why, if it is paused.
         why: String,
     },
     /// Returns a service to the last revision that served whole.

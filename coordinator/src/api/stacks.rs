@@ -124,7 +124,7 @@ pub async fn rollout(
             .into());
     }
     let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
-    let why = format!("{}{by}", if put.state == RolloutState::Paused { "paused" } else { "resumed" });
+    let why = format!("paused{by}");
     let command = Command::MoveRollout { service, expect_revision: put.revision, state: put.state, why };
     coordinator.consensus.write(author, command).await?;
     Ok(StatusCode::NO_CONTENT)

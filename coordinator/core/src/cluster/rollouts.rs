@@ -11,7 +11,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, not_found};
+use super::{Applied, Cluster};
 
 /// How far the change of a service to its revision has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,12 @@ impl Cluster {
                 .why(format!("all of it is at revision {expect_revision}")));
         }
         let back = service.rollout.back_from;
-        let why = if why.is_empty() { service.rollout.why.clone() } else { why.to_owned() };
+        let why = match state {
+            RolloutState::Paused => why.to_owned(),
+            // Why it goes back is worth knowing to the end; why it had paused is not once it goes on.
+            RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.why.clone(),
+            RolloutState::Rolling | RolloutState::Done => String::new(),
+        };
         service.rollout = Rollout { state, since: clock, back_from: back, why: why.clone() };
         let (reason, message) = match state {
             RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
@@ -111,9 +116,7 @@ impl Cluster {
     }
 
     fn changing(&mut self, id: &ServiceId, expect_revision: u64) -> Result<&mut super::Service, Problem> {
-        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
-        let service = stack.and_then(|stack| stack.services.get_mut(&id.service));
-        let service = service.ok_or_else(|| not_found("service", id))?;
+        let service = self.service_mut(id)?;
         if service.revision != expect_revision {
             return Err(Problem::new(Code::Conflict, format!("{id} was changed in the meantime"))
                 .why(format!("it is at revision {}, not {expect_revision}", service.revision)));

@@ -7,7 +7,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Service, not_found};
+use super::{Applied, Cluster, Service};
 
 /// The runs of a job that has a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,9 +42,7 @@ impl Cluster {
 
     /// Begins the run that was due at a time, or leaves it out; once for each time, whoever asks.
     pub(super) fn tick(&mut self, id: &ServiceId, due: Timestamp, left_out: Option<&str>) -> Applied {
-        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
-        let service = stack.and_then(|stack| stack.services.get_mut(&id.service));
-        let service = service.ok_or_else(|| not_found("service", id))?;
+        let service = self.service_mut(id)?;
         let refuse = |why: String| Err(Problem::new(Code::Conflict, format!("{id} was not run")).why(why));
         if service.spec.cron.is_none() {
             return refuse("it has no schedule".into());

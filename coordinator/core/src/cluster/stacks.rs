@@ -132,6 +132,12 @@ impl Cluster {
         self.stacks.get(&id.stack).filter(|stack| !stack.removing)?.services.get(&id.service)
     }
 
+    /// The same, to change it.
+    pub(super) fn service_mut(&mut self, id: &ServiceId) -> Result<&mut Service, Problem> {
+        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
+        stack.and_then(|stack| stack.services.get_mut(&id.service)).ok_or_else(|| not_found("service", id))
+    }
+
     pub(super) fn put_stack(
         &mut self,
         id: &StackId,
