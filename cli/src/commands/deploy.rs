@@ -74,7 +74,7 @@ async fn ask(
     dry_run: bool,
     expect_revision: Option<u64>,
 ) -> Result<StackPlan, Problem> {
-    let what = Some(format!("deployed from {}", wanted.shown));
+    let what = Some(format!("deployed from {}", wanted.shown.chars().take(100).collect::<String>()));
     let put = PutStack { spec: wanted.composed.spec.clone(), expect_revision, dry_run, what };
     session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
 }
