@@ -171,6 +171,13 @@ impl TestCluster {
         Client::of_context(&context).expect("the context is right")
     }
 
+    /// The API of one coordinator, with another token.
+    pub fn client_with(&self, host: usize, token: &str) -> Client {
+        let servers = vec![self.hosts[host].address];
+        let context = Context { servers, token: token.to_owned(), ..self.context.clone() };
+        Client::of_context(&context).expect("the context is right")
+    }
+
     async fn view(&self, host: usize) -> anyhow::Result<ClusterView> {
         let view: ClusterView = self.client_of(host).get("/api/v1/cluster").await.map_err(problem)?;
         ensure!(view.leader.is_some(), "nobody leads");

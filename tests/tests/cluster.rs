@@ -5,11 +5,14 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{
-    api::KeyView,
+    api::{Access, ApiTokenCreated, ClusterView, CreateApiToken, KeyView},
     error::Code,
     instance::Phase,
+    name::Name,
+    secret::Secret,
     spec::{ServiceSpec, UpdatePolicy},
     time::Span,
+    token::{ApiToken, TokenId},
 };
 use hyper::Method;
 use tests::{cluster::TestCluster, wait::until_async};
@@ -136,6 +139,49 @@ async fn agents_and_coordinators_start_anew_under_what_runs() {
     cluster.wait_for_running(7).await;
     let now: u64 = cluster.hosts.iter().map(|host| host.runtime.starts()).sum();
     assert_eq!(now, started + 1, "only the new one was started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_starts_knows_its_tokens_before_it_hears_of_others() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.client().send(Method::PUT, &key("before"), Bytes::from("1")).await.expect("written");
+    for host in &mut cluster.hosts {
+        host.switch_off().await;
+    }
+    let network = cluster.network.clone();
+    cluster.hosts[0].switch_on(&network);
+    let stale = format!("{}?stale", key("before"));
+    until_async(SOON, "it serves what it knew", async || {
+        let read = cluster.client_of(0).get::<KeyView>(&stale).await;
+        if let Err(problem) = &read {
+            assert_ne!(problem.code, Code::Unauthenticated, "{problem}");
+        }
+        let read = read.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        ensure!(read.value == "1", "{}", read.value);
+        anyhow::Ok(())
+    })
+    .await;
+
+    for host in &mut cluster.hosts[1..] {
+        host.switch_on(&network);
+    }
+    cluster.wait_until_whole().await;
+    let behind = (cluster.leader(0).await.expect("somebody leads") + 1) % 3;
+    cluster.cut_off(behind);
+    let asked = CreateApiToken { name: Name::parse("fresh").expect("a name"), access: Access::Viewer };
+    let majority = cluster.client_of((behind + 1) % 3);
+    let created = majority.send_json::<_, ApiTokenCreated>(Method::POST, "/api/v1/api-tokens", &asked).await;
+    let fresh = created.expect("the majority makes it").token;
+    cluster.network.heal();
+    let listed = cluster.client_with(behind, &fresh).get::<ClusterView>("/api/v1/cluster").await.map(drop);
+    assert!(
+        listed.as_ref().map_err(|problem| problem.code) != Err(Code::Unauthenticated),
+        "a member that lags asks before it says that a token is unknown: {listed:?}"
+    );
+    let invented = ApiToken { id: TokenId([7; 5]), secret: Secret::new([7; 16]) }.reveal();
+    let invented = cluster.client_with(behind, &invented);
+    let refused = invented.get::<ClusterView>("/api/v1/cluster").await.map(drop);
+    assert_eq!(refused.expect_err("nobody made it").code, Code::Unauthenticated);
 }
 
 #[tokio::test(flavor = "multi_thread")]

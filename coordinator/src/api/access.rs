@@ -112,8 +112,17 @@ pub async fn check_door(request: Request, next: Next) -> Response {
 
 /// The one gate of the API.
 pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Request, next: Next) -> Response {
-    let published = coordinator.consensus.current();
-    match decide(&published, &request) {
+    let mut published = coordinator.consensus.current();
+    let mut decided = decide(&published, &request);
+    if let Err(Refusal::UnknownToken(_)) = decided {
+        // This member may not have heard of it yet: it was just made, or this one just started.
+        match coordinator.consensus.read().await {
+            Ok(newest) => published = newest,
+            Err(problem) => return ApiError(problem).into_response(),
+        }
+        decided = decide(&published, &request);
+    }
+    match decided {
         Ok(actor) => {
             request.extensions_mut().insert(actor);
             let mut response = next.run(request).await;
@@ -122,7 +131,21 @@ pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Requ
             }
             response
         }
-        Err(problem) => ApiError(problem).into_response(),
+        Err(Refusal::Denied(problem) | Refusal::UnknownToken(problem)) => ApiError(problem).into_response(),
+    }
+}
+
+/// Why a request goes no further.
+enum Refusal {
+    /// Whatever this member has yet to hear.
+    Denied(Problem),
+    /// This member does not know the token, so far.
+    UnknownToken(Problem),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Refusal {
+        Refusal::Denied(problem)
     }
 }
 
@@ -132,7 +155,7 @@ fn coordinators(published: &Published) -> String {
     addresses.join(",")
 }
 
-fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Problem> {
+fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Refusal> {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let denied = || Problem::new(Code::Denied, format!("{} {} is not allowed", request.method(), request.uri().path()));
     let needed = path.and_then(|path| needs(request.method(), path)).ok_or_else(denied)?;
@@ -141,18 +164,20 @@ fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Proble
         return Err(Problem::new(Code::InvalidRequest, "The token must not be part of the address")
             .why("addresses end in logs and histories")
             .fix("Send it in the header: Authorization: Bearer wat1_…")
-            .fix(format!("It has been seen: revoke it, {}", "wharf token rm <id>")));
+            .fix("It has been seen: revoke it, wharf token rm <id>")
+            .into());
     }
     let token = authenticate(published, request)?;
     if token.access < needed {
         return Err(denied()
             .why("the token may only read")
-            .fix("Use a token with the access admin: wharf token create"));
+            .fix("Use a token with the access admin: wharf token create")
+            .into());
     }
     Ok(Actor(Some(token.name.clone())))
 }
 
-fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<&'a ApiTokenRecord, Problem> {
+fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<&'a ApiTokenRecord, Refusal> {
     let unauthenticated = |why: &str| {
         Problem::new(Code::Unauthenticated, format!("{} {} needs a token", request.method(), request.uri().path()))
             .why(why)
@@ -168,5 +193,5 @@ fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<
     let given = SecretHash::of(&token.secret);
     known
         .filter(|known| known.secret.matches(&given))
-        .ok_or_else(|| unauthenticated("the cluster does not know this token"))
+        .ok_or_else(|| Refusal::UnknownToken(unauthenticated("the cluster does not know this token")))
 }

@@ -20,6 +20,7 @@ use super::{
 };
 
 const VOTE: &[u8] = b"m/vote";
+const COMMITTED: &[u8] = b"m/committed";
 const PURGED: &[u8] = b"m/purged";
 /// Bytes of entries kept in memory; older ones are read from the store.
 const CACHE_BYTES: usize = 32 << 20;
@@ -161,6 +162,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         self.store.record(VOTE).map_err(read_error)
+    }
+
+    /// Notes how far the log is known to be committed: a member that starts and hears nobody knows
+    /// at least that much. A mark that lags is as good as one that does not, and costs less.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let mut batch = sled::Batch::default();
+        insert_record(&mut batch, COMMITTED, &committed).map_err(write_error)?;
+        self.store.note(batch);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.store.record::<Option<LogId>>(COMMITTED).map_err(read_error)?.flatten())
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>

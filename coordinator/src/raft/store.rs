@@ -10,8 +10,12 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -79,10 +83,17 @@ struct Write {
     done: Option<Done>,
 }
 
+/// How long a note may wait until it is durable.
+const NOTE_DELAY: Duration = Duration::from_secs(1);
+
+/// The newest note, which nobody waits for; the writer takes it when its time has come.
+type Note = Arc<Mutex<Option<sled::Batch>>>;
+
 /// A sled database whose writes are durable when they say so.
 pub struct Store {
     db: sled::Db,
     queue: Option<mpsc::Sender<Write>>,
+    note: Note,
     failed: watch::Receiver<Option<String>>,
     writer: Option<JoinHandle<()>>,
     path: PathBuf,
@@ -99,12 +110,13 @@ impl Store {
         let file = File::options().read(true).write(true).open(path.join("db")).map_err(|e| failed(e.to_string()))?;
         let (failure_sender, failure) = watch::channel(None);
         let (queue, writes) = mpsc::channel();
-        let writer_db = db.clone();
+        let note = Note::default();
+        let writer = Writer { db: db.clone(), file, note: note.clone() };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_all(&writer_db, &file, &writes, &failure_sender))
+            .spawn(move || writer.run(&writes, &failure_sender))
             .map_err(|e| failed(e.to_string()))?;
-        let store = Store { db, queue: Some(queue), failed: failure, writer: Some(writer), path };
+        let store = Store { db, queue: Some(queue), note, failed: failure, writer: Some(writer), path };
         store.check_owner(me)?;
         Ok(store)
     }
@@ -149,6 +161,15 @@ impl Store {
     /// Queues a write that may be lost in a crash; it is never made before earlier ones.
     pub fn write_lazily(&self, batch: sled::Batch) {
         self.enqueue(Write { batch, durable: false, done: None });
+    }
+
+    /// Has the newest note durable within a second; older ones that still wait are dropped.
+    pub fn note(&self, batch: sled::Batch) {
+        let waited = self.note.lock().expect("no panic while it is held").replace(batch).is_some();
+        if !waited {
+            // The writer may be asleep, and has to know from when to count.
+            self.write_lazily(sled::Batch::default());
+        }
     }
 
     fn enqueue(&self, write: Write) {
@@ -288,36 +309,76 @@ fn sync_files(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn write_all(db: &sled::Db, file: &File, writes: &mpsc::Receiver<Write>, failed: &watch::Sender<Option<String>>) {
-    while let Ok(first) = writes.recv() {
+/// The thread that owns all writing.
+struct Writer {
+    db: sled::Db,
+    file: File,
+    note: Note,
+}
+
+impl Writer {
+    fn run(self, writes: &mpsc::Receiver<Write>, failed: &watch::Sender<Option<String>>) {
+        let mut note_due: Option<Instant> = None;
+        loop {
+            let next = match note_due {
+                None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => writes.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            let is_over = matches!(next, Err(RecvTimeoutError::Disconnected));
+            let note = if is_over || note_due.is_some_and(|due| due <= Instant::now()) {
+                note_due = None;
+                self.lock_note().take()
+            } else {
+                None
+            };
+            let (dones, result) = self.write(next.ok(), writes, note);
+            if self.lock_note().is_some() {
+                note_due.get_or_insert_with(|| Instant::now() + NOTE_DELAY);
+            }
+            if let Err(error) = &result {
+                failed.send_replace(Some(error.to_string()));
+            }
+            let is_broken = result.is_err();
+            for done in dones {
+                done(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
+            }
+            if is_over || is_broken {
+                return;
+            }
+        }
+    }
+
+    fn lock_note(&self) -> MutexGuard<'_, Option<sled::Batch>> {
+        self.note.lock().expect("no panic while it is held")
+    }
+
+    /// Writes the first and all that wait behind it, and the note.
+    fn write(
+        &self,
+        first: Option<Write>,
+        writes: &mpsc::Receiver<Write>,
+        note: Option<sled::Batch>,
+    ) -> (Vec<Done>, io::Result<()>) {
         let mut dones = Vec::new();
-        let mut durable = false;
         let written = std::panic::catch_unwind(AssertUnwindSafe(|| -> io::Result<()> {
-            let mut next = Some(first);
+            let mut durable = note.is_some();
+            let mut next = first;
             while let Some(write) = next {
                 durable |= write.durable;
                 dones.extend(write.done);
-                db.apply_batch(write.batch).map_err(io::Error::from)?;
+                self.db.apply_batch(write.batch).map_err(io::Error::from)?;
                 next = writes.try_recv().ok();
             }
+            if let Some(note) = note {
+                self.db.apply_batch(note).map_err(io::Error::from)?;
+            }
             if durable {
-                db.flush().map_err(io::Error::from)?;
+                self.db.flush().map_err(io::Error::from)?;
                 // Always, even if sled thinks that there was nothing to flush.
-                file.sync_data()?;
+                self.file.sync_data()?;
             }
             Ok(())
         }));
-        let result = written.unwrap_or_else(|_| Err(io::Error::other("sled panicked")));
-        if let Err(error) = &result {
-            failed.send_replace(Some(error.to_string()));
-        }
-        let copy =
-            |result: &io::Result<()>| result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string()));
-        for done in dones {
-            done(copy(&result));
-        }
-        if result.is_err() {
-            return;
-        }
+        (dones, written.unwrap_or_else(|_| Err(io::Error::other("sled panicked"))))
     }
 }
