@@ -4,6 +4,7 @@
 //! coordinator gone.
 
 pub mod facts;
+pub mod files;
 pub mod ledger;
 mod logs;
 pub mod reconciler;
@@ -28,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use files::{Files, Places};
 use ledger::{Ledger, LedgerError};
 use reconciler::Reconciler;
 use runtime::ContainerRuntime;
@@ -37,6 +39,8 @@ use runtime::ContainerRuntime;
 pub struct Config {
     /// The folder of its ledger.
     pub state: PathBuf,
+    /// Where configs and secrets lie.
+    pub places: Places,
     /// The cluster that it belongs to.
     pub cluster: ClusterId,
     /// Its host.
@@ -60,9 +64,12 @@ pub async fn run<R: ContainerRuntime>(
     let wake = Arc::new(Notify::new());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let reconciler = Reconciler::new(runtime.clone(), ledger, assignment.clone(), reports, facts::boot_id());
+    let (leader, leads) = watch::channel(None);
+    let files = Files::new(config.places.clone(), leads);
+    let reconciler = Reconciler::new(runtime.clone(), files, ledger, assignment.clone(), reports, facts::boot_id());
     tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
-    let session = session::Session { config, transport, runtime: runtime.clone(), assignment: assignments, report };
+    let session =
+        session::Session { config, transport, runtime: runtime.clone(), assignment: assignments, report, leader };
     tasks.spawn(until(stop.clone(), session.run()));
     tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
     tokio::select! {

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{ledger::Ledger, runtime::ContainerRuntime};
+use crate::{files::Files, ledger::Ledger, runtime::ContainerRuntime};
 
 /// How often the host is looked at even if nothing seems to have happened.
 const TICK: Duration = Duration::from_secs(15);
@@ -27,6 +27,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The loop and its state.
 pub struct Reconciler<R> {
     runtime: Arc<R>,
+    files: Files,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -35,12 +36,15 @@ pub struct Reconciler<R> {
     actions: JoinSet<(Action, ActionResult)>,
     busy: BTreeSet<InstanceId>,
     blind: bool,
+    /// Whether files were removed that an earlier process had no time to remove.
+    swept: bool,
 }
 
 impl<R: ContainerRuntime> Reconciler<R> {
     /// A loop that has not begun.
     pub fn new(
         runtime: Arc<R>,
+        files: Files,
         ledger: Ledger,
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
@@ -49,6 +53,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let memory = ledger.contents().memory.clone();
         Reconciler {
             runtime,
+            files,
             ledger,
             memory,
             assignment,
@@ -57,6 +62,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             actions: JoinSet::new(),
             busy: BTreeSet::new(),
             blind: false,
+            swept: false,
         }
     }
 
@@ -95,6 +101,13 @@ impl<R: ContainerRuntime> Reconciler<R> {
         if std::mem::take(&mut self.blind) {
             info!("Docker answers again");
         }
+        if !std::mem::replace(&mut self.swept, true) {
+            let assigned = assignment.instances.iter().map(|instance| &instance.id);
+            let kept = assigned.chain(containers.keys()).cloned().collect();
+            if let Err(error) = self.files.places().sweep(&kept) {
+                warn!(%error, "configs and secrets of instances that are gone could not be removed");
+            }
+        }
         let now = now();
         let situation =
             Situation { assignment: &assignment, containers: &containers, busy: &self.busy, boot: self.boot, now };
@@ -125,7 +138,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.busy.insert(action.instance().clone());
         let instance = assignment.instances.iter().find(|instance| instance.id == *action.instance()).cloned();
         info!(instance = %action.instance(), action = word(&action), "acting");
-        self.actions.spawn(act(self.runtime.clone(), action, instance));
+        self.actions.spawn(act(self.runtime.clone(), self.files.clone(), action, instance));
     }
 
     fn learn(&mut self, done: Result<(Action, ActionResult), tokio::task::JoinError>) {
@@ -133,6 +146,12 @@ impl<R: ContainerRuntime> Reconciler<R> {
             Ok((action, result)) => {
                 if let ActionResult::Failed(why) | ActionResult::Impossible(why) = &result {
                     warn!(instance = %action.instance(), action = word(&action), why, "an action failed");
+                }
+                let known = self.memory.0.get(action.instance()).map(|local| local.observed.message.as_str());
+                if let ActionResult::Waits(why) = &result
+                    && known != Some(why)
+                {
+                    info!(instance = %action.instance(), action = word(&action), why, "an action waits");
                 }
                 self.busy.remove(action.instance());
                 self.memory.learn(&action, &result, now());
@@ -150,10 +169,18 @@ impl<R: ContainerRuntime> Reconciler<R> {
 
 async fn act<R: ContainerRuntime>(
     runtime: Arc<R>,
+    files: Files,
     action: Action,
     instance: Option<AssignedInstance>,
 ) -> (Action, ActionResult) {
     let gone = || ActionResult::Failed("it is not assigned any more".to_owned());
+    let needs_files = matches!(action, Action::Prepare(_) | Action::Create(_) | Action::Start { .. });
+    if needs_files
+        && let Some(instance) = &instance
+        && let Err(result) = files.ensure(instance).await
+    {
+        return (action, result);
+    }
     let result = match (&action, &instance) {
         (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
         (Action::Create(_), Some(instance)) => runtime.create(instance).await,
@@ -162,6 +189,11 @@ async fn act<R: ContainerRuntime>(
         (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
         (Action::Remove { container, .. }, _) => runtime.remove(container).await,
     };
+    if let (Action::Remove { instance, .. }, ActionResult::Done) = (&action, &result)
+        && let Err(error) = files.places().remove(instance)
+    {
+        warn!(%instance, %error, "its configs and secrets could not be removed");
+    }
     (action, result)
 }
 

@@ -41,6 +41,8 @@ pub struct Session<R> {
     pub assignment: watch::Sender<Assignment>,
     /// What the host observes.
     pub report: watch::Receiver<Report>,
+    /// Where the connection goes for as long as its other end leads.
+    pub leader: watch::Sender<Option<Connection>>,
 }
 
 /// Why a session ended.
@@ -104,6 +106,7 @@ impl<R: ContainerRuntime> Session<R> {
             result = self.speak(&connection, address, coordinators) => result.err().unwrap_or(End::Broken("it ended".into())),
             () = serving => End::Broken("the connection ended".into()),
         };
+        self.leader.send_replace(None);
         connection.close("the session ended");
         end
     }
@@ -129,6 +132,7 @@ impl<R: ContainerRuntime> Session<R> {
             Some(ToAgent::Refused(problem)) => return Err(End::Refused(problem)),
             _ => return Err(End::Broken("it answered something else".into())),
         };
+        self.leader.send_replace(Some(connection.clone()));
         info!(coordinator = %address, "a session has begun");
         let Stream { mut incoming, mut outgoing } = stream;
         let (said, mut heard) = mpsc::channel::<ToAgent>(16);

@@ -7,6 +7,8 @@ use common::{name::Name, time::Span, token::TokenId};
 
 /// Where the state of a host lies.
 pub const STATE: &str = "/var/lib/wharf";
+/// Where a coordinator's sealing key lies.
+pub const KEYS: &str = "/etc/wharf";
 /// Where a coordinator listens.
 pub const LISTEN: &str = "0.0.0.0:7443";
 
@@ -108,6 +110,12 @@ pub enum Command {
     /// API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Secrets, which services get as files in memory.
+    #[command(subcommand)]
+    Secret(SecretFile),
+    /// Configs, which services get as files.
+    #[command(subcommand)]
+    Config(ConfigFile),
     /// Credentials of image registries.
     #[command(subcommand)]
     Registry(Registry),
@@ -160,6 +168,9 @@ pub struct Service {
     /// The folder of its state.
     #[arg(long, default_value = STATE, env = "WHARF_STATE")]
     pub state: PathBuf,
+    /// The folder of the key that secrets are sealed with: better not on the disk of the state.
+    #[arg(long, default_value = KEYS, env = "WHARF_KEYS")]
+    pub keys: PathBuf,
     /// Where the coordinator listens.
     #[arg(long, default_value = LISTEN)]
     pub listen: SocketAddr,
@@ -258,6 +269,9 @@ pub struct Uninstall {
     /// Docker's socket.
     #[arg(long, default_value = agent::runtime::docker::SOCKET)]
     pub docker: String,
+    /// The folder of the key that secrets are sealed with.
+    #[arg(long, default_value = KEYS, env = "WHARF_KEYS")]
+    pub keys: PathBuf,
     /// The binary to remove.
     #[arg(long, default_value = "/usr/local/bin/wharf")]
     pub binary: PathBuf,
@@ -439,6 +453,51 @@ pub enum Token {
     Rm {
         /// Its id.
         token: TokenId,
+    },
+}
+
+/// Commands on secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretFile {
+    /// List the secrets; their values are shown nowhere.
+    Ls,
+    /// Set a secret; services that use it are rolled out.
+    Set {
+        /// Its name.
+        name: Name,
+        /// The file with its value; standard input if absent.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Remove a secret that no service uses.
+    Rm {
+        /// Its name.
+        name: Name,
+    },
+}
+
+/// Commands on configs.
+#[derive(Debug, Subcommand)]
+pub enum ConfigFile {
+    /// List the configs.
+    Ls,
+    /// Print a config.
+    Get {
+        /// Its name.
+        name: Name,
+    },
+    /// Set a config; services that use it are rolled out.
+    Set {
+        /// Its name.
+        name: Name,
+        /// The file with its content; standard input if absent.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Remove a config that no service uses.
+    Rm {
+        /// Its name.
+        name: Name,
     },
 }
 

@@ -196,7 +196,8 @@ fn json<B: Serialize>(body: &B) -> Result<Bytes, Problem> {
         .map_err(|e| Problem::new(Code::Internal, "The request cannot be written").why(e.to_string()))
 }
 
-async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
+/// The value in an answer.
+pub async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
     let unreadable = |why: String| Problem::new(Code::Unreachable, "The answer cannot be read").why(why);
     let body = response.into_body().collect().await.map_err(|e| unreadable(e.to_string()))?.to_bytes();
     serde_json::from_slice(&body)

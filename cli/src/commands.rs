@@ -3,6 +3,7 @@
 mod ctx;
 mod deploy;
 mod events;
+mod files;
 mod hosts;
 mod install;
 mod instances;
@@ -109,6 +110,8 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Host(host) => hosts::run(session, host).await,
         Command::Member(member) => members::run(session, member).await,
         Command::Token(token) => tokens::tokens(session, token).await,
+        Command::Secret(secret) => files::secrets(session, secret).await,
+        Command::Config(config) => files::configs(session, config).await,
         Command::Registry(registry) => tokens::registries(session, registry).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
         Command::Status => members::status(session).await,

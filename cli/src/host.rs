@@ -2,10 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
 };
 
-use agent::runtime::Docker;
+use agent::{
+    files::{MEMORY, Places},
+    runtime::Docker,
+};
 use common::{
     api::Settings,
     error::{Code, Problem},
@@ -39,7 +43,8 @@ pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
 
 /// What a coordinator on this host is told.
 pub fn coordinator_config(service: &Service, advertise: SocketAddr, settings: Settings) -> coordinator::Config {
-    coordinator::Config { state: service.state.clone(), listen: service.listen, advertise, settings }
+    let Service { state, keys, listen, .. } = service.clone();
+    coordinator::Config { state, keys, listen, advertise, settings }
 }
 
 /// The address under which others most likely reach this host.
@@ -133,9 +138,11 @@ async fn run_agent(
         stop.cancelled().await;
         return Ok(());
     }
-    let docker = Docker::new(&service.docker, keyring.cluster);
+    let places = Places::new(&service.state, Path::new(MEMORY));
+    let docker = Docker::new(&service.docker, keyring.cluster, places.clone());
     let config = agent::Config {
         state: service.state.clone(),
+        places,
         cluster: keyring.cluster,
         host: keyring.host,
         coordinators: keyring.coordinators.clone(),

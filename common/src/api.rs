@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod files;
 mod hosts;
 mod stacks;
 
@@ -14,6 +15,7 @@ use crate::{error::Problem, name::Name, time::Timestamp};
 
 pub use access::*;
 pub use cluster::*;
+pub use files::*;
 pub use hosts::*;
 pub use stacks::*;
 

@@ -7,6 +7,7 @@
 
 mod convert;
 mod deploy;
+mod files;
 mod interpolate;
 mod merge;
 mod node;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde_norway::Value;
 
-use crate::{name::Name, spec::StackSpec};
+use crate::{api::PutFile, name::Name, spec::StackSpec};
 
 /// Largest file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
@@ -41,6 +42,8 @@ pub struct Composed {
     pub name: Option<Name>,
     /// The stack.
     pub spec: StackSpec,
+    /// The contents of the stack's own configs and secrets.
+    pub files: Vec<PutFile>,
     /// What was asked for and is not done, each with its place.
     pub warnings: Vec<String>,
 }
@@ -77,20 +80,20 @@ pub enum ComposeError {
     Invalid(Vec<String>),
 }
 
-/// What surrounds the files: variables, the directory, and a way to read `env_file`s.
+/// What surrounds the files: variables, the directory, and a way to read the files that they name.
 pub struct Project<'a, R> {
     /// The variables for interpolation.
     pub variables: &'a BTreeMap<String, String>,
     /// The absolute directory that relative paths start from.
     pub directory: &'a str,
-    /// Reads a file named by `env_file`, or says why it cannot.
+    /// Reads a file named by `env_file` or by a config or secret, or says why it cannot.
     pub read: R,
 }
 
 /// Reads compose files, later ones overriding earlier ones.
 pub fn compose<R>(files: &[Source], project: Project<'_, R>) -> Result<Composed, ComposeError>
 where
-    R: Fn(&str) -> Result<String, String>,
+    R: Fn(&str) -> Result<Vec<u8>, String>,
 {
     let mut problems = Vec::new();
     let mut merged = Value::Mapping(Default::default());

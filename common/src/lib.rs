@@ -3,6 +3,7 @@
 //! Everything here is a value. Nothing here reads a clock, a file or a socket, so the pure cores
 //! can build on it and both ends of a wire can share it.
 
+pub mod file;
 pub mod id;
 pub mod name;
 pub mod quantity;

@@ -17,6 +17,7 @@ pub use validate::Violation;
 
 use crate::{
     cron::Schedule,
+    file::FileSpec,
     name::Name,
     quantity::{Bytes, MilliCpu},
     time::Span,
@@ -66,6 +67,9 @@ pub struct ServiceSpec {
     /// What is mounted where.
     #[serde(default)]
     pub mounts: Vec<MountSpec>,
+    /// Configs and secrets in the containers.
+    #[serde(default)]
+    pub files: Vec<FileSpec>,
     /// How health is checked; the image's own check if absent.
     #[serde(default)]
     pub healthcheck: Option<HealthCheck>,
@@ -436,6 +440,7 @@ impl ServiceSpec {
             labels: BTreeMap::new(),
             ports: Vec::new(),
             mounts: Vec::new(),
+            files: Vec::new(),
             healthcheck: None,
             restart: RestartPolicy::default(),
             stop_grace: default_stop_grace(),

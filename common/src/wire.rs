@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     assignment::Assignment,
     error::Problem,
+    file::FilesRequest,
     host::HostFacts,
     id::{HostId, InstanceId, MemberId},
     report::Report,
+    secret::Secret,
     time::Span,
 };
 
@@ -42,6 +44,11 @@ pub enum Open {
     Member(Vec<u8>),
     /// The output of an instance, asked of its agent: [`LogFrame`]s follow.
     Logs(LogRequest),
+    /// The key that secrets are sealed with, asked by a coordinator that has just joined: the key follows, if
+    /// the other has it.
+    SealingKey,
+    /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
+    Files(FilesRequest),
 }
 
 impl Open {
@@ -50,8 +57,9 @@ impl Open {
         match self {
             // A host speaks for itself alone; a coordinator's host has an agent too.
             Open::Session(hello) => hello.host == peer.host,
-            Open::Renew(_) => true,
-            Open::Member(_) | Open::Logs(_) => peer.member.is_some(),
+            // What exactly is looked up by the host of the certificate.
+            Open::Renew(_) | Open::Files(_) => true,
+            Open::Member(_) | Open::Logs(_) | Open::SealingKey => peer.member.is_some(),
         }
     }
 }
@@ -127,6 +135,15 @@ pub enum Renewed {
     /// The new certificate, DER.
     Certificate(Vec<u8>),
     /// None is given.
+    Refused(Problem),
+}
+
+/// The answer to [`Open::Files`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Files {
+    /// The contents, in the order of the service's files.
+    Contents(Vec<Secret<Vec<u8>>>),
+    /// They are not given.
     Refused(Problem),
 }
 

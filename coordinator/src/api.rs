@@ -7,6 +7,7 @@ mod door;
 pub mod error;
 mod events;
 mod extract;
+mod files;
 mod hosts;
 mod instances;
 mod keys;
@@ -71,6 +72,10 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(stacks::revisions))
         .routes(routes!(instances::list))
         .routes(routes!(instances::logs))
+        .routes(routes!(files::list_secrets))
+        .routes(routes!(files::put_secret, files::remove_secret))
+        .routes(routes!(files::list_configs))
+        .routes(routes!(files::get_config, files::put_config, files::remove_config))
         .routes(routes!(keys::list))
         .routes(routes!(keys::get, keys::put, keys::remove))
         .routes(routes!(events::list))

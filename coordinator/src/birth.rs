@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Config,
     raft::{Consensus, StoreError},
+    seal,
 };
 
 /// How the file of a new cluster is sealed.
@@ -83,6 +84,7 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let file = GenesisFile { genesis, admin: (admin.id, SecretHash::of(&admin.secret)) };
     let bytes = GENESIS_FORMAT.seal(&file).map_err(|e| failed(&e))?;
     file::replace(&config.state.join(GENESIS_FILE), &bytes).map_err(|e| failed(&e))?;
+    seal::make(&config.keys, cluster).map_err(|e| failed(&e))?;
     let keyring = Keyring {
         cluster,
         host,

@@ -1,6 +1,7 @@
 //! The leader's side of the agents' sessions: what hosts should run goes out, what they observe
 //! comes in.
 
+pub mod files;
 pub mod lease;
 mod session;
 

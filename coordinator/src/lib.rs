@@ -6,6 +6,7 @@ pub mod dispatch;
 pub mod join;
 mod planner;
 pub mod raft;
+pub mod seal;
 mod server;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -17,12 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use dispatch::Dispatch;
 use raft::{Consensus, Start};
+use seal::Seals;
 
 /// What a coordinator is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The folder of its store.
     pub state: PathBuf,
+    /// The folder of the key that secrets are sealed with.
+    pub keys: PathBuf,
     /// Where it listens, TCP and UDP.
     pub listen: SocketAddr,
     /// Where others reach it.
@@ -38,6 +42,8 @@ pub struct Coordinator {
     pub consensus: Consensus,
     /// The agents' sessions.
     pub dispatch: Dispatch,
+    /// The key of the secrets.
+    pub seals: Arc<Seals>,
     /// The binary that joining hosts get.
     pub binary: Arc<join::Binary>,
     /// Where others reach this coordinator.
@@ -57,16 +63,24 @@ pub async fn run(
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(&keyring))?;
+    let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
     let start = Start { me, directory: &config.state, transport: transport.clone() };
     let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.map_err(birth::store_problem)?;
     let listener = listen(config.listen).await?;
     let dispatch = Dispatch::new(consensus.clone());
     let binary = Arc::new(join::Binary::of_this_process());
-    let coordinator =
-        Coordinator { consensus: consensus.clone(), dispatch: dispatch.clone(), binary, advertise: config.advertise };
+    let coordinator = Coordinator {
+        consensus: consensus.clone(),
+        dispatch: dispatch.clone(),
+        seals: seals.clone(),
+        binary,
+        advertise: config.advertise,
+    };
     birth::finish(&config, &consensus).await?;
     tasks.spawn(until(stop.clone(), server::serve_peers(coordinator.clone(), transport)));
     tasks.spawn(until(stop.clone(), dispatch::lease::run(dispatch)));
+    let sealing = consensus.clone();
+    tasks.spawn(until(stop.clone(), async move { seals.fetch(&sealing).await }));
     tasks.spawn(until(stop.clone(), planner::run(consensus.clone())));
     tasks.spawn(until(stop.clone(), birth::keep_address(consensus.clone(), config.advertise)));
     tasks

@@ -93,6 +93,18 @@ async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stre
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }
+        Open::Files(request) => {
+            let published = coordinator.consensus.current();
+            let answer = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &request);
+            stream.outgoing.send(&answer).await?;
+            stream.outgoing.finish().await
+        }
+        Open::SealingKey => {
+            // A certificate outlives its host's membership.
+            let is_member = coordinator.consensus.current().cluster.member_on(peer.host).is_some();
+            stream.outgoing.send(&coordinator.seals.share().filter(|_| is_member)).await?;
+            stream.outgoing.finish().await
+        }
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
             Ok(source) => relay(source, stream).await,
             Err(problem) => {

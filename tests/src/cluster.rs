@@ -3,11 +3,12 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use agent::runtime::fake::Fake;
+use agent::{files::Places, runtime::fake::Fake};
 use anyhow::{Context as _, ensure};
 use cli::{
     client::Client,
@@ -52,6 +53,7 @@ pub struct Host {
     pub runtime: Arc<Fake>,
     keyring: Keyring,
     folder: TempDir,
+    memory: TempDir,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -69,6 +71,11 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
+/// The folder of a host's sealing key.
+fn keys_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("keys")
+}
+
 fn name(text: &str) -> Name {
     Name::parse(text).expect("it is a name")
 }
@@ -84,8 +91,13 @@ impl TestCluster {
         let (folder, address) = (TempDir::new().expect("a folder"), free_address());
         let settings =
             Settings { heartbeat: Span(200), suspect_after: Span(800), down_after: Span(1500), lost_after: LOST_AFTER };
-        let config =
-            coordinator::Config { state: folder.path().to_owned(), listen: address, advertise: address, settings };
+        let config = coordinator::Config {
+            keys: keys_of(&folder),
+            state: folder.path().to_owned(),
+            listen: address,
+            advertise: address,
+            settings,
+        };
         let newborn = coordinator::birth::make_cluster(&config, name("h1")).expect("it is made");
         let context = Context {
             cluster: newborn.keyring.cluster,
@@ -109,6 +121,8 @@ impl TestCluster {
             runtime: Arc::default(),
             keyring,
             folder,
+            // Secrets lie in memory alone.
+            memory: TempDir::new_in("/dev/shm").expect("memory can hold a folder"),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
         };
@@ -210,7 +224,7 @@ impl TestCluster {
     /// Deploys a stack of one service.
     pub async fn deploy(&self, stack: &str, service: ServiceSpec) -> Result<StackPlan, Problem> {
         let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
-        let put = PutStack { spec, expect_revision: None, dry_run: false, what: None };
+        let put = PutStack { spec, files: Vec::new(), expect_revision: None, dry_run: false, what: None };
         self.client().send_json(Method::PUT, &format!("/api/v1/environments/default/stacks/{stack}"), &put).await
     }
 
@@ -245,6 +259,16 @@ impl TestCluster {
 }
 
 impl Host {
+    /// The folder of its state, with everything that it writes to disk.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder of what it keeps in memory.
+    pub fn memory(&self) -> &Path {
+        self.memory.path()
+    }
+
     /// Starts its coordinator and its agent.
     pub fn switch_on(&mut self, network: &Network) {
         let identity = PeerIdentity { host: self.keyring.host, member: self.keyring.member };
@@ -253,6 +277,7 @@ impl Host {
         let (renewals, renewed) = watch::channel(());
         let config = coordinator::Config {
             state: self.folder.path().to_owned(),
+            keys: keys_of(&self.folder),
             listen: self.address,
             advertise: self.address,
             settings: Settings::default(),
@@ -268,6 +293,7 @@ impl Host {
         });
         let config = agent::Config {
             state: self.folder.path().to_owned(),
+            places: Places::new(self.folder.path(), self.memory.path()),
             cluster: self.keyring.cluster,
             host: self.keyring.host,
             coordinators: self.keyring.coordinators.clone(),

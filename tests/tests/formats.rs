@@ -11,6 +11,7 @@ use common::{
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     error::{Code, Problem},
+    file::{FileId, FileKind, FileSpec, FilesRequest},
     host::{Availability, HostFacts, HostLabels, Liveness},
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
@@ -22,15 +23,17 @@ use common::{
     spec::{Condition, Constraint, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
-    wire::{Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
+    wire::{Files, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
 };
 use coordinator::{
     birth::{GENESIS_FORMAT, GenesisFile},
     raft::{ENTRY_FORMAT, Entry, RECORD_FORMAT, SNAPSHOT_FORMAT, SnapshotFile},
+    seal::{SEALING_KEY_FORMAT, SealingKey},
 };
 use coordinator_core::{
     Batch, Cluster, Command, Proposal, RequestId,
-    command::{Admission, Authority, Genesis, NewJoinToken, Placement},
+    cluster::Content,
+    command::{Admission, Authority, Genesis, NewFile, NewJoinToken, Placement},
 };
 use link::keyring::{KEYRING_FORMAT, Keyring};
 use serde::{Serialize, de::DeserializeOwned};
@@ -104,6 +107,7 @@ fn spec() -> ServiceSpec {
     spec.ports.push(PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None });
     spec.mounts.push(MountSpec { source: MountSource::Volume(name("data")), target: "/data".into(), read_only: false });
     spec.mounts.push(MountSpec { source: MountSource::Bind("/etc".into()), target: "/host".into(), read_only: true });
+    spec.files.push(FileSpec { version: Some(1), ..FileSpec::of(FileKind::Secret, name("key")) });
     spec.healthcheck = Some(HealthCheck {
         test: vec!["CMD".into(), "true".into()],
         interval: Span::seconds(10),
@@ -151,10 +155,12 @@ fn genesis() -> Genesis {
 
 /// One command of every kind.
 fn commands() -> Vec<Command> {
+    [commands_on_stacks(), commands_on_the_rest()].concat()
+}
+
+fn commands_on_stacks() -> Vec<Command> {
     let stack: common::id::StackId = instance().stack().clone();
     let service = instance().service().clone();
-    let from = [10, 0, 0, 2];
-    let environment = name("default");
     let spec = StackSpec { services: BTreeMap::from([(name("web"), spec())]), ..StackSpec::default() };
     vec![
         Command::Initialize(Box::new(genesis())),
@@ -162,6 +168,11 @@ fn commands() -> Vec<Command> {
         Command::PutStack {
             id: stack.clone(),
             spec: Arc::new(spec),
+            files: vec![NewFile {
+                kind: FileKind::Secret,
+                name: name("key"),
+                content: Content::Sealed(Arc::from(*b"sealed")),
+            }],
             expect_revision: Some(0),
             what: "deployed".into(),
         },
@@ -177,6 +188,14 @@ fn commands() -> Vec<Command> {
         Command::Tick { service: service.clone(), due: AT, left_out: Some("a reason".into()) },
         Command::Retry(service.clone()),
         Command::PinImage { service, expect_revision: 1, digest: "sha256:ab".into() },
+    ]
+}
+
+fn commands_on_the_rest() -> Vec<Command> {
+    let from = [10, 0, 0, 2];
+    let environment = name("default");
+    let config = FileId { environment: environment.clone(), stack: None, kind: FileKind::Config, name: name("app") };
+    vec![
         Command::PutJoinToken(Box::new(NewJoinToken {
             id: TOKEN,
             secret: SecretHash([5; 32]),
@@ -196,6 +215,8 @@ fn commands() -> Vec<Command> {
         })),
         Command::PutApiToken { id: TOKEN, name: name("ci"), access: Access::Viewer, secret: SecretHash([6; 32]) },
         Command::RemoveApiToken(TOKEN),
+        Command::PutFile { id: config.clone(), content: Content::Plain(Arc::from(*b"plain")) },
+        Command::RemoveFile(config),
         Command::PutRegistry(credentials()),
         Command::RemoveRegistry("r:5000".into()),
         Command::HostReported { host: HOST, facts: facts(), machine: [7; 16] },
@@ -293,6 +314,7 @@ fn files_of_a_host_can_be_read_for_ever() {
         advertise: Some(([10, 0, 0, 1], 7443).into()),
     };
     check_sealed("keyring-1.bin", &KEYRING_FORMAT, keyring);
+    check_sealed("sealing-key-1.bin", &SEALING_KEY_FORMAT, SealingKey(Secret::new([11; 32])));
     let file = GenesisFile { genesis: genesis(), admin: (TOKEN, SecretHash([6; 32])) };
     check_sealed("genesis-1.bin", &GENESIS_FORMAT, file);
 }
@@ -314,8 +336,16 @@ fn frames_can_be_read_by_later_versions() {
     let problem = || Problem::new(Code::HostRemoved, "what").why("why").fix("fix");
     check_frame(
         "open-1.bin",
-        vec![Open::Session(hello), Open::Renew(vec![1]), Open::Member(vec![2]), Open::Logs(request)],
+        vec![
+            Open::Session(hello),
+            Open::Renew(vec![1]),
+            Open::Member(vec![2]),
+            Open::Logs(request),
+            Open::SealingKey,
+            Open::Files(FilesRequest { instance: instance() }),
+        ],
     );
+    check_frame("files-1.bin", vec![Files::Contents(vec![Secret::new(vec![1])]), Files::Refused(problem())]);
     let report = Report { generation: 7, instances: vec![(instance(), observed())], unknown: [instance()].into() };
     check_frame(
         "to-coordinator-1.bin",

@@ -242,10 +242,13 @@ fn uninstalling_leaves_nothing_of_wharf_and_docker_alone() {
         ""
     );
     assert_eq!(
-        lab.exec("h2", &["sh", "-c", "ls -A /var/lib/wharf /usr/local/bin/wharf 2>/dev/null; true"])
-            .expect("ls")
-            .trim(),
-        "/var/lib/wharf:"
+        lab.exec(
+            "h2",
+            &["sh", "-c", "ls -A /var/lib/wharf /etc/wharf /run/wharf /usr/local/bin/wharf 2>/dev/null; true"]
+        )
+        .expect("ls")
+        .trim(),
+        "/etc/wharf:\n\n/var/lib/wharf:"
     );
     let running = until(SOON, "all run on the other host", || {
         let running = lab.running("h1")?;

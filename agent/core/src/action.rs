@@ -53,6 +53,8 @@ pub enum ActionResult {
     Done,
     /// The image is on the host.
     Prepared,
+    /// It waits for something, which is no fault of the instance.
+    Waits(String),
     /// It failed, and may succeed later.
     Failed(String),
     /// It cannot succeed on this host.

@@ -80,6 +80,10 @@ impl Memory {
                 local.failures = 0;
                 local.not_before = Timestamp(0);
             }
+            (_, ActionResult::Waits(why)) => {
+                local.not_before = now + PREPARE_DELAY;
+                local.enter(local.observed.phase, why.clone());
+            }
             (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, ActionResult::Impossible(why)) => {
                 local.enter(Phase::Rejected, why.clone());
             }

@@ -36,6 +36,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
 use super::{ContainerRuntime, EngineVersion};
+use crate::files::Places;
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK};
 
 /// Docker's usual socket.
@@ -57,6 +58,7 @@ pub struct Docker {
     /// Made when the socket is there: a host may boot faster than its Docker.
     client: OnceLock<bollard::Docker>,
     cluster: ClusterId,
+    places: Places,
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
     network: tokio::sync::Mutex<()>,
@@ -64,11 +66,12 @@ pub struct Docker {
 
 impl Docker {
     /// The engine behind a socket. Nothing is sent yet.
-    pub fn new(socket: &str, cluster: ClusterId) -> Docker {
+    pub fn new(socket: &str, cluster: ClusterId, places: Places) -> Docker {
         Docker {
             socket: socket.to_owned(),
             client: OnceLock::new(),
             cluster,
+            places,
             inspected: Mutex::default(),
             network: tokio::sync::Mutex::default(),
         }
@@ -230,7 +233,7 @@ impl Docker {
     async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
         self.ensure_network().await?;
         let options = CreateContainerOptionsBuilder::new().name(&instance.id.container_name()).build();
-        let body = render::container(instance, self.cluster);
+        let body = render::container(instance, self.cluster, &self.places);
         match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),

@@ -75,7 +75,8 @@ async fn ask(
     expect_revision: Option<u64>,
 ) -> Result<StackPlan, Problem> {
     let what = Some(format!("deployed from {}", wanted.shown.chars().take(100).collect::<String>()));
-    let put = PutStack { spec: wanted.composed.spec.clone(), expect_revision, dry_run, what };
+    let Composed { spec, files, .. } = wanted.composed.clone();
+    let put = PutStack { spec, files, expect_revision, dry_run, what };
     session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
 }
 
@@ -95,7 +96,7 @@ fn read(files: &Files) -> Result<Wanted, Problem> {
     };
     let mut sources = Vec::new();
     for path in &paths {
-        let text = read_limited(path).map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
+        let text = read_text(path).map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
         sources.push(Source { name: path.display().to_string(), text });
     }
     let directory = paths[0].parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -122,8 +123,12 @@ fn read(files: &Files) -> Result<Wanted, Problem> {
     Ok(Wanted { stack, composed, shown })
 }
 
+fn read_text(path: &Path) -> Result<String, String> {
+    read_limited(path).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()))
+}
+
 /// Reads a regular file that is not larger than compose files may be.
-fn read_limited(path: &Path) -> Result<String, String> {
+fn read_limited(path: &Path) -> Result<Vec<u8>, String> {
     let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
@@ -131,7 +136,7 @@ fn read_limited(path: &Path) -> Result<String, String> {
     if metadata.len() > compose::MAX_FILE as u64 {
         return Err(format!("{} bytes are more than the {} allowed", metadata.len(), compose::MAX_FILE));
     }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
+    std::fs::read(path).map_err(|e| e.to_string())
 }
 
 /// The variables for interpolation: `.env` beside the file, then the environment, which wins.
@@ -139,7 +144,7 @@ fn variables(directory: &Path) -> Result<BTreeMap<String, String>, Problem> {
     let path = directory.join(".env");
     let mut variables = BTreeMap::new();
     if path.exists() {
-        let read = read_limited(&path).and_then(|text| compose::parse_env(&text));
+        let read = read_text(&path).and_then(|text| compose::parse_env(&text));
         variables = read.map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
     }
     variables.extend(std::env::vars());

@@ -6,7 +6,10 @@ use std::{
     process::Command,
 };
 
-use agent::runtime::{ContainerRuntime, Docker};
+use agent::{
+    files::Places,
+    runtime::{ContainerRuntime, Docker},
+};
 use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
@@ -173,7 +176,8 @@ async fn check_docker(socket: &str) -> Result<(), Problem> {
             .why(format!("{socket}: {why}"))
             .fix("Install it: apt-get install docker.io   and start it: systemctl start docker")
     };
-    let docker = Docker::new(socket, common::id::ClusterId([0; 10]));
+    let nowhere = Places::new(Path::new("/"), Path::new("/"));
+    let docker = Docker::new(socket, common::id::ClusterId([0; 10]), nowhere);
     docker.version().await.map(drop).map_err(missing)
 }
 

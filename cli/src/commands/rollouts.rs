@@ -54,6 +54,7 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     let path = session.in_environment(&format!("stacks/{stack}"));
     let put = |dry_run| PutStack {
         spec: wanted.spec.clone(),
+        files: Vec::new(),
         expect_revision: Some(present),
         dry_run,
         what: Some(format!("rolled back to revision {}", wanted.revision)),

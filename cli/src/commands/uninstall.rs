@@ -3,7 +3,10 @@
 
 use std::{path::Path, time::Duration};
 
-use agent::runtime::docker::cleanup;
+use agent::{
+    files::{MEMORY, forget_secrets},
+    runtime::docker::cleanup,
+};
 use common::error::{Code, Problem};
 use link::keyring::Keyring;
 
@@ -46,6 +49,9 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     for path in [&args.state, &args.binary] {
         errors.extend(remove(path).err().map(|error| format!("{}: {error}", path.display())));
     }
+    errors.extend(forget_secrets(Path::new(MEMORY)).err().map(|error| format!("{MEMORY}: {error}")));
+    let key = cluster.map(|cluster| coordinator::seal::remove(&args.keys, cluster));
+    errors.extend(key.and_then(Result::err).map(|error| format!("{}: {error}", args.keys.display())));
     if errors.is_empty() {
         output::note("✓ removed; Docker and its settings are as they were");
         return Ok(0);

@@ -120,6 +120,8 @@ pub fn arguments(service: &Service) -> Vec<String> {
     let mut arguments = vec![
         "--state".to_owned(),
         service.state.display().to_string(),
+        "--keys".to_owned(),
+        service.keys.display().to_string(),
         "--listen".to_owned(),
         service.listen.to_string(),
         "--docker".to_owned(),

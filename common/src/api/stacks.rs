@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    file::{FileKind, Upload},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{BoundPort, Desired, Observed, Verdict},
     name::Name,
@@ -130,6 +131,9 @@ pub struct InstanceView {
 pub struct PutStack {
     /// The spec.
     pub spec: StackSpec,
+    /// Contents of the stack's own configs and secrets; what is not here stays as it is.
+    #[serde(default)]
+    pub files: Vec<PutFile>,
     /// The revision that the spec was derived from; 0 for "must not exist yet". The request is
     /// refused if there is another by now.
     #[serde(default)]
@@ -140,6 +144,19 @@ pub struct PutStack {
     /// What is done, for those who read the history; "deployed" if absent.
     #[serde(default)]
     pub what: Option<String>,
+}
+
+/// The content of a stack's own config or secret.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutFile {
+    /// Its kind.
+    pub kind: FileKind,
+    /// Its name.
+    pub name: Name,
+    /// What is in it, as base64.
+    #[schema(value_type = String)]
+    pub content: Upload,
 }
 
 /// What a changed spec would do, or did.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_norway::Value;
 
 use super::{
-    Composed, Project, deploy,
+    Composed, Project, deploy, files,
     node::{Findings, Node},
     parse_env, short,
 };
@@ -14,8 +14,8 @@ use crate::{
     spec::{Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, PullPolicy, ServiceSpec, StackSpec},
 };
 
-const TOP: [&str; 5] = ["name", "version", "services", "volumes", "networks"];
-const SERVICE: [&str; 23] = [
+const TOP: [&str; 7] = ["name", "version", "services", "volumes", "networks", "configs", "secrets"];
+const SERVICE: [&str; 25] = [
     "image",
     "build",
     "command",
@@ -39,11 +39,13 @@ const SERVICE: [&str; 23] = [
     "cpus",
     "mem_reservation",
     "expose",
+    "configs",
+    "secrets",
 ];
 
 pub(super) fn convert<R>(file: &Value, project: &Project<'_, R>) -> Result<Composed, Vec<String>>
 where
-    R: Fn(&str) -> Result<String, String>,
+    R: Fn(&str) -> Result<Vec<u8>, String>,
 {
     let findings = Findings::default();
     let root = Node::root(file, &findings);
@@ -58,10 +60,14 @@ where
             node.warn_unknown(&[]);
         }
     }
+    let mut contents = Vec::new();
+    let files = files::declared(&root, project, &mut contents);
     match root.get("services") {
         Some(services) => {
             for (key, node) in services.entries() {
-                let (Some(name), Some(service)) = (name_of(&key, &node), service(&node, project)) else { continue };
+                let (Some(name), Some(service)) = (name_of(&key, &node), service(&node, project, &files)) else {
+                    continue;
+                };
                 spec.services.insert(name, service);
             }
         }
@@ -72,13 +78,13 @@ where
     let name = root.get("name").and_then(|node| node.parse());
     let problems = findings.problems.into_inner();
     if problems.is_empty() {
-        Ok(Composed { name, spec, warnings: findings.warnings.into_inner() })
+        Ok(Composed { name, spec, files: contents, warnings: findings.warnings.into_inner() })
     } else {
         Err(problems)
     }
 }
 
-fn name_of(key: &str, node: &Node<'_>) -> Option<Name> {
+pub(super) fn name_of(key: &str, node: &Node<'_>) -> Option<Name> {
     // Docker Compose allows '_' and '.'; a DNS label does not.
     Name::parse(key)
         .map_err(|e| {
@@ -87,9 +93,9 @@ fn name_of(key: &str, node: &Node<'_>) -> Option<Name> {
         .ok()
 }
 
-fn service<R>(node: &Node<'_>, project: &Project<'_, R>) -> Option<ServiceSpec>
+fn service<R>(node: &Node<'_>, project: &Project<'_, R>, files: &files::Files) -> Option<ServiceSpec>
 where
-    R: Fn(&str) -> Result<String, String>,
+    R: Fn(&str) -> Result<Vec<u8>, String>,
 {
     if !node.is_mapping() {
         node.problem("a service must be a mapping");
@@ -120,6 +126,7 @@ where
         .get("volumes")
         .map(|n| n.items().iter().filter_map(|n| mount(n, project.directory)).collect())
         .unwrap_or_default();
+    spec.files = files::of_service(node, files);
     spec.healthcheck = node.get("healthcheck").and_then(|n| health(&n));
     if let Some(grace) = node.get("stop_grace_period").and_then(|n| n.parse()) {
         spec.stop_grace = grace;
@@ -151,7 +158,7 @@ fn command(node: &Node<'_>) -> Option<Vec<String>> {
 
 fn environment<R>(node: &Node<'_>, project: &Project<'_, R>) -> BTreeMap<String, String>
 where
-    R: Fn(&str) -> Result<String, String>,
+    R: Fn(&str) -> Result<Vec<u8>, String>,
 {
     let mut variables = BTreeMap::new();
     for file in node.get("env_file").map(|n| if n.is_list() { n.items() } else { vec![n] }).unwrap_or_default() {
@@ -165,7 +172,8 @@ where
             file.problem("path is missing");
             continue;
         };
-        match (project.read)(&path).and_then(|text| parse_env(&text)) {
+        let read = (project.read)(&path).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
+        match read.and_then(|text| parse_env(&text)) {
             Ok(read) => variables.extend(read),
             Err(_) if !required => {}
             Err(reason) => file.problem(format!("{path}: {reason}")),

@@ -11,7 +11,8 @@ fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
         .collect();
     let variables = BTreeMap::from([("TAG".to_owned(), "1.2".to_owned()), ("EMPTY".to_owned(), String::new())]);
     let read = |path: &str| match path {
-        "web.env" => Ok("A=1\n# a comment\nexport B='two words'\nC=\"x\"\n".to_owned()),
+        "web.env" => Ok(b"A=1\n# a comment\nexport B='two words'\nC=\"x\"\n".to_vec()),
+        "key.der" => Ok(vec![0, 159, 146, 150]),
         _ => Err("there is no such file".to_owned()),
     };
     compose(&files, Project { variables: &variables, directory: "/srv/shop", read })
@@ -126,15 +127,11 @@ fn later_files_override_earlier_ones() {
 
 #[test]
 fn what_is_not_supported_is_named_and_never_dropped_in_silence() {
-    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {rollback_config: {}, labels: {}}, x-own: 1}}\nconfigs: {c: {}}\nnetworks: {n: {}}"]).expect("is accepted");
+    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {rollback_config: {}, labels: {}}, x-own: 1}}\nconfigs: {c: {content: x}}\nnetworks: {n: {}}"]).expect("is accepted");
     let warnings = composed.warnings.join("\n");
-    for place in [
-        "services.web.privileged",
-        "services.web.deploy.rollback_config",
-        "services.web.deploy.labels",
-        "configs",
-        "networks",
-    ] {
+    for place in
+        ["services.web.privileged", "services.web.deploy.rollback_config", "services.web.deploy.labels", "networks"]
+    {
         assert!(warnings.contains(place), "{place} in {warnings}");
     }
     assert!(!warnings.contains("x-own"));
@@ -228,5 +225,64 @@ fn interpolation_follows_the_specification() {
     }
     for bad in ["${", "${}", "${A", "$", "${A!x}", "${X:?}", "$1"] {
         assert!(interpolate::expand(bad, &variables, 0).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn configs_and_secrets_are_read_and_given() {
+    let text = r#"
+services:
+  web:
+    image: web
+    configs: [app, {source: app, target: /etc/app.conf, mode: 0440, uid: "7", gid: 8}]
+    secrets: [key, {source: password, target: db}]
+configs:
+  app: {content: "port=${TAG}"}
+secrets:
+  key: {file: key.der}
+  password: {external: true, name: db-password}
+"#;
+    let composed = read(&[text]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(composed.warnings.is_empty(), "{:?}", composed.warnings);
+    let contents: Vec<_> =
+        composed.files.iter().map(|file| (file.name.as_str(), file.content.0.expose().as_slice())).collect();
+    assert_eq!(contents, [("app", &b"port=1.2"[..]), ("key", &[0, 159, 146, 150][..])]);
+    let given: Vec<String> = composed.spec.services[&"web".parse().expect("a name")]
+        .files
+        .iter()
+        .map(|f| format!("{} {} {} {} {}:{} {:o}", f.kind, f.name, f.external, f.target, f.uid, f.gid, f.mode))
+        .collect();
+    assert_eq!(
+        given,
+        [
+            "config app false /app 0:0 444",
+            "config app false /etc/app.conf 7:8 440",
+            "secret key false /run/secrets/key 0:0 444",
+            "secret db-password true /run/secrets/db 0:0 444",
+        ]
+    );
+    assert!(!format!("{composed:?}").contains("159"), "the content of a secret is not shown");
+}
+
+#[test]
+fn configs_and_secrets_that_cannot_be_given_are_refused() {
+    let of = |service: &str, top: &str| refused(&format!("services: {{web: {{image: a, {service}}}}}\n{top}"));
+    let cases = [
+        (of("secrets: [key]", ""), "services.web.secrets[0]: secret key is not declared under the top-level secrets"),
+        (of("secrets: [key]", "secrets: {key: {}}"), "secrets.key: it needs file, environment or content"),
+        (of("secrets: [key]", "secrets: {key: {file: no}}"), "secrets.key.file: no: there is no such file"),
+        (of("secrets: [key]", "secrets: {key: {environment: NO}}"), "the variable NO is not set"),
+        (
+            of("configs: [{source: a, mode: 0999}]", "configs: {a: {content: x}}"),
+            "services.web.configs[0].mode: these are not permission bits",
+        ),
+        (of("configs: [a, a]", "configs: {a: {content: x}}"), "services.web.configs.a: something else lies at /a"),
+        (
+            of("configs: [{source: a, target: /../b}]", "configs: {a: {content: x}}"),
+            "target \"/../b\" is not the absolute path of a file",
+        ),
+    ];
+    for (found, expected) in cases {
+        assert!(found.contains(expected), "{found}");
     }
 }

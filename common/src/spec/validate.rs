@@ -1,7 +1,7 @@
 //! The one validator of specs: the same rules for a first deploy, an update and a roll back.
 
 use super::{MountSource, ServiceSpec, StackSpec};
-use crate::{name::Name, time::Span};
+use crate::{file::MAX_FILES, name::Name, time::Span};
 
 /// A rule that a spec breaks, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +94,7 @@ impl Check<'_> {
         self.texts(service);
         self.ports(service);
         self.mounts(service, stack);
+        self.files(service);
         self.health(service);
         self.resources(service);
         for dependency in service.depends_on.keys() {
@@ -239,6 +240,30 @@ impl Check<'_> {
             }
             if service.mounts[..index].iter().any(|other| other.target == mount.target) {
                 self.refuse(&field, format!("{} is mounted twice", mount.target));
+            }
+        }
+    }
+
+    fn files(&mut self, service: &ServiceSpec) {
+        if service.files.len() > MAX_FILES {
+            self.refuse("files", format!("{} are more than the {MAX_FILES} allowed", service.files.len()));
+        }
+        for (index, file) in service.files.iter().enumerate() {
+            let field = format!("{}s.{}", file.kind, file.name);
+            let target = &file.target;
+            if !clean_absolute(target) || target.ends_with('/') {
+                self.refuse(
+                    &field,
+                    format!("target {:?} is not the absolute path of a file without '..'", cut(target)),
+                );
+            }
+            let is_taken = service.files[..index].iter().any(|other| other.target == *target)
+                || service.mounts.iter().any(|mount| mount.target == *target);
+            if is_taken {
+                self.refuse(&field, format!("something else lies at {}", cut(target)));
+            }
+            if file.mode > 0o777 {
+                self.refuse(&field, "mode has more than the nine permission bits");
             }
         }
     }

@@ -4,6 +4,7 @@
 //! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
 
 mod access;
+mod files;
 mod hosts;
 mod instances;
 mod keys;
@@ -17,6 +18,7 @@ use common::{
     api::{Event, Settings},
     assignment::RegistryCredentials,
     error::{Code, Problem},
+    file::FileId,
     id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
     name::{Name, default_environment},
     time::{Span, Timestamp},
@@ -26,6 +28,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
+pub use files::{Content, FileRecord, FileVersion};
 pub use hosts::{Host, Member, MemberState};
 pub use instances::{Bookings, Instance, Slot};
 pub use keys::Key;
@@ -79,6 +82,8 @@ pub struct Cluster {
     pub api_tokens: OrdMap<TokenId, ApiTokenRecord>,
     /// Who to be at registries.
     pub registries: OrdMap<String, RegistryCredentials>,
+    /// Configs and secrets.
+    pub files: OrdMap<FileId, FileRecord>,
     /// Hosts that were removed: their certificates are refused.
     pub removed_hosts: OrdMap<HostId, Timestamp>,
     /// The key/value stores of the environments.
@@ -146,7 +151,9 @@ impl Cluster {
         let applied = match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
-            Command::PutStack { id, spec, expect_revision, what } => self.put_stack(id, spec, *expect_revision, what),
+            Command::PutStack { id, spec, files, expect_revision, what } => {
+                self.put_stack(id, spec, files, *expect_revision, what)
+            }
             Command::RemoveStack(id) => self.remove_stack(id),
             Command::ScaleService { id, replicas } => self.scale_service(id, *replicas),
             Command::MoveRollout { service, expect_revision, state, why } => {
@@ -161,6 +168,8 @@ impl Cluster {
             Command::Admit(admission) => self.admit(admission),
             Command::PutApiToken { id, name, access, secret } => self.put_api_token(*id, name, *access, *secret),
             Command::RemoveApiToken(id) => self.remove_api_token(*id),
+            Command::PutFile { id, content } => self.put_file(id, content),
+            Command::RemoveFile(id) => self.remove_file(id),
             Command::PutRegistry(credentials) => self.put_registry(credentials),
             Command::RemoveRegistry(registry) => self.remove_registry(registry),
             Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),

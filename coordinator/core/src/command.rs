@@ -12,6 +12,7 @@ use common::{
     api::{Access, Settings},
     assignment::RegistryCredentials,
     error::Problem,
+    file::{FileId, FileKind},
     host::{Availability, HostFacts, HostLabels, Liveness},
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
@@ -23,6 +24,8 @@ use common::{
     token::{JoinRole, SecretHash, TokenId},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::Content;
 
 /// Names a write whose result its author may not learn; a second one with the same id is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,6 +86,8 @@ pub enum Command {
         id: StackId,
         /// What it should be.
         spec: Arc<StackSpec>,
+        /// New versions of its own configs and secrets.
+        files: Vec<NewFile>,
         /// Its revision, if the author knows one; 0 for "none yet".
         expect_revision: Option<u64>,
         /// What is done, for people who read the history.
@@ -157,6 +162,15 @@ pub enum Command {
     },
     /// Ends an API token.
     RemoveApiToken(TokenId),
+    /// Sets a config or a secret of an environment.
+    PutFile {
+        /// Which one.
+        id: FileId,
+        /// What is in it.
+        content: Content,
+    },
+    /// Removes a config or a secret of an environment.
+    RemoveFile(FileId),
     /// Sets who to be at a registry.
     PutRegistry(RegistryCredentials),
     /// Forgets who to be at a registry.
@@ -247,6 +261,29 @@ pub enum Command {
         /// The key.
         key: Arc<str>,
     },
+}
+
+/// A new version of a stack's own config or secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewFile {
+    /// Its kind.
+    pub kind: FileKind,
+    /// Its name.
+    pub name: Name,
+    /// What is in it.
+    pub content: Content,
+}
+
+impl NewFile {
+    /// Which file it is for that stack.
+    pub fn id(&self, stack: &StackId) -> FileId {
+        FileId {
+            environment: stack.environment.clone(),
+            stack: Some(stack.stack.clone()),
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// All that a new cluster starts with.
@@ -340,7 +377,7 @@ pub enum Outcome {
         /// The index of the state after it.
         index: u64,
     },
-    /// The stack has this revision now.
+    /// The stack, or the file, has this revision now.
     Revision(u64),
     /// The host was admitted.
     Admitted {

@@ -144,7 +144,7 @@ impl Fixture {
         let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
         let spec = Arc::new(StackSpec { services, volumes: [name("data")].into() });
         let what = "deployed".to_owned();
-        self.done(Command::PutStack { id: stack(), spec, expect_revision: None, what });
+        self.done(Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what });
     }
 
     pub fn observe(&mut self, id: &str, phase: Phase) {

@@ -43,7 +43,7 @@ fn status(code: Code) -> StatusCode {
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::WrongDoor => StatusCode::MISDIRECTED_REQUEST,
         Code::Busy => StatusCode::TOO_MANY_REQUESTS,
-        Code::NoLeader | Code::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NoLeader | Code::Unreachable | Code::SealingKeyMissing => StatusCode::SERVICE_UNAVAILABLE,
         Code::ResultUnknown => StatusCode::GATEWAY_TIMEOUT,
         Code::WrongAuthority
         | Code::DockerMissing

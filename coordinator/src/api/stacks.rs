@@ -16,6 +16,7 @@ use coordinator_core::{Command, view};
 use super::{
     ApiError,
     extract::{At, Body, Reading, Writing},
+    files,
 };
 use crate::Coordinator;
 
@@ -58,7 +59,8 @@ pub async fn put(
             .into());
     }
     let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
-    let command = Command::PutStack { id: id.clone(), spec, expect_revision, what };
+    let files = files::new_files(&coordinator.seals, &published.cluster, &id, put.files)?;
+    let command = Command::PutStack { id: id.clone(), spec, files, expect_revision, what };
     let plan = view::stack_plan(&published.cluster, &id, &command, now());
     if put.dry_run {
         return Ok(Json(plan?));

@@ -74,7 +74,10 @@ fn gather(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting>
 fn weight(command: &Command) -> usize {
     match command {
         Command::PutKey { key, value, .. } => key.len() + value.len() + 64,
-        Command::PutStack { spec, .. } => 1024 * (1 + spec.services.len()),
+        Command::PutStack { spec, files, .. } => {
+            1024 * (1 + spec.services.len()) + files.iter().map(|file| file.content.size()).sum::<usize>()
+        }
+        Command::PutFile { content, .. } => 64 + content.size(),
         Command::Observe { instances, .. } => 64 + 200 * instances.len(),
         _ => 256,
     }

@@ -41,7 +41,13 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Comman
         _ => {
             let revision = cluster.stacks.get(&stack).map_or(0, |stack| stack.revision);
             let expect_revision = random.chance(50).then_some(revision);
-            Command::PutStack { id: stack, spec: stack_spec(random).into(), expect_revision, what: String::new() }
+            Command::PutStack {
+                id: stack,
+                spec: stack_spec(random).into(),
+                files: Vec::new(),
+                expect_revision,
+                what: String::new(),
+            }
         }
     }
 }

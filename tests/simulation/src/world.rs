@@ -491,7 +491,8 @@ impl World {
             let mut spec = (*stack.spec).clone();
             spec.services.values_mut().for_each(|service| service.cron = None);
             let what = "without schedules".to_owned();
-            Command::PutStack { id: id.clone(), spec: spec.into(), expect_revision: None, what }.into()
+            Command::PutStack { id: id.clone(), spec: spec.into(), files: Vec::new(), expect_revision: None, what }
+                .into()
         });
         let puts: Vec<Proposal> = puts.collect();
         if puts.is_empty() { Ok(()) } else { self.commit(puts) }

@@ -1,6 +1,6 @@
 //! What Docker is asked for: values from values.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
@@ -8,10 +8,13 @@ use bollard::models::{
 };
 use common::{
     assignment::AssignedInstance,
+    file::FileSpec,
     id::ClusterId,
     spec::{HealthCheck, MountSource, MountSpec},
     time::Span,
 };
+
+use crate::files::Places;
 
 /// Says which cluster a container belongs to.
 pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
@@ -21,7 +24,7 @@ pub(super) const INSTANCE_LABEL: &str = "wharf.instance";
 pub(super) const NETWORK: &str = "wharf";
 
 /// The container of an instance.
-pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId) -> ContainerCreateBody {
+pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> ContainerCreateBody {
     let spec = &instance.spec;
     let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
     labels.extend(own_labels(instance, cluster));
@@ -29,7 +32,7 @@ pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId) -> Cont
     environment.extend(own_environment(instance));
     let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let host = HostConfig {
-        mounts: Some(spec.mounts.iter().map(|mount| self::mount(instance, mount)).collect()),
+        mounts: Some(mounts(instance, places)),
         port_bindings: Some(port_bindings(instance)),
         network_mode: Some(NETWORK.to_owned()),
         memory: positive(spec.limits.memory.0),
@@ -91,6 +94,18 @@ fn port_bindings(instance: &AssignedInstance) -> HashMap<String, Option<Vec<Port
         bindings.entry(key).or_default().get_or_insert_default().push(binding);
     }
     bindings
+}
+
+fn mounts(instance: &AssignedInstance, places: &Places) -> Vec<Mount> {
+    let file = |(path, file): (PathBuf, &FileSpec)| Mount {
+        target: Some(file.target.clone()),
+        source: Some(path.display().to_string()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Mount::default()
+    };
+    let asked = instance.spec.mounts.iter().map(|mount| self::mount(instance, mount));
+    asked.chain(places.of(instance).map(file)).collect()
 }
 
 fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {

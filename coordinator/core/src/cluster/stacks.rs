@@ -17,7 +17,7 @@ use super::{
     rollouts::{Rollout, Version},
     runs::{Runs, Task},
 };
-use crate::command::Outcome;
+use crate::command::{NewFile, Outcome};
 
 /// A stack as it was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,6 +142,7 @@ impl Cluster {
         &mut self,
         id: &StackId,
         spec: &Arc<StackSpec>,
+        files: &[NewFile],
         expect: Option<u64>,
         what: &str,
     ) -> Applied {
@@ -162,10 +163,20 @@ impl Cluster {
             let problem = Problem::new(Code::InvalidRequest, format!("Stack {id} cannot be deployed"));
             return Err(violations.iter().fold(problem, |problem, violation| problem.why(violation.to_string())));
         }
-        if existing.is_some_and(|stack| stack.spec == *spec) {
+        let spec = self.resolve_files(id, spec, files)?;
+        if existing.is_some_and(|stack| stack.spec == spec) {
             return Ok(Outcome::Revision(revision));
         }
-        let revision = revision + 1;
+        self.add_files(files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
+        let revision = self.replace_spec(id, &spec, what.to_owned());
+        self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
+        Ok(Outcome::Revision(revision))
+    }
+
+    /// Gives a stack its next revision, whose services are rolled out.
+    pub(super) fn replace_spec(&mut self, id: &StackId, spec: &Arc<StackSpec>, what: String) -> u64 {
+        let existing = self.stacks.get(id);
+        let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| {
             Service::changed(earlier.and_then(|services| services.get(name)), revision, spec, self.clock)
@@ -174,11 +185,11 @@ impl Cluster {
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
-        stack.remember(self.actor.clone(), what.to_owned());
+        stack.remember(self.actor.clone(), what.clone());
         self.stacks.insert(id.clone(), stack);
         self.forget_slots(id);
         self.record(id, "stack-deployed", format!("revision {revision}: {what}"));
-        Ok(Outcome::Revision(revision))
+        revision
     }
 
     pub(super) fn remove_stack(&mut self, id: &StackId) -> Applied {
@@ -199,6 +210,7 @@ impl Cluster {
         }
         self.stacks.remove(id);
         self.forget_slots(id);
+        self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         self.record(id, "stack-gone", "its last instance is gone");
     }
 

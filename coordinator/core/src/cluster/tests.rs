@@ -69,6 +69,7 @@ fn a_request_that_comes_twice_is_made_once() {
                 services: [(crate::testing::name("web"), web(|_| {}))].into(),
                 ..Default::default()
             }),
+            files: Vec::new(),
             expect_revision: Some(0),
             what: String::new(),
         },
@@ -141,7 +142,8 @@ fn a_stack_goes_when_its_last_instance_is_gone() {
     let mut fixture = deployed();
     fixture.settle();
     fixture.done(Command::RemoveStack(stack()));
-    let again = Command::PutStack { id: stack(), spec: Arc::default(), expect_revision: None, what: String::new() };
+    let (id, spec, files) = (stack(), Arc::default(), Vec::new());
+    let again = Command::PutStack { id, spec, files, expect_revision: None, what: String::new() };
     let refusal = fixture.refused(again);
     assert!(refusal.contains("being removed"), "{refusal}");
     fixture.settle();

@@ -1,10 +1,14 @@
 //! What differs between two specs of a stack, in plain words.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use common::{
     api::{ChangeKind, RevisionView, ServiceChange, StackPlan},
     error::Problem,
+    file::FileSpec,
     id::StackId,
     name::Name,
     spec::{FailureAction, Mode, ServiceSpec, StackSpec, UpdateOrder},
@@ -128,6 +132,31 @@ fn count(replicas: u32) -> String {
     format!("{replicas} {}", if replicas == 1 { "instance" } else { "instances" })
 }
 
+/// One phrase for each config or secret that differs. What is in them is not shown.
+fn files(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
+    let by_target = |spec: &ServiceSpec| -> BTreeMap<String, FileSpec> {
+        spec.files.iter().map(|file| (file.target.clone(), file.clone())).collect()
+    };
+    let (before, after) = (by_target(before), by_target(after));
+    let targets: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let phrase = |target: &String| match (before.get(target), after.get(target)) {
+        (Some(before), Some(after)) if before == after => None,
+        (Some(before), Some(after)) if (before.kind, &before.name) == (after.kind, &after.name) => {
+            let version = |file: &FileSpec| file.version.map_or("?".to_owned(), |version| version.to_string());
+            Some(if before.version == after.version {
+                format!("{} {} changed", after.kind, after.name)
+            } else {
+                format!("{} {} version {} → {}", after.kind, after.name, version(before), version(after))
+            })
+        }
+        (Some(before), Some(after)) => Some(format!("{} {} → {} {}", before.kind, before.name, after.kind, after.name)),
+        (Some(before), None) => Some(format!("{} {} removed", before.kind, before.name)),
+        (None, Some(after)) => Some(format!("{} {} added", after.kind, after.name)),
+        (None, None) => None,
+    };
+    targets.into_iter().filter_map(phrase).collect()
+}
+
 /// One phrase for each field that differs. Values of environment variables are not shown: people
 /// keep passwords there.
 fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
@@ -146,6 +175,7 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
             _ => format!("env {key} changed"),
         });
     }
+    found.extend(files(before, after));
     let fields: [(&str, bool); 18] = [
         ("pull policy", before.pull != after.pull),
         ("command", before.command != after.command),

@@ -1,0 +1,197 @@
+//! Configs and secrets on this host. Configs lie in the state folder; secrets lie in memory alone, so
+//! after a boot they are asked for again, and until a coordinator answers their instances wait.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use agent_core::ActionResult;
+use common::{
+    assignment::AssignedInstance,
+    file::{FileKind, FileSpec, FilesRequest},
+    id::InstanceId,
+    wire::{Files as Answer, Open},
+};
+use link::{Connection, call::ask};
+use rustix::{fs::statfs, mount::MountFlags};
+use tokio::sync::watch;
+
+/// Where secrets lie by custom.
+pub const MEMORY: &str = "/run/wharf";
+/// What the kernel calls the types of file systems that are in memory.
+const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+/// The most that secrets may take of the memory, as the kernel's mount option.
+const MEMORY_SIZE: &std::ffi::CStr = c"mode=0700,size=64m";
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where files lie on this host.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The folder of configs.
+    disk: PathBuf,
+    /// The folder of secrets: in memory.
+    memory: PathBuf,
+}
+
+impl Places {
+    /// Below a state folder, and below a folder for what must not reach a disk.
+    pub fn new(state: &Path, memory: &Path) -> Places {
+        Places { disk: state.join("configs"), memory: memory.join("secrets") }
+    }
+
+    fn of_kind(&self, kind: FileKind) -> &Path {
+        match kind {
+            FileKind::Config => &self.disk,
+            FileKind::Secret => &self.memory,
+        }
+    }
+
+    /// An instance's files, each with its place on the host.
+    pub fn of<'a>(&'a self, instance: &'a AssignedInstance) -> impl Iterator<Item = (PathBuf, &'a FileSpec)> {
+        let folder = instance.id.container_name();
+        let place = move |(index, file): (usize, &'a FileSpec)| {
+            (self.of_kind(file.kind).join(&folder).join(format!("{index}-{}", file.name)), file)
+        };
+        instance.spec.files.iter().enumerate().map(place)
+    }
+
+    fn folders(&self) -> [&Path; 2] {
+        [&self.disk, &self.memory]
+    }
+
+    /// Removes what lies there of an instance.
+    pub fn remove(&self, instance: &InstanceId) -> io::Result<()> {
+        self.folders().into_iter().try_for_each(|folder| remove(&folder.join(instance.container_name())))
+    }
+
+    /// Removes what lies there of instances that are not `kept`.
+    pub fn sweep(&self, kept: &BTreeSet<InstanceId>) -> io::Result<()> {
+        let kept: BTreeSet<String> = kept.iter().map(InstanceId::container_name).collect();
+        for folder in self.folders() {
+            let entries = match fs::read_dir(folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    fs::remove_dir_all(folder)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Removes all secrets from this host's memory.
+pub fn forget_secrets(memory: &Path) -> io::Result<()> {
+    let folder = memory.join("secrets");
+    remove_contents(&folder)?;
+    match rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH) {
+        // It was not mounted by itself: its parent is in memory already, or it was never needed.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => remove(memory),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_contents(folder: &Path) -> io::Result<()> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.into_iter().try_for_each(|entry| remove(&entry?.path())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Brings files to where containers find them.
+#[derive(Clone)]
+pub struct Files {
+    places: Places,
+    /// The connection to the coordinator that leads, while there is one.
+    leader: watch::Receiver<Option<Connection>>,
+}
+
+impl Files {
+    /// Files at these places, from whoever leads.
+    pub fn new(places: Places, leader: watch::Receiver<Option<Connection>>) -> Files {
+        Files { places, leader }
+    }
+
+    /// Where they lie.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Has all files of an instance in their places.
+    pub async fn ensure(&self, instance: &AssignedInstance) -> Result<(), ActionResult> {
+        if self.places.of(instance).all(|(path, _)| path.exists()) {
+            return Ok(());
+        }
+        let waits = |why: String| ActionResult::Waits(format!("it waits for its configs and secrets: {why}"));
+        let leader = self.leader.borrow().clone().ok_or_else(|| waits("no coordinator answers".to_owned()))?;
+        let request = Open::Files(FilesRequest { instance: instance.id.clone() });
+        let answered = tokio::time::timeout(TIMEOUT, ask::<Answer>(&leader, &request)).await;
+        let contents = match answered {
+            Ok(Ok(Answer::Contents(contents))) => contents,
+            Ok(Ok(Answer::Refused(problem))) => {
+                return Err(waits(std::iter::once(problem.what).chain(problem.why).collect::<Vec<_>>().join(": ")));
+            }
+            Ok(Err(error)) => return Err(waits(error.to_string())),
+            Err(_) => return Err(waits(format!("the coordinator did not answer within {TIMEOUT:?}"))),
+        };
+        if contents.len() != instance.spec.files.len() {
+            return Err(ActionResult::Failed("the coordinator gave other files than were asked for".to_owned()));
+        }
+        let failed = |why: io::Error| ActionResult::Failed(format!("its configs and secrets cannot be kept: {why}"));
+        if instance.spec.files.iter().any(|file| file.kind == FileKind::Secret) {
+            ensure_in_memory(&self.places.memory).map_err(failed)?;
+        }
+        for ((path, file), content) in self.places.of(instance).zip(&contents) {
+            write(&path, file, content.expose()).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Has a folder that is in memory, and that only root can enter.
+fn ensure_in_memory(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    let is_in_memory = || Ok::<bool, io::Error>(IN_MEMORY.contains(&(statfs(folder)?.f_type as i64)));
+    if is_in_memory()? {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, MEMORY_SIZE)
+        .map_err(|error| io::Error::other(format!("no tmpfs can be mounted at {}: {error}", folder.display())))?;
+    if is_in_memory()? { Ok(()) } else { Err(io::Error::other(format!("{} is not in memory", folder.display()))) }
+}
+
+/// Writes a file that is whole as soon as it has its name.
+fn write(path: &Path, file: &FileSpec, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let beside = path.with_extension("tmp");
+    remove_file(&beside)?;
+    let mut options = fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
+    io::Write::write_all(&mut options.open(&beside)?, content)?;
+    chown(&beside, Some(file.uid), Some(file.gid))?;
+    fs::set_permissions(&beside, Permissions::from_mode(file.mode))?;
+    fs::rename(&beside, path)
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}

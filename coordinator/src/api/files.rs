@@ -1,0 +1,183 @@
+//! Configs and secrets of an environment. Nothing here gives the value of a secret away.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use common::{
+    api::{FilePut, FileView, List, PutFile},
+    error::{Code, Problem},
+    file::{FileId, FileKind, MAX_CONTENT},
+    id::StackId,
+    name::Name,
+};
+use coordinator_core::{
+    Cluster, Command, Outcome,
+    cluster::{Content, FileRecord},
+    command::NewFile,
+};
+
+use super::{
+    ApiError,
+    extract::{At, RawBody, Reading, Writing},
+};
+use crate::{Coordinator, seal::Seals};
+
+fn of_environment(environment: Name, kind: FileKind, name: Name) -> FileId {
+    FileId { environment, stack: None, kind, name }
+}
+
+fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> List<FileView> {
+    let view = |id: &FileId, record: &FileRecord| {
+        let (version, newest) = record.newest()?;
+        let used_by = cluster.services_with(id).iter().map(|id| format!("{}/{}", id.stack.stack, id.service)).collect();
+        let (changed_at, by) = (newest.at, newest.by.clone());
+        Some(FileView { kind, stack: id.stack.clone(), name: id.name.clone(), version, changed_at, by, used_by })
+    };
+    let chosen = cluster.files.iter().filter(|(id, _)| id.environment == *environment && id.kind == kind);
+    List { index: cluster.index, items: chosen.filter_map(|(id, record)| view(id, record)).collect() }
+}
+
+/// The form in which the cluster keeps a content.
+fn content(seals: &Seals, id: &FileId, bytes: &[u8]) -> Result<Content, Problem> {
+    if bytes.len() > MAX_CONTENT {
+        return Err(Problem::new(Code::TooLarge, format!("{id} was not set"))
+            .why(format!("{} bytes are more than the {MAX_CONTENT} allowed", bytes.len())));
+    }
+    Ok(match id.kind {
+        FileKind::Config => Content::Plain(Arc::from(bytes)),
+        FileKind::Secret => Content::Sealed(Arc::from(seals.seal(id, bytes)?)),
+    })
+}
+
+/// Whether the newest version of a file is just that; what cannot be opened any more is something else.
+fn is_same(seals: &Seals, id: &FileId, record: Option<&FileRecord>, bytes: &[u8]) -> bool {
+    match record.and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
+        Some(Content::Plain(known)) => **known == *bytes,
+        Some(Content::Sealed(sealed)) => seals.open(id, sealed).is_ok_and(|known| known.expose() == bytes),
+        None => false,
+    }
+}
+
+/// The new versions that a deployment brings: what has not changed is none.
+pub fn new_files(
+    seals: &Seals,
+    cluster: &Cluster,
+    stack: &StackId,
+    files: Vec<PutFile>,
+) -> Result<Vec<NewFile>, Problem> {
+    let mut new = Vec::new();
+    for PutFile { kind, name, content: upload } in files {
+        let id = FileId {
+            stack: Some(stack.stack.clone()),
+            ..of_environment(stack.environment.clone(), kind, name.clone())
+        };
+        let bytes = upload.0.expose();
+        if !is_same(seals, &id, cluster.files.get(&id), bytes) {
+            new.push(NewFile { kind, name, content: content(seals, &id, bytes)? });
+        }
+    }
+    Ok(new)
+}
+
+async fn put(
+    coordinator: &Coordinator,
+    author: coordinator_core::Author,
+    id: FileId,
+    bytes: &[u8],
+) -> Result<Json<FilePut>, ApiError> {
+    let published = coordinator.consensus.read().await?;
+    let record = published.cluster.files.get(&id);
+    if is_same(&coordinator.seals, &id, record, bytes) {
+        let version = record.and_then(FileRecord::newest).map_or(0, |(version, _)| version);
+        return Ok(Json(FilePut { version, stacks: Vec::new() }));
+    }
+    let stacks = published.cluster.stacks_with(&id).into_iter().map(|stack| stack.stack).collect();
+    let command = Command::PutFile { content: content(&coordinator.seals, &id, bytes)?, id };
+    let Outcome::Revision(version) = coordinator.consensus.write(author, command).await? else {
+        return Err(Problem::new(Code::Internal, "Setting a file had an unexpected outcome").into());
+    };
+    Ok(Json(FilePut { version, stacks }))
+}
+
+async fn remove(
+    coordinator: &Coordinator,
+    author: coordinator_core::Author,
+    id: FileId,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(author, Command::RemoveFile(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The secrets of an environment, without their values.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/secrets", params(("environment" = String, Path)), responses((status = 200, body = List<FileView>)))]
+pub async fn list_secrets(Reading(published): Reading, At(environment): At<Name>) -> Json<List<FileView>> {
+    Json(views(&published.cluster, &environment, FileKind::Secret))
+}
+
+/// Sets a secret; the body is its value. Services that use it are rolled out.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/secrets/{name}", params(("environment" = String, Path), ("name" = String, Path)), request_body(content = String, content_type = "application/octet-stream"), responses((status = 200, body = FilePut)))]
+pub async fn put_secret(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At((environment, name)): At<(Name, Name)>,
+    RawBody(value): RawBody,
+) -> Result<Json<FilePut>, ApiError> {
+    put(&coordinator, author, of_environment(environment, FileKind::Secret, name), &value).await
+}
+
+/// Removes a secret that no service uses.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}/secrets/{name}", params(("environment" = String, Path), ("name" = String, Path)), responses((status = 204)))]
+pub async fn remove_secret(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At((environment, name)): At<(Name, Name)>,
+) -> Result<StatusCode, ApiError> {
+    remove(&coordinator, author, of_environment(environment, FileKind::Secret, name)).await
+}
+
+/// The configs of an environment, without their contents.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/configs", params(("environment" = String, Path)), responses((status = 200, body = List<FileView>)))]
+pub async fn list_configs(Reading(published): Reading, At(environment): At<Name>) -> Json<List<FileView>> {
+    Json(views(&published.cluster, &environment, FileKind::Config))
+}
+
+/// What is in the newest version of a config.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/configs/{name}", params(("environment" = String, Path), ("name" = String, Path)), responses((status = 200, body = String, content_type = "application/octet-stream")))]
+pub async fn get_config(
+    Reading(published): Reading,
+    At((environment, name)): At<(Name, Name)>,
+) -> Result<impl IntoResponse, ApiError> {
+    let id = of_environment(environment, FileKind::Config, name);
+    match published.cluster.files.get(&id).and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
+        Some(Content::Plain(bytes)) => Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes.to_vec())),
+        _ => Err(Problem::new(Code::NotFound, format!("There is no {id}"))
+            .fix("See which there are: wharf config ls")
+            .into()),
+    }
+}
+
+/// Sets a config; the body is its content. Services that use it are rolled out.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}/configs/{name}", params(("environment" = String, Path), ("name" = String, Path)), request_body(content = String, content_type = "application/octet-stream"), responses((status = 200, body = FilePut)))]
+pub async fn put_config(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At((environment, name)): At<(Name, Name)>,
+    RawBody(content): RawBody,
+) -> Result<Json<FilePut>, ApiError> {
+    put(&coordinator, author, of_environment(environment, FileKind::Config, name), &content).await
+}
+
+/// Removes a config that no service uses.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}/configs/{name}", params(("environment" = String, Path), ("name" = String, Path)), responses((status = 204)))]
+pub async fn remove_config(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At((environment, name)): At<(Name, Name)>,
+) -> Result<StatusCode, ApiError> {
+    remove(&coordinator, author, of_environment(environment, FileKind::Config, name)).await
+}

@@ -1,0 +1,44 @@
+//! What is in an instance's configs and secrets, for the host that it runs on and nobody else.
+
+use common::{
+    error::{Code, Problem},
+    file::FilesRequest,
+    id::HostId,
+    instance::Want,
+    secret::Secret,
+    wire::Files,
+};
+use coordinator_core::{Cluster, cluster::Content};
+
+use crate::seal::Seals;
+
+/// Answers a host.
+pub fn answer(cluster: &Cluster, seals: &Seals, host: HostId, request: &FilesRequest) -> Files {
+    contents(cluster, seals, host, request).map_or_else(Files::Refused, Files::Contents)
+}
+
+fn contents(
+    cluster: &Cluster,
+    seals: &Seals,
+    host: HostId,
+    FilesRequest { instance: id }: &FilesRequest,
+) -> Result<Vec<Secret<Vec<u8>>>, Problem> {
+    let instance = cluster
+        .instances
+        .get(id)
+        .filter(|instance| cluster.is_admitted(host) && instance.host == host && instance.desired.want <= Want::Run);
+    // Whether there is such an instance elsewhere is nobody's business.
+    let instance = instance.ok_or_else(|| {
+        Problem::new(Code::Denied, format!("The files of {id} are not given")).why("no such instance is to run there")
+    })?;
+    let content = |file: &common::file::FileSpec| {
+        let id = file.id(id.stack());
+        let version = cluster.files.get(&id).and_then(|record| record.versions.get(&file.version?));
+        let version = version.ok_or_else(|| Problem::new(Code::NotFound, format!("{id} has no such version")))?;
+        match &version.content {
+            Content::Plain(bytes) => Ok(Secret::new(bytes.to_vec())),
+            Content::Sealed(sealed) => seals.open(&id, sealed),
+        }
+    };
+    instance.spec.files.iter().map(content).collect()
+}

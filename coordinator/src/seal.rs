@@ -1,0 +1,205 @@
+//! The key that secrets are sealed with. It lies in a file of its own on every coordinator, apart from
+//! the store, and is in no command, no snapshot and no backup of either (docs/decisions/0011).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use common::{
+    codec::{self, Format},
+    error::{Code, Problem},
+    file::FileId,
+    id::ClusterId,
+    secret::Secret,
+    wire::Open,
+};
+use coordinator_core::view;
+use link::{file, identity::random_bytes};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use serde::{Deserialize, Serialize};
+
+use crate::raft::Consensus;
+
+/// How the key's file is sealed.
+pub const SEALING_KEY_FORMAT: Format = Format { magic: b"WSEA", version: 1 };
+/// The first byte of everything sealed: how the rest is to be read.
+const FORM: u8 = 1;
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealingKey(pub Secret<[u8; 32]>);
+
+/// The key of this coordinator, as soon as it has it.
+pub struct Seals {
+    path: PathBuf,
+    key: OnceLock<SealingKey>,
+}
+
+fn path(folder: &Path, cluster: ClusterId) -> PathBuf {
+    folder.join(format!("{cluster}.key"))
+}
+
+/// Makes the key of a new cluster.
+pub fn make(folder: &Path, cluster: ClusterId) -> io::Result<()> {
+    save(&path(folder, cluster), &SealingKey(Secret::new(random_bytes())))
+}
+
+/// Removes the key from this host.
+pub fn remove(folder: &Path, cluster: ClusterId) -> io::Result<()> {
+    match std::fs::remove_file(path(folder, cluster)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The folder may hold other things, and then it stays.
+    match std::fs::remove_dir(folder) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn save(path: &Path, key: &SealingKey) -> io::Result<()> {
+    file::replace(path, &SEALING_KEY_FORMAT.seal(key).map_err(io::Error::other)?)
+}
+
+impl Seals {
+    /// The key in a folder, if it is there.
+    pub fn load(folder: &Path, cluster: ClusterId) -> Result<Seals, Problem> {
+        let path = path(folder, cluster);
+        let damaged = |why: String| {
+            Problem::new(Code::InstallFailed, format!("The sealing key {} cannot be used", path.display()))
+                .why(why)
+                .fix("Move it away: another coordinator has it too, and this one gets it from there")
+        };
+        let key = OnceLock::new();
+        if let Some(bytes) = file::read(&path).map_err(|e| damaged(e.to_string()))? {
+            let read: SealingKey = SEALING_KEY_FORMAT.open(&bytes).map_err(|e| damaged(e.to_string()))?;
+            key.get_or_init(|| read);
+        }
+        Ok(Seals { path, key })
+    }
+
+    /// The key, for another coordinator.
+    pub fn share(&self) -> Option<SealingKey> {
+        self.key.get().cloned()
+    }
+
+    /// Gets the key from the other coordinators if it is not here; again and again until it is.
+    pub async fn fetch(&self, consensus: &Consensus) {
+        while self.key.get().is_none() {
+            let cluster = consensus.current().cluster.clone();
+            let own = cluster.members.get(&consensus.me()).map(|member| member.address);
+            for address in view::coordinators(&cluster).into_iter().filter(|address| Some(*address) != own) {
+                let asked = consensus.callers().get(address).ask(&Open::SealingKey, ASK_TIMEOUT).await;
+                match asked {
+                    Ok(Some(key)) => match save(&self.path, &key) {
+                        Ok(()) => {
+                            self.key.get_or_init(|| key);
+                            return tracing::info!(from = %address, "this coordinator has the sealing key now");
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, path = %self.path.display(), "the sealing key cannot be kept")
+                        }
+                    },
+                    Ok(None) => tracing::debug!(%address, "that coordinator has no sealing key either"),
+                    Err(error) => {
+                        tracing::debug!(%address, %error, "a coordinator could not be asked for the sealing key")
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    fn key(&self) -> Result<LessSafeKey, Problem> {
+        let missing = || {
+            Problem::new(Code::SealingKeyMissing, "Secrets cannot be used on this coordinator now")
+                .why(format!("there is no {}, and no other coordinator has given the key yet", self.path.display()))
+                .fix("Start the other coordinators, or put the file back from a backup")
+        };
+        let SealingKey(key) = self.key.get().ok_or_else(missing)?;
+        let key = UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("the key has the right length");
+        Ok(LessSafeKey::new(key))
+    }
+
+    /// Seals the content of a secret, for that secret alone.
+    pub fn seal(&self, id: &FileId, content: &[u8]) -> Result<Vec<u8>, Problem> {
+        let nonce: [u8; NONCE_LEN] = random_bytes();
+        let mut text = content.to_vec();
+        let tag = self
+            .key()?
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), belongs_to(id)?, &mut text)
+            .map_err(|_| Problem::new(Code::Internal, format!("{id} cannot be sealed")))?;
+        Ok([&[FORM], &nonce[..], &text, tag.as_ref()].concat())
+    }
+
+    /// The content of a secret.
+    pub fn open(&self, id: &FileId, sealed: &[u8]) -> Result<Secret<Vec<u8>>, Problem> {
+        let foreign = || {
+            Problem::new(Code::SealingKeyMissing, format!("{id} cannot be opened"))
+                .why("it was sealed with another key, or for another secret")
+                .fix(format!("Set it again: wharf secret set {}", id.name))
+        };
+        let (nonce, text) = match sealed.split_first() {
+            Some((&FORM, rest)) => rest.split_first_chunk::<NONCE_LEN>().ok_or_else(foreign)?,
+            _ => return Err(foreign()),
+        };
+        let mut text = text.to_vec();
+        let key = self.key()?;
+        let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), belongs_to(id)?, &mut text);
+        Ok(Secret::new(opened.map_err(|_| foreign())?.to_vec()))
+    }
+}
+
+/// Ties what is sealed to one secret: it cannot be put in the place of another.
+fn belongs_to(id: &FileId) -> Result<Aad<Vec<u8>>, Problem> {
+    let encoded = codec::encode(id).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
+    Ok(Aad::from(encoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{file::FileKind, name::default_environment};
+
+    use super::*;
+
+    fn secret(name: &str) -> FileId {
+        FileId {
+            environment: default_environment(),
+            stack: None,
+            kind: FileKind::Secret,
+            name: name.parse().expect("a name"),
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_with_the_same_key_for_the_same_secret_alone() {
+        let (folder, cluster) = (tempfile::tempdir().expect("a folder"), ClusterId([3; 10]));
+        let none = Seals::load(folder.path(), cluster).expect("loads");
+        let refused = none.seal(&secret("a"), b"x").expect_err("there is no key");
+        assert_eq!(refused.code, Code::SealingKeyMissing);
+
+        make(folder.path(), cluster).expect("is made");
+        let seals = Seals::load(folder.path(), cluster).expect("loads");
+        let sealed = seals.seal(&secret("a"), b"hunter2").expect("seals");
+        assert!(!sealed.windows(7).any(|part| part == b"hunter2"));
+        assert_ne!(seals.seal(&secret("a"), b"hunter2").expect("seals"), sealed, "no two are alike");
+        assert_eq!(seals.open(&secret("a"), &sealed).expect("opens").expose(), b"hunter2");
+        seals.open(&secret("b"), &sealed).expect_err("it is another's");
+        for (index, _) in sealed.iter().enumerate() {
+            let mut changed = sealed.clone();
+            changed[index] ^= 1;
+            seals.open(&secret("a"), &changed).expect_err("it was changed");
+        }
+        for length in 0..sealed.len() {
+            seals.open(&secret("a"), &sealed[..length]).expect_err("it was cut");
+        }
+        make(folder.path(), cluster).expect("another is made");
+        let other = Seals::load(folder.path(), cluster).expect("loads");
+        other.open(&secret("a"), &sealed).expect_err("it is another key");
+    }
+}
