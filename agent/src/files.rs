@@ -21,11 +21,11 @@ use link::{Connection, call::ask};
 use rustix::{fs::statfs, mount::MountFlags};
 use tokio::sync::watch;
 
-/// Where secrets lie by custom.
+/// Where secrets and leases lie by custom.
 pub const MEMORY: &str = "/run/wharf";
 /// What the kernel calls the types of file systems that are in memory.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-/// The most that secrets may take of the memory, as the kernel's mount option.
+/// The most that they may take of the memory, as the kernel's mount option.
 const MEMORY_SIZE: &std::ffi::CStr = c"mode=0700,size=64m";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,21 +34,44 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Places {
     /// The folder of configs.
     disk: PathBuf,
-    /// The folder of secrets: in memory.
+    /// The folder of what must not reach a disk.
     memory: PathBuf,
+    /// A copy of this process's own binary.
+    guard: PathBuf,
 }
 
 impl Places {
     /// Below a state folder, and below a folder for what must not reach a disk.
     pub fn new(state: &Path, memory: &Path) -> Places {
-        Places { disk: state.join("configs"), memory: memory.join("secrets") }
+        Places { disk: state.join("configs"), memory: memory.to_owned(), guard: state.join("guard") }
     }
 
-    fn of_kind(&self, kind: FileKind) -> &Path {
+    fn of_kind(&self, kind: FileKind) -> PathBuf {
         match kind {
-            FileKind::Config => &self.disk,
-            FileKind::Secret => &self.memory,
+            FileKind::Config => self.disk.clone(),
+            FileKind::Secret => self.memory.join("secrets"),
         }
+    }
+
+    /// The binary that guards strict singletons.
+    pub fn guard(&self) -> &Path {
+        &self.guard
+    }
+
+    /// Has that binary: a copy of this process's own, which may have been replaced or removed since it was
+    /// started. Containers that run keep the one that they were started with.
+    pub fn ensure_guard(&self) -> io::Result<()> {
+        let own = fs::read("/proc/self/exe")?;
+        if fs::read(&self.guard).is_ok_and(|copy| copy == own) {
+            return Ok(());
+        }
+        link::file::replace(&self.guard, &own)?;
+        fs::set_permissions(&self.guard, Permissions::from_mode(0o755))
+    }
+
+    /// The folder of the lease of a strict singleton's instance.
+    pub fn lease(&self, instance: &InstanceId) -> PathBuf {
+        self.memory.join("leases").join(instance.container_name())
     }
 
     /// An instance's files, each with its place on the host.
@@ -60,8 +83,23 @@ impl Places {
         instance.spec.files.iter().enumerate().map(place)
     }
 
-    fn folders(&self) -> [&Path; 2] {
-        [&self.disk, &self.memory]
+    fn folders(&self) -> [PathBuf; 3] {
+        [self.disk.clone(), self.memory.join("secrets"), self.memory.join("leases")]
+    }
+
+    /// Has the folder that is in memory, and that only root can enter.
+    pub fn ensure_in_memory(&self) -> io::Result<()> {
+        let folder = &self.memory;
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        let is_in_memory = || Ok::<bool, io::Error>(IN_MEMORY.contains(&(statfs(folder)?.f_type as i64)));
+        if is_in_memory()? {
+            return Ok(());
+        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("tmpfs", folder, "tmpfs", flags, MEMORY_SIZE)
+            .map_err(|error| io::Error::other(format!("no tmpfs can be mounted at {}: {error}", folder.display())))?;
+        if is_in_memory()? { Ok(()) } else { Err(io::Error::other(format!("{} is not in memory", folder.display()))) }
     }
 
     /// Removes what lies there of an instance.
@@ -73,7 +111,7 @@ impl Places {
     pub fn sweep(&self, kept: &BTreeSet<InstanceId>) -> io::Result<()> {
         let kept: BTreeSet<String> = kept.iter().map(InstanceId::container_name).collect();
         for folder in self.folders() {
-            let entries = match fs::read_dir(folder) {
+            let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
@@ -94,12 +132,11 @@ fn remove(folder: &Path) -> io::Result<()> {
         .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Removes all secrets from this host's memory.
-pub fn forget_secrets(memory: &Path) -> io::Result<()> {
-    let folder = memory.join("secrets");
-    remove_contents(&folder)?;
-    match rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH) {
-        // It was not mounted by itself: its parent is in memory already, or it was never needed.
+/// Removes all that this host keeps in memory.
+pub fn forget_memory(memory: &Path) -> io::Result<()> {
+    remove_contents(memory)?;
+    match rustix::mount::unmount(memory, rustix::mount::UnmountFlags::DETACH) {
+        // It was not mounted by itself: what it lies in is in memory already, or it was never needed.
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => remove(memory),
         Err(error) => Err(error.into()),
     }
@@ -154,27 +191,13 @@ impl Files {
         }
         let failed = |why: io::Error| ActionResult::Failed(format!("its configs and secrets cannot be kept: {why}"));
         if instance.spec.files.iter().any(|file| file.kind == FileKind::Secret) {
-            ensure_in_memory(&self.places.memory).map_err(failed)?;
+            self.places.ensure_in_memory().map_err(failed)?;
         }
         for ((path, file), content) in self.places.of(instance).zip(&contents) {
             write(&path, file, content.expose()).map_err(failed)?;
         }
         Ok(())
     }
-}
-
-/// Has a folder that is in memory, and that only root can enter.
-fn ensure_in_memory(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    let is_in_memory = || Ok::<bool, io::Error>(IN_MEMORY.contains(&(statfs(folder)?.f_type as i64)));
-    if is_in_memory()? {
-        return Ok(());
-    }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, MEMORY_SIZE)
-        .map_err(|error| io::Error::other(format!("no tmpfs can be mounted at {}: {error}", folder.display())))?;
-    if is_in_memory()? { Ok(()) } else { Err(io::Error::other(format!("{} is not in memory", folder.display()))) }
 }
 
 /// Writes a file that is whole as soon as it has its name.

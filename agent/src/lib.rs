@@ -5,6 +5,8 @@
 
 pub mod facts;
 pub mod files;
+pub mod guard;
+pub mod leases;
 pub mod ledger;
 mod logs;
 pub mod reconciler;
@@ -30,8 +32,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use files::{Files, Places};
+use leases::Leases;
 use ledger::{Ledger, LedgerError};
-use reconciler::Reconciler;
+use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
 
 /// What an agent is told.
@@ -62,14 +65,23 @@ pub async fn run<R: ContainerRuntime>(
     let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
     let (reports, report) = watch::channel(Report::default());
     let wake = Arc::new(Notify::new());
+    let leases = Arc::new(Leases::new(config.places.clone(), wake.clone()));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (leader, leads) = watch::channel(None);
     let files = Files::new(config.places.clone(), leads);
-    let reconciler = Reconciler::new(runtime.clone(), files, ledger, assignment.clone(), reports, facts::boot_id());
+    let host = HostParts { files, leases: leases.clone(), ledger, boot: facts::boot_id() };
+    let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
     tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
-    let session =
-        session::Session { config, transport, runtime: runtime.clone(), assignment: assignments, report, leader };
+    let session = session::Session {
+        config,
+        transport,
+        runtime: runtime.clone(),
+        assignment: assignments,
+        report,
+        leader,
+        leases,
+    };
     tasks.spawn(until(stop.clone(), session.run()));
     tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
     tokio::select! {

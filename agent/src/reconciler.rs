@@ -17,17 +17,30 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{files::Files, ledger::Ledger, runtime::ContainerRuntime};
+use crate::{files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRuntime};
 
 /// How often the host is looked at even if nothing seems to have happened.
 const TICK: Duration = Duration::from_secs(15);
 /// How soon after Docker failed to answer.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// What of the host the loop works with.
+pub struct HostParts {
+    /// Configs and secrets.
+    pub files: Files,
+    /// The leases of strict singletons.
+    pub leases: Arc<Leases>,
+    /// What the agent was told and remembers.
+    pub ledger: Ledger,
+    /// The kernel's boot.
+    pub boot: BootId,
+}
+
 /// The loop and its state.
 pub struct Reconciler<R> {
     runtime: Arc<R>,
     files: Files,
+    leases: Arc<Leases>,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -44,16 +57,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
     /// A loop that has not begun.
     pub fn new(
         runtime: Arc<R>,
-        files: Files,
-        ledger: Ledger,
+        host: HostParts,
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
-        boot: BootId,
     ) -> Reconciler<R> {
+        let HostParts { files, leases, ledger, boot } = host;
         let memory = ledger.contents().memory.clone();
         Reconciler {
             runtime,
             files,
+            leases,
             ledger,
             memory,
             assignment,
@@ -104,13 +117,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
         if !std::mem::replace(&mut self.swept, true) {
             let assigned = assignment.instances.iter().map(|instance| &instance.id);
             let kept = assigned.chain(containers.keys()).cloned().collect();
+            self.leases.adopt(containers.keys());
             if let Err(error) = self.files.places().sweep(&kept) {
                 warn!(%error, "configs and secrets of instances that are gone could not be removed");
             }
         }
         let now = now();
+        let leases = self.leases.by_wall_clock();
+        let (busy, boot) = (&self.busy, self.boot);
         let situation =
-            Situation { assignment: &assignment, containers: &containers, busy: &self.busy, boot: self.boot, now };
+            Situation { assignment: &assignment, containers: &containers, busy, leases: &leases, boot, now };
         let next = reconcile(situation, &mut self.memory);
         // On disk before it is done or told.
         let memory = self.memory.clone();
@@ -138,7 +154,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.busy.insert(action.instance().clone());
         let instance = assignment.instances.iter().find(|instance| instance.id == *action.instance()).cloned();
         info!(instance = %action.instance(), action = word(&action), "acting");
-        self.actions.spawn(act(self.runtime.clone(), self.files.clone(), action, instance));
+        let host = (self.files.clone(), self.leases.clone());
+        self.actions.spawn(act(self.runtime.clone(), host, action, instance));
     }
 
     fn learn(&mut self, done: Result<(Action, ActionResult), tokio::task::JoinError>) {
@@ -169,7 +186,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
 
 async fn act<R: ContainerRuntime>(
     runtime: Arc<R>,
-    files: Files,
+    (files, leases): (Files, Arc<Leases>),
     action: Action,
     instance: Option<AssignedInstance>,
 ) -> (Action, ActionResult) {
@@ -181,6 +198,12 @@ async fn act<R: ContainerRuntime>(
     {
         return (action, result);
     }
+    if needs_files
+        && let Some(instance) = instance.as_ref().filter(|instance| instance.spec.strict_singleton)
+        && let Err(error) = leases.ensure(&instance.id)
+    {
+        return (action, ActionResult::Failed(format!("its lease cannot be kept: {error}")));
+    }
     let result = match (&action, &instance) {
         (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
         (Action::Create(_), Some(instance)) => runtime.create(instance).await,
@@ -189,10 +212,11 @@ async fn act<R: ContainerRuntime>(
         (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
         (Action::Remove { container, .. }, _) => runtime.remove(container).await,
     };
-    if let (Action::Remove { instance, .. }, ActionResult::Done) = (&action, &result)
-        && let Err(error) = files.places().remove(instance)
-    {
-        warn!(%instance, %error, "its configs and secrets could not be removed");
+    if let (Action::Remove { instance, .. }, ActionResult::Done) = (&action, &result) {
+        leases.forget(instance);
+        if let Err(error) = files.places().remove(instance) {
+            warn!(%instance, %error, "its configs and secrets could not be removed");
+        }
     }
     (action, result)
 }

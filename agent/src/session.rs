@@ -1,6 +1,5 @@
 //! The agent's side of a session: find the leader, introduce yourself, report, obey.
 
-use link::clock::now;
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{
@@ -17,7 +16,12 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{Config, facts, logs, runtime::ContainerRuntime};
+use crate::{
+    Config, facts,
+    leases::{BootTime, Leases},
+    logs,
+    runtime::ContainerRuntime,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -43,6 +47,8 @@ pub struct Session<R> {
     pub report: watch::Receiver<Report>,
     /// Where the connection goes for as long as its other end leads.
     pub leader: watch::Sender<Option<Connection>>,
+    /// Where leases are extended.
+    pub leases: Arc<Leases>,
 }
 
 /// Why a session ended.
@@ -151,22 +157,17 @@ impl<R: ContainerRuntime> Session<R> {
         let speaking = async {
             loop {
                 tokio::select! {
-                    message = heard.recv() => match message {
-                        Some(ToAgent::Assignment(assignment)) => self.obey(*assignment),
-                        Some(ToAgent::Coordinators(known)) => learn_coordinators(coordinators, known),
-                        Some(ToAgent::BeatAck { .. }) => unanswered = 0,
-                        Some(ToAgent::ReportAck { .. }) => {}
-                        Some(ToAgent::Redirect { leader }) => return Err(End::Redirected(leader)),
-                        Some(ToAgent::Refused(problem)) => return Err(End::Refused(problem)),
-                        Some(ToAgent::Welcome { .. }) => return Err(End::Broken("it greeted twice".into())),
-                        None => return Err(End::Broken("the coordinator ended the session".into())),
-                    },
+                    message = heard.recv() => {
+                        let message = message.ok_or_else(|| End::Broken("the coordinator ended the session".into()))?;
+                        unanswered = if matches!(message, ToAgent::BeatAck { .. }) { 0 } else { unanswered };
+                        self.hear(message, coordinators)?;
+                    }
                     _ = beats.tick() => {
                         if unanswered >= MISSED_BEATS {
                             return Err(End::Broken("heartbeats stay unanswered".into()));
                         }
                         unanswered += 1;
-                        outgoing.send(&ToCoordinator::Beat { sent: now().0 }).await?;
+                        outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
                     }
                     changed = self.report.changed() => {
                         if changed.is_err() {
@@ -191,6 +192,19 @@ impl<R: ContainerRuntime> Session<R> {
             result = speaking => result,
             () = reading => Err(End::Broken("the stream ended".into())),
         }
+    }
+
+    fn hear(&self, message: ToAgent, coordinators: &mut VecDeque<SocketAddr>) -> Result<(), End> {
+        match message {
+            ToAgent::Assignment(assignment) => self.obey(*assignment),
+            ToAgent::Coordinators(known) => learn_coordinators(coordinators, known),
+            ToAgent::BeatAck { sent, grant } => self.leases.extend(BootTime(sent), &grant),
+            ToAgent::ReportAck { .. } => {}
+            ToAgent::Redirect { leader } => return Err(End::Redirected(leader)),
+            ToAgent::Refused(problem) => return Err(End::Refused(problem)),
+            ToAgent::Welcome { .. } => return Err(End::Broken("it greeted twice".into())),
+        }
+        Ok(())
     }
 
     async fn facts(&self, coordinator: SocketAddr) -> Result<HostFacts, End> {

@@ -7,6 +7,9 @@ use cli::{args, commands, output};
 use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
+    if agent::guard::is_asked_for() {
+        return ExitCode::from(agent::guard::run());
+    }
     let args = args::Args::parse();
     log(&args);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

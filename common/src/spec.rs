@@ -103,6 +103,10 @@ pub struct ServiceSpec {
     /// How many instances one host takes at most; no limit if absent.
     #[serde(default)]
     pub max_per_host: Option<u32>,
+    /// Whether two instances must never run at the same time, whatever happens to hosts and networks: an
+    /// instance runs under a lease, and ends with it.
+    #[serde(default)]
+    pub strict_singleton: bool,
     /// How instances of an older revision are replaced.
     #[serde(default)]
     pub update: UpdatePolicy,
@@ -452,6 +456,7 @@ impl ServiceSpec {
             constraints: Vec::new(),
             spread: Vec::new(),
             max_per_host: None,
+            strict_singleton: false,
             update: UpdatePolicy::default(),
             depends_on: BTreeMap::new(),
             log: LogOptions::default(),
@@ -477,6 +482,8 @@ impl ServiceSpec {
     pub fn stops_first(&self) -> Option<&'static str> {
         if self.mode == Mode::Job {
             Some("a job must not run twice at a time")
+        } else if self.strict_singleton {
+            Some("a strict singleton must not run twice at a time")
         } else if self.ports.iter().any(|port| port.published.is_some()) {
             Some("two instances cannot have the same host port")
         } else if self.has_volume() {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::LeaseTimes,
     assignment::Assignment,
     error::Problem,
     file::FilesRequest,
@@ -89,7 +90,7 @@ pub enum ToCoordinator {
     },
     /// It is alive.
     Beat {
-        /// The agent's own clock, given back unchanged.
+        /// The agent's own clock, which counts on in sleep and never jumps; given back unchanged.
         sent: u64,
     },
     /// What it observes of its host has changed.
@@ -119,6 +120,8 @@ pub enum ToAgent {
     BeatAck {
         /// As the beat said.
         sent: u64,
+        /// What may run on, now that the beat was answered.
+        grant: Grant,
     },
     /// The report is in the replicated state.
     ReportAck {
@@ -127,6 +130,15 @@ pub enum ToAgent {
     },
     /// The coordinators have changed.
     Coordinators(Vec<SocketAddr>),
+}
+
+/// Which instances of strict singletons may run on, and for how long after the beat was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The times.
+    pub times: LeaseTimes,
+    /// The instances; others get no new lease.
+    pub instances: Vec<InstanceId>,
 }
 
 /// The answer to [`Open::Renew`].

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::time::Timestamp;
+use common::time::{Span, Timestamp};
 use coordinator_core::{Cluster, Moment, Outcome, Plan, Planner, Proposal};
 use link::clock::now;
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ use crate::raft::Consensus;
 const GATHER: Duration = Duration::from_millis(10);
 /// How often is planned even if nothing seems to have changed.
 const TICK: Duration = Duration::from_secs(30);
+/// How far the clocks may part between two looks: slow corrections are none of anybody's business.
+const MAX_PARTING: Span = Span::seconds(1);
 /// Most commands in one proposal.
 const CHUNK: usize = 200;
 
@@ -25,6 +27,7 @@ pub async fn run(consensus: Consensus) {
     let mut planned: Option<Cluster> = None;
     let mut leading_since: Option<Timestamp> = None;
     let mut wake = Instant::now();
+    let mut last_look = Clocks::now();
     loop {
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
@@ -49,9 +52,32 @@ pub async fn run(consensus: Consensus) {
             continue;
         }
         let at = now();
+        if std::mem::replace(&mut last_look, Clocks::now()).have_parted() {
+            warn!("this host's clock was set; whatever waits for a time waits anew");
+            leading_since = None;
+            planner.forget();
+        }
         let plan = planner.plan(&cluster, Moment { now: at, leading_since: *leading_since.get_or_insert(at) });
         wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
         planned = propose(&consensus, plan).await.then_some(cluster);
+    }
+}
+
+/// The clock that people set, and the one that nobody does, at the same moment.
+struct Clocks {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Clocks {
+    fn now() -> Clocks {
+        Clocks { wall: now(), steady: Instant::now() }
+    }
+
+    /// Whether one has gone further than the other since.
+    fn have_parted(&self) -> bool {
+        let passed = i128::try_from(self.steady.elapsed().as_millis()).unwrap_or(i128::MAX);
+        (i128::from(now().0) - i128::from(self.wall.0) - passed).abs() > i128::from(MAX_PARTING.0)
     }
 }
 

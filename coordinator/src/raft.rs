@@ -68,6 +68,7 @@ pub struct Shared {
     raft: Raft<TypeConfig>,
     published: watch::Receiver<Arc<Published>>,
     leadership: watch::Receiver<Leadership>,
+    confirmed: election::Confirmed,
     batches: mpsc::Sender<batch::Waiting>,
     forwards: mpsc::Sender<batch::Waiting>,
     reads: mpsc::Sender<read::Waiting>,
@@ -156,7 +157,8 @@ impl Consensus {
         let (forwards, waiting_forwards) = mpsc::channel(4096);
         let (reads, waiting_reads) = mpsc::channel(4096);
         let me = start.me;
-        let shared = Shared { me, raft, published, leadership, batches, forwards, reads, contact, callers };
+        let confirmed = election::Confirmed::default();
+        let shared = Shared { me, raft, published, leadership, confirmed, batches, forwards, reads, contact, callers };
         let consensus = Consensus(Arc::new(shared));
         tasks.spawn(until(stop.clone(), election::watch_leadership(consensus.clone(), leadership_sender)));
         tasks.spawn(until(stop.clone(), election::run(consensus.clone())));
@@ -270,6 +272,12 @@ impl Consensus {
         let unknown =
             Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause.to_string());
         Err(unknown.fix("Repeat it with the same Idempotency-Key, or look: wharf ls"))
+    }
+
+    /// Whether this member leads and a majority has said so in the last moments, by a look at the clock: a
+    /// process that was stopped for a while does not know yet what it missed.
+    pub fn leads_for_certain(&self) -> bool {
+        self.leadership().leads && self.confirmed.is_fresh()
     }
 
     /// Whether this member follows a leader that it hears.

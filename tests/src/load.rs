@@ -18,9 +18,10 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
 }
 
-/// The load generator's binary.
+/// The load generator's binary: built with this test, it lies beside its folder.
 pub fn load() -> PathBuf {
-    root().join("target/release/load")
+    let test = std::env::current_exe().expect("a process knows its binary");
+    test.parent().and_then(Path::parent).expect("tests lie in a folder of their own").join("load")
 }
 
 /// Expects every acknowledged write to be there, asked by `load verify`; how many there were.

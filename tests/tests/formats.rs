@@ -23,7 +23,7 @@ use common::{
     spec::{Condition, Constraint, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
-    wire::{Files, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
+    wire::{Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
 };
 use coordinator::{
     birth::{GENESIS_FORMAT, GenesisFile},
@@ -231,6 +231,7 @@ fn commands_on_the_rest() -> Vec<Command> {
             host: HOST,
             ports: vec![8080],
             replaces: Some(instance()),
+            unknown_since: Some(AT),
         })),
         Command::Desire {
             instance: instance(),
@@ -363,7 +364,10 @@ fn frames_can_be_read_by_later_versions() {
             ToAgent::Redirect { leader: Some(coordinators[0]) },
             ToAgent::Refused(problem()),
             ToAgent::Assignment(Box::new(assignment())),
-            ToAgent::BeatAck { sent: AT.0 },
+            ToAgent::BeatAck {
+                sent: AT.0,
+                grant: Grant { times: Settings::default().lease(), instances: vec![instance()] },
+            },
             ToAgent::ReportAck { number: 1 },
             ToAgent::Coordinators(coordinators),
         ],

@@ -13,4 +13,4 @@ pub mod reconcile;
 pub use action::{Action, ActionResult};
 pub use memory::{Local, Memory};
 pub use observed::{Container, ContainerState};
-pub use reconcile::{Next, Situation, reconcile};
+pub use reconcile::{Lease, Next, Situation, reconcile};

@@ -45,6 +45,8 @@ pub struct Local {
     pub boot: Option<BootId>,
     /// Whether it was stopped because it was unhealthy.
     pub stopped_unhealthy: bool,
+    /// Whether it was stopped because its lease was over.
+    pub stopped_without_lease: bool,
 }
 
 impl Local {
@@ -59,6 +61,7 @@ impl Local {
             ended_run: None,
             boot: None,
             stopped_unhealthy: false,
+            stopped_without_lease: false,
         }
     }
 

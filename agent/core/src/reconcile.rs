@@ -36,10 +36,21 @@ pub struct Situation<'a> {
     pub containers: &'a BTreeMap<InstanceId, Container>,
     /// Instances for which an action is under way.
     pub busy: &'a BTreeSet<InstanceId>,
+    /// The soft ends of the leases of strict singletons that have one.
+    pub leases: &'a BTreeMap<InstanceId, Lease>,
     /// The kernel's boot.
     pub boot: BootId,
     /// The time.
     pub now: Timestamp,
+}
+
+/// How long the instance of a strict singleton may run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// When it is asked to end.
+    pub soft: Timestamp,
+    /// When it is dead, whoever lives.
+    pub hard: Timestamp,
 }
 
 /// What to do, to tell and to wait for.
@@ -118,6 +129,9 @@ fn step(
         Want::Stop => stop(instance, container, local, situation.now),
         Want::Purge => purge(instance, container, local, situation.now),
     };
+    if let Some(lease) = situation.leases.get(&instance.id).filter(|lease| lease.soft > situation.now) {
+        next.wake(lease.soft);
+    }
     match action {
         Some(_) if local.not_before > situation.now => next.wake(local.not_before),
         Some(action) => next.actions.push(action),
@@ -151,7 +165,10 @@ fn notice(situation: Situation<'_>, instance: &AssignedInstance, container: &Con
             local.observed.exit_code = Some(exit_code);
             local.observed.health = Health::Unchecked;
             if instance.desired.want <= Want::Run && !local.observed.phase.is_terminal() {
-                let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory };
+                // Nothing is known of a lease after a boot, which has ended all programs.
+                let lease = situation.leases.get(&instance.id);
+                let outlived_lease = instance.spec.strict_singleton && lease.is_none_or(|l| finished_at >= l.hard);
+                let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory, outlived_lease };
                 ended(situation, &instance.spec.restart, run, local);
             }
         }
@@ -163,12 +180,19 @@ struct Run {
     length: Span,
     exit_code: i64,
     out_of_memory: bool,
+    /// Whether it went on to the end of its lease, when it is killed.
+    outlived_lease: bool,
 }
 
 /// Decides whether a program that has ended is started again here.
 fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut Local) {
     let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
     let unhealthy = std::mem::take(&mut local.stopped_unhealthy);
+    if std::mem::take(&mut local.stopped_without_lease) || run.outlived_lease {
+        local.observed.restart += 1;
+        local.enter(Phase::Starting, "its lease was over and it was stopped");
+        return;
+    }
     let failed = run.exit_code != 0 || run.out_of_memory || unhealthy;
     let cause = match (unhealthy, run.out_of_memory, rebooted) {
         (true, ..) => "it was unhealthy and was stopped".to_owned(),
@@ -228,7 +252,12 @@ fn run(
         }
         return Some(Action::Prepare(id.clone()));
     };
+    let lease_over = instance.spec.strict_singleton && !has_lease(situation, &instance.id);
     match container.state {
+        ContainerState::Running { .. } if lease_over => {
+            local.stopped_without_lease = true;
+            Some(end(id, container, rest_of_lease(situation, instance)))
+        }
         ContainerState::Running { health: Health::Unhealthy, .. }
             if instance.spec.restart.condition != RestartCondition::None =>
         {
@@ -240,10 +269,26 @@ fn run(
             if local.observed.phase < Phase::Ready {
                 local.enter(Phase::Ready, "");
             }
+            if lease_over {
+                local
+                    .enter(local.observed.phase, "it waits for its lease: no coordinator has answered its host lately");
+                return None;
+            }
             (instance.desired.want == Want::Run)
                 .then(|| Action::Start { instance: id.clone(), container: container.id.clone() })
         }
     }
+}
+
+/// Whether a strict singleton may run now.
+fn has_lease(situation: Situation<'_>, id: &InstanceId) -> bool {
+    situation.leases.get(id).is_some_and(|lease| lease.soft > situation.now)
+}
+
+/// The time that a strict singleton has for its end: its own grace, or what is left before it is killed.
+fn rest_of_lease(situation: Situation<'_>, instance: &AssignedInstance) -> Span {
+    let left = situation.leases.get(&instance.id).map_or(Span(0), |lease| lease.hard.since(situation.now));
+    instance.spec.stop_grace.min(left)
 }
 
 /// Notes that a running instance is to stop. If others go on serving, those who call this one get a

@@ -230,10 +230,22 @@ impl Docker {
         self.client()?.remove_container(container, Some(options)).await
     }
 
+    /// The words that start an instance's program: its own, or its image's where it has none. An entrypoint
+    /// of its own leaves nothing of the image's command, as with Docker itself.
+    async fn words_of(&self, instance: &AssignedInstance) -> Result<Vec<String>, Error> {
+        let config = self.client()?.inspect_image(&instance.image).await?.config.unwrap_or_default();
+        let spec = &instance.spec;
+        let own = spec.entrypoint.clone();
+        let command = spec.command.clone().or(if own.is_some() { None } else { config.cmd });
+        let entrypoint = own.or(config.entrypoint);
+        Ok([entrypoint.unwrap_or_default(), command.unwrap_or_default()].concat())
+    }
+
     async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
         self.ensure_network().await?;
         let options = CreateContainerOptionsBuilder::new().name(&instance.id.container_name()).build();
-        let body = render::container(instance, self.cluster, &self.places);
+        let guarded = if instance.spec.strict_singleton { Some(self.words_of(instance).await?) } else { None };
+        let body = render::container(instance, self.cluster, &self.places, guarded);
         match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),

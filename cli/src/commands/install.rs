@@ -196,8 +196,11 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     }
     install_binary(&install.binary)?;
     if Path::new("/run/systemd/system").exists() {
+        // systemd refuses to start what may write to a folder that is not there.
+        std::fs::create_dir_all(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
         let unit = UNIT
             .replace("@BINARY@", &install.binary.display().to_string())
+            .replace("@KEYS@", &service.keys.display().to_string())
             .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
         file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
         for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {

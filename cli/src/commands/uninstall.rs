@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use agent::{
-    files::{MEMORY, forget_secrets},
+    files::{MEMORY, forget_memory},
     runtime::docker::cleanup,
 };
 use common::error::{Code, Problem};
@@ -49,7 +49,7 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     for path in [&args.state, &args.binary] {
         errors.extend(remove(path).err().map(|error| format!("{}: {error}", path.display())));
     }
-    errors.extend(forget_secrets(Path::new(MEMORY)).err().map(|error| format!("{MEMORY}: {error}")));
+    errors.extend(forget_memory(Path::new(MEMORY)).err().map(|error| format!("{MEMORY}: {error}")));
     let key = cluster.map(|cluster| coordinator::seal::remove(&args.keys, cluster));
     errors.extend(key.and_then(Result::err).map(|error| format!("{}: {error}", args.keys.display())));
     if errors.is_empty() {

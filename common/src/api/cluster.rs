@@ -72,7 +72,33 @@ impl Default for Settings {
     }
 }
 
+/// How long the instance of a strict singleton may run on after its host's last answered heartbeat, counted
+/// from when that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTimes {
+    /// After this it is asked to end.
+    pub soft: Span,
+    /// After this it is dead.
+    pub hard: Span,
+}
+
+/// The longest time for which a coordinator goes on answering after a majority has ceased to hear it.
+const STEP_DOWN: Span = Span::seconds(2);
+
 impl Settings {
+    /// The times of leases. Their end lies so far before `lost_after`, when another instance may run, that
+    /// a leader that is deposed without knowing it and clocks that differ by a twentieth do no harm:
+    /// `lost_after / (1 + d) ≥ STEP_DOWN + hard / (1 − d)`.
+    pub fn lease(&self) -> LeaseTimes {
+        let hard = Span(self.lost_after.0.saturating_sub(STEP_DOWN.0) * 85 / 100);
+        LeaseTimes { soft: Span(hard.0 * 60 / 100), hard }
+    }
+
+    /// Whether hosts can hold a lease at all: three heartbeats may be lost before its soft end.
+    pub fn allow_leases(&self) -> bool {
+        self.lease().soft.0 > 3 * self.heartbeat.0
+    }
+
     /// The rule that the times break, if they break one.
     pub fn violation(&self) -> Option<String> {
         let ordered = self.heartbeat < self.suspect_after

@@ -131,6 +131,7 @@ where
     if let Some(grace) = node.get("stop_grace_period").and_then(|n| n.parse()) {
         spec.stop_grace = grace;
     }
+    spec.strict_singleton = node.get("x-strict-singleton").and_then(|n| n.boolean()).unwrap_or(false);
     deploy::read(node, &mut spec);
     logging(node, &mut spec);
     spec.depends_on = node.get("depends_on").map(|n| dependencies(&n)).unwrap_or_default();

@@ -127,6 +127,9 @@ impl Check<'_> {
                 self.refuse("x-cron.catch_up", "it is at most a day");
             }
         }
+        if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
+            self.refuse("x-strict-singleton", "only a replicated service of at most one replica can be one");
+        }
         if service.max_per_host == Some(0) {
             self.refuse("deploy.placement.max_replicas_per_node", "no host could take an instance");
         }

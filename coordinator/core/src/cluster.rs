@@ -38,6 +38,8 @@ pub use stacks::{Revision, Service, Stack};
 
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, RequestId};
 
+/// How far the clocks of two coordinators may be apart without a strict singleton running twice.
+const MAX_SKEW: Span = Span::minutes(60);
 /// Most events that are kept.
 const MAX_EVENTS: usize = 4096;
 /// How long the outcome of a request is remembered.
@@ -56,6 +58,11 @@ pub struct Cluster {
     pub clock: Timestamp,
     /// The cluster's times.
     pub settings: Settings,
+    /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
+    /// when it may.
+    pub old_leases: Option<(Span, Timestamp)>,
+    /// Slots of strict singletons that a removed host may still fill, and until when.
+    pub orphans: OrdMap<SlotId, Timestamp>,
     /// The environments.
     pub environments: OrdMap<Name, Timestamp>,
     /// The stacks, those being removed included.
@@ -212,10 +219,23 @@ impl Cluster {
             return Err(Problem::new(Code::InvalidRequest, "The settings were not changed").why(violation));
         }
         if self.settings != settings {
+            // Hosts hold leases by the old times until those are over.
+            let longest = settings.lost_after.max(self.longest_lease());
+            self.old_leases = Some((longest, self.clock + longest + MAX_SKEW));
             self.settings = settings;
             self.record("cluster", "settings-changed", "the cluster's times were changed");
         }
         self.done()
+    }
+
+    /// How long a host that was never heard again may let a strict singleton run, at the most.
+    pub fn longest_lease(&self) -> Span {
+        self.settings.lost_after.max(self.old_lease().unwrap_or_default())
+    }
+
+    /// The longest lease by earlier settings, while one may be held.
+    pub fn old_lease(&self) -> Option<Span> {
+        self.old_leases.filter(|(_, until)| *until > self.clock).map(|(longest, _)| longest)
     }
 
     /// Counts a change.

@@ -367,6 +367,8 @@ pub struct Placement {
     pub ports: Vec<u16>,
     /// The instance that fills the slot: unreachable, or to go once this one serves.
     pub replaces: Option<InstanceId>,
+    /// Since when that instance is unreachable, if it is.
+    pub unknown_since: Option<Timestamp>,
 }
 
 /// What came of a command.

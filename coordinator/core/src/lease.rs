@@ -3,8 +3,13 @@
 use common::{
     api::Settings,
     host::Liveness,
+    id::HostId,
+    instance::{Verdict, Want},
     time::{Span, Timestamp},
+    wire::Grant,
 };
+
+use crate::Cluster;
 
 /// What is believed of a host after `silence`, if that differs from what is `known`.
 ///
@@ -30,9 +35,125 @@ pub fn judge(known: Liveness, heard: bool, silence: Span, settings: &Settings, n
     (next.word() != known.word()).then_some(next)
 }
 
+/// What a host that was just heard may let run on: the strict singletons that it is believed to run. One
+/// that could be replaced at any moment, because its host counts as down, gets nothing until the state
+/// says that the host is back: from then on no replacement that was proposed before fits any more.
+pub fn grant(cluster: &Cluster, host: HostId) -> Grant {
+    let granted = cluster.instances_on(host).filter(|(_, instance)| {
+        instance.spec.strict_singleton
+            && instance.desired.want <= Want::Run
+            && instance.verdict == Verdict::Reachable
+            && cluster.is_admitted(host)
+    });
+    Grant { times: cluster.settings.lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Command, Moment,
+        plan::plan,
+        testing::{Fixture, host, name, stack, web},
+    };
+
+    fn alone() -> Fixture {
+        let mut fixture = Fixture::of_hosts(3);
+        fixture.deploy(&[("web", web(|web| web.strict_singleton = true))]);
+        fixture.settle();
+        assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+        fixture
+    }
+
+    fn granted(fixture: &Fixture, number: u8) -> Vec<String> {
+        grant(&fixture.cluster, host(number)).instances.iter().map(ToString::to_string).collect()
+    }
+
+    fn believe(fixture: &mut Fixture, number: u8, liveness: Liveness) {
+        fixture.done(Command::HostLiveness { host: host(number), liveness });
+    }
+
+    fn blocked(fixture: &Fixture, at: Moment) -> String {
+        plan(&fixture.cluster, at).blocked.into_values().flatten().collect()
+    }
+
+    #[test]
+    fn a_strict_singleton_is_replaced_when_its_lease_is_over_and_not_before() {
+        let mut fixture = alone();
+        assert_eq!(granted(&fixture, 1), ["default/shop/web/1.1"]);
+        let since = fixture.now;
+        believe(&mut fixture, 1, Liveness::Down { since });
+        assert!(granted(&fixture, 1).is_empty(), "it could be replaced at any moment");
+        fixture.pass(Span::seconds(29), &|_| {});
+        assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+        let just_elected = Moment { now: fixture.now + Span::seconds(5), leading_since: fixture.now };
+        assert!(plan(&fixture.cluster, just_elected).commands.is_empty(), "a new leader waits a whole lease");
+        fixture.pass(Span::seconds(2), &|_| {});
+        assert_eq!(fixture.filled(), ["web/1.2@h2"]);
+        believe(&mut fixture, 1, Liveness::Ready);
+        assert!(granted(&fixture, 1).is_empty(), "it has lost its slot");
+        assert_eq!(granted(&fixture, 2), ["default/shop/web/1.2"]);
+    }
+
+    #[test]
+    fn a_strict_singleton_never_has_a_successor_beside_it() {
+        let mut fixture = alone();
+        let alone_always = |cluster: &Cluster| {
+            let running = cluster.instances.values().filter(|i| i.may_run()).count();
+            assert!(running <= 1, "{running} may run");
+        };
+        let newer = web(|web| {
+            web.image = "web:2".into();
+            web.strict_singleton = true;
+        });
+        fixture.deploy(&[("web", newer)]);
+        fixture.pass(Span::seconds(60), &alone_always);
+        assert_eq!(fixture.filled(), ["web/1.2@h1"]);
+        let availability = common::host::Availability::Draining { deadline: fixture.now + Span::minutes(5) };
+        fixture.done(Command::SetAvailability { host: host(1), availability });
+        fixture.pass(Span::seconds(60), &alone_always);
+        assert_eq!(fixture.filled(), ["web/1.3@h2"], "it moves, and stops first");
+        let id = stack().service(name("web"));
+        let two = fixture.refused(Command::ScaleService { id, replicas: 2 });
+        assert!(two.contains("one instance at most"), "{two}");
+    }
+
+    #[test]
+    fn what_a_removed_host_may_still_run_is_waited_for() {
+        let mut fixture = Fixture::of_hosts(3);
+        fixture.deploy(&[(
+            "web",
+            web(|web| {
+                web.strict_singleton = true;
+                web.constraints.push(common::spec::Constraint {
+                    key: "node.hostname".into(),
+                    not: true,
+                    value: "h1".into(),
+                });
+            }),
+        )]);
+        fixture.settle();
+        assert_eq!(fixture.filled(), ["web/1.1@h2"]);
+        fixture.done(Command::RemoveHost(host(2)));
+        let reason = blocked(&fixture, fixture.now.into());
+        assert!(reason.contains("may still run until") && reason.contains("removed"), "{reason}");
+        fixture.pass(Span::seconds(59), &|_| {});
+        assert!(fixture.filled().is_empty());
+        fixture.pass(Span::seconds(2), &|_| {});
+        assert_eq!(fixture.filled(), ["web/1.2@h3"]);
+    }
+
+    #[test]
+    fn leases_end_before_another_may_run_by_every_clock() {
+        for lost_after in [8, 14, 30, 60, 600] {
+            let settings = Settings { lost_after: Span::seconds(lost_after), ..Settings::default() };
+            let times = settings.lease();
+            assert!(times.soft < times.hard);
+            // lost_after / (1 + d) ≥ 2 s + hard / (1 − d), for d = 1/20.
+            let (replaced, dead) = (settings.lost_after.0 * 1000 / 1050, 2000 + times.hard.0 * 1000 / 950);
+            assert!(replaced >= dead, "{lost_after} s: replaced after {replaced} ms, dead after {dead} ms");
+        }
+    }
 
     #[test]
     fn silence_makes_suspect_then_down_and_a_beat_makes_ready() {

@@ -137,5 +137,14 @@ fn replaced_at(cluster: &Cluster, since: Timestamp, at: Moment) -> Timestamp {
     lost.max(at.leading_since + down_after)
 }
 
+/// When a strict singleton that became unreachable at `since` has ended for certain. An old leader may have
+/// answered its host until this one began to lead, so the whole time counts from then.
+fn lease_over_at(cluster: &Cluster, since: Timestamp, at: Moment) -> Timestamp {
+    let longest = cluster.longest_lease();
+    // It had been silent for `down_after` by then, unless that was another time by then.
+    let silent = if cluster.old_lease().is_some() { Span(0) } else { cluster.settings.down_after };
+    (since + Span(longest.0.saturating_sub(silent.0))).max(at.leading_since + longest)
+}
+
 #[cfg(test)]
 mod tests;

@@ -134,7 +134,8 @@ impl Fixture {
     /// Expects a refusal that changes nothing; its text.
     #[track_caller]
     pub fn refused(&mut self, command: Command) -> String {
-        let before = self.cluster.clone();
+        let mut before = self.cluster.clone();
+        before.clock = before.clock.max(self.now);
         let Outcome::Rejected(problem) = self.apply(command) else { panic!("it was not refused") };
         assert_eq!(self.cluster, before, "a refusal changes nothing");
         problem.to_string()

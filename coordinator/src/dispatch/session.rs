@@ -10,7 +10,7 @@ use common::{
     report::Report,
     wire::{Hello, ToAgent, ToCoordinator},
 };
-use coordinator_core::{Cluster, Command, Outcome, view};
+use coordinator_core::{Cluster, Command, Outcome, lease, view};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span};
@@ -201,7 +201,12 @@ impl Session {
             return Err(Ended::Replaced);
         }
         match message {
-            ToCoordinator::Beat { sent } => outgoing.send(&ToAgent::BeatAck { sent }).await?,
+            ToCoordinator::Beat { sent } if self.dispatch.consensus.leads_for_certain() => {
+                let grant = lease::grant(&self.dispatch.consensus.current().cluster, self.host);
+                outgoing.send(&ToAgent::BeatAck { sent, grant }).await?;
+            }
+            // Not answered: the agent looks for another coordinator if this goes on.
+            ToCoordinator::Beat { .. } => {}
             ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
             ToCoordinator::Report { number, report } => {
                 self.put_report(report).await?;

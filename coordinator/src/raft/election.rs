@@ -37,6 +37,21 @@ impl Contact {
     }
 }
 
+/// When a majority last confirmed this member as the leader.
+#[derive(Default)]
+pub struct Confirmed(Mutex<Option<Instant>>);
+
+impl Confirmed {
+    fn note(&self, at: Option<Instant>) {
+        *self.0.lock().expect("no panic while it is held") = at;
+    }
+
+    /// Whether that was lately enough to answer for.
+    pub fn is_fresh(&self) -> bool {
+        self.0.lock().expect("no panic while it is held").is_some_and(|at| at.elapsed() < QUORUM_SILENCE + LOOK)
+    }
+}
+
 /// Whether this member would vote for one whose log ends at `theirs`.
 pub fn grants(consensus: &Consensus, theirs: Option<LogId>) -> bool {
     let leads = consensus.leadership().leads;
@@ -110,11 +125,16 @@ async fn majority_agrees(consensus: &Consensus) -> bool {
 pub async fn watch_leadership(consensus: Consensus, leadership: watch::Sender<Leadership>) {
     let mut metrics = consensus.raft.server_metrics();
     loop {
+        // Before the look: what it shows is not newer.
+        let looked = Instant::now();
         let full = consensus.raft.metrics().borrow().clone();
         let alone = full.membership_config.membership().voter_ids().count() <= 1;
         let confirmed = alone
             || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
         let is_leader = consensus.is_raft_leader();
+        let silence = if alone { Some(0) } else { full.millis_since_quorum_ack };
+        let confirmed_at = silence.and_then(|silence| looked.checked_sub(Duration::from_millis(silence)));
+        consensus.confirmed.note(confirmed_at.filter(|_| is_leader && confirmed));
         let now = Leadership {
             leader: full.current_leader.map(MemberId).filter(|leader| *leader != consensus.me || confirmed),
             leads: is_leader && confirmed,

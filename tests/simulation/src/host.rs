@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_core::{Action, ActionResult, Container, ContainerState, Memory, Situation, reconcile};
+use agent_core::{Action, ActionResult, Container, ContainerState, Lease, Memory, Situation, reconcile};
 use common::{
     assignment::Assignment,
     host::HostFacts,
@@ -12,6 +12,7 @@ use common::{
     report::Report,
     spec::{Mode, Protocol},
     time::Timestamp,
+    wire::Grant,
 };
 
 use crate::random::Random;
@@ -32,6 +33,16 @@ pub struct Host {
     memory: Memory,
     under_way: Vec<Action>,
     made: u64,
+    /// How much faster its own clock runs, in thousandths.
+    drift: i64,
+    /// Whether its agent is dead, and nobody starts it.
+    pub without_agent: bool,
+    /// Whether it hears nothing, although it is heard.
+    pub deaf: bool,
+    /// The ends of leases by its own clock, soft and hard: they lie in memory, and outlive the agent.
+    leases: BTreeMap<InstanceId, (i64, i64)>,
+    /// Containers whose first process ends with their lease.
+    guarded: BTreeSet<InstanceId>,
 }
 
 impl Host {
@@ -59,7 +70,59 @@ impl Host {
             memory: Memory::default(),
             under_way: Vec::new(),
             made: 0,
+            // Up to a fiftieth in either direction.
+            drift: (number as i64 * 7) % 41 - 20,
+            without_agent: false,
+            deaf: false,
+            leases: BTreeMap::new(),
+            guarded: BTreeSet::new(),
         }
+    }
+
+    /// What its own clock shows, which nobody sets.
+    pub fn own_clock(&self, now: Timestamp) -> i64 {
+        now.0 as i64 / 1000 * (1000 + self.drift) + now.0 as i64 % 1000
+    }
+
+    /// A beat that was sent at that time by its own clock was answered.
+    pub fn extend_leases(&mut self, sent: i64, grant: &Grant, now: Timestamp) {
+        let clock = self.own_clock(now);
+        for instance in &grant.instances {
+            let (soft, hard) = (sent + grant.times.soft.0 as i64, sent + grant.times.hard.0 as i64);
+            let known = self.leases.get(instance).map_or(0, |(_, hard)| *hard);
+            if hard > known && hard > clock {
+                self.leases.insert(instance.clone(), (soft, hard));
+            }
+        }
+    }
+
+    /// What the guards do when time has passed: they know their lease and nothing else.
+    pub fn end_guarded(&mut self, now: Timestamp) {
+        let clock = self.own_clock(now);
+        let is_over = |id: &&InstanceId| self.leases.get(*id).is_none_or(|(_, hard)| *hard <= clock);
+        let over: Vec<InstanceId> = self.guarded.iter().filter(is_over).cloned().collect();
+        over.iter().for_each(|instance| self.end_program(instance, 137, now));
+    }
+
+    /// Strict singletons whose program runs.
+    pub fn running_guarded(&self) -> impl Iterator<Item = &InstanceId> {
+        self.running().filter(|id| self.guarded.contains(*id))
+    }
+
+    /// Whether a strict singleton has no lease any more.
+    pub fn is_without_lease(&self, instance: &InstanceId, now: Timestamp) -> bool {
+        let soft = self.leases.get(instance).map_or(0, |(soft, _)| *soft);
+        self.guarded.contains(instance) && soft <= self.own_clock(now)
+    }
+
+    /// Whether its agent and the coordinators hear each other.
+    pub fn speaks(&self) -> bool {
+        self.on && self.connected && !self.without_agent
+    }
+
+    /// Whether what is sent to its agent arrives.
+    pub fn hears(&self) -> bool {
+        self.speaks() && !self.deaf
     }
 
     /// Takes an assignment as the session does: the newest wins.
@@ -72,10 +135,16 @@ impl Host {
     /// One pass of the reconciler; returns the actions that it began.
     pub fn pass(&mut self, now: Timestamp) -> Vec<Action> {
         let busy: BTreeSet<InstanceId> = self.under_way.iter().map(|action| action.instance().clone()).collect();
+        let clock = self.own_clock(now);
+        let at = |end: i64| Timestamp((now.0 as i64 + end - clock).max(0) as u64);
+        let lease =
+            |(id, (soft, hard)): (&InstanceId, &(i64, i64))| (id.clone(), Lease { soft: at(*soft), hard: at(*hard) });
+        let leases: BTreeMap<InstanceId, Lease> = self.leases.iter().map(lease).collect();
         let situation = Situation {
             assignment: &self.assignment,
             containers: &self.docker,
             busy: &busy,
+            leases: &leases,
             boot: self.facts.boot,
             now,
         };
@@ -131,6 +200,7 @@ impl Host {
         for instance in running {
             self.end_program(&instance, 255, now);
         }
+        self.leases.clear();
         let boot = &mut self.facts.boot.0[0];
         *boot = boot.wrapping_add(1);
     }
@@ -176,6 +246,10 @@ impl Host {
                 self.made += 1;
                 let id = format!("c{}", self.made);
                 let container = Container { id, state: ContainerState::Created, image_digest: None };
+                let assigned = self.assignment.instances.iter().find(|assigned| assigned.id == *instance);
+                if assigned.is_some_and(|assigned| assigned.spec.strict_singleton) {
+                    self.guarded.insert(instance.clone());
+                }
                 self.docker.entry(instance.clone()).or_insert(container);
                 ActionResult::Done
             }
@@ -188,6 +262,8 @@ impl Host {
                 let health = if self.is_checked(instance) { Health::Starting } else { Health::Unchecked };
                 let Some(container) = self.docker.get_mut(instance) else { return missing() };
                 container.state = ContainerState::Running { started_at: now, health };
+                // A guard whose lease is over does not even begin.
+                self.end_guarded(now);
                 ActionResult::Done
             }
             Action::Stop { instance, .. } => {

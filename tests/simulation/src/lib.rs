@@ -19,7 +19,7 @@ const STEPS: u64 = 400;
 pub fn run(seed: u64) -> Result<(), String> {
     let at = |step: &str, broken: String| format!("seed {seed}, {step}: {broken}");
     let mut world = World::new(seed).map_err(|broken| at("at the beginning", broken))?;
-    for step in 0..STEPS {
+    for step in 0..world.length(STEPS) {
         world.step().map_err(|broken| at(&format!("step {step}"), broken))?;
     }
     world.settle().map_err(|broken| at("after it was mended", broken))?;

@@ -129,12 +129,12 @@ impl Oracle {
     }
 
     /// I9: no agent ends what runs without an order or its own policy; and none starts what is over.
-    pub fn judge_action(&self, host: &Host, action: &Action, known: &Cluster) -> Checked {
+    pub fn judge_action(&self, host: &Host, action: &Action, known: &Cluster, now: Timestamp) -> Checked {
         let instance = action.instance();
         match action {
             Action::Stop { .. } => {
                 let ordered = self.ended.contains(instance) || !known.instances.contains_key(instance);
-                if !ordered && !host.is_unhealthy(instance) {
+                if !ordered && !host.is_unhealthy(instance) && !host.is_without_lease(instance, now) {
                     return Err(format!("I9: {instance} was stopped, and nobody had ordered that"));
                 }
             }
@@ -175,6 +175,17 @@ fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, b
         }
         _ => Ok(()),
     }
+}
+
+/// I2: of a strict singleton's slot one instance runs at most, wherever.
+pub fn strict_singletons_are_alone<'a>(hosts: impl Iterator<Item = &'a Host>) -> Checked {
+    let mut running: BTreeMap<&SlotId, &InstanceId> = BTreeMap::new();
+    for id in hosts.flat_map(Host::running_guarded) {
+        if let Some(other) = running.insert(&id.slot, id) {
+            return Err(format!("I2: {other} and {id} run at the same time"));
+        }
+    }
+    Ok(())
 }
 
 /// What a stack is said to be is what its services are.

@@ -23,7 +23,9 @@ fn name(text: &str) -> Name {
 }
 
 /// Something that a person does.
-pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
+///
+/// Some people want strict singletons most of the time.
+pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: bool) -> Command {
     let stack = StackId { environment: default_environment(), stack: name(["shop", "blog"][random.below(2)]) };
     match random.below(14) {
         0 => Command::RemoveStack(stack),
@@ -43,7 +45,7 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Comman
             let expect_revision = random.chance(50).then_some(revision);
             Command::PutStack {
                 id: stack,
-                spec: stack_spec(random).into(),
+                spec: stack_spec(random, strict).into(),
                 files: Vec::new(),
                 expect_revision,
                 what: String::new(),
@@ -63,10 +65,10 @@ fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Comma
     Command::SetAvailability { host, availability }
 }
 
-fn stack_spec(random: &mut Random) -> StackSpec {
-    let mut services = BTreeMap::from([(name("web"), service(random))]);
+fn stack_spec(random: &mut Random, strict: bool) -> StackSpec {
+    let mut services = BTreeMap::from([(name("web"), service(random, strict))]);
     if random.chance(60) {
-        services.insert(name("db"), service(random));
+        services.insert(name("db"), service(random, strict));
         if random.chance(30) {
             let condition = if random.chance(50) { Condition::Started } else { Condition::Healthy };
             services.entry(name("web")).and_modify(|web| {
@@ -77,7 +79,7 @@ fn stack_spec(random: &mut Random) -> StackSpec {
     StackSpec { services, volumes: [name("data")].into() }
 }
 
-fn service(random: &mut Random) -> ServiceSpec {
+fn service(random: &mut Random, strict: bool) -> ServiceSpec {
     let mut spec = ServiceSpec::of_image(["web:1", "web:2", "web:3"][random.below(3)]);
     spec.replicas = random.below(5) as u32;
     if random.chance(50) {
@@ -113,6 +115,10 @@ fn service(random: &mut Random) -> ServiceSpec {
     if random.chance(10) {
         let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());
         spec.mounts.push(MountSpec { source, target, read_only: false });
+    }
+    if spec.mode == Mode::Replicated && random.chance(if strict { 90 } else { 25 }) {
+        spec.strict_singleton = true;
+        spec.replicas = spec.replicas.min(1);
     }
     spec.max_per_host = random.chance(15).then(|| 1 + random.below(2) as u32);
     spec.update.parallelism = random.below(3) as u32;

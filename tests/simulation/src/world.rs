@@ -1,31 +1,32 @@
 //! A cluster whose time, network, disks and people are a seed's.
 
+mod settle;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_core::ContainerState;
 use common::{
     api::Settings,
     assignment::Assignment,
     codec,
     host::Availability,
-    id::{ClusterId, HostId, InstanceId, MemberId, ServiceId},
+    id::{ClusterId, HostId, InstanceId, MemberId},
     instance::Health,
     name::Name,
     report::Report,
     secret::Secret,
     time::{Span, Timestamp},
     token::{JoinRole, SecretHash, TokenId},
+    wire::Grant,
 };
 use coordinator_core::{
     Batch, Cluster, Command, Moment, Planner, Proposal, RequestId,
-    cluster::Stack,
     command::{Admission, Authority, Genesis, NewJoinToken},
     lease, plan, view,
 };
 
 use crate::{
     host::Host,
-    oracle::{Checked, Oracle, nothing_is_left_over, what_runs_is_wanted},
+    oracle::{Checked, Oracle, strict_singletons_are_alone},
     people,
     random::Random,
 };
@@ -33,22 +34,22 @@ use crate::{
 const CLUSTER: ClusterId = ClusterId([7; 10]);
 const BEGINNING: Timestamp = Timestamp(1_700_000_000_000);
 const TOKEN: TokenId = TokenId([1; 5]);
-/// How long a healed cluster may take until everything is as wanted.
-const SETTLES_WITHIN: Span = Span::minutes(60);
-/// How long nothing at all may happen after that.
-const QUIET: Span = Span::minutes(10);
+/// How long a leader that is deposed goes on answering: the link's other end gives the real bound.
+const STEP_DOWN: Span = Span::seconds(2);
 
 /// Something on its way. Letters get lost, come twice, and overtake each other.
 #[derive(Clone)]
 enum Letter {
     Assignment(HostId, Assignment),
     Report(HostId, Report),
+    /// The answer to a beat, with what the host's own clock showed when it was sent.
+    Answer(HostId, i64, Grant),
 }
 
 impl Letter {
     fn host(&self) -> HostId {
         match self {
-            Letter::Assignment(host, _) | Letter::Report(host, _) => *host,
+            Letter::Assignment(host, _) | Letter::Report(host, _) | Letter::Answer(host, ..) => *host,
         }
     }
 }
@@ -59,6 +60,13 @@ struct Session {
     unknown: BTreeSet<InstanceId>,
     sent: Option<Assignment>,
     heard_report: Option<Report>,
+}
+
+/// A leader that does not know yet that it leads no more: it answers from what it knew then.
+struct Deposed {
+    cluster: Cluster,
+    until: Timestamp,
+    hosts: BTreeSet<HostId>,
 }
 
 /// All of it.
@@ -73,9 +81,18 @@ pub struct World {
     in_flight: Vec<Batch>,
     letters: Vec<Letter>,
     leading_since: Timestamp,
+    /// How far the leader's clock is ahead of the time: no two coordinators have the same.
+    ahead: Span,
     heard: BTreeMap<HostId, Timestamp>,
     sessions: BTreeMap<HostId, Session>,
+    deposed: Option<Deposed>,
     hosts: BTreeMap<HostId, Host>,
+    /// Hosts that were removed and that nobody has switched off.
+    removed: Vec<Host>,
+    /// Whether people seldom ask for anything, so that what goes wrong has time to.
+    is_left_alone: bool,
+    /// Whether everything that is sent arrives at once.
+    calm: bool,
     joined: u64,
     requests: u64,
 }
@@ -93,26 +110,34 @@ impl World {
             in_flight: Vec::new(),
             letters: Vec::new(),
             leading_since: BEGINNING,
+            ahead: Span(0),
             heard: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            deposed: None,
             hosts: BTreeMap::new(),
+            removed: Vec::new(),
+            is_left_alone: seed % 4 == 1,
+            calm: false,
             joined: 0,
             requests: 0,
         };
-        world.found()?;
+        world.found(if seed.is_multiple_of(2) { Settings::default() } else { fast() })?;
         world.join()?;
         world.join()?;
+        if world.is_left_alone {
+            world.ask()?;
+        }
         Ok(world)
     }
 
-    fn found(&mut self) -> Checked {
+    fn found(&mut self, settings: Settings) -> Checked {
         let none = || Secret::new(Vec::new());
         let authority =
             Authority { certificate: Vec::new(), key: none(), join_certificate: Vec::new(), join_key: none() };
         let genesis = Genesis {
             cluster: CLUSTER,
             authority,
-            settings: Settings::default(),
+            settings,
             member: MemberId(1),
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(1),
@@ -149,7 +174,7 @@ impl World {
 
     /// Decides upon a batch at once.
     fn commit(&mut self, proposals: Vec<Proposal>) -> Checked {
-        self.decide(Batch { at: self.now, proposals })
+        self.decide(Batch { at: self.leaders_clock(), proposals })
     }
 
     fn decide(&mut self, batch: Batch) -> Checked {
@@ -161,17 +186,27 @@ impl World {
     fn propose(&mut self, commands: Vec<Command>) {
         if !commands.is_empty() {
             let proposals = commands.into_iter().map(Proposal::from).collect();
-            self.in_flight.push(Batch { at: self.now, proposals });
+            self.in_flight.push(Batch { at: self.leaders_clock(), proposals });
         }
+    }
+
+    /// How many things happen, if it is so many in a busy cluster.
+    pub fn length(&self, busy: u64) -> u64 {
+        if self.is_left_alone { 4 * busy } else { busy }
     }
 
     /// One thing happens.
     pub fn step(&mut self) -> Checked {
+        self.happen()?;
+        strict_singletons_are_alone(self.hosts.values().chain(&self.removed))
+    }
+
+    fn happen(&mut self) -> Checked {
         match self.random.below(100) {
             0..20 => self.some_host(World::pass),
             20..38 => self.some_host(|world, id| {
                 let now = world.now;
-                if let Some(host) = world.hosts.get_mut(&id) {
+                if let Some(host) = world.hosts.get_mut(&id).filter(|host| !host.without_agent) {
                     host.finish_one(&mut world.random, 15, now);
                     if world.random.chance(10) {
                         host.end_a_job(&mut world.random, now);
@@ -186,15 +221,18 @@ impl World {
                 self.deliver_some();
                 Ok(())
             }
-            85..92 => {
-                let span = Span(self.random.below(8_000) as u64);
-                self.advance(span);
-                self.judge_leases();
-                Ok(())
-            }
+            85..92 => self.pass_time(),
+            92..95 if self.is_left_alone && self.random.chance(85) => self.pass_time(),
             92..95 => self.ask(),
             _ => self.go_wrong(),
         }
+    }
+
+    fn pass_time(&mut self) -> Checked {
+        let span = Span(self.random.below(8_000) as u64);
+        self.advance(span)?;
+        self.judge_leases();
+        Ok(())
     }
 
     fn some_host(&mut self, act: impl FnOnce(&mut World, HostId) -> Checked) -> Checked {
@@ -204,17 +242,42 @@ impl World {
         }
     }
 
-    fn advance(&mut self, span: Span) {
+    /// Time passes: hosts that have a session send beats, and guards look at the clock.
+    fn advance(&mut self, span: Span) -> Checked {
         self.now = self.now + span;
-        for id in self.sessions.keys() {
-            self.heard.insert(*id, self.now);
+        let with_session: Vec<HostId> = self.sessions.keys().copied().collect();
+        for id in with_session {
+            self.heard.insert(id, self.now);
+            self.answer(id, self.now, lease::grant(&self.cluster, id));
+        }
+        if let Some(deposed) = self.deposed.take() {
+            let sent = self.now.min(deposed.until);
+            for id in &deposed.hosts {
+                self.answer(*id, sent, lease::grant(&deposed.cluster, *id));
+            }
+            self.deposed = (deposed.until > self.now).then_some(deposed);
+        }
+        let now = self.now;
+        self.hosts.values_mut().chain(&mut self.removed).for_each(|host| host.end_guarded(now));
+        strict_singletons_are_alone(self.hosts.values().chain(&self.removed))
+    }
+
+    /// A beat that a host sent then is answered.
+    fn answer(&mut self, id: HostId, sent: Timestamp, grant: Grant) {
+        let Some(host) = self.hosts.get(&id).filter(|_| !grant.instances.is_empty()) else { return };
+        let letter = Letter::Answer(id, host.own_clock(sent), grant);
+        match self.random.below(10) {
+            _ if self.calm => self.deliver(letter),
+            0 => {}
+            1..4 => self.letters.push(letter),
+            _ => self.deliver(letter),
         }
     }
 
     fn pass(&mut self, id: HostId) -> Checked {
-        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on) else { return Ok(()) };
+        let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on && !host.without_agent) else { return Ok(()) };
         for action in host.pass(self.now) {
-            self.oracle.judge_action(host, &action, &self.cluster)?;
+            self.oracle.judge_action(host, &action, &self.cluster, self.now)?;
         }
         Ok(())
     }
@@ -230,8 +293,13 @@ impl World {
         Ok(())
     }
 
+    fn leaders_clock(&self) -> Timestamp {
+        self.now + self.ahead
+    }
+
     fn moment(&self) -> Moment {
-        Moment { now: self.now, leading_since: self.leading_since }
+        let by = |true_time: Timestamp| true_time + self.leaders_clock().since(self.now);
+        Moment { now: by(self.now), leading_since: by(self.leading_since) }
     }
 
     /// One proposal is decided upon, perhaps twice, perhaps long after it was made.
@@ -246,7 +314,7 @@ impl World {
 
     /// A host and the leader exchange what is new.
     fn speak(&mut self, id: HostId) -> Checked {
-        let Some(host) = self.hosts.get(&id).filter(|host| host.on && host.connected) else { return Ok(()) };
+        let Some(host) = self.hosts.get(&id).filter(|host| host.speaks()) else { return Ok(()) };
         if !self.sessions.contains_key(&id) {
             let known = self.cluster.hosts.get(&id).and_then(|known| known.facts.as_ref());
             if known != Some(&host.facts) {
@@ -288,8 +356,14 @@ impl World {
     fn deliver(&mut self, letter: Letter) {
         match letter {
             Letter::Assignment(id, assignment) => {
-                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.on && host.connected) {
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.hears()) {
                     host.receive(assignment);
+                }
+            }
+            Letter::Answer(id, sent, grant) => {
+                let now = self.now;
+                if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.hears()) {
+                    host.extend_leases(sent, &grant, now);
                 }
             }
             Letter::Report(id, report) => {
@@ -310,7 +384,8 @@ impl World {
         let judged = self.cluster.hosts.iter().filter_map(|(id, host)| {
             let heard = self.heard.get(id).copied();
             let silence = self.now.since(heard.unwrap_or(self.leading_since).max(self.leading_since));
-            let liveness = lease::judge(host.liveness, heard.is_some(), silence, &self.cluster.settings, self.now)?;
+            let liveness =
+                lease::judge(host.liveness, heard.is_some(), silence, &self.cluster.settings, self.leaders_clock())?;
             Some(Command::HostLiveness { host: *id, liveness })
         });
         let judged = judged.collect();
@@ -322,12 +397,13 @@ impl World {
         if self.random.chance(10) {
             return self.change_of_mind();
         }
-        let command = people::request(&mut self.random, &self.cluster, self.now);
+        let now = self.leaders_clock();
+        let command = people::request(&mut self.random, &self.cluster, now, self.is_left_alone);
         self.requests += 1;
         let request = Some(RequestId(u128::from(self.requests).to_be_bytes()));
         let proposal = Proposal { request, by: None, command };
         if self.random.chance(20) {
-            self.in_flight.push(Batch { at: self.now, proposals: vec![proposal.clone()] });
+            self.in_flight.push(Batch { at: self.leaders_clock(), proposals: vec![proposal.clone()] });
         }
         self.commit(vec![proposal])
     }
@@ -335,7 +411,7 @@ impl World {
     /// A person empties a host and thinks better of it, when the leader has begun to act on it.
     fn change_of_mind(&mut self) -> Checked {
         let Some(host) = self.random.pick(self.hosts.keys().copied()) else { return Ok(()) };
-        let availability = Availability::Draining { deadline: self.now + Span::seconds(60) };
+        let availability = Availability::Draining { deadline: self.leaders_clock() + Span::seconds(60) };
         self.commit(vec![Command::SetAvailability { host, availability }.into()])?;
         self.plan()?;
         self.commit(vec![Command::SetAvailability { host, availability: Availability::Active }.into()])
@@ -376,6 +452,18 @@ impl World {
                 }
                 Ok(())
             })?,
+            18 => self.some_host(|world, id| {
+                let host = world.hosts.get_mut(&id).expect("it was picked");
+                host.without_agent = !host.without_agent;
+                host.restart_agent(&mut world.random, now);
+                world.sessions.remove(&id);
+                Ok(())
+            })?,
+            17 => self.some_host(|world, id| {
+                let host = world.hosts.get_mut(&id).expect("it was picked");
+                host.deaf = !host.deaf;
+                Ok(())
+            })?,
             12 if self.hosts.len() < 5 => self.join()?,
             13 => self.remove_host()?,
             14 => self.restore_from_snapshot()?,
@@ -403,8 +491,10 @@ impl World {
     /// A new leader: sessions begin anew, and what the old one had proposed may or may not come.
     fn change_leader(&mut self) {
         self.leading_since = self.now;
+        self.ahead = Span(self.random.below(120_000) as u64);
         self.heard.clear();
-        self.sessions.clear();
+        let hosts = std::mem::take(&mut self.sessions).into_keys().collect();
+        self.deposed = Some(Deposed { cluster: self.cluster.clone(), until: self.now + STEP_DOWN, hosts });
         let random = &mut self.random;
         self.in_flight.retain(|_| random.chance(50));
     }
@@ -426,8 +516,9 @@ impl World {
         let Some(id) = self.random.pick(self.hosts.keys().copied().filter(|id| *id != host_id(1))) else {
             return Ok(());
         };
-        // Its owner takes its containers with it.
-        self.hosts.remove(&id);
+        // Its owner takes its containers with it, or forgets to.
+        let host = self.hosts.remove(&id);
+        self.removed.extend(host.filter(|_| self.random.chance(50)));
         self.sessions.remove(&id);
         self.heard.remove(&id);
         self.commit(vec![Command::RemoveHost(id).into()])
@@ -452,93 +543,16 @@ impl World {
         }
         if again == self.cluster { Ok(()) } else { Err("I6: the log gives another state the second time".to_owned()) }
     }
-
-    /// Everything is mended; in bounded time all is as wanted, and then nothing happens any more.
-    pub fn settle(&mut self) -> Checked {
-        self.letters.clear();
-        self.change_leader();
-        for host in self.hosts.values_mut() {
-            host.on = true;
-            host.connected = true;
-        }
-        let deadline = self.now + SETTLES_WITHIN;
-        let mut quiet_since = self.now;
-        let mut index = self.cluster.index;
-        while self.now.since(quiet_since) < QUIET {
-            if self.now > deadline {
-                return Err(format!("I11: not settled within {SETTLES_WITHIN}: {}", self.unrest()));
-            }
-            // What was asked for before may still come, and a service may go back to one.
-            self.end_schedules()?;
-            let something = self.round()?;
-            if something || self.cluster.index != index {
-                index = self.cluster.index;
-                quiet_since = self.now;
-            }
-            let span = if something { Span(200) } else { Span::seconds(2) };
-            self.advance(span);
-        }
-        let blocked: BTreeSet<ServiceId> = plan(&self.cluster, self.moment()).blocked.into_keys().collect();
-        what_runs_is_wanted(&self.cluster, self.hosts.values(), &blocked)?;
-        nothing_is_left_over(&self.cluster)
-    }
-
-    /// A cluster with schedules never comes to rest.
-    fn end_schedules(&mut self) -> Checked {
-        let has_schedule = |stack: &Stack| stack.services.values().any(|service| service.spec.cron.is_some());
-        let stacks = self.cluster.stacks.iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
-        let puts = stacks.map(|(id, stack)| {
-            let mut spec = (*stack.spec).clone();
-            spec.services.values_mut().for_each(|service| service.cron = None);
-            let what = "without schedules".to_owned();
-            Command::PutStack { id: id.clone(), spec: spec.into(), files: Vec::new(), expect_revision: None, what }
-                .into()
-        });
-        let puts: Vec<Proposal> = puts.collect();
-        if puts.is_empty() { Ok(()) } else { self.commit(puts) }
-    }
-
-    /// Everybody does all there is to do, once; whether there was anything.
-    fn round(&mut self) -> Result<bool, String> {
-        let mut something = false;
-        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
-        for id in &ids {
-            self.pass(*id)?;
-            let host = self.hosts.get_mut(id).expect("no host goes");
-            while host.is_busy() {
-                host.finish_one(&mut self.random, 0, self.now);
-                something = true;
-            }
-            let ailing: Vec<InstanceId> =
-                host.docker.iter().filter(|(_, c)| is_ailing(c.state)).map(|(id, _)| id.clone()).collect();
-            for instance in ailing {
-                host.set_health(&instance, Health::Healthy);
-                something = true;
-            }
-            self.pass(*id)?;
-            self.speak(*id)?;
-        }
-        something |= !self.letters.is_empty();
-        for letter in std::mem::take(&mut self.letters) {
-            self.deliver(letter);
-        }
-        self.judge_leases();
-        self.plan()?;
-        something |= !self.in_flight.is_empty();
-        for batch in std::mem::take(&mut self.in_flight) {
-            self.decide(batch)?;
-        }
-        Ok(something)
-    }
-
-    fn unrest(&self) -> String {
-        let plan = plan(&self.cluster, self.moment());
-        format!("commands {:?}, blocked {:?}", plan.commands, plan.blocked)
-    }
 }
 
-fn is_ailing(state: ContainerState) -> bool {
-    matches!(state, ContainerState::Running { health: Health::Starting | Health::Unhealthy, .. })
+/// Times by which much more is lost and replaced.
+fn fast() -> Settings {
+    Settings {
+        heartbeat: Span::seconds(2),
+        suspect_after: Span::seconds(4),
+        down_after: Span::seconds(6),
+        lost_after: Span::seconds(14),
+    }
 }
 
 fn host_id(number: u64) -> HostId {

@@ -56,18 +56,26 @@ fn exited(exit_code: i64, started: u64, finished: u64) -> ContainerState {
 
 struct Host {
     memory: Memory,
+    leases: BTreeMap<InstanceId, Lease>,
     boot: BootId,
 }
 
 impl Host {
     fn new() -> Host {
-        Host { memory: Memory::default(), boot: BOOT }
+        Host { memory: Memory::default(), leases: BTreeMap::new(), boot: BOOT }
     }
 
     fn pass(&mut self, assignment: &Assignment, containers: &BTreeMap<InstanceId, Container>, now: u64) -> Next {
         let busy = BTreeSet::new();
         reconcile(
-            Situation { assignment, containers, busy: &busy, boot: self.boot, now: Timestamp(now) },
+            Situation {
+                assignment,
+                containers,
+                busy: &busy,
+                leases: &self.leases,
+                boot: self.boot,
+                now: Timestamp(now),
+            },
             &mut self.memory,
         )
     }
@@ -258,4 +266,38 @@ fn a_removed_container_is_made_again() {
     host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
     let next = host.pass(&wanted, &BTreeMap::new(), 2000);
     assert_eq!((phase(&next), next.actions), ((1, Phase::Pulling), vec![Action::Prepare(id())]));
+}
+
+#[test]
+fn a_strict_singleton_runs_under_a_lease_alone() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |spec| spec.strict_singleton = true);
+    let created = container(ContainerState::Created);
+    let waits = host.pass(&wanted, &created, 1000);
+    assert!(
+        waits.actions.is_empty() && waits.report.instances[0].1.message.contains("waits for its lease"),
+        "{waits:?}"
+    );
+    let lease = |soft, hard| BTreeMap::from([(id(), Lease { soft: Timestamp(soft), hard: Timestamp(hard) })]);
+    host.leases = lease(5000, 8000);
+    assert!(matches!(host.pass(&wanted, &created, 1000).actions[..], [Action::Start { .. }]));
+    let runs = host.pass(&wanted, &container(running(Health::Unchecked)), 2000);
+    assert_eq!((runs.actions.len(), runs.wake_at), (0, Some(Timestamp(5000))), "it looks again when the lease ends");
+    let over = host.pass(&wanted, &container(running(Health::Unchecked)), 5000);
+    let expected = Action::Stop { instance: id(), container: "c".into(), grace: Span(3000) };
+    assert_eq!(over.actions, [expected], "it has what is left of the lease to end by itself");
+    let stopped = host.pass(&wanted, &container(exited(143, 1000, 5100)), 5200);
+    assert_eq!((stopped.actions.len(), phase(&stopped)), (0, (1, Phase::Starting)), "no failure, and no start");
+    host.leases = lease(20_000, 30_000);
+    assert!(matches!(
+        host.pass(&wanted, &container(exited(143, 1000, 5100)), 9000).actions[..],
+        [Action::Start { .. }]
+    ));
+
+    // Its agent was dead when the guard ended it.
+    let mut host = Host::new();
+    host.leases = lease(5000, 8000);
+    host.pass(&wanted, &container(running(Health::Unchecked)), 2000);
+    let killed = host.pass(&wanted, &container(exited(137, 1000, 8100)), 60_000);
+    assert_eq!((killed.actions.len(), phase(&killed)), (0, (1, Phase::Starting)));
 }

@@ -14,7 +14,7 @@ use common::{
     time::Span,
 };
 
-use crate::files::Places;
+use crate::{files::Places, guard};
 
 /// Says which cluster a container belongs to.
 pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
@@ -24,8 +24,16 @@ pub(super) const INSTANCE_LABEL: &str = "wharf.instance";
 pub(super) const NETWORK: &str = "wharf";
 
 /// The container of an instance.
-pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> ContainerCreateBody {
+///
+/// `guarded` are the words of a strict singleton's program, which the guard runs.
+pub(super) fn container(
+    instance: &AssignedInstance,
+    cluster: ClusterId,
+    places: &Places,
+    guarded: Option<Vec<String>>,
+) -> ContainerCreateBody {
     let spec = &instance.spec;
+    let guarded = guarded.map(|words| [vec![guard::PROGRAM.to_owned()], words].concat());
     let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
     labels.extend(own_labels(instance, cluster));
     let mut environment: Vec<String> = spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -51,8 +59,8 @@ pub(super) fn container(instance: &AssignedInstance, cluster: ClusterId, places:
     };
     ContainerCreateBody {
         image: Some(instance.image.clone()),
-        cmd: spec.command.clone(),
-        entrypoint: spec.entrypoint.clone(),
+        cmd: if guarded.is_some() { None } else { spec.command.clone() },
+        entrypoint: guarded.or_else(|| spec.entrypoint.clone()),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
         env: Some(environment),
@@ -105,7 +113,21 @@ fn mounts(instance: &AssignedInstance, places: &Places) -> Vec<Mount> {
         ..Mount::default()
     };
     let asked = instance.spec.mounts.iter().map(|mount| self::mount(instance, mount));
-    asked.chain(places.of(instance).map(file)).collect()
+    let files = places.of(instance).map(file);
+    let guard = if instance.spec.strict_singleton { guard_mounts(instance, places).to_vec() } else { Vec::new() };
+    asked.chain(files).chain(guard).collect()
+}
+
+/// The guard, and the lease that it is to heed.
+fn guard_mounts(instance: &AssignedInstance, places: &Places) -> [Mount; 2] {
+    let bind = |source: PathBuf, target: &str| Mount {
+        target: Some(target.to_owned()),
+        source: Some(source.display().to_string()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Mount::default()
+    };
+    [bind(places.guard().to_owned(), guard::PROGRAM), bind(places.lease(&instance.id), guard::LEASE)]
 }
 
 fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {

@@ -12,7 +12,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, not_found};
+use super::{Applied, Cluster, MAX_SKEW, not_found};
 
 /// A host that was admitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,8 +179,15 @@ impl Cluster {
                 .fix(format!("First: wharf member rm {member}")));
         }
         let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
-        for instance in instances {
-            self.forget_instance(&instance);
+        let (clock, lease_over) = (self.clock, self.clock + self.longest_lease());
+        self.orphans =
+            self.orphans.iter().filter(|(_, until)| **until + MAX_SKEW > clock).map(|(s, u)| (s.clone(), *u)).collect();
+        for id in instances {
+            if self.instances.get(&id).is_some_and(|i| i.spec.strict_singleton && i.may_run()) {
+                // Nobody can hear of it any more: its lease ends by itself.
+                self.orphans.insert(id.slot.clone(), lease_over);
+            }
+            self.forget_instance(&id);
         }
         let without_home: Vec<SlotId> =
             self.slots.iter().filter(|(_, slot)| slot.home == Some(id)).map(|(id, _)| id.clone()).collect();

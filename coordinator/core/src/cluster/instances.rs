@@ -102,6 +102,16 @@ impl Instance {
         }
     }
 
+    /// Whether nothing else of its slot may run beside it.
+    pub fn holds_back(&self, service: &Service) -> bool {
+        self.spec.strict_singleton || service.spec.strict_singleton
+    }
+
+    /// Whether its program may still run, whatever has been ordered.
+    pub fn may_run(&self) -> bool {
+        !self.observed.phase.is_terminal() && !matches!(self.verdict, Verdict::Lost { .. })
+    }
+
     /// Whether it still occupies what was booked for it on its host.
     pub fn holds_bookings(&self) -> bool {
         !self.observed.phase.is_terminal() && !matches!(self.verdict, Verdict::Lost { .. })
@@ -218,7 +228,7 @@ impl Cluster {
         if service.spec.mode == Mode::Job && self.has_ended(&placement.slot, service.task()) {
             return refuse("its job has ended well".into());
         }
-        if let Err(why) = self.may_take_over(placement) {
+        if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
             return refuse(why);
         }
         if let Some(why) = self.does_not_fit(placement, &service.spec) {
@@ -231,6 +241,10 @@ impl Cluster {
     fn may_take_over(&self, placement: &Placement) -> Result<(), String> {
         let slot = &placement.slot;
         let current = self.keeper(slot);
+        let ended = |id: &InstanceId| self.instances.get(id).is_some_and(|i| id.slot == *slot && !i.fills_slot());
+        if current.is_none() && placement.replaces.as_ref().is_some_and(ended) {
+            return Ok(());
+        }
         if current.map(|(id, _)| id) != placement.replaces.as_ref() {
             return Err("another instance fills its slot".into());
         }
@@ -244,6 +258,28 @@ impl Cluster {
             return Err("another instance takes its slot already".into());
         }
         Ok(())
+    }
+
+    /// A strict singleton is placed when nothing else of its slot can run any more: what was heard of has
+    /// ended, and what was not has had no lease since it was found unreachable, long ago.
+    fn runs_alone(&self, placement: &Placement, service: &Service) -> Result<(), String> {
+        let instances = self.instances_of_slot(&placement.slot);
+        for (id, instance) in instances.filter(|(_, i)| i.may_run() && i.holds_back(service)) {
+            let is_replaced = placement.replaces.as_ref() == Some(id);
+            let unknown_since = match instance.verdict {
+                Verdict::Unknown { since } => Some(since),
+                Verdict::Reachable | Verdict::Lost { .. } => None,
+            };
+            if !is_replaced || unknown_since.is_none() || unknown_since != placement.unknown_since {
+                return Err(format!("{id} may still run"));
+            }
+        }
+        match self.orphans.get(&placement.slot) {
+            Some(until) if service.spec.strict_singleton && *until > self.clock => {
+                Err(format!("its last instance may run until {until} on a host that was removed"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
@@ -276,6 +312,7 @@ impl Cluster {
             instance.verdict = Verdict::Lost { since: self.clock };
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
+        self.orphans.remove(&placement.slot);
         let holds_data = spec.has_volume();
         let slot = self.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;

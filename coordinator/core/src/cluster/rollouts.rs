@@ -91,8 +91,9 @@ impl Cluster {
                 .why("no earlier revision of it has served whole"));
         };
         // How many there should be was not what failed, and what it waited for then may be gone.
+        let most = if stable.spec.strict_singleton { 1 } else { u32::MAX };
         let spec = Arc::new(ServiceSpec {
-            replicas: service.spec.replicas,
+            replicas: service.spec.replicas.min(most),
             depends_on: service.spec.depends_on.clone(),
             ..(*stable.spec).clone()
         });

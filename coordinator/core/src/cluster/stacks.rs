@@ -242,6 +242,10 @@ impl Cluster {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
                 .why("it is global: it has one instance on each host that its constraints allow"));
         }
+        if service.spec.strict_singleton && replicas > 1 {
+            return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
+                .why("it is a strict singleton: it has one instance at most"));
+        }
         let before = service.spec.replicas;
         let revision = stack.revision + 1;
         Arc::make_mut(&mut service.spec).replicas = replicas;

@@ -17,6 +17,7 @@ fn placement(change: impl FnOnce(&mut Placement)) -> Command {
         host: host(1),
         ports: Vec::new(),
         replaces: None,
+        unknown_since: None,
     };
     change(&mut placement);
     Command::Place(Box::new(placement))

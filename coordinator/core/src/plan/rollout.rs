@@ -188,8 +188,17 @@ fn drain(
         plan.block(subject.id, format!("slot {} stays until the deadline: its rollout is paused", id.slot.slot));
         return false;
     }
-    match subject.place(&id.slot, Some(id), Some(instance), placer, plan) {
-        Ok(()) => true,
+    // A strict singleton stops first; where it goes is found out before it does.
+    let is_strict = instance.holds_back(subject.service);
+    let mut elsewhere = Plan::default();
+    let found = if is_strict { &mut elsewhere } else { &mut *plan };
+    match subject.place(&id.slot, Some(id), Some(instance), placer, found) {
+        Ok(()) => {
+            if is_strict {
+                plan.desire(id, Want::Purge, StopReason::Drained);
+            }
+            true
+        }
         Err(reasons) => {
             for reason in reasons {
                 plan.block(subject.id, format!("slot {} cannot leave its host yet: {reason}", id.slot.slot));

@@ -5,11 +5,13 @@ use common::{
     instance::{Health, Phase, StopReason, Verdict, Want},
     rollout::RolloutState,
     spec::{Condition, Mode, RestartCondition},
+    time::Timestamp,
 };
 
 use super::{
     Moment, Plan,
     hosts::{HostTable, of_global},
+    lease_over_at,
     place::{Only, Placer, Seat},
     replaced_at, rollout, runs,
 };
@@ -170,15 +172,23 @@ impl<'a> Subject<'a> {
         &self,
         id: &InstanceId,
         instance: &Instance,
-        since: common::time::Timestamp,
+        since: Timestamp,
         placer: &mut Placer<'_>,
         plan: &mut Plan,
     ) {
         if self.service.spec.mode == Mode::Global {
             return;
         }
-        let at = replaced_at(self.cluster, since, self.at);
-        if at > self.at.now {
+        let strict = self.service.spec.strict_singleton;
+        let at = if strict {
+            lease_over_at(self.cluster, since, self.at)
+        } else {
+            replaced_at(self.cluster, since, self.at)
+        };
+        if strict && !instance.spec.strict_singleton {
+            let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
+            plan.block(self.id, format!("slot {} waits for {host}: what runs there has no lease", id.slot.slot));
+        } else if at > self.at.now {
             plan.wake(at);
         } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
@@ -194,6 +204,10 @@ impl<'a> Subject<'a> {
         if self.backs_off(slot, plan) {
             return;
         }
+        let replaces = match self.left_of(slot, replaces, plan) {
+            Ok(left) => left,
+            Err(reason) => return plan.block(self.id, reason),
+        };
         if !self.cluster.slots.contains_key(slot)
             && let Some(reason) = waits_for(self.cluster, self.id, self.service)
         {
@@ -201,6 +215,45 @@ impl<'a> Subject<'a> {
         }
         if let Err(reasons) = self.place(slot, replaces, None, placer, plan) {
             reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
+        }
+    }
+
+    /// What may still run of a strict singleton's slot: nothing, or an instance whose lease is over and which
+    /// the next one replaces; else what is waited for.
+    fn left_of<'b>(
+        &self,
+        slot: &SlotId,
+        replaces: Option<&'b InstanceId>,
+        plan: &mut Plan,
+    ) -> Result<Option<&'b InstanceId>, String>
+    where
+        'a: 'b,
+    {
+        let is_strict = self.service.spec.strict_singleton;
+        if is_strict && !self.cluster.settings.allow_leases() {
+            return Err("lost_after is too short for a strict singleton: no lease fits into it".to_owned());
+        }
+        // Another leader may have said until when, by another clock.
+        let from_now = self.at.leading_since + self.cluster.longest_lease();
+        let until = self.cluster.orphans.get(slot).map(|until| (*until).max(from_now));
+        if let Some(until) = until.filter(|until| is_strict && *until > self.at.now) {
+            plan.wake(until);
+            return Err(format!("slot {} may still run until {until} on a host that was removed", slot.slot));
+        }
+        let of_slot = self.instances.iter().filter(|(id, _)| id.slot == *slot);
+        let mut left = of_slot.filter(|(_, i)| i.may_run() && i.holds_back(self.service));
+        let Some((id, instance)) = left.find(|(id, _)| Some(*id) != replaces) else { return Ok(replaces) };
+        let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
+        match instance.verdict {
+            Verdict::Unknown { since } if instance.spec.strict_singleton && replaces.is_none() => {
+                let over = lease_over_at(self.cluster, since, self.at);
+                if over <= self.at.now {
+                    return Ok(Some(id));
+                }
+                plan.wake(over);
+                Err(format!("slot {} waits until its lease on {host} is over, at {over}", slot.slot))
+            }
+            _ => Err(format!("slot {} waits until {id} has ended on {host}", slot.slot)),
         }
     }
 
@@ -246,6 +299,10 @@ impl<'a> Subject<'a> {
             host: choice.host,
             ports: choice.ports,
             replaces: replaces.cloned(),
+            unknown_since: replaces.and_then(|id| match self.cluster.instances.get(id)?.verdict {
+                Verdict::Unknown { since } => Some(since),
+                Verdict::Reachable | Verdict::Lost { .. } => None,
+            }),
         })));
         Ok(())
     }

@@ -1,0 +1,175 @@
+//! The leases of strict singletons on this host. Each lies in a file in memory that the container sees: the
+//! guard in it ends the program at the hard end, whether this agent lives or not (`guard.rs`).
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+};
+
+use agent_core::Lease;
+use common::{id::InstanceId, time::Span, time::Timestamp, wire::Grant};
+use link::clock::now;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::files::Places;
+
+/// The name of a lease's file in its folder.
+pub const FILE: &str = "lease";
+
+/// A moment on the clock that counts on in sleep, never jumps, and begins with the boot: milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub u64);
+
+impl BootTime {
+    /// Now.
+    pub fn now() -> BootTime {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        BootTime(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    fn plus(self, span: Span) -> BootTime {
+        BootTime(self.0.saturating_add(span.0))
+    }
+
+    /// How long it is until then; nothing if it has passed.
+    pub fn until(self, then: BootTime) -> Span {
+        Span(then.0.saturating_sub(self.0))
+    }
+}
+
+/// When a lease ends, softly and for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// When the program is asked to end.
+    pub soft: BootTime,
+    /// When it is killed.
+    pub hard: BootTime,
+}
+
+impl Ends {
+    /// A lease that nobody has given yet.
+    const NEVER_BEGUN: Ends = Ends { soft: BootTime(0), hard: BootTime(0) };
+
+    fn bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.soft.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.hard.0.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a lease; one that is being written is read again.
+    pub fn read(path: &Path) -> io::Result<Ends> {
+        let file = File::open(path)?;
+        let read = || {
+            let mut bytes = [0; 16];
+            file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+        };
+        let mut bytes = read()?;
+        loop {
+            let again = read()?;
+            if again == bytes {
+                break;
+            }
+            bytes = again;
+        }
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("it has eight bytes"));
+        Ok(Ends { soft: BootTime(number(0)), hard: BootTime(number(8)) })
+    }
+}
+
+/// All leases of this host.
+pub struct Leases {
+    places: Places,
+    held: Mutex<BTreeMap<InstanceId, Ends>>,
+    /// Whether the guard is in its place.
+    has_guard: OnceLock<()>,
+    /// Wakes the reconciler when something may start.
+    wake: Arc<Notify>,
+}
+
+impl Leases {
+    /// No leases yet: those of containers that run are found with [`Leases::adopt`].
+    pub fn new(places: Places, wake: Arc<Notify>) -> Leases {
+        Leases { places, held: Mutex::default(), has_guard: OnceLock::new(), wake }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Ends>> {
+        self.held.lock().expect("no panic while it is held")
+    }
+
+    fn file(&self, instance: &InstanceId) -> PathBuf {
+        self.places.lease(instance).join(FILE)
+    }
+
+    /// Takes up leases that were given before this agent started.
+    pub fn adopt<'a>(&self, instances: impl Iterator<Item = &'a InstanceId>) {
+        for instance in instances {
+            if let Ok(ends) = Ends::read(&self.file(instance)) {
+                self.held().entry(instance.clone()).or_insert(ends);
+            }
+        }
+    }
+
+    /// Has the guard and the file of an instance, which its container sees.
+    pub fn ensure(&self, instance: &InstanceId) -> io::Result<()> {
+        if self.has_guard.get().is_none() {
+            self.places.ensure_guard()?;
+            self.has_guard.get_or_init(|| ());
+        }
+        let file = self.file(instance);
+        if file.exists() {
+            return Ok(());
+        }
+        self.places.ensure_in_memory()?;
+        fs::create_dir_all(self.places.lease(instance))?;
+        let ends = self.held().get(instance).copied().unwrap_or(Ends::NEVER_BEGUN);
+        write(&file, ends)
+    }
+
+    /// Extends leases by what a coordinator has said in answer to the beat that was sent at that time.
+    pub fn extend(&self, sent: BootTime, grant: &Grant) {
+        for instance in &grant.instances {
+            let ends = Ends { soft: sent.plus(grant.times.soft), hard: sent.plus(grant.times.hard) };
+            let before = self.held().get(instance).copied().unwrap_or(Ends::NEVER_BEGUN);
+            if ends.hard <= before.hard || ends.hard <= BootTime::now() {
+                continue;
+            }
+            let file = self.file(instance);
+            // Before there is a container there is nobody to tell.
+            if file.exists()
+                && let Err(error) = write(&file, ends)
+            {
+                warn!(%instance, %error, "its lease cannot be written; it ends when the last one does");
+                continue;
+            }
+            self.held().insert(instance.clone(), ends);
+            if before.soft <= BootTime::now() {
+                info!(%instance, "it has a lease");
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// The leases by this host's other clock, as it is now.
+    pub fn by_wall_clock(&self) -> BTreeMap<InstanceId, Lease> {
+        let (boot, wall) = (BootTime::now(), now());
+        let at = |end: BootTime| Timestamp((wall.0 + end.0).saturating_sub(boot.0));
+        let lease = |(id, ends): (&InstanceId, &Ends)| (id.clone(), Lease { soft: at(ends.soft), hard: at(ends.hard) });
+        self.held().iter().map(lease).collect()
+    }
+
+    /// Forgets an instance whose container is gone.
+    pub fn forget(&self, instance: &InstanceId) {
+        self.held().remove(instance);
+    }
+}
+
+fn write(path: &Path, ends: Ends) -> io::Result<()> {
+    // In place: the container sees this very file.
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)?.write_all_at(&ends.bytes(), 0)
+}

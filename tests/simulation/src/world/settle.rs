@@ -1,0 +1,111 @@
+//! What must come of it once everything is mended.
+
+use std::collections::BTreeSet;
+
+use agent_core::ContainerState;
+use common::{
+    id::{HostId, InstanceId, ServiceId},
+    instance::Health,
+    time::Span,
+};
+use coordinator_core::{Command, Proposal, cluster::Stack, plan};
+
+use super::World;
+use crate::oracle::{Checked, nothing_is_left_over, what_runs_is_wanted};
+
+/// How long a healed cluster may take until everything is as wanted.
+const SETTLES_WITHIN: Span = Span::minutes(60);
+/// How long nothing at all may happen after that.
+const QUIET: Span = Span::minutes(10);
+
+impl World {
+    /// Everything is mended; in bounded time all is as wanted, and then nothing happens any more.
+    pub fn settle(&mut self) -> Checked {
+        self.letters.clear();
+        self.change_leader();
+        for host in self.hosts.values_mut() {
+            host.on = true;
+            host.connected = true;
+            host.deaf = false;
+            host.without_agent = false;
+        }
+        self.calm = true;
+        let deadline = self.now + SETTLES_WITHIN;
+        let mut quiet_since = self.now;
+        let mut index = self.cluster.index;
+        while self.now.since(quiet_since) < QUIET {
+            if self.now > deadline {
+                return Err(format!("I11: not settled within {SETTLES_WITHIN}: {}", self.unrest()));
+            }
+            // What was asked for before may still come, and a service may go back to one.
+            self.end_schedules()?;
+            let something = self.round()?;
+            if something || self.cluster.index != index {
+                index = self.cluster.index;
+                quiet_since = self.now;
+            }
+            let span = if something { Span(200) } else { Span::seconds(2) };
+            self.advance(span)?;
+        }
+        let blocked: BTreeSet<ServiceId> = plan(&self.cluster, self.moment()).blocked.into_keys().collect();
+        what_runs_is_wanted(&self.cluster, self.hosts.values(), &blocked)?;
+        nothing_is_left_over(&self.cluster)
+    }
+
+    /// A cluster with schedules never comes to rest.
+    fn end_schedules(&mut self) -> Checked {
+        let has_schedule = |stack: &Stack| stack.services.values().any(|service| service.spec.cron.is_some());
+        let stacks = self.cluster.stacks.iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
+        let puts = stacks.map(|(id, stack)| {
+            let mut spec = (*stack.spec).clone();
+            spec.services.values_mut().for_each(|service| service.cron = None);
+            let what = "without schedules".to_owned();
+            Command::PutStack { id: id.clone(), spec: spec.into(), files: Vec::new(), expect_revision: None, what }
+                .into()
+        });
+        let puts: Vec<Proposal> = puts.collect();
+        if puts.is_empty() { Ok(()) } else { self.commit(puts) }
+    }
+
+    /// Everybody does all there is to do, once; whether there was anything.
+    fn round(&mut self) -> Result<bool, String> {
+        let mut something = false;
+        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
+        for id in &ids {
+            self.pass(*id)?;
+            let host = self.hosts.get_mut(id).expect("no host goes");
+            while host.is_busy() {
+                host.finish_one(&mut self.random, 0, self.now);
+                something = true;
+            }
+            let ailing: Vec<InstanceId> =
+                host.docker.iter().filter(|(_, c)| is_ailing(c.state)).map(|(id, _)| id.clone()).collect();
+            for instance in ailing {
+                host.set_health(&instance, Health::Healthy);
+                something = true;
+            }
+            self.pass(*id)?;
+            self.speak(*id)?;
+        }
+        something |= !self.letters.is_empty();
+        for letter in std::mem::take(&mut self.letters) {
+            self.deliver(letter);
+        }
+        self.judge_leases();
+        self.plan()?;
+        something |= !self.in_flight.is_empty();
+        for batch in std::mem::take(&mut self.in_flight) {
+            self.decide(batch)?;
+        }
+        Ok(something)
+    }
+
+    fn unrest(&self) -> String {
+        let plan = plan(&self.cluster, self.moment());
+        format!("commands {:?}, blocked {:?}", plan.commands, plan.blocked)
+    }
+}
+
+fn is_ailing(state: ContainerState) -> bool {
+    matches!(state, ContainerState::Running { health: Health::Starting | Health::Unhealthy, .. })
+}
