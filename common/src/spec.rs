@@ -3,6 +3,7 @@
 //! A spec holds wishes only; what became of them is a status and lives elsewhere. Client and
 //! coordinator call the same [`StackSpec::validate`].
 
+mod constraint;
 mod validate;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use constraint::{Constraint, Operator};
 pub use validate::Violation;
 
 use crate::{
@@ -368,26 +370,6 @@ pub struct Resources {
     /// Memory in bytes.
     #[serde(default)]
     pub memory: Bytes,
-}
-
-/// A condition on a host: `key == value` or `key != value`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Constraint {
-    /// `node.id`, `node.hostname`, `node.role`, `node.platform.os`, `node.platform.arch` or
-    /// `node.labels.<label>`, in the spelling of compose files.
-    pub key: String,
-    /// Whether the value must differ instead of being equal.
-    #[serde(default)]
-    pub not: bool,
-    /// The value to compare with.
-    pub value: String,
-}
-
-impl std::fmt::Display for Constraint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {}", self.key, if self.not { "!=" } else { "==" }, self.value)
-    }
 }
 
 /// What a dependency must have reached.

@@ -15,31 +15,21 @@ use cli::{
     context::{Context, certificate_text},
 };
 use common::{
-    api::{
-        ClusterView, CreateJoinToken, InstanceView, JoinReply, JoinRequest, JoinTokenCreated, List, PutStack, Settings,
-        StackPlan,
-    },
+    api::{ClusterView, CreateJoinToken, InstanceView, JoinTokenCreated, List, PutStack, Settings, StackPlan},
     error::Problem,
-    hex,
     name::Name,
     spec::{ServiceSpec, StackSpec},
     time::Span,
-    token::{JoinRole, JoinToken, SecretHash},
+    token::{JoinRole, JoinToken},
     wire::PeerIdentity,
 };
 use hyper::Method;
-use link::{
-    Transport,
-    clock::now,
-    identity::{join_proof, make_request},
-    keyring::{Keyring, pending_key},
-    memory::Network,
-};
+use link::{Transport, keyring::Keyring, memory::Network};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::wait::until_async;
+use crate::{join, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(15);
 /// What is down for that long is replaced.
@@ -144,32 +134,8 @@ impl TestCluster {
             client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.map_err(problem)?;
         let token: JoinToken = made.token.parse()?;
         let (folder, address) = (TempDir::new()?, free_address());
-        let key = pending_key(folder.path())?;
-        let csr = make_request(&key)?;
-        let proof = join_proof(&SecretHash::of(&token.secret), &csr, self.context.cluster, "nonce");
-        let request = JoinRequest {
-            token: token.id,
-            csr: hex::encode(&csr),
-            nonce: "nonce".into(),
-            proof: hex::encode(&proof),
-            name: name(&format!("h{number}")),
-            clock: now(),
-            address,
-        };
-        let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &request).await.map_err(problem)?;
-        let contents = |text: &str| pem::parse(text).map(pem::Pem::into_contents);
-        let keyring = Keyring {
-            cluster: reply.cluster,
-            host: reply.host,
-            member: reply.member,
-            name: reply.name,
-            certificate: contents(&reply.certificate)?,
-            key,
-            root: contents(&reply.authority)?,
-            coordinators: reply.coordinators,
-            advertise: Some(address),
-        };
-        keyring.save(folder.path())?;
+        let host = name(&format!("h{number}"));
+        let keyring = join::join(&client, self.context.cluster, &token, folder.path(), host, address).await?;
         self.add(folder, address, keyring);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod join;
 pub mod lab;
 pub mod load;
 pub mod wait;

@@ -20,7 +20,7 @@ use common::{
     report::Report,
     rollout::RolloutState,
     secret::Secret,
-    spec::{Condition, Constraint, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
+    spec::{Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
     wire::{Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
@@ -115,7 +115,7 @@ fn spec() -> ServiceSpec {
         retries: 3,
         start_period: Span(0),
     });
-    spec.constraints.push(Constraint { key: "disk".into(), not: false, value: "ssd".into() });
+    spec.constraints.push("disk == ssd".parse().expect("a constraint"));
     spec.depends_on.insert(name("db"), Condition::Healthy);
     spec
 }

@@ -91,6 +91,7 @@ impl Coordinator {
         let process = Command::new(load::load().with_file_name("wharf"))
             .args(["up", "--listen", &address, "--advertise", &address, "--docker", "/nowhere.sock", "--state"])
             .arg(disk.mounted.join("state"))
+            .env("WHARF_KEYS", folder.join("keys"))
             .env("WHARF_CONFIG", folder.join("config.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

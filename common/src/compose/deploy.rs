@@ -1,7 +1,7 @@
 //! How many instances, where, with how much, and what follows their end: `deploy` of a service, and
 //! the older keys that say the same.
 
-use super::{node::Node, short};
+use super::node::Node;
 use crate::{
     quantity::{Bytes, MilliCpu},
     spec::{
@@ -95,7 +95,7 @@ fn placement(node: &Node<'_>, spec: &mut ServiceSpec) {
     node.warn_unknown(&["constraints", "preferences", "max_replicas_per_node"]);
     for constraint in node.get("constraints").map(|n| n.items()).unwrap_or_default() {
         let Some(text) = constraint.text() else { continue };
-        match short::constraint(&text) {
+        match text.parse() {
             Ok(parsed) => spec.constraints.push(parsed),
             Err(reason) => constraint.problem(reason),
         }

@@ -1,8 +1,8 @@
-//! The short spellings of compose: ports, volumes, commands, constraints.
+//! The short spellings of compose: ports, volumes, commands.
 
 use std::net::IpAddr;
 
-use crate::spec::{Constraint, PortSpec, Protocol};
+use crate::spec::{PortSpec, Protocol};
 
 /// Most ports that one range may stand for.
 const MAX_RANGE: u16 = 1000;
@@ -90,14 +90,4 @@ pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
         words.push(word);
     }
     Ok(words)
-}
-
-/// Reads `key == value` or `key != value`.
-pub(super) fn constraint(text: &str) -> Result<Constraint, String> {
-    let (split, not) = match (text.split_once("=="), text.split_once("!=")) {
-        (Some(split), None) => (split, false),
-        (None, Some(split)) => (split, true),
-        _ => return Err(format!("{text:?} is not a constraint, which looks like node.labels.disk == ssd")),
-    };
-    Ok(Constraint { key: split.0.trim().to_owned(), not, value: split.1.trim().to_owned() })
 }

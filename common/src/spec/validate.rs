@@ -24,7 +24,6 @@ pub const MAX_ENTRIES: usize = 1000;
 
 /// Label prefixes by which the agent knows its own containers.
 const OWN_LABELS: &str = "wharf.";
-const CONSTRAINT_KEYS: [&str; 5] = ["node.id", "node.hostname", "node.role", "node.platform.os", "node.platform.arch"];
 
 impl StackSpec {
     /// All the rules that this spec breaks; empty if it can be deployed.
@@ -105,12 +104,8 @@ impl Check<'_> {
             }
         }
         for (index, constraint) in service.constraints.iter().enumerate() {
-            let key = constraint.key.as_str();
-            if !is_label_key(key) && !CONSTRAINT_KEYS.contains(&key) {
-                self.refuse(
-                    &format!("deploy.placement.constraints[{index}]"),
-                    format!("{key} is not known; there are {} and node.labels.<label>", CONSTRAINT_KEYS.join(", ")),
-                );
+            if let Some(reason) = constraint.violation() {
+                self.refuse(&format!("deploy.placement.constraints[{index}]"), reason);
             }
         }
         if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
@@ -401,7 +396,7 @@ mod tests {
                 s.depends_on.insert("db".parse().expect("a name"), Condition::Started);
             }),
             ("services.web.deploy.placement.constraints[0]", |s| {
-                s.constraints = vec![Constraint { key: "node.moon".into(), not: false, value: "full".into() }]
+                s.constraints = vec!["node.moon == full".parse().expect("a constraint")]
             }),
             ("services.web.deploy.resources.limits.memory", |s| s.limits.memory = Bytes(1)),
         ];

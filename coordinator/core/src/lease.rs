@@ -125,11 +125,7 @@ mod tests {
             "web",
             web(|web| {
                 web.strict_singleton = true;
-                web.constraints.push(common::spec::Constraint {
-                    key: "node.hostname".into(),
-                    not: true,
-                    value: "h1".into(),
-                });
+                web.constraints.push("node.hostname != h1".parse().expect("a constraint"));
             }),
         )]);
         fixture.settle();

@@ -9,8 +9,8 @@ use common::{
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
     spec::{
-        Condition, Constraint, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap, PortSpec,
-        Protocol, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
+        Condition, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap, PortSpec, Protocol,
+        RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
     },
     time::{Span, Timestamp},
 };
@@ -129,8 +129,8 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
         spec.update.order = Some(UpdateOrder::StopFirst);
     }
     if random.chance(15) {
-        let not = random.chance(50);
-        spec.constraints.push(Constraint { key: "node.hostname".into(), not, value: "h1".into() });
+        let texts = ["node.hostname == h1", "node.hostname != h1", "node.hostname in (h1, h2)", "engine.version >= 20"];
+        spec.constraints.push(texts[random.below(4)].parse().expect("it is a constraint"));
     }
     spec
 }

@@ -194,18 +194,19 @@ impl Row {
 /// Whether a host is what a constraint asks for.
 fn matches(id: HostId, host: &Host, is_member: bool, constraint: &Constraint) -> bool {
     let Some(facts) = &host.facts else { return false };
-    let equal = match constraint.key.as_str() {
-        "node.id" => id.to_string() == constraint.value,
-        "node.hostname" => host.name.as_str() == constraint.value || facts.hostname == constraint.value,
-        "node.role" => constraint.value == if is_member { "manager" } else { "worker" },
-        "node.platform.os" => facts.os == constraint.value,
-        "node.platform.arch" => same_arch(&facts.arch, &constraint.value),
-        key => {
-            let label = key.strip_prefix("node.labels.").unwrap_or(key);
-            host.labels.get(label) == Some(&constraint.value)
-        }
-    };
-    equal != constraint.not
+    match constraint.key.as_str() {
+        "node.id" => constraint.allows(&[&id.to_string()]),
+        "node.hostname" => constraint.allows(&[host.name.as_str(), &facts.hostname]),
+        "node.role" => constraint.allows(&[if is_member { "manager" } else { "worker" }]),
+        "node.platform.os" => constraint.allows(&[&facts.os]),
+        "node.platform.arch" => constraint.allows(&names_of_arch(&facts.arch)),
+        "node.platform.kernel" => constraint.allows(&[&facts.kernel]),
+        "engine.version" => constraint.allows(&[&facts.docker]),
+        _ => match constraint.label().and_then(|label| host.labels.get(label)) {
+            Some(value) => constraint.allows(&[value]),
+            None => constraint.allows(&[]),
+        },
+    }
 }
 
 /// The numbers of the hosts on which a global service wants an instance: those that its constraints
@@ -229,12 +230,11 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
     numbers
 }
 
-/// Docker says x86_64 and aarch64, people and images say amd64 and arm64.
-fn same_arch(a: &str, b: &str) -> bool {
-    let canonical = |arch: &str| match arch {
-        "x86_64" => "amd64".to_owned(),
-        "aarch64" => "arm64".to_owned(),
-        other => other.to_owned(),
-    };
-    canonical(a) == canonical(b)
+/// Docker says x86_64 and aarch64, people and images say amd64 and arm64: both are right.
+fn names_of_arch(arch: &str) -> [&str; 2] {
+    match arch {
+        "x86_64" | "amd64" => ["x86_64", "amd64"],
+        "aarch64" | "arm64" => ["aarch64", "arm64"],
+        other => [other, other],
+    }
 }

@@ -3,7 +3,7 @@ use common::{
     instance::Phase,
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
-    spec::{Condition, Constraint, CronSpec, Mode, Overlap, PortSpec, Protocol, RestartCondition, ServiceSpec},
+    spec::{Condition, CronSpec, Mode, Overlap, PortSpec, Protocol, RestartCondition, ServiceSpec},
     time::{Span, Timestamp},
 };
 
@@ -62,20 +62,20 @@ fn instances_are_spread_and_what_does_not_fit_says_why() {
             "a host by its name",
             |s| {
                 s.replicas = 2;
-                s.constraints.push(Constraint { key: "node.hostname".into(), not: false, value: "h2".into() });
+                s.constraints.push("node.hostname == h2".parse().expect("a constraint"));
             },
             &["web/1.1@h2", "web/2.1@h2"],
             &[],
         ),
         (
             "a label that no host has",
-            |s| s.constraints.push(Constraint { key: "node.labels.disk".into(), not: false, value: "ssd".into() }),
+            |s| s.constraints.push("node.labels.disk == ssd".parse().expect("a constraint")),
             &[],
             &["3 hosts do not match node.labels.disk == ssd"],
         ),
         (
             "coordinators alone",
-            |s| s.constraints.push(Constraint { key: "node.role".into(), not: false, value: "manager".into() }),
+            |s| s.constraints.push("node.role == manager".parse().expect("a constraint")),
             &["web/1.1@h1"],
             &[],
         ),
@@ -208,7 +208,7 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
         "other",
         web(|s| {
             fixed(s);
-            s.constraints.push(Constraint { key: "node.hostname".into(), not: false, value: "h7".into() });
+            s.constraints.push("node.hostname == h7".parse().expect("a constraint"));
         }),
     )]);
     fixture.settle();
@@ -225,7 +225,7 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
         s.max_per_host = Some(1);
         s.reservations.cpu = MilliCpu(1000);
         s.reservations.memory = Bytes(1 << 30);
-        s.constraints.push(Constraint { key: "node.platform.arch".into(), not: false, value: "amd64".into() });
+        s.constraints.push("node.platform.arch == amd64".parse().expect("a constraint"));
     });
     let other = fixture.cluster.stacks[&stack()].spec.services[&name("other")].clone();
     fixture.deploy(&[("other", other), ("web", spec)]);

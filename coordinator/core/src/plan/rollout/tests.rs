@@ -224,8 +224,7 @@ fn what_has_its_data_on_a_host_waits_for_that_host() {
 
     // A revision that forgets the volume runs elsewhere; the data stays where it is.
     let not_there = |spec: &mut ServiceSpec| {
-        let key = "node.hostname".to_owned();
-        spec.constraints.push(common::spec::Constraint { key, not: true, value: "h1".into() });
+        spec.constraints.push("node.hostname != h1".parse().expect("a constraint"));
     };
     let without = |change: fn(&mut ServiceSpec)| {
         three("web:1", |spec| {

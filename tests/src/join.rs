@@ -1,0 +1,58 @@
+//! Joining without an installation: what the pasted line does, in this process.
+
+use std::{net::SocketAddr, path::Path};
+
+use cli::client::Client;
+use common::{
+    api::{JoinReply, JoinRequest},
+    error::Problem,
+    hex,
+    id::ClusterId,
+    name::Name,
+    token::{JoinToken, SecretHash},
+};
+use hyper::Method;
+use link::{
+    clock::now,
+    identity::{join_proof, make_request},
+    keyring::{Keyring, pending_key},
+};
+
+/// Joins as a host of that name; its keyring lies in the folder then.
+pub async fn join(
+    client: &Client,
+    cluster: ClusterId,
+    token: &JoinToken,
+    folder: &Path,
+    name: Name,
+    address: SocketAddr,
+) -> anyhow::Result<Keyring> {
+    let key = pending_key(folder)?;
+    let csr = make_request(&key)?;
+    let proof = join_proof(&SecretHash::of(&token.secret), &csr, cluster, "nonce");
+    let request = JoinRequest {
+        token: token.id,
+        csr: hex::encode(&csr),
+        nonce: "nonce".into(),
+        proof: hex::encode(&proof),
+        name,
+        clock: now(),
+        address,
+    };
+    let said = |problem: Problem| anyhow::anyhow!("{problem}");
+    let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &request).await.map_err(said)?;
+    let contents = |text: &str| pem::parse(text).map(pem::Pem::into_contents);
+    let keyring = Keyring {
+        cluster: reply.cluster,
+        host: reply.host,
+        member: reply.member,
+        name: reply.name,
+        certificate: contents(&reply.certificate)?,
+        key,
+        root: contents(&reply.authority)?,
+        coordinators: reply.coordinators,
+        advertise: Some(address),
+    };
+    keyring.save(folder)?;
+    Ok(keyring)
+}

@@ -1,0 +1,98 @@
+//! What people read when instances cannot run: programs that crash, ports that others hold, hosts that do not
+//! suit. On real hosts, by the commands that people use.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use common::api::{List, StackView};
+use tests::{lab::Lab, wait::until};
+
+const SOON: Duration = Duration::from_secs(40);
+
+/// What `wharf ls` says of a stack's services.
+fn notes(lab: &Lab, stack: &str) -> anyhow::Result<Vec<String>> {
+    let stacks: List<StackView> = lab.wharf("h1", &["ls"])?;
+    let ours = stacks.items.into_iter().filter(|view| view.id.stack.as_str() == stack);
+    Ok(ours.flat_map(|view| view.services).flat_map(|service| service.blocked).collect())
+}
+
+/// Deploys what does not come to run; the exit code and what was said.
+fn deploy(lab: &Lab, name: &str, compose: &str) -> (i32, String) {
+    let file = lab.put_file("h1", &format!("{name}.yaml"), compose);
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &file, "-n", name, "-y", "--wait", "30s"]);
+    (code, said)
+}
+
+#[test]
+fn what_cannot_run_says_why_and_what_to_do() {
+    let lab = Lab::up(2);
+
+    // A program that crashes is started again where it is, then elsewhere, with growing delays.
+    let crashing = "
+services:
+  web:
+    image: lab/web:1
+    command: [/bin/busybox, sh, -c, 'exit 3']
+    deploy: {restart_policy: {condition: any, delay: 200ms, max_attempts: 1}}
+";
+    let (code, said) = deploy(&lab, "crash", crashing);
+    assert_eq!(code, 3, "{said}");
+    let reason = until(SOON, "the slot backs off", || {
+        let notes = notes(&lab, "crash")?.join("\n");
+        ensure!(notes.contains("failed 2 times in a row"), "{notes}");
+        anyhow::Ok(notes)
+    });
+    for part in
+        ["slot 1", "is tried again at", "it ended with exit code 3", "restarted 1 times within 10m, which is the limit"]
+    {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    let shown = lab.exec("h1", &["wharf", "ps", "crash"]).expect("it answers");
+    assert!(shown.contains("failed"), "{shown}");
+    lab.exec("h1", &["wharf", "retry", "crash/web"]).expect("it is tried at once");
+    until(SOON, "it has failed from the beginning", || {
+        let notes = notes(&lab, "crash")?.join("\n");
+        ensure!(notes.contains("failed 1 times") || notes.contains("failed 2 times"), "{notes}");
+        anyhow::Ok(())
+    });
+    lab.exec("h1", &["wharf", "rm", "crash", "-y"]).expect("it goes");
+
+    // A port that another process holds is named with it; one that another instance has, with that.
+    lab.exec("h1", &["sh", "-c", "busybox httpd -p 8080 -h /var"]).expect("somebody else serves");
+    let on_h1 = |port: u16| {
+        format!(
+            "
+services:
+  web:
+    image: lab/web:1
+    ports: ['{port}:80']
+    deploy: {{replicas: 1, placement: {{constraints: [node.hostname == h1]}}}}
+"
+        )
+    };
+    let (code, said) = deploy(&lab, "held", &on_h1(8080));
+    assert_eq!(code, 3, "{said}");
+    let held = until(SOON, "the port is named", || {
+        let notes = notes(&lab, "held")?.join("\n");
+        ensure!(notes.contains("port 8080 is held by"), "{notes}");
+        anyhow::Ok(notes)
+    });
+    assert!(held.contains("httpd") || held.contains("busybox"), "with the process: {held}");
+    lab.deploy("first", &on_h1(8081));
+    let (code, said) = deploy(&lab, "second", &on_h1(8081));
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("host h1 has port 8081/tcp booked by another instance"), "{said}");
+    assert!(said.contains("host h2 does not match node.hostname == h1"), "{said}");
+
+    // What fits nowhere counts the hosts for each reason, before it is deployed as well.
+    let too_large = "
+services:
+  web:
+    image: lab/web:1
+    deploy: {resources: {reservations: {memory: 900G}}}
+";
+    let file = lab.put_file("h1", "large.yaml", too_large);
+    let (code, plan, _) = lab.try_exec("h1", &["wharf", "diff", "-f", &file, "-n", "large"]);
+    assert_eq!(code, 1, "{plan}");
+    assert!(plan.contains("2 hosts lack memory: it needs 900.0 GiB, and the most free is"), "{plan}");
+}
