@@ -55,9 +55,10 @@ pub fn remove(folder: &Path, cluster: ClusterId) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // The folder may hold other things, and then it stays.
+    // The folder may hold other things, or be something that people have mounted: then it stays.
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match std::fs::remove_dir(folder) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Err(error),
+        Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => Err(error),
         _ => Ok(()),
     }
 }

@@ -36,7 +36,8 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
         )),
         Err(why) => output::note(format!("  no containers: Docker does not answer ({why})")),
     }
-    output::note(format!("  the service, {}, {}", args.state.display(), args.binary.display()));
+    let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
+    output::note(format!("  the service, {state}, {binary}; a coordinator's sealing key in {keys}"));
     if !output::confirm("Remove it?", yes)? {
         return Ok(1);
     }
