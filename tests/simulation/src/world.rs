@@ -315,6 +315,9 @@ impl World {
     /// A host and the leader exchange what is new.
     fn speak(&mut self, id: HostId) -> Checked {
         let Some(host) = self.hosts.get(&id).filter(|host| host.speaks()) else { return Ok(()) };
+        if self.deposed.as_ref().is_some_and(|deposed| deposed.hosts.contains(&id)) {
+            return Ok(());
+        }
         if !self.sessions.contains_key(&id) {
             let known = self.cluster.hosts.get(&id).and_then(|known| known.facts.as_ref());
             if known != Some(&host.facts) {
@@ -493,7 +496,9 @@ impl World {
         self.leading_since = self.now;
         self.ahead = Span(self.random.below(120_000) as u64);
         self.heard.clear();
-        let hosts = std::mem::take(&mut self.sessions).into_keys().collect();
+        // Some hosts are left on the old one's side, and hear nothing of the new one while it answers.
+        let with_session = std::mem::take(&mut self.sessions).into_keys();
+        let hosts = with_session.filter(|_| self.random.chance(50)).collect();
         self.deposed = Some(Deposed { cluster: self.cluster.clone(), until: self.now + STEP_DOWN, hosts });
         let random = &mut self.random;
         self.in_flight.retain(|_| random.chance(50));

@@ -20,7 +20,7 @@ use cli::{
     context::{Context, Contexts},
 };
 use common::{
-    api::{ClusterView, CreateJoinToken, HostView, JoinTokenCreated, List, PutStack},
+    api::{ClusterView, CreateJoinToken, Event, HostView, JoinTokenCreated, List, PutStack},
     name::Name,
     spec::{Mode, ServiceSpec, StackSpec},
     token::{JoinRole, JoinToken},
@@ -35,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 const TOKEN_USES: u32 = 1000;
 /// How many join at a time.
 const JOINING: usize = 16;
+/// So long nothing is written before a cluster counts as being at rest: a rollout watches new instances for
+/// five seconds before it is done.
+const QUIET: Duration = Duration::from_secs(6);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -201,7 +204,7 @@ impl Fleet {
         wait("nothing is written any more", Duration::from_secs(300), async || {
             let index = self.cluster().await?.log_index;
             let is_same = last.swap(index, Ordering::Relaxed) == index;
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            tokio::time::sleep(QUIET).await;
             Ok(is_same)
         })
         .await
@@ -232,16 +235,21 @@ impl Fleet {
         let running = began.elapsed().as_secs_f64();
         figure(&format!("{all} instances run"), format_args!("{running:.1} s, {:.0} a second", all as f64 / running));
         self.wait_for_rest().await?;
-        figure("and all is reported and at rest", format_args!("{:.1} s", began.elapsed().as_secs_f64() - 2.0));
+        figure("and all is reported and at rest", format_args!("{:.1} s", (began.elapsed() - QUIET).as_secs_f64()));
         Ok(())
     }
 
     /// What the group costs while nothing happens.
     async fn rest(&self) -> anyhow::Result<()> {
-        let (index, before) = (self.cluster().await?.log_index, self.costs());
+        let (begun, before) = (self.cluster().await?, self.costs());
+        let index = begun.log_index;
         tokio::time::sleep(Duration::from_secs(self.args.idle)).await;
         let (written, after) = (self.cluster().await?.log_index - index, self.costs());
         figure(&format!("Raft writes in {} s of rest", self.args.idle), written);
+        let events: List<Event> = self.client.get("/api/v1/events").await.map_err(said)?;
+        for event in events.items.iter().filter(|event| event.index > begun.index).take(10) {
+            figure(&format!("  {}", event.subject), format_args!("{}: {}", event.reason, event.message));
+        }
         for (pid, (ticks, memory)) in after {
             let Some((_, (earlier, _))) = before.iter().find(|(other, _)| *other == pid) else { continue };
             let share = (ticks - earlier) as f64 / self.args.idle as f64;

@@ -23,6 +23,7 @@ impl World {
     pub fn settle(&mut self) -> Checked {
         self.letters.clear();
         self.change_leader();
+        self.deposed = None;
         for host in self.hosts.values_mut() {
             host.on = true;
             host.connected = true;
