@@ -203,6 +203,18 @@ impl World {
 
     fn happen(&mut self) -> Checked {
         match self.random.below(100) {
+            // Left alone, a cluster gets further between two things that go wrong.
+            0..85 => (0..if self.is_left_alone { 5 } else { 1 }).try_for_each(|_| self.go_on()),
+            85..92 => self.pass_time(),
+            92..95 if self.is_left_alone && self.random.chance(85) => self.pass_time(),
+            92..95 => self.ask(),
+            _ => self.go_wrong(),
+        }
+    }
+
+    /// One of its parts does some of its work.
+    fn go_on(&mut self) -> Checked {
+        match self.random.below(85) {
             0..20 => self.some_host(World::pass),
             20..38 => self.some_host(|world, id| {
                 let now = world.now;
@@ -217,14 +229,10 @@ impl World {
             38..50 => self.plan(),
             50..65 => self.decide_some(),
             65..75 => self.some_host(World::speak),
-            75..85 => {
+            _ => {
                 self.deliver_some();
                 Ok(())
             }
-            85..92 => self.pass_time(),
-            92..95 if self.is_left_alone && self.random.chance(85) => self.pass_time(),
-            92..95 => self.ask(),
-            _ => self.go_wrong(),
         }
     }
 
