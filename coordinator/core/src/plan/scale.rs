@@ -84,9 +84,7 @@ impl<'a> Subject<'a> {
         if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
             return Standing::Whole;
         }
-        let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
-        let of_slot = self.instances[first..].iter().take_while(|(id, _)| id.slot.slot == number);
-        let filling: Vec<_> = of_slot.copied().filter(|(_, i)| i.fills_slot()).collect();
+        let filling: Vec<_> = self.of_slot(number).filter(|(_, i)| i.fills_slot()).collect();
         let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
         let Some((id, instance)) = keeper else {
             self.fill(&self.id.slot(number), None, placer, plan);
@@ -118,6 +116,12 @@ impl<'a> Subject<'a> {
             plan.wake(settles);
         }
         unsettled
+    }
+
+    /// The instances of a slot, by incarnation.
+    fn of_slot(&self, number: u32) -> impl Iterator<Item = (&'a InstanceId, &'a Instance)> {
+        let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
+        self.instances[first..].iter().take_while(move |(id, _)| id.slot.slot == number).copied()
     }
 
     /// Whether an instance of a global service sits on a host that its slot does not belong to: the service
@@ -240,8 +244,7 @@ impl<'a> Subject<'a> {
             plan.wake(until);
             return Err(format!("slot {} may still run until {until} on a host that was removed", slot.slot));
         }
-        let of_slot = self.instances.iter().filter(|(id, _)| id.slot == *slot);
-        let mut left = of_slot.filter(|(_, i)| i.may_run() && i.holds_back(self.service));
+        let mut left = self.of_slot(slot.slot).filter(|(_, i)| i.may_run() && i.holds_back(self.service));
         let Some((id, instance)) = left.find(|(id, _)| Some(*id) != replaces) else { return Ok(replaces) };
         let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
         match instance.verdict {
