@@ -13,11 +13,11 @@ use std::{
 use agent_core::ActionResult;
 use common::{
     assignment::AssignedInstance,
-    file::{FileKind, FileSpec, FilesRequest},
+    file::{FileKind, FileSpec},
     id::InstanceId,
     wire::{Files as Answer, Open},
 };
-use link::{Connection, call::ask};
+use link::{Connection, call::ask, file::if_there};
 use rustix::{fs::statfs, mount::MountFlags};
 use tokio::sync::watch;
 
@@ -53,6 +53,10 @@ impl Places {
         }
     }
 
+    fn leases(&self) -> PathBuf {
+        self.memory.join("leases")
+    }
+
     /// The binary that guards strict singletons.
     pub fn guard(&self) -> &Path {
         &self.guard
@@ -71,7 +75,7 @@ impl Places {
 
     /// The folder of the lease of a strict singleton's instance.
     pub fn lease(&self, instance: &InstanceId) -> PathBuf {
-        self.memory.join("leases").join(instance.container_name())
+        self.leases().join(instance.container_name())
     }
 
     /// An instance's files, each with its place on the host.
@@ -84,7 +88,7 @@ impl Places {
     }
 
     fn folders(&self) -> [PathBuf; 3] {
-        [self.disk.clone(), self.memory.join("secrets"), self.memory.join("leases")]
+        [self.of_kind(FileKind::Config), self.of_kind(FileKind::Secret), self.leases()]
     }
 
     /// Has the folder that is in memory, and that only root can enter.
@@ -111,12 +115,7 @@ impl Places {
     pub fn sweep(&self, kept: &BTreeSet<InstanceId>) -> io::Result<()> {
         let kept: BTreeSet<String> = kept.iter().map(InstanceId::container_name).collect();
         for folder in self.folders() {
-            let entries = match fs::read_dir(&folder) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
+            for entry in if_there(fs::read_dir(&folder))?.into_iter().flatten() {
                 let entry = entry?;
                 if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
                     remove(&entry.path())?;
@@ -128,25 +127,18 @@ impl Places {
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
-    fs::remove_dir_all(folder)
-        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    if_there(fs::remove_dir_all(folder)).map(drop)
 }
 
 /// Removes all that this host keeps in memory.
 pub fn forget_memory(memory: &Path) -> io::Result<()> {
-    remove_contents(memory)?;
+    for entry in if_there(fs::read_dir(memory))?.into_iter().flatten() {
+        remove(&entry?.path())?;
+    }
     match rustix::mount::unmount(memory, rustix::mount::UnmountFlags::DETACH) {
         // It was not mounted by itself: what it lies in is in memory already, or it was never needed.
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => remove(memory),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn remove_contents(folder: &Path) -> io::Result<()> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.into_iter().try_for_each(|entry| remove(&entry?.path())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -176,7 +168,7 @@ impl Files {
         }
         let waits = |why: String| ActionResult::Waits(format!("it waits for its configs and secrets: {why}"));
         let leader = self.leader.borrow().clone().ok_or_else(|| waits("no coordinator answers".to_owned()))?;
-        let request = Open::Files(FilesRequest { instance: instance.id.clone() });
+        let request = Open::Files(instance.id.clone());
         let answered = tokio::time::timeout(TIMEOUT, ask::<Answer>(&leader, &request)).await;
         let contents = match answered {
             Ok(Ok(Answer::Contents(contents))) => contents,
@@ -206,15 +198,11 @@ fn write(path: &Path, file: &FileSpec, content: &[u8]) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     let beside = path.with_extension("tmp");
-    remove_file(&beside)?;
+    if_there(fs::remove_file(&beside))?;
     let mut options = fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
     io::Write::write_all(&mut options.open(&beside)?, content)?;
     chown(&beside, Some(file.uid), Some(file.gid))?;
     fs::set_permissions(&beside, Permissions::from_mode(file.mode))?;
     fs::rename(&beside, path)
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }

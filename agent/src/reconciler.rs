@@ -190,27 +190,9 @@ async fn act<R: ContainerRuntime>(
     action: Action,
     instance: Option<AssignedInstance>,
 ) -> (Action, ActionResult) {
-    let gone = || ActionResult::Failed("it is not assigned any more".to_owned());
-    let needs_files = matches!(action, Action::Prepare(_) | Action::Create(_) | Action::Start { .. });
-    if needs_files
-        && let Some(instance) = &instance
-        && let Err(result) = files.ensure(instance).await
-    {
-        return (action, result);
-    }
-    if needs_files
-        && let Some(instance) = instance.as_ref().filter(|instance| instance.spec.strict_singleton)
-        && let Err(error) = leases.ensure(&instance.id)
-    {
-        return (action, ActionResult::Failed(format!("its lease cannot be kept: {error}")));
-    }
-    let result = match (&action, &instance) {
-        (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
-        (Action::Create(_), Some(instance)) => runtime.create(instance).await,
-        (Action::Prepare(_) | Action::Create(_), None) => gone(),
-        (Action::Start { container, .. }, _) => runtime.start(container).await,
-        (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
-        (Action::Remove { container, .. }, _) => runtime.remove(container).await,
+    let result = match ensure_beside(&files, &leases, &action, instance.as_ref()).await {
+        Err(missing) => missing,
+        Ok(()) => perform(&*runtime, &action, instance.as_ref()).await,
     };
     if let (Action::Remove { instance, .. }, ActionResult::Done) = (&action, &result) {
         leases.forget(instance);
@@ -219,6 +201,42 @@ async fn act<R: ContainerRuntime>(
         }
     }
     (action, result)
+}
+
+/// Has what lies beside a container in its place before the container is made or started: its configs, its
+/// secrets, and its lease.
+async fn ensure_beside(
+    files: &Files,
+    leases: &Leases,
+    action: &Action,
+    instance: Option<&AssignedInstance>,
+) -> Result<(), ActionResult> {
+    let (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, Some(instance)) = (action, instance) else {
+        return Ok(());
+    };
+    files.ensure(instance).await?;
+    if instance.spec.strict_singleton {
+        let failed = |error| ActionResult::Failed(format!("its lease cannot be kept: {error}"));
+        leases.ensure(&instance.id).map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn perform<R: ContainerRuntime>(
+    runtime: &R,
+    action: &Action,
+    instance: Option<&AssignedInstance>,
+) -> ActionResult {
+    match (action, instance) {
+        (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
+        (Action::Create(_), Some(instance)) => runtime.create(instance).await,
+        (Action::Prepare(_) | Action::Create(_), None) => {
+            ActionResult::Failed("it is not assigned any more".to_owned())
+        }
+        (Action::Start { container, .. }, _) => runtime.start(container).await,
+        (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
+        (Action::Remove { container, .. }, _) => runtime.remove(container).await,
+    }
 }
 
 fn word(action: &Action) -> &'static str {

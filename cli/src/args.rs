@@ -462,18 +462,22 @@ pub enum SecretFile {
     /// List the secrets; their values are shown nowhere.
     Ls,
     /// Set a secret; services that use it are rolled out.
-    Set {
-        /// Its name.
-        name: Name,
-        /// The file with its value; standard input if absent.
-        #[arg(default_value = "-")]
-        file: PathBuf,
-    },
+    Set(SetFile),
     /// Remove a secret that no service uses.
     Rm {
         /// Its name.
         name: Name,
     },
+}
+
+/// What a config or a secret is to be.
+#[derive(Debug, clap::Args)]
+pub struct SetFile {
+    /// Its name.
+    pub name: Name,
+    /// The file with its content; standard input if absent.
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
 }
 
 /// Commands on configs.
@@ -487,13 +491,7 @@ pub enum ConfigFile {
         name: Name,
     },
     /// Set a config; services that use it are rolled out.
-    Set {
-        /// Its name.
-        name: Name,
-        /// The file with its content; standard input if absent.
-        #[arg(default_value = "-")]
-        file: PathBuf,
-    },
+    Set(SetFile),
     /// Remove a config that no service uses.
     Rm {
         /// Its name.

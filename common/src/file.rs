@@ -6,11 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use utoipa::ToSchema;
 
-use crate::{
-    id::{InstanceId, StackId},
-    name::Name,
-    secret::Secret,
-};
+use crate::{id::StackId, name::Name, secret::Secret};
 
 /// Largest content of a file, in bytes.
 pub const MAX_CONTENT: usize = 256 << 10;
@@ -113,13 +109,6 @@ impl FileSpec {
             name: self.name.clone(),
         }
     }
-}
-
-/// Asks for the files of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FilesRequest {
-    /// The instance, which must be on the host that asks.
-    pub instance: InstanceId,
 }
 
 /// The content of a file on its way from a client: the one form in which JSON carries it, as base64.

@@ -11,7 +11,6 @@ use crate::{
     api::LeaseTimes,
     assignment::Assignment,
     error::Problem,
-    file::FilesRequest,
     host::HostFacts,
     id::{HostId, InstanceId, MemberId},
     report::Report,
@@ -49,7 +48,7 @@ pub enum Open {
     /// the other has it.
     SealingKey,
     /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
-    Files(FilesRequest),
+    Files(InstanceId),
 }
 
 impl Open {

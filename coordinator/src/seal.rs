@@ -51,10 +51,7 @@ pub fn make(folder: &Path, cluster: ClusterId) -> io::Result<()> {
 
 /// Removes the key from this host.
 pub fn remove(folder: &Path, cluster: ClusterId) -> io::Result<()> {
-    match std::fs::remove_file(path(folder, cluster)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    file::if_there(std::fs::remove_file(path(folder, cluster)))?;
     // The folder may hold other things, or be something that people have mounted: then it stays.
     use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match std::fs::remove_dir(folder) {

@@ -93,9 +93,9 @@ async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stre
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }
-        Open::Files(request) => {
+        Open::Files(instance) => {
             let published = coordinator.consensus.current();
-            let answer = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &request);
+            let answer = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }

@@ -11,7 +11,7 @@ use common::{
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     error::{Code, Problem},
-    file::{FileId, FileKind, FileSpec, FilesRequest},
+    file::{FileId, FileKind, FileSpec},
     host::{Availability, HostFacts, HostLabels, Liveness},
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
@@ -343,7 +343,7 @@ fn frames_can_be_read_by_later_versions() {
             Open::Member(vec![2]),
             Open::Logs(request),
             Open::SealingKey,
-            Open::Files(FilesRequest { instance: instance() }),
+            Open::Files(instance()),
         ],
     );
     check_frame("files-1.bin", vec![Files::Contents(vec![Secret::new(vec![1])]), Files::Refused(problem())]);

@@ -17,7 +17,7 @@ use hyper::Method;
 
 use super::Session;
 use crate::{
-    args::{ConfigFile, SecretFile},
+    args::{ConfigFile, SecretFile, SetFile},
     client,
     output::{self, Rows},
 };
@@ -26,7 +26,7 @@ use crate::{
 pub async fn secrets(session: &Session, command: SecretFile) -> Result<u8, Problem> {
     match command {
         SecretFile::Ls => ls(session, FileKind::Secret).await,
-        SecretFile::Set { name, file } => set(session, FileKind::Secret, &name, &file).await,
+        SecretFile::Set(wanted) => set(session, FileKind::Secret, &wanted).await,
         SecretFile::Rm { name } => rm(session, FileKind::Secret, &name).await,
     }
 }
@@ -36,7 +36,7 @@ pub async fn configs(session: &Session, command: ConfigFile) -> Result<u8, Probl
     match command {
         ConfigFile::Ls => ls(session, FileKind::Config).await,
         ConfigFile::Get { name } => get(session, &name).await,
-        ConfigFile::Set { name, file } => set(session, FileKind::Config, &name, &file).await,
+        ConfigFile::Set(wanted) => set(session, FileKind::Config, &wanted).await,
         ConfigFile::Rm { name } => rm(session, FileKind::Config, &name).await,
     }
 }
@@ -65,7 +65,7 @@ async fn get(session: &Session, name: &Name) -> Result<u8, Problem> {
     Ok(0)
 }
 
-async fn set(session: &Session, kind: FileKind, name: &Name, file: &Path) -> Result<u8, Problem> {
+async fn set(session: &Session, kind: FileKind, SetFile { name, file }: &SetFile) -> Result<u8, Problem> {
     let content = read(file)
         .map_err(|why| Problem::new(Code::InvalidRequest, format!("{} cannot be read", file.display())).why(why))?;
     let response = session.client.send(Method::PUT, &path(session, kind, name), content).await?;

@@ -21,8 +21,13 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Reads a file that may not be there.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    if_there(fs::read(path))
+}
+
+/// What came of something that is as good if the file or folder is not there.
+pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -98,7 +98,7 @@ impl Constraint {
 
     /// The label that it asks for, if it asks for one.
     pub fn label(&self) -> Option<&str> {
-        self.key.strip_prefix("node.labels.").filter(|label| !label.is_empty())
+        label_of(&self.key)
     }
 
     /// Whether a host that has `found` under its key is what it asks for. A host may go by several
@@ -139,6 +139,11 @@ impl Constraint {
         let bad = value.filter(|value| version(value).is_none())?;
         Some(format!("{bad:?} is not a version, which looks like 24.0.7"))
     }
+}
+
+/// The label that a key names.
+pub(super) fn label_of(key: &str) -> Option<&str> {
+    key.strip_prefix("node.labels.").filter(|label| !label.is_empty())
 }
 
 /// The numbers of a version: `5.10.0-23-amd64` is 5, 10, 0; zeros at the end say nothing.

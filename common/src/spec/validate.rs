@@ -1,6 +1,6 @@
 //! The one validator of specs: the same rules for a first deploy, an update and a roll back.
 
-use super::{MountSource, ServiceSpec, StackSpec};
+use super::{MountSource, ServiceSpec, StackSpec, constraint::label_of};
 use crate::{file::MAX_FILES, name::Name, time::Span};
 
 /// A rule that a spec breaks, and where.
@@ -67,10 +67,6 @@ impl StackSpec {
     }
 }
 
-fn is_label_key(key: &str) -> bool {
-    key.strip_prefix("node.labels.").is_some_and(|label| !label.is_empty())
-}
-
 fn violation(path: &str, reason: impl Into<String>) -> Violation {
     Violation { path: path.to_owned(), reason: reason.into() }
 }
@@ -131,7 +127,7 @@ impl Check<'_> {
         if service.spread.len() > 8 {
             self.refuse("deploy.placement.preferences", "at most 8 labels can be spread over");
         }
-        if let Some(key) = service.spread.iter().find(|key| !is_label_key(key)) {
+        if let Some(key) = service.spread.iter().find(|key| label_of(key).is_none()) {
             self.refuse("deploy.placement.preferences", format!("{:?} is not node.labels.<label>", cut(key)));
         }
         if service.update.max_failures > 1000 {

@@ -2,8 +2,7 @@
 
 use common::{
     error::{Code, Problem},
-    file::FilesRequest,
-    id::HostId,
+    id::{HostId, InstanceId},
     instance::Want,
     secret::Secret,
     wire::Files,
@@ -13,16 +12,11 @@ use coordinator_core::{Cluster, cluster::Content};
 use crate::seal::Seals;
 
 /// Answers a host.
-pub fn answer(cluster: &Cluster, seals: &Seals, host: HostId, request: &FilesRequest) -> Files {
-    contents(cluster, seals, host, request).map_or_else(Files::Refused, Files::Contents)
+pub fn answer(cluster: &Cluster, seals: &Seals, host: HostId, instance: &InstanceId) -> Files {
+    contents(cluster, seals, host, instance).map_or_else(Files::Refused, Files::Contents)
 }
 
-fn contents(
-    cluster: &Cluster,
-    seals: &Seals,
-    host: HostId,
-    FilesRequest { instance: id }: &FilesRequest,
-) -> Result<Vec<Secret<Vec<u8>>>, Problem> {
+fn contents(cluster: &Cluster, seals: &Seals, host: HostId, id: &InstanceId) -> Result<Vec<Secret<Vec<u8>>>, Problem> {
     let instance = cluster
         .instances
         .get(id)

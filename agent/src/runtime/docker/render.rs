@@ -1,6 +1,6 @@
 //! What Docker is asked for: values from values.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::Path};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
@@ -8,7 +8,6 @@ use bollard::models::{
 };
 use common::{
     assignment::AssignedInstance,
-    file::FileSpec,
     id::ClusterId,
     spec::{HealthCheck, MountSource, MountSpec},
     time::Span,
@@ -105,29 +104,23 @@ fn port_bindings(instance: &AssignedInstance) -> HashMap<String, Option<Vec<Port
 }
 
 fn mounts(instance: &AssignedInstance, places: &Places) -> Vec<Mount> {
-    let file = |(path, file): (PathBuf, &FileSpec)| Mount {
-        target: Some(file.target.clone()),
-        source: Some(path.display().to_string()),
-        typ: Some(MountType::BIND),
-        read_only: Some(true),
-        ..Mount::default()
-    };
     let asked = instance.spec.mounts.iter().map(|mount| self::mount(instance, mount));
-    let files = places.of(instance).map(file);
-    let guard = if instance.spec.strict_singleton { guard_mounts(instance, places).to_vec() } else { Vec::new() };
-    asked.chain(files).chain(guard).collect()
+    let files = places.of(instance).map(|(path, file)| shown(&path, &file.target));
+    let (program, lease) = (places.guard(), places.lease(&instance.id));
+    let guard = [(program, guard::PROGRAM), (lease.as_path(), guard::LEASE)];
+    let guard = guard.into_iter().filter(|_| instance.spec.strict_singleton);
+    asked.chain(files).chain(guard.map(|(path, target)| shown(path, target))).collect()
 }
 
-/// The guard, and the lease that it is to heed.
-fn guard_mounts(instance: &AssignedInstance, places: &Places) -> [Mount; 2] {
-    let bind = |source: PathBuf, target: &str| Mount {
+/// Something of the host that the container may only read.
+fn shown(source: &Path, target: &str) -> Mount {
+    Mount {
         target: Some(target.to_owned()),
         source: Some(source.display().to_string()),
         typ: Some(MountType::BIND),
         read_only: Some(true),
         ..Mount::default()
-    };
-    [bind(places.guard().to_owned(), guard::PROGRAM), bind(places.lease(&instance.id), guard::LEASE)]
+    }
 }
 
 fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {
