@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use common::{
     assignment::AssignedInstance,
     file::{FileKind, FileSpec},
     id::InstanceId,
+    part::Part,
     wire::{Files as Answer, Open},
 };
 use link::{Connection, call::ask, file::if_there};
@@ -37,13 +39,20 @@ pub struct Places {
     /// The folder of what must not reach a disk.
     memory: PathBuf,
     /// A copy of this process's own binary.
-    guard: PathBuf,
+    binary: PathBuf,
+    /// Whether that copy was found to be the same.
+    has_binary: Arc<OnceLock<()>>,
 }
 
 impl Places {
     /// Below a state folder, and below a folder for what must not reach a disk.
     pub fn new(state: &Path, memory: &Path) -> Places {
-        Places { disk: state.join("configs"), memory: memory.to_owned(), guard: state.join("guard") }
+        Places {
+            disk: state.join("configs"),
+            memory: memory.to_owned(),
+            binary: state.join("wharf"),
+            has_binary: Arc::default(),
+        }
     }
 
     fn of_kind(&self, kind: FileKind) -> PathBuf {
@@ -57,20 +66,24 @@ impl Places {
         self.memory.join("leases")
     }
 
-    /// The binary that guards strict singletons.
-    pub fn guard(&self) -> &Path {
-        &self.guard
+    /// The binary that guards strict singletons, and holds networks.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Has that binary: a copy of this process's own, which may have been replaced or removed since it was
     /// started. Containers that run keep the one that they were started with.
-    pub fn ensure_guard(&self) -> io::Result<()> {
-        let own = fs::read("/proc/self/exe")?;
-        if fs::read(&self.guard).is_ok_and(|copy| copy == own) {
+    pub fn ensure_binary(&self) -> io::Result<()> {
+        if self.has_binary.get().is_some() {
             return Ok(());
         }
-        link::file::replace(&self.guard, &own)?;
-        fs::set_permissions(&self.guard, Permissions::from_mode(0o755))
+        let own = fs::read("/proc/self/exe")?;
+        if fs::read(&self.binary).map_or(true, |copy| copy != own) {
+            link::file::replace(&self.binary, &own)?;
+            fs::set_permissions(&self.binary, Permissions::from_mode(0o755))?;
+        }
+        self.has_binary.get_or_init(|| ());
+        Ok(())
     }
 
     /// The folder of the lease of a strict singleton's instance.
@@ -78,13 +91,13 @@ impl Places {
         self.leases().join(instance.container_name())
     }
 
-    /// An instance's files, each with its place on the host.
-    pub fn of<'a>(&'a self, instance: &'a AssignedInstance) -> impl Iterator<Item = (PathBuf, &'a FileSpec)> {
+    /// An instance's files, each with its part and its place on the host.
+    pub fn of<'a>(&'a self, instance: &'a AssignedInstance) -> impl Iterator<Item = (Part, PathBuf, &'a FileSpec)> {
         let folder = instance.id.container_name();
-        let place = move |(index, file): (usize, &'a FileSpec)| {
-            (self.of_kind(file.kind).join(&folder).join(format!("{index}-{}", file.name)), file)
+        let place = move |(index, (part, file)): (usize, (Part, &'a FileSpec))| {
+            (part, self.of_kind(file.kind).join(&folder).join(format!("{index}-{}", file.name)), file)
         };
-        instance.spec.files.iter().enumerate().map(place)
+        instance.spec.files().enumerate().map(place)
     }
 
     fn folders(&self) -> [PathBuf; 3] {
@@ -163,7 +176,7 @@ impl Files {
 
     /// Has all files of an instance in their places.
     pub async fn ensure(&self, instance: &AssignedInstance) -> Result<(), ActionResult> {
-        if self.places.of(instance).all(|(path, _)| path.exists()) {
+        if self.places.of(instance).all(|(_, path, _)| path.exists()) {
             return Ok(());
         }
         let waits = |why: String| ActionResult::Waits(format!("it waits for its configs and secrets: {why}"));
@@ -178,14 +191,14 @@ impl Files {
             Ok(Err(error)) => return Err(waits(error.to_string())),
             Err(_) => return Err(waits(format!("the coordinator did not answer within {TIMEOUT:?}"))),
         };
-        if contents.len() != instance.spec.files.len() {
+        if contents.len() != instance.spec.files().count() {
             return Err(ActionResult::Failed("the coordinator gave other files than were asked for".to_owned()));
         }
         let failed = |why: io::Error| ActionResult::Failed(format!("its configs and secrets cannot be kept: {why}"));
-        if instance.spec.files.iter().any(|file| file.kind == FileKind::Secret) {
+        if instance.spec.files().any(|(_, file)| file.kind == FileKind::Secret) {
             self.places.ensure_in_memory().map_err(failed)?;
         }
-        for ((path, file), content) in self.places.of(instance).zip(&contents) {
+        for ((_, path, file), content) in self.places.of(instance).zip(&contents) {
             write(&path, file, content.expose()).map_err(failed)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use agent_core::Lease;
@@ -87,7 +87,6 @@ pub struct Leases {
     places: Places,
     held: Mutex<BTreeMap<InstanceId, Ends>>,
     /// Whether the guard is in its place.
-    has_guard: OnceLock<()>,
     /// Wakes the reconciler when something may start.
     wake: Arc<Notify>,
 }
@@ -95,7 +94,7 @@ pub struct Leases {
 impl Leases {
     /// No leases yet: those of containers that run are found with [`Leases::adopt`].
     pub fn new(places: Places, wake: Arc<Notify>) -> Leases {
-        Leases { places, held: Mutex::default(), has_guard: OnceLock::new(), wake }
+        Leases { places, held: Mutex::default(), wake }
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Ends>> {
@@ -117,10 +116,7 @@ impl Leases {
 
     /// Has the guard and the file of an instance, which its container sees.
     pub fn ensure(&self, instance: &InstanceId) -> io::Result<()> {
-        if self.has_guard.get().is_none() {
-            self.places.ensure_guard()?;
-            self.has_guard.get_or_init(|| ());
-        }
+        self.places.ensure_binary()?;
         let file = self.file(instance);
         if file.exists() {
             return Ok(());

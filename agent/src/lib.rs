@@ -6,6 +6,7 @@
 pub mod facts;
 pub mod files;
 pub mod guard;
+pub mod holder;
 pub mod leases;
 pub mod ledger;
 mod logs;

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use agent_core::{Action, ActionResult, Memory, Situation, reconcile};
 use common::{
     assignment::{AssignedInstance, Assignment},
-    id::{BootId, InstanceId},
+    id::BootId,
+    part::{Part, PartId},
     report::Report,
 };
 use link::clock::now;
@@ -47,7 +48,7 @@ pub struct Reconciler<R> {
     reports: watch::Sender<Report>,
     boot: BootId,
     actions: JoinSet<(Action, ActionResult)>,
-    busy: BTreeSet<InstanceId>,
+    busy: BTreeSet<PartId>,
     blind: bool,
     /// Whether files were removed that an earlier process had no time to remove.
     swept: bool,
@@ -116,8 +117,9 @@ impl<R: ContainerRuntime> Reconciler<R> {
         }
         if !std::mem::replace(&mut self.swept, true) {
             let assigned = assignment.instances.iter().map(|instance| &instance.id);
-            let kept = assigned.chain(containers.keys()).cloned().collect();
-            self.leases.adopt(containers.keys());
+            let found = || containers.keys().map(|id| &id.instance);
+            let kept = assigned.chain(found()).cloned().collect();
+            self.leases.adopt(found());
             if let Err(error) = self.files.places().sweep(&kept) {
                 warn!(%error, "configs and secrets of instances that are gone could not be removed");
             }
@@ -151,9 +153,10 @@ impl<R: ContainerRuntime> Reconciler<R> {
     }
 
     fn begin(&mut self, action: Action, assignment: &Assignment) {
-        self.busy.insert(action.instance().clone());
-        let instance = assignment.instances.iter().find(|instance| instance.id == *action.instance()).cloned();
-        info!(instance = %action.instance(), action = word(&action), "acting");
+        self.busy.insert(action.part().clone());
+        let of = &action.part().instance;
+        let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
+        info!(instance = %action.part(), action = word(&action), "acting");
         let host = (self.files.clone(), self.leases.clone());
         self.actions.spawn(act(self.runtime.clone(), host, action, instance));
     }
@@ -162,15 +165,15 @@ impl<R: ContainerRuntime> Reconciler<R> {
         match done {
             Ok((action, result)) => {
                 if let ActionResult::Failed(why) | ActionResult::Impossible(why) = &result {
-                    warn!(instance = %action.instance(), action = word(&action), why, "an action failed");
+                    warn!(instance = %action.part(), action = word(&action), why, "an action failed");
                 }
-                let known = self.memory.0.get(action.instance()).map(|local| local.observed.message.as_str());
+                let known = self.memory.0.get(action.part()).map(|local| local.observed.message.as_str());
                 if let ActionResult::Waits(why) = &result
                     && known != Some(why)
                 {
-                    info!(instance = %action.instance(), action = word(&action), why, "an action waits");
+                    info!(instance = %action.part(), action = word(&action), why, "an action waits");
                 }
-                self.busy.remove(action.instance());
+                self.busy.remove(action.part());
                 self.memory.learn(&action, &result, now());
             }
             Err(error) => {
@@ -194,17 +197,28 @@ async fn act<R: ContainerRuntime>(
         Err(missing) => missing,
         Ok(()) => perform(&*runtime, &action, instance.as_ref()).await,
     };
-    if let (Action::Remove { instance, .. }, ActionResult::Done) = (&action, &result) {
-        leases.forget(instance);
-        if let Err(error) = files.places().remove(instance) {
-            warn!(%instance, %error, "its configs and secrets could not be removed");
+    if let (Action::Remove { part, .. }, ActionResult::Done) = (&action, &result)
+        && is_last(part, instance.as_ref())
+    {
+        leases.forget(&part.instance);
+        if let Err(error) = files.places().remove(&part.instance) {
+            warn!(instance = %part.instance, %error, "its configs and secrets could not be removed");
         }
     }
     (action, result)
 }
 
+/// Whether all parts of an instance have ended once this one is removed.
+fn is_last(part: &PartId, instance: Option<&AssignedInstance>) -> bool {
+    match part.part {
+        Part::Network => true,
+        Part::Main => instance.is_none_or(|instance| !instance.spec.has_network_part()),
+        Part::Step(_) | Part::Sidekick(_) => false,
+    }
+}
+
 /// Has what lies beside a container in its place before the container is made or started: its configs, its
-/// secrets, and its lease.
+/// secrets, its lease, and the program that holds its network.
 async fn ensure_beside(
     files: &Files,
     leases: &Leases,
@@ -214,6 +228,10 @@ async fn ensure_beside(
     let (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, Some(instance)) = (action, instance) else {
         return Ok(());
     };
+    if action.part().part == Part::Network {
+        let failed = |error| ActionResult::Failed(format!("the holder of its network cannot be kept: {error}"));
+        return files.places().ensure_binary().map_err(failed);
+    }
     files.ensure(instance).await?;
     if instance.spec.strict_singleton {
         let failed = |error| ActionResult::Failed(format!("its lease cannot be kept: {error}"));
@@ -228,8 +246,8 @@ async fn perform<R: ContainerRuntime>(
     instance: Option<&AssignedInstance>,
 ) -> ActionResult {
     match (action, instance) {
-        (Action::Prepare(_), Some(instance)) => runtime.prepare(instance).await,
-        (Action::Create(_), Some(instance)) => runtime.create(instance).await,
+        (Action::Prepare(id), Some(instance)) => runtime.prepare(instance, &id.part).await,
+        (Action::Create(id), Some(instance)) => runtime.create(instance, &id.part).await,
         (Action::Prepare(_) | Action::Create(_), None) => {
             ActionResult::Failed("it is not assigned any more".to_owned())
         }

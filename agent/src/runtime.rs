@@ -10,7 +10,7 @@ use agent_core::{ActionResult, Container};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
-    id::InstanceId,
+    part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
 };
@@ -22,16 +22,16 @@ pub use docker::Docker;
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
     /// All containers of this cluster. An error means "unknown", never "none".
-    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String>;
+    async fn observe(&self) -> Result<BTreeMap<PartId, Container>, String>;
 
     /// Wakes the reconciler whenever something may have changed; never returns.
     async fn watch(&self, wake: &Notify);
 
-    /// Has the image of an instance on the host.
-    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult;
+    /// Has the image of an instance's part on the host.
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult;
 
-    /// Makes the container of an instance; one that exists already is as good.
-    async fn create(&self, instance: &AssignedInstance) -> ActionResult;
+    /// Makes the container of an instance's part; one that exists already is as good.
+    async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult;
 
     /// Starts a container.
     async fn start(&self, container: &str) -> ActionResult;
@@ -42,7 +42,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Removes a container that does not run.
     async fn remove(&self, container: &str) -> ActionResult;
 
-    /// Sends the output of an instance until it ends or nobody listens.
+    /// Sends the output of a part until it ends or nobody listens.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
 
     /// The engine's version, operating system and architecture; an error if it does not answer.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use common::{name::Name, time::Span, token::TokenId};
+use common::{name::Name, part::Part, time::Span, token::TokenId};
 
 /// Where the state of a host lies.
 pub const STATE: &str = "/var/lib/wharf";
@@ -310,6 +310,9 @@ pub struct Deploy {
 pub struct Logs {
     /// A service or an instance: stack/service, or stack/service/slot.incarnation.
     pub target: String,
+    /// A sidekick, or `_step-1` for the first step before the start, instead of the main container.
+    #[arg(long)]
+    pub part: Option<Part>,
     /// Go on as output appears.
     #[arg(short, long)]
     pub follow: bool,

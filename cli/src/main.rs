@@ -10,6 +10,9 @@ fn main() -> ExitCode {
     if agent::guard::is_asked_for() {
         return ExitCode::from(agent::guard::run());
     }
+    if agent::holder::is_asked_for() {
+        return ExitCode::from(agent::holder::run());
+    }
     let args = args::Args::parse();
     log(&args);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

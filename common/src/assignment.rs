@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ClusterId, HostId, InstanceId},
     instance::{BoundPort, Desired, Phase},
+    part::Part,
     secret::Secret,
     spec::ServiceSpec,
 };
@@ -44,8 +45,39 @@ pub struct AssignedInstance {
     pub restarts: u32,
     /// How it ended, if the cluster knows that it did: it has no place on the host any more.
     pub ended: Option<Phase>,
-    /// Who to be at the image's registry.
-    pub credentials: Option<RegistryCredentials>,
+    /// Who to be at the registries of its images.
+    pub credentials: Vec<RegistryCredentials>,
+}
+
+impl AssignedInstance {
+    /// The image of a part: of the main container, by digest where one is pinned. The holder of the network
+    /// is made of the same one.
+    pub fn image_of(&self, part: &Part) -> &str {
+        match self.spec.container_of(part) {
+            Some(container) if *part != Part::Main => &container.image,
+            _ => &self.image,
+        }
+    }
+
+    /// Its parts in the order in which they start.
+    pub fn parts(&self) -> Vec<Part> {
+        // A circle is refused before anything is deployed.
+        self.spec.start_order(&self.id.service().service).unwrap_or_default()
+    }
+
+    /// Who to be at the registry of an image.
+    pub fn credentials_for(&self, image: &str) -> Option<&RegistryCredentials> {
+        self.credentials.iter().find(|credentials| credentials.registry == registry_of(image))
+    }
+}
+
+/// The registry that an image names; Docker Hub if it names none.
+pub fn registry_of(image: &str) -> &str {
+    let first = image
+        .split('/')
+        .next()
+        .filter(|first| image.contains('/') && (first.contains(['.', ':']) || *first == "localhost"));
+    first.unwrap_or("docker.io")
 }
 
 /// Who to be at a registry.

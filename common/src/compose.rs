@@ -5,6 +5,7 @@
 //! position in a parsed YAML value, so problems name the file and the path in it
 //! (`services.web.ports[0]`); line and column come from the YAML parser where it knows them.
 
+mod container;
 mod convert;
 mod deploy;
 mod files;
@@ -12,6 +13,7 @@ mod interpolate;
 mod merge;
 mod node;
 mod short;
+mod unit;
 
 use std::collections::BTreeMap;
 

@@ -6,6 +6,7 @@
 pub mod file;
 pub mod id;
 pub mod name;
+pub mod part;
 pub mod quantity;
 pub mod rollout;
 pub mod secret;

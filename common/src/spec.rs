@@ -4,6 +4,8 @@
 //! coordinator call the same [`StackSpec::validate`].
 
 mod constraint;
+mod container;
+mod unit;
 mod validate;
 
 use std::{
@@ -15,15 +17,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use constraint::{Constraint, Operator};
+pub use container::{
+    ContainerSpec, HealthCheck, LogOptions, MountSource, MountSpec, PullPolicy, Resources, RestartCondition,
+    RestartPolicy,
+};
+pub use unit::Sidekick;
 pub use validate::Violation;
 
-use crate::{
-    cron::Schedule,
-    file::FileSpec,
-    name::Name,
-    quantity::{Bytes, MilliCpu},
-    time::Span,
-};
+use crate::{cron::Schedule, name::Name, time::Span};
 
 /// Services that are deployed together from one file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -40,47 +41,17 @@ pub struct StackSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
-    /// The image reference, as Docker takes it.
-    pub image: String,
-    /// When the image is pulled.
+    /// Its main container.
+    pub container: ContainerSpec,
+    /// Steps that must each end well before anything else of an instance starts, in order.
     #[serde(default)]
-    pub pull: PullPolicy,
-    /// Replaces the image's command.
+    pub pre_start: Vec<ContainerSpec>,
+    /// Containers beside the main one: they share its host and its network, and come and go with it.
     #[serde(default)]
-    pub command: Option<Vec<String>>,
-    /// Replaces the image's entrypoint.
-    #[serde(default)]
-    pub entrypoint: Option<Vec<String>>,
-    /// The user to run as, `user[:group]`.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// The directory to start in.
-    #[serde(default)]
-    pub working_dir: Option<String>,
-    /// Environment variables.
-    #[serde(default)]
-    pub environment: BTreeMap<String, String>,
-    /// Labels of the containers.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub sidekicks: BTreeMap<Name, Sidekick>,
     /// Container ports that are reachable from outside.
     #[serde(default)]
     pub ports: Vec<PortSpec>,
-    /// What is mounted where.
-    #[serde(default)]
-    pub mounts: Vec<MountSpec>,
-    /// Configs and secrets in the containers.
-    #[serde(default)]
-    pub files: Vec<FileSpec>,
-    /// How health is checked; the image's own check if absent.
-    #[serde(default)]
-    pub healthcheck: Option<HealthCheck>,
-    /// What happens on the host when the program ends.
-    #[serde(default)]
-    pub restart: RestartPolicy,
-    /// The time between SIGTERM and SIGKILL.
-    #[serde(default = "default_stop_grace")]
-    pub stop_grace: Span,
     /// What decides how many instances there are.
     #[serde(default)]
     pub mode: Mode,
@@ -90,12 +61,6 @@ pub struct ServiceSpec {
     /// How many instances of a replicated service, or ends of a job.
     #[serde(default = "one")]
     pub replicas: u32,
-    /// What placement sets aside for each instance.
-    #[serde(default)]
-    pub reservations: Resources,
-    /// What an instance may use at most.
-    #[serde(default)]
-    pub limits: Resources,
     /// What a host must be like.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
@@ -112,12 +77,10 @@ pub struct ServiceSpec {
     /// How instances of an older revision are replaced.
     #[serde(default)]
     pub update: UpdatePolicy,
-    /// Services that must be up before the first instance is placed.
+    /// Services that must be up before the first instance is placed, and sidekicks that must be before the
+    /// main container starts.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
-    /// How much of its output the host keeps.
-    #[serde(default)]
-    pub log: LogOptions,
 }
 
 /// What decides how many instances a service has.
@@ -235,19 +198,6 @@ impl Default for UpdatePolicy {
     }
 }
 
-/// When a host pulls an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PullPolicy {
-    /// If it is not on the host.
-    #[default]
-    Missing,
-    /// Before each new instance.
-    Always,
-    /// Never: the image must be on the host.
-    Never,
-}
-
 /// A container port and how it is reachable from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -286,92 +236,6 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// Something mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MountSpec {
-    /// What is mounted.
-    pub source: MountSource,
-    /// The absolute path in the container.
-    pub target: String,
-    /// Whether the container may only read it.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum MountSource {
-    /// An absolute path of the host.
-    Bind(String),
-    /// A named volume of the stack.
-    Volume(Name),
-}
-
-/// A command that tells whether an instance works.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HealthCheck {
-    /// `["CMD", program, arguments…]`, `["CMD-SHELL", line]` or `["NONE"]`.
-    pub test: Vec<String>,
-    /// The time between two checks.
-    #[serde(default = "default_health_interval")]
-    pub interval: Span,
-    /// The time one check may take.
-    #[serde(default = "default_health_timeout")]
-    pub timeout: Span,
-    /// Failures in a row that make it unhealthy.
-    #[serde(default = "default_health_retries")]
-    pub retries: u32,
-    /// The time after the start in which failures do not count.
-    #[serde(default)]
-    pub start_period: Span,
-}
-
-/// What the host does when the program of an instance ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RestartPolicy {
-    /// Which ends are followed by a restart.
-    #[serde(default)]
-    pub condition: RestartCondition,
-    /// The delay before the first restart; doubled each time up to a minute.
-    #[serde(default = "default_restart_delay")]
-    pub delay: Span,
-    /// Restarts within the window before the host gives up; no limit if absent.
-    #[serde(default)]
-    pub max_attempts: Option<u32>,
-    /// A run longer than this forgets earlier failures.
-    #[serde(default = "default_restart_window")]
-    pub window: Span,
-}
-
-/// Which ends of a program are followed by a restart on the same host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartCondition {
-    /// None: the instance has then ended for good.
-    None,
-    /// An exit code other than zero.
-    OnFailure,
-    /// Every end.
-    #[default]
-    Any,
-}
-
-/// Amounts of what a host has; zero is "not stated".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Resources {
-    /// Processor time in thousandths of a core.
-    #[serde(default)]
-    pub cpu: MilliCpu,
-    /// Memory in bytes.
-    #[serde(default)]
-    pub memory: Bytes,
-}
-
 /// What a dependency must have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -385,63 +249,23 @@ pub enum Condition {
     Completed,
 }
 
-/// How much output the host keeps of a container: Docker's own default is all of it, for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogOptions {
-    /// The size at which a file is rotated.
-    pub max_size: Bytes,
-    /// The number of files kept.
-    pub max_files: u32,
-}
-
-impl Default for LogOptions {
-    fn default() -> LogOptions {
-        LogOptions { max_size: Bytes(10 << 20), max_files: 3 }
-    }
-}
-
-impl Default for RestartPolicy {
-    fn default() -> RestartPolicy {
-        RestartPolicy {
-            condition: RestartCondition::Any,
-            delay: default_restart_delay(),
-            max_attempts: None,
-            window: default_restart_window(),
-        }
-    }
-}
-
 impl ServiceSpec {
     /// A service that runs `image` once, with every default.
     pub fn of_image(image: &str) -> ServiceSpec {
         ServiceSpec {
-            image: image.to_owned(),
-            pull: PullPolicy::default(),
-            command: None,
-            entrypoint: None,
-            user: None,
-            working_dir: None,
-            environment: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            container: ContainerSpec::of_image(image),
+            pre_start: Vec::new(),
+            sidekicks: BTreeMap::new(),
             ports: Vec::new(),
-            mounts: Vec::new(),
-            files: Vec::new(),
-            healthcheck: None,
-            restart: RestartPolicy::default(),
-            stop_grace: default_stop_grace(),
             mode: Mode::default(),
             cron: None,
             replicas: 1,
-            reservations: Resources::default(),
-            limits: Resources::default(),
             constraints: Vec::new(),
             spread: Vec::new(),
             max_per_host: None,
             strict_singleton: false,
             update: UpdatePolicy::default(),
             depends_on: BTreeMap::new(),
-            log: LogOptions::default(),
         }
     }
 
@@ -474,19 +298,6 @@ impl ServiceSpec {
             None
         }
     }
-
-    /// The named volumes that it mounts.
-    pub fn volumes(&self) -> impl Iterator<Item = &Name> {
-        self.mounts.iter().filter_map(|mount| match &mount.source {
-            MountSource::Volume(name) => Some(name),
-            MountSource::Bind(_) => None,
-        })
-    }
-
-    /// Whether its data lies on one host: it mounts a named volume.
-    pub fn has_volume(&self) -> bool {
-        self.volumes().next().is_some()
-    }
 }
 
 fn utc() -> String {
@@ -499,28 +310,4 @@ fn default_catch_up() -> Span {
 
 fn one() -> u32 {
     1
-}
-
-fn default_stop_grace() -> Span {
-    Span::seconds(10)
-}
-
-fn default_health_interval() -> Span {
-    Span::seconds(10)
-}
-
-fn default_health_timeout() -> Span {
-    Span::seconds(5)
-}
-
-fn default_health_retries() -> u32 {
-    3
-}
-
-fn default_restart_delay() -> Span {
-    Span::seconds(1)
-}
-
-fn default_restart_window() -> Span {
-    Span::minutes(10)
 }

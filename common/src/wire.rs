@@ -13,6 +13,7 @@ use crate::{
     error::Problem,
     host::HostFacts,
     id::{HostId, InstanceId, MemberId},
+    part::PartId,
     report::Report,
     secret::Secret,
     time::Span,
@@ -152,7 +153,7 @@ pub enum Renewed {
 /// The answer to [`Open::Files`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Files {
-    /// The contents, in the order of the service's files.
+    /// The contents, in the order of the service's [`files`](crate::spec::ServiceSpec::files).
     Contents(Vec<Secret<Vec<u8>>>),
     /// They are not given.
     Refused(Problem),
@@ -161,8 +162,8 @@ pub enum Files {
 /// Which output is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
-    /// The instance.
-    pub instance: InstanceId,
+    /// The part of an instance.
+    pub part: PartId,
     /// The number of last lines; all if absent.
     pub tail: Option<u32>,
     /// Whether to go on as output appears.

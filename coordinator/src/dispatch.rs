@@ -90,12 +90,12 @@ impl Dispatch {
     /// through the leader.
     pub async fn logs(&self, request: LogRequest) -> Result<Stream, Problem> {
         let cannot = |why: String| {
-            Problem::new(Code::Unreachable, format!("The output of {} cannot be read now", request.instance)).why(why)
+            Problem::new(Code::Unreachable, format!("The output of {} cannot be read now", request.part)).why(why)
         };
         let published = self.consensus.current();
-        let instance = published.cluster.instances.get(&request.instance);
+        let instance = published.cluster.instances.get(&request.part.instance);
         let Some(host) = instance.map(|instance| instance.host) else {
-            return Err(Problem::new(Code::NotFound, format!("There is no instance {}", request.instance))
+            return Err(Problem::new(Code::NotFound, format!("There is no instance {}", request.part.instance))
                 .fix("See which there are: wharf ps"));
         };
         let own = self.hosts().get(&host).map(|live| live.connection.clone());

@@ -10,7 +10,7 @@ use common::{
     instance::Phase,
     name::Name,
     secret::Secret,
-    spec::{ServiceSpec, UpdatePolicy},
+    spec::{ContainerSpec, ServiceSpec, UpdatePolicy},
     time::Span,
     token::{ApiToken, TokenId},
 };
@@ -36,7 +36,10 @@ async fn a_stack_is_deployed_scaled_updated_and_removed() {
     cluster.wait_for_running(6).await;
     assert_eq!(cluster.running(), [2, 2, 2]);
 
-    cluster.deploy("shop", ServiceSpec { image: "web:2".into(), ..web(4) }).await.expect("it is accepted");
+    cluster
+        .deploy("shop", ServiceSpec { container: ContainerSpec::of_image("web:2"), ..web(4) })
+        .await
+        .expect("it is accepted");
     until_async(SOON, "four of the new revision run", async || {
         let instances = cluster.instances().await?;
         let right = instances.iter().filter(|i| i.image == "web:2" && i.observed.phase == Phase::Running).count();
@@ -188,11 +191,11 @@ async fn a_coordinator_that_starts_knows_its_tokens_before_it_hears_of_others() 
 async fn bad_requests_are_named_and_change_nothing() {
     let cluster = TestCluster::start(1).await;
     let stack = |name: &str| format!("/api/v1/environments/default/stacks/{name}");
-    let spec = r#"{"spec":{"services":{"web":{"image":"web"}}}}"#;
-    let too_many = r#"{"spec":{"services":{"web":{"image":"web","replicas":1000000000}}}}"#;
-    let unknown_field = r#"{"spec":{"services":{"web":{"image":"web","replica":2}}}}"#;
-    let wrong_type = r#"{"spec":{"services":{"web":{"image":"web","replicas":"two"}}}}"#;
-    let negative = r#"{"spec":{"services":{"web":{"image":"web","replicas":-1}}}}"#;
+    let spec = r#"{"spec":{"services":{"web":{"container":{"image":"web"}}}}}"#;
+    let too_many = r#"{"spec":{"services":{"web":{"container":{"image":"web"},"replicas":1000000000}}}}"#;
+    let unknown_field = r#"{"spec":{"services":{"web":{"container":{"image":"web"},"replica":2}}}}"#;
+    let wrong_type = r#"{"spec":{"services":{"web":{"container": {"image": "web"}, "replicas":"two"}}}}"#;
+    let negative = r#"{"spec":{"services":{"web":{"container": {"image": "web"}, "replicas":-1}}}}"#;
     let large = "x".repeat(2 << 20);
     let huge = "x".repeat(50 << 20);
     let deep = "[".repeat(100_000);

@@ -79,7 +79,7 @@ async fn a_secret_reaches_its_instances_and_nothing_else() {
     let mut web = ServiceSpec::of_image("web");
     web.replicas = 3;
     web.update = UpdatePolicy { monitor: Span(0), ..UpdatePolicy::default() };
-    web.files = vec![external(FileKind::Secret, "key"), external(FileKind::Config, "app")];
+    web.container.files = vec![external(FileKind::Secret, "key"), external(FileKind::Config, "app")];
     let refused = cluster.deploy("shop", web.clone()).await.map(drop).expect_err("there is no such secret yet");
     assert!(refused.to_string().contains("there is no secret key"), "{refused}");
 

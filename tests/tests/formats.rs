@@ -20,7 +20,10 @@ use common::{
     report::Report,
     rollout::RolloutState,
     secret::Secret,
-    spec::{Condition, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
+    spec::{
+        Condition, ContainerSpec, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, Sidekick,
+        StackSpec,
+    },
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
     wire::{Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
@@ -102,19 +105,24 @@ fn labels() -> HostLabels {
 
 fn spec() -> ServiceSpec {
     let mut spec = ServiceSpec::of_image("shop/web:1");
-    spec.command = Some(vec!["serve".into()]);
-    spec.environment.insert("MODE".into(), "live".into());
+    spec.container.command = Some(vec!["serve".into()]);
+    spec.container.environment.insert("MODE".into(), "live".into());
     spec.ports.push(PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None });
-    spec.mounts.push(MountSpec { source: MountSource::Volume(name("data")), target: "/data".into(), read_only: false });
-    spec.mounts.push(MountSpec { source: MountSource::Bind("/etc".into()), target: "/host".into(), read_only: true });
-    spec.files.push(FileSpec { version: Some(1), ..FileSpec::of(FileKind::Secret, name("key")) });
-    spec.healthcheck = Some(HealthCheck {
-        test: vec!["CMD".into(), "true".into()],
-        interval: Span::seconds(10),
-        timeout: Span::seconds(5),
-        retries: 3,
-        start_period: Span(0),
+    spec.container.mounts.push(MountSpec {
+        source: MountSource::Volume(name("data")),
+        target: "/data".into(),
+        read_only: false,
     });
+    spec.container.mounts.push(MountSpec {
+        source: MountSource::Bind("/etc".into()),
+        target: "/host".into(),
+        read_only: true,
+    });
+    spec.container.files.push(FileSpec { version: Some(1), ..FileSpec::of(FileKind::Secret, name("key")) });
+    spec.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));
+    spec.pre_start.push(ContainerSpec::of_image("shop/migrate:1"));
+    let depends_on = BTreeMap::from([(name("web"), Condition::Started)]);
+    spec.sidekicks.insert(name("proxy"), Sidekick { container: ContainerSpec::of_image("shop/proxy:1"), depends_on });
     spec.constraints.push("disk == ssd".parse().expect("a constraint"));
     spec.depends_on.insert(name("db"), Condition::Healthy);
     spec
@@ -265,7 +273,7 @@ fn assignment() -> Assignment {
             ports: vec![BoundPort { spec: spec().ports[0].clone(), host: 8080 }],
             restarts: 1,
             ended: Some(Phase::Failed),
-            credentials: Some(credentials()),
+            credentials: vec![credentials()],
         }],
         surplus: [instance()].into(),
     }
@@ -299,7 +307,7 @@ fn snapshots_can_be_read_for_ever() {
 
 #[test]
 fn files_of_a_host_can_be_read_for_ever() {
-    let memory = Memory(BTreeMap::from([(instance(), Local { observed: observed(), ..Local::accepted(2) })]));
+    let memory = Memory(BTreeMap::from([(instance().main(), Local { observed: observed(), ..Local::accepted() })]));
     let coordinators = vec![([10, 0, 0, 1], 7443).into()];
     let contents = Contents { assignment: assignment(), memory, coordinators: coordinators.clone() };
     check_sealed("ledger-1.bin", &LEDGER_FORMAT, contents);
@@ -333,7 +341,7 @@ fn tokens_can_be_read_for_ever() {
 #[test]
 fn frames_can_be_read_by_later_versions() {
     let hello = Hello { host: HOST, facts: facts(), generation: 7, machine: [7; 16] };
-    let request = LogRequest { instance: instance(), tail: Some(10), follow: true };
+    let request = LogRequest { part: instance().main(), tail: Some(10), follow: true };
     let problem = || Problem::new(Code::HostRemoved, "what").why("why").fix("fix");
     check_frame(
         "open-1.bin",

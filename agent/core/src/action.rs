@@ -1,25 +1,25 @@
 //! What the agent does to a container, and what comes of it.
 
-use common::{id::InstanceId, time::Span};
+use common::{part::PartId, time::Span};
 
-/// One thing to do for one instance. At most one is under way for an instance at a time.
+/// One thing to do for one part of an instance. At most one is under way for a part at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Have the instance's image on the host.
-    Prepare(InstanceId),
-    /// Make the instance's container.
-    Create(InstanceId),
+    /// Have the part's image on the host.
+    Prepare(PartId),
+    /// Make the part's container.
+    Create(PartId),
     /// Start it.
     Start {
-        /// The instance.
-        instance: InstanceId,
+        /// The part.
+        part: PartId,
         /// Docker's id of the container.
         container: String,
     },
     /// Ask its program to end, and end it after the grace time.
     Stop {
-        /// The instance.
-        instance: InstanceId,
+        /// The part.
+        part: PartId,
         /// Docker's id of the container.
         container: String,
         /// The time between SIGTERM and SIGKILL.
@@ -27,21 +27,19 @@ pub enum Action {
     },
     /// Remove the container.
     Remove {
-        /// The instance.
-        instance: InstanceId,
+        /// The part.
+        part: PartId,
         /// Docker's id of the container.
         container: String,
     },
 }
 
 impl Action {
-    /// The instance that it is for.
-    pub fn instance(&self) -> &InstanceId {
+    /// The part that it is for.
+    pub fn part(&self) -> &PartId {
         match self {
-            Action::Prepare(instance) | Action::Create(instance) => instance,
-            Action::Start { instance, .. } | Action::Stop { instance, .. } | Action::Remove { instance, .. } => {
-                instance
-            }
+            Action::Prepare(part) | Action::Create(part) => part,
+            Action::Start { part, .. } | Action::Stop { part, .. } | Action::Remove { part, .. } => part,
         }
     }
 }

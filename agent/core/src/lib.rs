@@ -9,6 +9,7 @@ pub mod action;
 pub mod memory;
 pub mod observed;
 pub mod reconcile;
+mod unit;
 
 pub use action::{Action, ActionResult};
 pub use memory::{Local, Memory};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use common::{
-    id::{BootId, InstanceId},
+    id::BootId,
     instance::{Observed, Phase},
+    part::PartId,
     time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -22,11 +23,11 @@ pub const RESTART_DELAY_CAP: Span = Span::minutes(1);
 /// Longest message in a report, in characters.
 const MAX_MESSAGE: usize = 500;
 
-/// What the agent remembers, by instance.
+/// What the agent remembers, by part of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Memory(pub BTreeMap<InstanceId, Local>);
+pub struct Memory(pub BTreeMap<PartId, Local>);
 
-/// What the agent remembers of one instance.
+/// What the agent remembers of one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
     /// What was observed last, as it is reported.
@@ -41,27 +42,38 @@ pub struct Local {
     pub not_before: Timestamp,
     /// The start of the last run whose end was dealt with.
     pub ended_run: Option<Timestamp>,
-    /// The boot in which it was last seen running.
+    /// The boot in which it was last started, or seen running.
     pub boot: Option<BootId>,
-    /// Whether it was stopped because it was unhealthy.
-    pub stopped_unhealthy: bool,
-    /// Whether it was stopped because its lease was over.
-    pub stopped_without_lease: bool,
+    /// Why it was stopped, if it is to be started again.
+    pub stopped: Option<Stopped>,
+    /// When the network that it uses was made, if it shares one.
+    pub network: Option<Timestamp>,
+}
+
+/// Why a part is stopped that is to be started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stopped {
+    /// Its health check failed.
+    Unhealthy,
+    /// Its lease was over.
+    WithoutLease,
+    /// The network that it shares was made anew.
+    WithoutNetwork,
 }
 
 impl Local {
-    /// An instance that was just accepted, restarted `restarts` times before.
-    pub fn accepted(restarts: u32) -> Local {
+    /// One that was just accepted.
+    pub fn accepted() -> Local {
         Local {
-            observed: Observed { phase: Phase::Accepted, restart: restarts, ..Observed::nothing() },
+            observed: Observed { phase: Phase::Accepted, ..Observed::nothing() },
             prepared: false,
             preparing_since: None,
             failures: 0,
             not_before: Timestamp(0),
             ended_run: None,
             boot: None,
-            stopped_unhealthy: false,
-            stopped_without_lease: false,
+            stopped: None,
+            network: None,
         }
     }
 
@@ -75,7 +87,7 @@ impl Local {
 impl Memory {
     /// Folds in what came of an action.
     pub fn learn(&mut self, action: &Action, result: &ActionResult, now: Timestamp) {
-        let Some(local) = self.0.get_mut(action.instance()) else { return };
+        let Some(local) = self.0.get_mut(action.part()) else { return };
         match (action, result) {
             (_, ActionResult::Done) => {}
             (_, ActionResult::Prepared) => {

@@ -13,6 +13,13 @@ pub struct Container {
     pub image_digest: Option<String>,
 }
 
+impl Container {
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+}
+
 /// Whether a container runs, and since or until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {

@@ -2,7 +2,7 @@
 //!
 //! The rules, in the order of their weight: nothing is stopped without an order (an instance's
 //! own health policy aside), and absence from an assignment is no order; what runs is adopted as it
-//! is; one action at a time for an instance; every wait has a time at which it ends.
+//! is; one action at a time for a part of an instance; every wait has a time at which it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,7 @@ use common::{
     assignment::{AssignedInstance, Assignment},
     id::{BootId, InstanceId},
     instance::{Health, Phase, StopReason, Want},
+    part::{Part, PartId},
     report::Report,
     spec::{RestartCondition, RestartPolicy},
     time::{Span, Timestamp},
@@ -17,8 +18,9 @@ use common::{
 
 use crate::{
     action::Action,
-    memory::{Local, Memory, RESTART_DELAY_CAP},
+    memory::{Local, Memory, RESTART_DELAY_CAP, Stopped},
     observed::{Container, ContainerState},
+    unit::{Surroundings, Unit},
 };
 
 /// How long an instance that nobody knows may take to end.
@@ -33,9 +35,9 @@ pub struct Situation<'a> {
     /// What the host should run.
     pub assignment: &'a Assignment,
     /// What Docker shows.
-    pub containers: &'a BTreeMap<InstanceId, Container>,
-    /// Instances for which an action is under way.
-    pub busy: &'a BTreeSet<InstanceId>,
+    pub containers: &'a BTreeMap<PartId, Container>,
+    /// Parts for which an action is under way.
+    pub busy: &'a BTreeSet<PartId>,
     /// The soft ends of the leases of strict singletons that have one.
     pub leases: &'a BTreeMap<InstanceId, Lease>,
     /// The kernel's boot.
@@ -75,32 +77,80 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
     let mut next = Next::default();
     let assigned: BTreeMap<&InstanceId, &AssignedInstance> =
         situation.assignment.instances.iter().map(|instance| (&instance.id, instance)).collect();
-    memory.0.retain(|id, _| assigned.contains_key(id) || situation.containers.contains_key(id));
-    for (id, instance) in &assigned {
-        let container = situation.containers.get(*id);
-        let local = memory.0.entry((*id).clone()).or_insert_with(|| adopt(instance, container));
-        // Ahead only if this agent has lost its ledger: what it observes must count as newer.
-        local.observed.restart = local.observed.restart.max(instance.restarts);
-        step(situation, instance, container, local, &mut next);
-        next.report.instances.push(((*id).clone(), local.observed.clone()));
+    memory.0.retain(|id, _| assigned.contains_key(&id.instance) || situation.containers.contains_key(id));
+    for instance in assigned.values() {
+        let unit = Unit::of(situation, instance);
+        step_unit(situation, instance, &unit, memory, &mut next);
+        next.report.instances.push((instance.id.clone(), unit.observed(memory)));
     }
-    for (id, container) in situation.containers.iter().filter(|(id, _)| !assigned.contains_key(id)) {
-        if situation.assignment.surplus.contains(id) {
+    for (id, container) in situation.containers.iter().filter(|(id, _)| !assigned.contains_key(&id.instance)) {
+        if situation.assignment.surplus.contains(&id.instance) {
             if !situation.busy.contains(id) {
                 next.actions.push(end(id, container, SURPLUS_GRACE));
             }
         } else {
-            next.report.unknown.insert(id.clone());
+            next.report.unknown.insert(id.instance.clone());
         }
     }
     next.report.generation = situation.assignment.generation;
     next
 }
 
-/// What is remembered of an instance that the memory does not hold: its container, if there is one,
-/// is taken as it is.
+/// Notes what all parts show, then takes the next step of each.
+fn step_unit(
+    situation: Situation<'_>,
+    instance: &AssignedInstance,
+    unit: &Unit<'_>,
+    memory: &mut Memory,
+    next: &mut Next,
+) {
+    for id in &unit.parts {
+        let container = situation.containers.get(id);
+        memory.0.entry(id.clone()).or_insert_with(|| adopt(instance, container));
+    }
+    unit.catch_up(memory);
+    // The main one first: its end is that of the others.
+    let (main, others): (Vec<_>, Vec<_>) = unit.parts.iter().partition(|id| id.part == Part::Main);
+    for id in main.into_iter().chain(others) {
+        let want = unit.want(memory);
+        let Some((container, local)) = situation.containers.get(id).zip(memory.0.get_mut(id)) else { continue };
+        notice(situation, &Turn { instance, id, want }, container, local);
+    }
+    let want = unit.want(memory);
+    for (index, id) in unit.parts.iter().enumerate().filter(|(_, id)| !situation.busy.contains(*id)) {
+        let around = unit.surroundings(index, memory);
+        let Some(local) = memory.0.get_mut(id) else { continue };
+        step(situation, &Turn { instance, id, want }, &around, local, next);
+    }
+}
+
+/// The part that is looked at.
+struct Turn<'a> {
+    instance: &'a AssignedInstance,
+    id: &'a PartId,
+    /// What is wanted of all its instance's parts.
+    want: Want,
+}
+
+impl Turn<'_> {
+    fn restart(&self) -> RestartPolicy {
+        self.instance.spec.restart_of(&self.id.part)
+    }
+
+    fn stop_grace(&self) -> Span {
+        self.instance.spec.stop_grace_of(&self.id.part)
+    }
+
+    /// Whether its program may run only under a lease.
+    fn is_leased(&self) -> bool {
+        self.instance.spec.strict_singleton && self.id.part != Part::Network
+    }
+}
+
+/// What is remembered of a part that the memory does not hold: its container, if there is one, is taken as
+/// it is.
 fn adopt(instance: &AssignedInstance, container: Option<&Container>) -> Local {
-    let mut local = Local::accepted(instance.restarts);
+    let mut local = Local::accepted();
     local.prepared = container.is_some();
     if let Some(ended) = instance.ended {
         local.observed.phase = ended;
@@ -108,28 +158,14 @@ fn adopt(instance: &AssignedInstance, container: Option<&Container>) -> Local {
     local
 }
 
-fn step(
-    situation: Situation<'_>,
-    instance: &AssignedInstance,
-    container: Option<&Container>,
-    local: &mut Local,
-    next: &mut Next,
-) {
-    if let Some(container) = container {
-        if local.observed.image_digest.is_none() {
-            local.observed.image_digest = container.image_digest.clone();
-        }
-        notice(situation, instance, container, local);
-    }
-    if situation.busy.contains(&instance.id) {
-        return;
-    }
-    let action = match instance.desired.want {
-        Want::Prepare | Want::Run => run(situation, instance, container, local),
-        Want::Stop => stop(instance, container, local, situation.now),
-        Want::Purge => purge(instance, container, local, situation.now),
+fn step(situation: Situation<'_>, turn: &Turn<'_>, around: &Surroundings, local: &mut Local, next: &mut Next) {
+    let container = situation.containers.get(turn.id);
+    let action = match turn.want {
+        Want::Prepare | Want::Run => run(situation, turn, container, around, local),
+        Want::Stop => stop(turn, container, around, local, situation.now),
+        Want::Purge => purge(turn, container, around, local, situation.now),
     };
-    if let Some(lease) = situation.leases.get(&instance.id).filter(|lease| lease.soft > situation.now) {
+    if let Some(lease) = situation.leases.get(&turn.id.instance).filter(|lease| lease.soft > situation.now) {
         next.wake(lease.soft);
     }
     match action {
@@ -140,17 +176,20 @@ fn step(
 }
 
 /// Brings what is remembered up to date with what the container shows.
-fn notice(situation: Situation<'_>, instance: &AssignedInstance, container: &Container, local: &mut Local) {
+fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, local: &mut Local) {
+    if local.observed.image_digest.is_none() {
+        local.observed.image_digest = container.image_digest.clone();
+    }
     match container.state {
         ContainerState::Created => {}
         ContainerState::Running { started_at, health } => {
             local.boot = Some(situation.boot);
             local.observed.started_at = Some(started_at);
-            if local.observed.phase.is_terminal() && instance.desired.want <= Want::Run {
+            if local.observed.phase.is_terminal() && turn.want <= Want::Run {
                 // It was given up and runs all the same: somebody started it by hand.
                 local.observed.restart += 1;
             }
-            if instance.desired.want <= Want::Run {
+            if turn.want <= Want::Run {
                 if local.observed.phase != Phase::Running || local.observed.health != health {
                     local.enter(Phase::Running, "");
                 }
@@ -164,12 +203,12 @@ fn notice(situation: Situation<'_>, instance: &AssignedInstance, container: &Con
             local.ended_run = Some(started_at);
             local.observed.exit_code = Some(exit_code);
             local.observed.health = Health::Unchecked;
-            if instance.desired.want <= Want::Run && !local.observed.phase.is_terminal() {
+            if turn.want <= Want::Run && !local.observed.phase.is_terminal() {
                 // Nothing is known of a lease after a boot, which has ended all programs.
-                let lease = situation.leases.get(&instance.id);
-                let outlived_lease = instance.spec.strict_singleton && lease.is_none_or(|l| finished_at >= l.hard);
+                let lease = situation.leases.get(&turn.id.instance);
+                let outlived_lease = turn.is_leased() && lease.is_none_or(|l| finished_at >= l.hard);
                 let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory, outlived_lease };
-                ended(situation, &instance.spec.restart, run, local);
+                ended(situation, &turn.restart(), run, local);
             }
         }
     }
@@ -187,12 +226,19 @@ struct Run {
 /// Decides whether a program that has ended is started again here.
 fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut Local) {
     let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
-    let unhealthy = std::mem::take(&mut local.stopped_unhealthy);
-    if std::mem::take(&mut local.stopped_without_lease) || run.outlived_lease {
+    let stopped = local.stopped.take();
+    let at_once = match stopped {
+        _ if run.outlived_lease => Some("its lease was over and it was stopped"),
+        Some(Stopped::WithoutLease) => Some("its lease was over and it was stopped"),
+        Some(Stopped::WithoutNetwork) => Some("its network was made anew"),
+        Some(Stopped::Unhealthy) | None => None,
+    };
+    if let Some(why) = at_once {
         local.observed.restart += 1;
-        local.enter(Phase::Starting, "its lease was over and it was stopped");
+        local.enter(Phase::Starting, why);
         return;
     }
+    let unhealthy = stopped == Some(Stopped::Unhealthy);
     let failed = run.exit_code != 0 || run.out_of_memory || unhealthy;
     let cause = match (unhealthy, run.out_of_memory, rebooted) {
         (true, ..) => "it was unhealthy and was stopped".to_owned(),
@@ -228,56 +274,75 @@ fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut
 
 fn run(
     situation: Situation<'_>,
-    instance: &AssignedInstance,
+    turn: &Turn<'_>,
     container: Option<&Container>,
+    around: &Surroundings,
     local: &mut Local,
 ) -> Option<Action> {
     if local.observed.phase.is_terminal() {
         return None;
     }
-    let id = &instance.id;
-    let Some(container) = container else {
-        if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
-            // Somebody removed the container of a running instance.
-            local.observed.restart += 1;
-            local.enter(Phase::Pulling, "its container was removed; it is made again");
-            local.prepared = false;
-        }
-        if local.prepared {
-            return Some(Action::Create(id.clone()));
-        }
-        if local.observed.phase < Phase::Pulling {
-            local.enter(Phase::Pulling, "");
-            local.preparing_since = Some(situation.now);
-        }
-        return Some(Action::Prepare(id.clone()));
-    };
-    let lease_over = instance.spec.strict_singleton && !has_lease(situation, &instance.id);
+    let id = turn.id;
+    let Some(container) = container else { return make(situation, id, around, local) };
+    let lease_over = turn.is_leased() && !has_lease(situation, &id.instance);
     match container.state {
         ContainerState::Running { .. } if lease_over => {
-            local.stopped_without_lease = true;
-            Some(end(id, container, rest_of_lease(situation, instance)))
+            local.stopped = Some(Stopped::WithoutLease);
+            Some(end(id, container, rest_of_lease(situation, turn)))
+        }
+        ContainerState::Running { .. } if has_new_network(around, local) => {
+            local.stopped = Some(Stopped::WithoutNetwork);
+            Some(end(id, container, turn.stop_grace()))
         }
         ContainerState::Running { health: Health::Unhealthy, .. }
-            if instance.spec.restart.condition != RestartCondition::None =>
+            if turn.restart().condition != RestartCondition::None =>
         {
-            local.stopped_unhealthy = true;
-            Some(end(id, container, instance.spec.stop_grace))
+            local.stopped = Some(Stopped::Unhealthy);
+            Some(end(id, container, turn.stop_grace()))
         }
         ContainerState::Running { .. } => None,
         ContainerState::Created | ContainerState::Exited { .. } => {
             if local.observed.phase < Phase::Ready {
                 local.enter(Phase::Ready, "");
             }
-            if lease_over {
-                local
-                    .enter(local.observed.phase, "it waits for its lease: no coordinator has answered its host lately");
+            let waits = lease_over.then_some("it waits for its lease: no coordinator has answered its host lately");
+            if let Some(why) = waits.or(around.waits.as_deref()) {
+                local.enter(local.observed.phase, why);
                 return None;
             }
-            (instance.desired.want == Want::Run)
-                .then(|| Action::Start { instance: id.clone(), container: container.id.clone() })
+            if turn.instance.desired.want != Want::Run {
+                return None;
+            }
+            local.network = around.network;
+            // It may end before anybody sees it run.
+            local.boot = Some(situation.boot);
+            Some(Action::Start { part: id.clone(), container: container.id.clone() })
         }
     }
+}
+
+/// Whether the network that a running part uses is gone, and there is another one.
+fn has_new_network(around: &Surroundings, local: &mut Local) -> bool {
+    let Some(made_at) = around.network else { return false };
+    *local.network.get_or_insert(made_at) != made_at
+}
+
+/// The next step towards a container.
+fn make(situation: Situation<'_>, id: &PartId, around: &Surroundings, local: &mut Local) -> Option<Action> {
+    if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
+        // Somebody removed the container of a running instance.
+        local.observed.restart += 1;
+        local.enter(Phase::Pulling, "its container was removed; it is made again");
+        local.prepared = false;
+    }
+    if local.prepared {
+        return (!around.lacks_network).then(|| Action::Create(id.clone()));
+    }
+    if local.observed.phase < Phase::Pulling {
+        local.enter(Phase::Pulling, "");
+        local.preparing_since = Some(situation.now);
+    }
+    Some(Action::Prepare(id.clone()))
 }
 
 /// Whether a strict singleton may run now.
@@ -286,9 +351,9 @@ fn has_lease(situation: Situation<'_>, id: &InstanceId) -> bool {
 }
 
 /// The time that a strict singleton has for its end: its own grace, or what is left before it is killed.
-fn rest_of_lease(situation: Situation<'_>, instance: &AssignedInstance) -> Span {
-    let left = situation.leases.get(&instance.id).map_or(Span(0), |lease| lease.hard.since(situation.now));
-    instance.spec.stop_grace.min(left)
+fn rest_of_lease(situation: Situation<'_>, turn: &Turn<'_>) -> Span {
+    let left = situation.leases.get(&turn.id.instance).map_or(Span(0), |lease| lease.hard.since(situation.now));
+    turn.stop_grace().min(left)
 }
 
 /// Notes that a running instance is to stop. If others go on serving, those who call this one get a
@@ -305,17 +370,15 @@ fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
 }
 
 fn stop(
-    instance: &AssignedInstance,
+    turn: &Turn<'_>,
     container: Option<&Container>,
+    around: &Surroundings,
     local: &mut Local,
     now: Timestamp,
 ) -> Option<Action> {
-    match container {
-        Some(container) if is_running(container) => {
-            begin_stop(instance, local, now);
-            Some(end(&instance.id, container, instance.spec.stop_grace))
-        }
-        _ => {
+    match container.filter(|container| container.runs()) {
+        Some(container) => end_in_turn(turn, container, around, local, now),
+        None => {
             if !local.observed.phase.is_terminal() {
                 local.enter(Phase::Stopped, "");
             }
@@ -325,18 +388,14 @@ fn stop(
 }
 
 fn purge(
-    instance: &AssignedInstance,
+    turn: &Turn<'_>,
     container: Option<&Container>,
+    around: &Surroundings,
     local: &mut Local,
     now: Timestamp,
 ) -> Option<Action> {
     match container {
-        Some(container) => {
-            if is_running(container) && local.observed.phase < Phase::Stopping {
-                begin_stop(instance, local, now);
-            }
-            Some(end(&instance.id, container, instance.spec.stop_grace))
-        }
+        Some(container) => end_in_turn(turn, container, around, local, now),
         None => {
             local.enter(Phase::Purged, "");
             None
@@ -344,17 +403,30 @@ fn purge(
     }
 }
 
-fn is_running(container: &Container) -> bool {
-    matches!(container.state, ContainerState::Running { .. })
+/// The next step towards the end of a container, when those that end before it have.
+fn end_in_turn(
+    turn: &Turn<'_>,
+    container: &Container,
+    around: &Surroundings,
+    local: &mut Local,
+    now: Timestamp,
+) -> Option<Action> {
+    if !container.runs() {
+        return Some(end(turn.id, container, turn.stop_grace()));
+    }
+    if local.observed.phase < Phase::Stopping {
+        begin_stop(turn.instance, local, now);
+    }
+    (!around.others_end_first).then(|| end(turn.id, container, turn.stop_grace()))
 }
 
 /// The next step towards the end of a container: stop what runs, remove what does not.
-fn end(id: &InstanceId, container: &Container, grace: Span) -> Action {
-    let (instance, container_id) = (id.clone(), container.id.clone());
-    if is_running(container) {
-        Action::Stop { instance, container: container_id, grace }
+fn end(id: &PartId, container: &Container, grace: Span) -> Action {
+    let (part, container_id) = (id.clone(), container.id.clone());
+    if container.runs() {
+        Action::Stop { part, container: container_id, grace }
     } else {
-        Action::Remove { instance, container: container_id }
+        Action::Remove { part, container: container_id }
     }
 }
 

@@ -27,7 +27,8 @@ use common::{
     error::{Code, Problem},
     id::{ClusterId, InstanceId},
     instance::Health,
-    spec::PullPolicy,
+    part::{Part, PartId},
+    spec::{ContainerSpec, PullPolicy},
     time::{Span, Timestamp},
     wire::{LogFrame, LogRequest},
 };
@@ -37,7 +38,7 @@ use tracing::debug;
 
 use super::{ContainerRuntime, EngineVersion};
 use crate::files::Places;
-use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK};
+use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK, PART_LABEL};
 
 /// Docker's usual socket.
 pub const SOCKET: &str = "/var/run/docker.sock";
@@ -143,14 +144,14 @@ impl Docker {
         }
     }
 
-    async fn pull(&self, instance: &AssignedInstance) -> Result<(), Error> {
-        let credentials = instance.credentials.as_ref().map(|credentials| DockerCredentials {
+    async fn pull(&self, instance: &AssignedInstance, image: &str) -> Result<(), Error> {
+        let credentials = instance.credentials_for(image).map(|credentials| DockerCredentials {
             username: Some(credentials.username.clone()),
             password: Some(credentials.password.expose().clone()),
             serveraddress: Some(credentials.registry.clone()),
             ..DockerCredentials::default()
         });
-        let (name, tag) = render::name_and_tag(&instance.image);
+        let (name, tag) = render::name_and_tag(image);
         let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
         let mut progress = std::pin::pin!(self.client()?.create_image(Some(options), None, credentials));
         while let Some(step) = progress.next().await {
@@ -230,22 +231,25 @@ impl Docker {
         self.client()?.remove_container(container, Some(options)).await
     }
 
-    /// The words that start an instance's program: its own, or its image's where it has none. An entrypoint
+    /// The words that start a container's program: its own, or its image's where it has none. An entrypoint
     /// of its own leaves nothing of the image's command, as with Docker itself.
-    async fn words_of(&self, instance: &AssignedInstance) -> Result<Vec<String>, Error> {
-        let config = self.client()?.inspect_image(&instance.image).await?.config.unwrap_or_default();
-        let spec = &instance.spec;
+    async fn words_of(&self, spec: &ContainerSpec, image: &str) -> Result<Vec<String>, Error> {
+        let config = self.client()?.inspect_image(image).await?.config.unwrap_or_default();
         let own = spec.entrypoint.clone();
         let command = spec.command.clone().or(if own.is_some() { None } else { config.cmd });
         let entrypoint = own.or(config.entrypoint);
         Ok([entrypoint.unwrap_or_default(), command.unwrap_or_default()].concat())
     }
 
-    async fn try_create(&self, instance: &AssignedInstance) -> Result<(), Error> {
+    async fn try_create(&self, instance: &AssignedInstance, part: &Part) -> Result<(), Error> {
         self.ensure_network().await?;
-        let options = CreateContainerOptionsBuilder::new().name(&instance.id.container_name()).build();
-        let guarded = if instance.spec.strict_singleton { Some(self.words_of(instance).await?) } else { None };
-        let body = render::container(instance, self.cluster, &self.places, guarded);
+        let name = instance.id.part(part.clone()).container_name();
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let guarded = match instance.spec.container_of(part).filter(|_| instance.spec.strict_singleton) {
+            Some(container) => Some(self.words_of(container, instance.image_of(part)).await?),
+            None => None,
+        };
+        let body = render::container(instance, part, self.cluster, &self.places, guarded);
         match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),
@@ -310,20 +314,22 @@ fn done_if(status_codes: &[u16], result: Result<(), Error>) -> ActionResult {
 
 #[async_trait]
 impl ContainerRuntime for Docker {
-    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String> {
+    async fn observe(&self) -> Result<BTreeMap<PartId, Container>, String> {
         let listed = self.list().await?;
         let of_instance = |summary: &ContainerSummary| {
-            let label = summary.labels.as_ref()?.get(INSTANCE_LABEL)?;
             let id = summary.id.clone()?;
-            let Ok(instance) = label.parse::<InstanceId>() else {
-                debug!(container = %id, label, "a container has a label that is no instance's");
+            let labels = summary.labels.as_ref()?;
+            let label = labels.get(INSTANCE_LABEL)?;
+            let part = labels.get(PART_LABEL).map_or(Ok(Part::Main), |label| label.parse());
+            let (Ok(instance), Ok(part)) = (label.parse::<InstanceId>(), part) else {
+                debug!(container = %id, label, "a container has labels that are no instance's");
                 return None;
             };
-            Some((instance, id, short_form(summary)))
+            Some((instance.part(part), id, short_form(summary)))
         };
-        let inspecting = listed.iter().filter_map(of_instance).map(|(instance, id, short)| async move {
+        let inspecting = listed.iter().filter_map(of_instance).map(|(part, id, short)| async move {
             let container = self.inspect(&id, short).await?;
-            Ok::<_, String>(container.map(|container| (instance, container)))
+            Ok::<_, String>(container.map(|container| (part, container)))
         });
         let inspected = stream::iter(inspecting).buffered(INSPECTIONS).try_collect::<Vec<_>>().await?;
         let found = inspected.into_iter().flatten().collect();
@@ -345,32 +351,33 @@ impl ContainerRuntime for Docker {
         }
     }
 
-    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult {
-        let policy = instance.spec.pull;
-        match self.has_image(&instance.image).await {
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+        let image = instance.image_of(part);
+        // What holds the network is made of the main container's image.
+        let policy = instance.spec.container_of(part).unwrap_or(&instance.spec.container).pull;
+        match self.has_image(image).await {
             Ok(true) if policy != PullPolicy::Always => return ActionResult::Prepared,
             Ok(false) if policy == PullPolicy::Never => {
                 return ActionResult::Impossible(format!(
-                    "image {} is not on the host, and its pull policy is never",
-                    instance.image
+                    "image {image} is not on the host, and its pull policy is never"
                 ));
             }
             Ok(_) => {}
             Err(error) => return ActionResult::Failed(reason(error)),
         }
-        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance)).await {
+        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance, image)).await {
             Ok(Ok(())) => ActionResult::Prepared,
             Ok(Err(error)) => {
                 let missing = status(&error) == Some(404);
-                let why = format!("image {}: {}", instance.image, reason(error));
+                let why = format!("image {image}: {}", reason(error));
                 if missing { ActionResult::Impossible(why) } else { ActionResult::Failed(why) }
             }
-            Err(_) => ActionResult::Failed(format!("image {}: not pulled within {PULL_TIMEOUT:?}", instance.image)),
+            Err(_) => ActionResult::Failed(format!("image {image}: not pulled within {PULL_TIMEOUT:?}")),
         }
     }
 
-    async fn create(&self, instance: &AssignedInstance) -> ActionResult {
-        match self.try_create(instance).await {
+    async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+        match self.try_create(instance, part).await {
             Ok(()) => ActionResult::Done,
             // 400: Docker will never accept it. 404: the image was removed since it was prepared.
             Err(error) if matches!(status(&error), Some(400 | 404)) => ActionResult::Impossible(reason(error)),
@@ -410,7 +417,7 @@ impl ContainerRuntime for Docker {
         let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail).build();
         let failed = |error: Error| {
-            let what = format!("The output of {} cannot be read", request.instance);
+            let what = format!("The output of {} cannot be read", request.part);
             LogFrame::Failed(Problem::new(Code::NotFound, what).why(reason(error)))
         };
         let client = match self.client() {
@@ -418,7 +425,7 @@ impl ContainerRuntime for Docker {
             // Nobody listens any more: nothing to tell.
             Err(error) => return drop(output.send(failed(error)).await),
         };
-        let mut lines = std::pin::pin!(client.logs(&request.instance.container_name(), Some(options)));
+        let mut lines = std::pin::pin!(client.logs(&request.part.container_name(), Some(options)));
         while let Some(line) = lines.next().await {
             let frame = match line {
                 Ok(LogOutput::StdErr { message }) => LogFrame::Output { stderr: true, bytes: message.to_vec() },

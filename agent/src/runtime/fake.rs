@@ -11,6 +11,7 @@ use common::{
     assignment::AssignedInstance,
     id::InstanceId,
     instance::Health,
+    part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
 };
@@ -28,7 +29,7 @@ pub struct Fake {
 
 #[derive(Default)]
 struct State {
-    containers: BTreeMap<InstanceId, Container>,
+    containers: BTreeMap<PartId, Container>,
     missing_images: BTreeSet<String>,
     silent: bool,
     starts: u64,
@@ -52,7 +53,7 @@ impl Fake {
 
     /// Ends the program of an instance.
     pub fn crash(&self, instance: &InstanceId, exit_code: i64) {
-        if let Some(container) = self.state().containers.get_mut(instance)
+        if let Some(container) = self.state().containers.get_mut(&instance.main())
             && let ContainerState::Running { started_at, .. } = container.state
         {
             container.state =
@@ -61,10 +62,10 @@ impl Fake {
         self.changed.notify_one();
     }
 
-    /// The instances whose programs run.
+    /// The instances whose main programs run.
     pub fn running(&self) -> BTreeSet<InstanceId> {
-        let runs = |container: &Container| matches!(container.state, ContainerState::Running { .. });
-        self.state().containers.iter().filter(|(_, container)| runs(container)).map(|(id, _)| id.clone()).collect()
+        let runs = |(id, container): &(&PartId, &Container)| id.part == Part::Main && container.runs();
+        self.state().containers.iter().filter(runs).map(|(id, _)| id.instance.clone()).collect()
     }
 
     /// How many programs were ever started.
@@ -86,7 +87,7 @@ impl Fake {
 
 #[async_trait]
 impl ContainerRuntime for Fake {
-    async fn observe(&self) -> Result<BTreeMap<InstanceId, Container>, String> {
+    async fn observe(&self) -> Result<BTreeMap<PartId, Container>, String> {
         let state = self.state();
         if state.silent { Err("the engine does not answer".to_owned()) } else { Ok(state.containers.clone()) }
     }
@@ -98,17 +99,18 @@ impl ContainerRuntime for Fake {
         }
     }
 
-    async fn prepare(&self, instance: &AssignedInstance) -> ActionResult {
-        if self.state().missing_images.contains(&instance.image) {
-            return ActionResult::Impossible(format!("image {}: not found", instance.image));
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+        let image = instance.image_of(part);
+        if self.state().missing_images.contains(image) {
+            return ActionResult::Impossible(format!("image {image}: not found"));
         }
         ActionResult::Prepared
     }
 
-    async fn create(&self, instance: &AssignedInstance) -> ActionResult {
-        let container =
-            Container { id: instance.id.container_name(), state: ContainerState::Created, image_digest: None };
-        self.state().containers.entry(instance.id.clone()).or_insert(container);
+    async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+        let id = instance.id.part(part.clone());
+        let container = Container { id: id.container_name(), state: ContainerState::Created, image_digest: None };
+        self.state().containers.entry(id).or_insert(container);
         self.changed.notify_one();
         ActionResult::Done
     }
@@ -136,7 +138,7 @@ impl ContainerRuntime for Fake {
     }
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
-        let bytes = format!("output of {}\n", request.instance).into_bytes();
+        let bytes = format!("output of {}\n", request.part).into_bytes();
         for frame in [LogFrame::Output { stderr: false, bytes }, LogFrame::End] {
             if output.send(frame).await.is_err() {
                 return;

@@ -104,9 +104,10 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
 
 async fn print(session: &Session, id: &InstanceId, logs: &Logs, prefix: bool) -> Result<(), Problem> {
     let tail = logs.tail.map_or_else(String::new, |tail| format!("&tail={tail}"));
+    let part = logs.part.as_ref().map_or_else(String::new, |part| format!("&part={part}"));
     let service = id.service();
     let path = format!(
-        "stacks/{}/services/{}/instances/{}.{}/logs?follow={}{tail}",
+        "stacks/{}/services/{}/instances/{}.{}/logs?follow={}{tail}{part}",
         service.stack.stack, service.service, id.slot.slot, id.incarnation, logs.follow
     );
     let response = session.client.send(Method::GET, &session.in_environment(&path), bytes::Bytes::new()).await?;

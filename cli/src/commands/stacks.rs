@@ -31,7 +31,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
         vec![
             format!("{}/{}", stack.id.stack, service.id.service),
             format!("{}/{} {state}", done(service), service.wanted),
-            service.spec.image.clone(),
+            service.spec.container.image.clone(),
             stack.revision.to_string(),
             notes.join("; "),
         ]

@@ -5,27 +5,26 @@ use super::node::Node;
 use crate::{
     quantity::{Bytes, MilliCpu},
     spec::{
-        CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, ServiceSpec, UpdateOrder, UpdatePolicy,
+        ContainerSpec, CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, RestartPolicy, ServiceSpec,
+        UpdateOrder, UpdatePolicy,
     },
 };
 
 /// Reads all of it into a spec.
 pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
-    restart(node, spec);
     if let Some(cron) = node.get("x-cron") {
         spec.cron = cron_spec(&cron);
         spec.mode = Mode::Job;
     }
-    resources(node, spec);
     if let Some(scale) = node.get("scale").and_then(|n| n.number()) {
         spec.replicas = scale;
     }
     if let Some(deploy) = node.get("deploy") {
         deployment(&deploy, spec);
     }
-    if spec.mode == Mode::Job && spec.restart.condition == RestartCondition::Any {
+    if spec.mode == Mode::Job && spec.container.restart.condition == RestartCondition::Any {
         // A job that has ended well has ended.
-        spec.restart.condition = RestartCondition::OnFailure;
+        spec.container.restart.condition = RestartCondition::OnFailure;
     }
 }
 
@@ -148,11 +147,11 @@ fn update_policy(node: &Node<'_>) -> UpdatePolicy {
 }
 
 /// `restart:` of compose and `deploy.restart_policy` of Swarm; the latter wins.
-fn restart(node: &Node<'_>, spec: &mut ServiceSpec) {
+pub(super) fn restart(node: &Node<'_>, policy: &mut RestartPolicy) {
     if let Some(node) = node.get("restart") {
         let Some(text) = node.text() else { return };
         let (word, attempts) = text.split_once(':').map_or((text.as_str(), None), |(word, n)| (word, Some(n)));
-        spec.restart.condition =
+        policy.condition =
             match word {
                 "no" | "false" => RestartCondition::None,
                 "always" | "unless-stopped" => RestartCondition::Any,
@@ -163,29 +162,29 @@ fn restart(node: &Node<'_>, spec: &mut ServiceSpec) {
             };
         if let Some(attempts) = attempts {
             match attempts.parse() {
-                Ok(attempts) => spec.restart.max_attempts = Some(attempts),
+                Ok(attempts) => policy.max_attempts = Some(attempts),
                 Err(_) => node.problem(format!("{attempts:?} is not a number of attempts")),
             }
         }
     }
-    let Some(policy) = node.get("deploy").and_then(|n| n.get("restart_policy")) else { return };
-    policy.warn_unknown(&["condition", "delay", "max_attempts", "window"]);
-    if let Some(node) = policy.get("condition") {
+    let Some(deploy) = node.get("deploy").and_then(|n| n.get("restart_policy")) else { return };
+    deploy.warn_unknown(&["condition", "delay", "max_attempts", "window"]);
+    if let Some(node) = deploy.get("condition") {
         match node.text().as_deref() {
-            Some("none") => spec.restart.condition = RestartCondition::None,
-            Some("on-failure") => spec.restart.condition = RestartCondition::OnFailure,
-            Some("any") => spec.restart.condition = RestartCondition::Any,
+            Some("none") => policy.condition = RestartCondition::None,
+            Some("on-failure") => policy.condition = RestartCondition::OnFailure,
+            Some("any") => policy.condition = RestartCondition::Any,
             other => node.problem(format!("{other:?} is not a condition; there are none, on-failure and any")),
         }
     }
-    if let Some(delay) = policy.get("delay").and_then(|n| n.parse()) {
-        spec.restart.delay = delay;
+    if let Some(delay) = deploy.get("delay").and_then(|n| n.parse()) {
+        policy.delay = delay;
     }
-    if let Some(attempts) = policy.get("max_attempts").and_then(|n| n.number()) {
-        spec.restart.max_attempts = Some(attempts);
+    if let Some(attempts) = deploy.get("max_attempts").and_then(|n| n.number()) {
+        policy.max_attempts = Some(attempts);
     }
-    if let Some(window) = policy.get("window").and_then(|n| n.parse()) {
-        spec.restart.window = window;
+    if let Some(window) = deploy.get("window").and_then(|n| n.parse()) {
+        policy.window = window;
     }
 }
 
@@ -195,7 +194,8 @@ fn amounts(node: &Node<'_>) -> Resources {
     Resources { cpu, memory: node.get("memory").and_then(|n| n.parse::<Bytes>()).unwrap_or_default() }
 }
 
-fn resources(node: &Node<'_>, spec: &mut ServiceSpec) {
+/// Reads how much a container needs and may use.
+pub(super) fn resources(node: &Node<'_>, spec: &mut ContainerSpec) {
     if let Some(memory) = node.get("mem_limit").and_then(|n| n.parse()) {
         spec.limits.memory = memory;
     }

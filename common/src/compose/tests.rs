@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{spec::*, time::Span};
+use crate::{part::Part, spec::*, time::Span};
 
 fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
     let files: Vec<Source> = texts
@@ -58,9 +58,9 @@ services:
         {parallelism: 2, delay: 1s, failure_action: pause, monitor: 20s, max_failure_ratio: 0.25, order: stop-first}
 volumes: {data: }
 "#);
-    assert_eq!(spec.image, "shop/web:1.2");
-    assert_eq!(spec.command, Some(["serve", "--name", "a b", "--x=c d"].map(String::from).to_vec()));
-    let variables: Vec<_> = spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(spec.container.image, "shop/web:1.2");
+    assert_eq!(spec.container.command, Some(["serve", "--name", "a b", "--x=c d"].map(String::from).to_vec()));
+    let variables: Vec<_> = spec.container.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(variables, ["A=1", "B=two words", "C=3"]);
     assert_eq!((spec.spread.clone(), spec.max_per_host), (vec!["node.labels.zone".to_owned()], Some(2)));
     let update = UpdatePolicy {
@@ -80,16 +80,22 @@ volumes: {data: }
     );
     assert_eq!(spec.ports[1].protocol, Protocol::Udp);
     assert_eq!(
-        spec.mounts[1],
+        spec.container.mounts[1],
         MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true }
     );
     assert_eq!(
-        spec.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)),
+        spec.container.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)),
         Some(("CMD-SHELL".into(), crate::time::Span::seconds(3), 5))
     );
-    assert_eq!((spec.restart.condition, spec.restart.max_attempts), (RestartCondition::Any, Some(5)));
-    assert_eq!(spec.stop_grace, crate::time::Span::seconds(90));
-    assert_eq!((spec.limits.cpu.0, spec.limits.memory.0, spec.reservations.cpu.0), (1500, 512 << 20, 250));
+    assert_eq!(
+        (spec.container.restart.condition, spec.container.restart.max_attempts),
+        (RestartCondition::Any, Some(5))
+    );
+    assert_eq!(spec.container.stop_grace, crate::time::Span::seconds(90));
+    assert_eq!(
+        (spec.container.limits.cpu.0, spec.container.limits.memory.0, spec.container.reservations.cpu.0),
+        (1500, 512 << 20, 250)
+    );
     assert_eq!(spec.constraints.len(), 2);
     assert_eq!(spec.depends_on.values().next(), Some(&Condition::Healthy));
 }
@@ -97,7 +103,7 @@ volumes: {data: }
 #[test]
 fn a_schedule_makes_a_job() {
     let job = web("services: {web: {image: a, x-cron: '0 3 * * *'}}");
-    assert_eq!((job.mode, job.restart.condition), (Mode::Job, RestartCondition::OnFailure));
+    assert_eq!((job.mode, job.container.restart.condition), (Mode::Job, RestartCondition::OnFailure));
     assert_eq!(job.cron, Some(CronSpec::of("0 3 * * *")));
     let job = web(
         "services: {web: {image: a, x-cron: {schedule: '@daily', timezone: Europe/Berlin, overlap: replace, catch_up: 1h}}}",
@@ -120,9 +126,9 @@ fn later_files_override_earlier_ones() {
     ])
     .expect("is accepted");
     let web = &composed.spec.services[&"web".parse().expect("a name")];
-    assert_eq!((web.image.as_str(), web.command.as_deref()), ("b", Some(&["z".to_owned()][..])));
-    assert_eq!(web.environment.get("B").map(String::as_str), Some("3"));
-    assert_eq!((web.ports.len(), web.mounts.len(), composed.spec.services.len()), (2, 1, 2));
+    assert_eq!((web.container.image.as_str(), web.container.command.as_deref()), ("b", Some(&["z".to_owned()][..])));
+    assert_eq!(web.container.environment.get("B").map(String::as_str), Some("3"));
+    assert_eq!((web.ports.len(), web.container.mounts.len(), composed.spec.services.len()), (2, 1, 2));
 }
 
 #[test]
@@ -248,6 +254,7 @@ secrets:
         composed.files.iter().map(|file| (file.name.as_str(), file.content.0.expose().as_slice())).collect();
     assert_eq!(contents, [("app", &b"port=1.2"[..]), ("key", &[0, 159, 146, 150][..])]);
     let given: Vec<String> = composed.spec.services[&"web".parse().expect("a name")]
+        .container
         .files
         .iter()
         .map(|f| format!("{} {} {} {} {}:{} {:o}", f.kind, f.name, f.external, f.target, f.uid, f.gid, f.mode))
@@ -284,5 +291,51 @@ fn configs_and_secrets_that_cannot_be_given_are_refused() {
     ];
     for (found, expected) in cases {
         assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
+fn services_of_a_group_become_one() {
+    let composed = read(&[r#"
+services:
+  web:
+    image: web:1
+    ports: ["80"]
+    environment: {A: 1}
+    pre_start:
+      - {command: migrate --all, per_replica: true, environment: {B: 2}}
+    depends_on: {log: {condition: service_healthy}}
+  log: {image: log:1, x-group: web, depends_on: [db], deploy: {resources: {reservations: {cpus: 0.5}}}}
+  proxy: {image: proxy:1, network_mode: "service:log", depends_on: [web]}
+  db: {image: db:1}
+  report: {image: report:1, depends_on: [proxy]}
+"#])
+    .unwrap_or_else(|e| panic!("{e}"));
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    let names: Vec<&str> = composed.spec.services.keys().map(Name::as_str).collect();
+    assert_eq!(names, ["db", "report", "web"]);
+    let web = &composed.spec.services[&name("web")];
+    let needs = |needs: &BTreeMap<Name, Condition>| needs.keys().map(Name::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(needs(&web.depends_on), "db log", "what a sidekick needs of others, the whole instance waits for");
+    assert_eq!(needs(&web.sidekicks[&name("log")].depends_on), "");
+    assert_eq!(needs(&web.sidekicks[&name("proxy")].depends_on), "web");
+    assert_eq!(needs(&composed.spec.services[&name("report")].depends_on), "web");
+    assert_eq!(web.reservations().cpu.0, 500);
+    let step = &web.pre_start[0];
+    assert_eq!((step.image.as_str(), step.environment.len()), ("web:1", 2));
+    assert_eq!(web.restart_of(&Part::Step(1)).condition, RestartCondition::OnFailure);
+
+    let sidekick = |more: &str| format!("services: {{web: {{image: a}}, s: {{image: b, {more}}}}}");
+    let cases = [
+        ("x-group: web, ports: [80]", "services.s.ports: it is a sidekick of web"),
+        ("x-group: web, deploy: {replicas: 2}", "services.s.deploy.replicas: it is a sidekick of web"),
+        ("x-group: nobody", "there is no service nobody here"),
+        ("x-group: s", "it is a sidekick of itself"),
+        ("x-group: web, image: '-x'", "services.s.image"),
+        ("pre_start: [{command: x}]", "services.s.pre_start[0]: a step once for all instances is not supported"),
+    ];
+    for (more, why) in cases {
+        let found = refused(&sidekick(more).replace("image: b, x-group: web, image", "x-group: web, image"));
+        assert!(found.contains(why), "{more}: {found}");
     }
 }

@@ -1,6 +1,6 @@
 //! The one validator of specs: the same rules for a first deploy, an update and a roll back.
 
-use super::{MountSource, ServiceSpec, StackSpec, constraint::label_of};
+use super::{ContainerSpec, MountSource, ServiceSpec, StackSpec, constraint::label_of};
 use crate::{file::MAX_FILES, name::Name, time::Span};
 
 /// A rule that a spec breaks, and where.
@@ -21,6 +21,9 @@ pub const MAX_REPLICAS: u32 = 10_000;
 pub const MAX_TEXT: usize = 32 << 10;
 /// Most entries of any list or map of a service.
 pub const MAX_ENTRIES: usize = 1000;
+
+/// Most sidekicks, and most steps, of an instance.
+pub const MAX_PARTS: usize = 20;
 
 /// Label prefixes by which the agent knows its own containers.
 const OWN_LABELS: &str = "wharf.";
@@ -82,20 +85,16 @@ impl Check<'_> {
     }
 
     fn service(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
-        self.image(&service.image);
         if service.replicas > MAX_REPLICAS {
             self.refuse("deploy.replicas", format!("{} are more than the {MAX_REPLICAS} allowed", service.replicas));
         }
-        self.texts(service);
+        self.container(&service.container, stack);
         self.ports(service);
-        self.mounts(service, stack);
-        self.files(service);
-        self.health(service);
-        self.resources(service);
+        self.parts(name, service, stack);
         for dependency in service.depends_on.keys() {
             if dependency == name {
                 self.refuse("depends_on", "a service cannot depend on itself");
-            } else if !stack.services.contains_key(dependency) {
+            } else if !stack.services.contains_key(dependency) && !service.sidekicks.contains_key(dependency) {
                 self.refuse("depends_on", format!("there is no service {dependency} in this stack"));
             }
         }
@@ -136,8 +135,48 @@ impl Check<'_> {
         if service.update.monitor > Span::minutes(60) || service.update.delay > Span::minutes(60 * 24) {
             self.refuse("deploy.update_config", "monitor is at most an hour, delay at most a day");
         }
-        if service.log.max_files == 0 || service.log.max_size.0 < 4096 {
+    }
+
+    fn container(&mut self, container: &ContainerSpec, stack: &StackSpec) {
+        self.image(&container.image);
+        self.texts(container);
+        self.mounts(container, stack);
+        self.files(container);
+        self.health(container);
+        self.resources(container);
+        if container.log.max_files == 0 || container.log.max_size.0 < 4096 {
             self.refuse("logging", "at least one file of at least 4 KiB must be kept");
+        }
+    }
+
+    /// What an instance has beside its main container.
+    fn parts(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
+        let count = service.sidekicks.len().max(service.pre_start.len());
+        if count > MAX_PARTS {
+            return self.refuse("sidekicks", format!("{count} of a kind are more than the {MAX_PARTS} allowed"));
+        }
+        let files = service.files().count();
+        if files > MAX_FILES {
+            self.refuse("files", format!("{files} of an instance are more than the {MAX_FILES} allowed"));
+        }
+        for (index, step) in service.pre_start.iter().enumerate() {
+            let path = format!("{}.pre_start[{index}]", self.path);
+            Check { path, found: self.found }.container(step, stack);
+        }
+        for (own, sidekick) in &service.sidekicks {
+            // People wrote it as a service.
+            let mut check = Check { path: format!("services.{own}"), found: self.found };
+            check.container(&sidekick.container, stack);
+            if stack.services.contains_key(own) {
+                check.refuse("x-group", format!("{own} is a sidekick of {name} and cannot be a service as well"));
+            }
+            let known = |on: &&Name| *on != own && (*on == name || service.sidekicks.contains_key(*on));
+            for stranger in sidekick.depends_on.keys().filter(|on| !known(on)) {
+                check.refuse("depends_on", format!("{stranger} is neither {name} nor another sidekick of it"));
+            }
+        }
+        if service.start_order(name).is_none() {
+            self.refuse("depends_on", "it and its sidekicks wait for one another in a circle");
         }
     }
 
@@ -156,8 +195,8 @@ impl Check<'_> {
         }
     }
 
-    fn texts(&mut self, service: &ServiceSpec) {
-        for (field, map) in [("environment", &service.environment), ("labels", &service.labels)] {
+    fn texts(&mut self, container: &ContainerSpec) {
+        for (field, map) in [("environment", &container.environment), ("labels", &container.labels)] {
             if map.len() > MAX_ENTRIES {
                 self.refuse(field, format!("{} entries are more than the {MAX_ENTRIES} allowed", map.len()));
             }
@@ -173,13 +212,13 @@ impl Check<'_> {
                 }
             }
         }
-        if let Some(label) = service.labels.keys().find(|label| label.starts_with(OWN_LABELS)) {
+        if let Some(label) = container.labels.keys().find(|label| label.starts_with(OWN_LABELS)) {
             self.refuse(
                 "labels",
                 format!("{:?}: labels that start with {OWN_LABELS:?} are the platform's own", cut(label)),
             );
         }
-        let lists = [("command", &service.command), ("entrypoint", &service.entrypoint)];
+        let lists = [("command", &container.command), ("entrypoint", &container.entrypoint)];
         for (field, words) in lists.iter().filter_map(|(field, words)| words.as_ref().map(|w| (*field, w))) {
             if words.len() > MAX_ENTRIES || words.iter().any(|word| word.len() > MAX_TEXT || word.contains('\0')) {
                 self.refuse(
@@ -188,7 +227,7 @@ impl Check<'_> {
                 );
             }
         }
-        for (field, text) in [("user", &service.user), ("working_dir", &service.working_dir)] {
+        for (field, text) in [("user", &container.user), ("working_dir", &container.working_dir)] {
             if text.as_ref().is_some_and(|t| t.is_empty() || t.len() > 255 || t.contains(['\0', '\n'])) {
                 self.refuse(field, "it is empty, longer than 255 bytes or has a line break");
             }
@@ -214,8 +253,8 @@ impl Check<'_> {
         }
     }
 
-    fn mounts(&mut self, service: &ServiceSpec, stack: &StackSpec) {
-        for (index, mount) in service.mounts.iter().enumerate() {
+    fn mounts(&mut self, container: &ContainerSpec, stack: &StackSpec) {
+        for (index, mount) in container.mounts.iter().enumerate() {
             let field = format!("volumes[{index}]");
             if !clean_absolute(&mount.target) || mount.target == "/" {
                 self.refuse(
@@ -232,17 +271,14 @@ impl Check<'_> {
                 }
                 MountSource::Bind(_) | MountSource::Volume(_) => {}
             }
-            if service.mounts[..index].iter().any(|other| other.target == mount.target) {
+            if container.mounts[..index].iter().any(|other| other.target == mount.target) {
                 self.refuse(&field, format!("{} is mounted twice", mount.target));
             }
         }
     }
 
-    fn files(&mut self, service: &ServiceSpec) {
-        if service.files.len() > MAX_FILES {
-            self.refuse("files", format!("{} are more than the {MAX_FILES} allowed", service.files.len()));
-        }
-        for (index, file) in service.files.iter().enumerate() {
+    fn files(&mut self, container: &ContainerSpec) {
+        for (index, file) in container.files.iter().enumerate() {
             let field = format!("{}s.{}", file.kind, file.name);
             let target = &file.target;
             if !clean_absolute(target) || target.ends_with('/') {
@@ -251,8 +287,8 @@ impl Check<'_> {
                     format!("target {:?} is not the absolute path of a file without '..'", cut(target)),
                 );
             }
-            let is_taken = service.files[..index].iter().any(|other| other.target == *target)
-                || service.mounts.iter().any(|mount| mount.target == *target);
+            let is_taken = container.files[..index].iter().any(|other| other.target == *target)
+                || container.mounts.iter().any(|mount| mount.target == *target);
             if is_taken {
                 self.refuse(&field, format!("something else lies at {}", cut(target)));
             }
@@ -262,8 +298,8 @@ impl Check<'_> {
         }
     }
 
-    fn health(&mut self, service: &ServiceSpec) {
-        let Some(check) = &service.healthcheck else { return };
+    fn health(&mut self, container: &ContainerSpec) {
+        let Some(check) = &container.healthcheck else { return };
         let well_formed = match check.test.split_first() {
             Some((kind, rest)) => match kind.as_str() {
                 "NONE" => rest.is_empty(),
@@ -287,8 +323,8 @@ impl Check<'_> {
         }
     }
 
-    fn resources(&mut self, service: &ServiceSpec) {
-        let (reserved, limit) = (service.reservations, service.limits);
+    fn resources(&mut self, container: &ContainerSpec) {
+        let (reserved, limit) = (container.reservations, container.limits);
         if limit.memory.0 != 0 && reserved.memory > limit.memory {
             self.refuse(
                 "deploy.resources",
@@ -301,15 +337,15 @@ impl Check<'_> {
                 format!("it reserves {} cores and is limited to {}", reserved.cpu, limit.cpu),
             );
         }
-        // Docker refuses less, with a text that names no service.
+        // Docker refuses less, with a text that names no container.
         if limit.memory.0 != 0 && limit.memory.0 < 6 << 20 {
             self.refuse(
                 "deploy.resources.limits.memory",
                 format!("{} is less than the 6 MiB that Docker needs", limit.memory),
             );
         }
-        if service.stop_grace > Span::seconds(86_400) {
-            self.refuse("stop_grace_period", format!("{} is longer than a day", service.stop_grace));
+        if container.stop_grace > Span::seconds(86_400) {
+            self.refuse("stop_grace_period", format!("{} is longer than a day", container.stop_grace));
         }
     }
 }
@@ -328,7 +364,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::*;
+    use crate::{quantity::Bytes, spec::*};
 
     fn violations(change: impl FnOnce(&mut ServiceSpec)) -> String {
         let mut service = ServiceSpec::of_image("shop/web:1");
@@ -347,31 +383,31 @@ mod tests {
     fn what_cannot_run_is_refused_with_its_place() {
         type Case = (&'static str, fn(&mut ServiceSpec));
         let cases: [Case; 12] = [
-            ("services.web.image", |s| s.image = "--privileged".into()),
-            ("services.web.image", |s| s.image = "a b".into()),
+            ("services.web.image", |s| s.container.image = "--privileged".into()),
+            ("services.web.image", |s| s.container.image = "a b".into()),
             ("services.web.deploy.replicas", |s| s.replicas = 1_000_000_000),
             ("services.web.ports[0]", |s| {
                 s.ports = vec![PortSpec { container: 0, published: None, protocol: Protocol::Tcp, host_ip: None }]
             }),
             ("services.web.volumes[0]", |s| {
-                s.mounts = vec![MountSpec {
+                s.container.mounts = vec![MountSpec {
                     source: MountSource::Bind("/etc/../root".into()),
                     target: "/x".into(),
                     read_only: false,
                 }]
             }),
             ("services.web.volumes[0]", |s| {
-                s.mounts = vec![MountSpec {
+                s.container.mounts = vec![MountSpec {
                     source: MountSource::Volume("data".parse().expect("a name")),
                     target: "/x".into(),
                     read_only: false,
                 }]
             }),
             ("services.web.labels", |s| {
-                s.labels.insert("wharf.instance".into(), "x".into());
+                s.container.labels.insert("wharf.instance".into(), "x".into());
             }),
             ("services.web.healthcheck.test", |s| {
-                s.healthcheck = Some(HealthCheck {
+                s.container.healthcheck = Some(HealthCheck {
                     test: vec!["curl".into()],
                     interval: Span::seconds(1),
                     timeout: Span::seconds(1),
@@ -380,7 +416,7 @@ mod tests {
                 })
             }),
             ("services.web.healthcheck.retries", |s| {
-                s.healthcheck = Some(HealthCheck {
+                s.container.healthcheck = Some(HealthCheck {
                     test: vec!["NONE".into()],
                     interval: Span::seconds(1),
                     timeout: Span::seconds(1),
@@ -394,7 +430,7 @@ mod tests {
             ("services.web.deploy.placement.constraints[0]", |s| {
                 s.constraints = vec!["node.moon == full".parse().expect("a constraint")]
             }),
-            ("services.web.deploy.resources.limits.memory", |s| s.limits.memory = Bytes(1)),
+            ("services.web.deploy.resources.limits.memory", |s| s.container.limits.memory = Bytes(1)),
         ];
         for (path, change) in cases {
             let found = violations(change);

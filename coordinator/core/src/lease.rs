@@ -103,7 +103,7 @@ mod tests {
             assert!(running <= 1, "{running} may run");
         };
         let newer = web(|web| {
-            web.image = "web:2".into();
+            web.container.image = "web:2".into();
             web.strict_singleton = true;
         });
         fixture.deploy(&[("web", newer)]);

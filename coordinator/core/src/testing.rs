@@ -198,8 +198,10 @@ impl Fixture {
                     use common::instance::Want;
                     let ready = self.cluster.hosts.get(&i.host)?.liveness == Liveness::Ready;
                     let phase = match i.desired.want {
-                        Want::Run if i.spec.image == "broken" && !i.observed.phase.is_terminal() => Phase::Rejected,
-                        Want::Run if i.spec.image == "broken" => return None,
+                        Want::Run if i.spec.container.image == "broken" && !i.observed.phase.is_terminal() => {
+                            Phase::Rejected
+                        }
+                        Want::Run if i.spec.container.image == "broken" => return None,
                         Want::Prepare | Want::Run if i.observed.phase < Phase::Running => Phase::Running,
                         Want::Purge => Phase::Purged,
                         _ => return None,

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use common::{
     api::{HostView, InstanceView, RolloutView, ServiceView, StackView},
-    assignment::{AssignedInstance, Assignment, RegistryCredentials},
+    assignment::{AssignedInstance, Assignment, registry_of},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
     name::Name,
@@ -45,13 +45,14 @@ pub fn coordinators(cluster: &Cluster) -> Vec<SocketAddr> {
 }
 
 fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> AssignedInstance {
-    let image = image_of(cluster, id, instance);
+    let images = instance.spec.containers().map(|(_, container)| registry_of(&container.image));
+    let registries: BTreeSet<&str> = images.collect();
     AssignedInstance {
         id: id.clone(),
         desired: instance.desired,
         spec: instance.spec.clone(),
-        credentials: credentials_for(cluster, &image),
-        image,
+        credentials: registries.into_iter().filter_map(|registry| cluster.registries.get(registry).cloned()).collect(),
+        image: image_of(cluster, id, instance),
         ports: instance.ports.clone(),
         restarts: instance.observed.restart,
         ended: Some(instance.observed.phase).filter(|phase| phase.is_terminal()),
@@ -61,17 +62,8 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
 fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
     match cluster.service(id.service()) {
         Some(service) if service.revision == instance.revision => service.image(),
-        _ => instance.spec.image.clone(),
+        _ => instance.spec.container.image.clone(),
     }
-}
-
-/// The credentials of the registry that an image names; Docker Hub if it names none.
-fn credentials_for(cluster: &Cluster, image: &str) -> Option<RegistryCredentials> {
-    let first = image
-        .split('/')
-        .next()
-        .filter(|first| image.contains('/') && (first.contains(['.', ':']) || *first == "localhost"));
-    cluster.registries.get(first.unwrap_or("docker.io")).cloned()
 }
 
 /// All stacks.

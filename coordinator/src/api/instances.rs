@@ -10,8 +10,9 @@ use axum::{
 use common::{
     api::{InstanceView, List},
     error::{Code, Problem},
-    id::StackId,
+    id::{InstanceId, StackId},
     name::Name,
+    part::Part,
     wire::{LogFrame, LogRequest},
 };
 use coordinator_core::view;
@@ -56,6 +57,9 @@ pub struct LogQuery {
     /// Whether to go on as output appears.
     #[serde(default)]
     follow: bool,
+    /// The sidekick, or `_step-1` for the first step before the start; the main container if absent.
+    #[param(value_type = Option<String>)]
+    part: Option<Part>,
 }
 
 /// A piece of output, one JSON object a line.
@@ -79,9 +83,9 @@ pub async fn logs(
     let service = StackId { environment, stack }.service(service);
     let malformed =
         |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance, which looks like 1.1"));
-    let id = format!("{service}/{instance}").parse().map_err(malformed)?;
-    let mut stream =
-        coordinator.dispatch.logs(LogRequest { instance: id, tail: query.tail, follow: query.follow }).await?;
+    let id: InstanceId = format!("{service}/{instance}").parse().map_err(malformed)?;
+    let part = id.part(query.part.unwrap_or(Part::Main));
+    let mut stream = coordinator.dispatch.logs(LogRequest { part, tail: query.tail, follow: query.follow }).await?;
     // The first frame tells whether there is any output: a failure becomes a status.
     let first = match stream.incoming.receive::<LogFrame>().await {
         Ok(Some(LogFrame::Failed(problem))) => return Err(problem.into()),

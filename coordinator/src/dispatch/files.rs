@@ -34,5 +34,5 @@ fn contents(cluster: &Cluster, seals: &Seals, host: HostId, id: &InstanceId) -> 
             Content::Sealed(sealed) => seals.open(&id, sealed),
         }
     };
-    instance.spec.files.iter().map(content).collect()
+    instance.spec.files().map(|(_, file)| content(file)).collect()
 }

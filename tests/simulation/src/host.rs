@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_core::{Action, ActionResult, Container, ContainerState, Lease, Memory, Situation, reconcile};
+use agent_core::{Action, ActionResult, Container, ContainerState, Lease, Local, Memory, Situation, reconcile};
 use common::{
-    assignment::Assignment,
+    assignment::{AssignedInstance, Assignment},
     host::HostFacts,
     id::{BootId, HostId, InstanceId},
-    instance::Health,
+    instance::{Health, Phase},
+    part::{Part, PartId},
     quantity::{Bytes, MilliCpu},
     report::Report,
     spec::{Mode, Protocol},
@@ -26,7 +27,7 @@ pub struct Host {
     /// Whether packets reach the coordinators.
     pub connected: bool,
     /// What Docker shows.
-    pub docker: BTreeMap<InstanceId, Container>,
+    pub docker: BTreeMap<PartId, Container>,
     /// What the agent observed last.
     pub report: Report,
     assignment: Assignment,
@@ -42,7 +43,7 @@ pub struct Host {
     /// The ends of leases by its own clock, soft and hard: they lie in memory, and outlive the agent.
     leases: BTreeMap<InstanceId, (i64, i64)>,
     /// Containers whose first process ends with their lease.
-    guarded: BTreeSet<InstanceId>,
+    guarded: BTreeSet<PartId>,
 }
 
 impl Host {
@@ -99,20 +100,45 @@ impl Host {
     /// What the guards do when time has passed: they know their lease and nothing else.
     pub fn end_guarded(&mut self, now: Timestamp) {
         let clock = self.own_clock(now);
-        let is_over = |id: &&InstanceId| self.leases.get(*id).is_none_or(|(_, hard)| *hard <= clock);
-        let over: Vec<InstanceId> = self.guarded.iter().filter(is_over).cloned().collect();
-        over.iter().for_each(|instance| self.end_program(instance, 137, now));
+        let is_over = |id: &&PartId| self.leases.get(&id.instance).is_none_or(|(_, hard)| *hard <= clock);
+        let over: Vec<PartId> = self.guarded.iter().filter(is_over).cloned().collect();
+        over.iter().for_each(|part| self.end_program(part, 137, now));
     }
 
-    /// Strict singletons whose program runs.
-    pub fn running_guarded(&self) -> impl Iterator<Item = &InstanceId> {
+    /// Parts of strict singletons whose program runs.
+    pub fn running_guarded(&self) -> impl Iterator<Item = &PartId> {
         self.running().filter(|id| self.guarded.contains(*id))
     }
 
     /// Whether a strict singleton has no lease any more.
-    pub fn is_without_lease(&self, instance: &InstanceId, now: Timestamp) -> bool {
-        let soft = self.leases.get(instance).map_or(0, |(soft, _)| *soft);
-        self.guarded.contains(instance) && soft <= self.own_clock(now)
+    pub fn is_without_lease(&self, part: &PartId, now: Timestamp) -> bool {
+        let soft = self.leases.get(&part.instance).map_or(0, |(soft, _)| *soft);
+        self.guarded.contains(part) && soft <= self.own_clock(now)
+    }
+
+    /// Whether the network that a part was started in is gone, and there is another one.
+    pub fn has_new_network(&self, part: &PartId) -> bool {
+        let started_at = |part: &PartId| match self.docker.get(part)?.state {
+            ContainerState::Running { started_at, .. } => Some(started_at),
+            ContainerState::Created | ContainerState::Exited { .. } => None,
+        };
+        let network = started_at(&part.instance.part(Part::Network));
+        network.zip(started_at(part)).is_some_and(|(network, own)| network >= own)
+    }
+
+    /// Whether a part's program has ended with exit code 0 and is not started again.
+    pub fn has_ended_well(&self, part: &PartId) -> bool {
+        self.memory.0.get(part).is_some_and(|local| local.observed.phase == Phase::Completed)
+    }
+
+    /// Whether all parts of an instance are to end, because one has for good.
+    pub fn is_over(&self, instance: &InstanceId) -> bool {
+        let mut of_instance = self.memory.0.iter().filter(|(id, _)| id.instance == *instance);
+        let is_end = |(id, local): (&PartId, &Local)| match local.observed.phase {
+            Phase::Failed | Phase::Rejected => true,
+            phase => id.part == Part::Main && phase == Phase::Completed,
+        };
+        of_instance.any(is_end)
     }
 
     /// Whether its agent and the coordinators hear each other.
@@ -134,7 +160,7 @@ impl Host {
 
     /// One pass of the reconciler; returns the actions that it began.
     pub fn pass(&mut self, now: Timestamp) -> Vec<Action> {
-        let busy: BTreeSet<InstanceId> = self.under_way.iter().map(|action| action.instance().clone()).collect();
+        let busy: BTreeSet<PartId> = self.under_way.iter().map(|action| action.part().clone()).collect();
         let clock = self.own_clock(now);
         let at = |end: i64| Timestamp((now.0 as i64 + end - clock).max(0) as u64);
         let lease =
@@ -196,7 +222,7 @@ impl Host {
     pub fn lose_power(&mut self, random: &mut Random, now: Timestamp) {
         self.restart_agent(random, now);
         self.on = false;
-        let running: Vec<InstanceId> = self.running().cloned().collect();
+        let running: Vec<PartId> = self.running().cloned().collect();
         for instance in running {
             self.end_program(&instance, 255, now);
         }
@@ -205,17 +231,19 @@ impl Host {
         *boot = boot.wrapping_add(1);
     }
 
-    /// The instances whose program runs.
-    pub fn running(&self) -> impl Iterator<Item = &InstanceId> {
-        self.docker
-            .iter()
-            .filter(|(_, container)| matches!(container.state, ContainerState::Running { .. }))
-            .map(|(id, _)| id)
+    /// The parts whose program runs.
+    pub fn running(&self) -> impl Iterator<Item = &PartId> {
+        self.docker.iter().filter(|(_, container)| container.runs()).map(|(id, _)| id)
+    }
+
+    /// The steps before the start whose program runs.
+    pub fn running_steps(&self) -> Vec<PartId> {
+        self.running().filter(|id| matches!(id.part, Part::Step(_))).cloned().collect()
     }
 
     /// A program ends by itself.
-    pub fn end_program(&mut self, instance: &InstanceId, exit_code: i64, now: Timestamp) {
-        let Some(container) = self.docker.get_mut(instance) else { return };
+    pub fn end_program(&mut self, part: &PartId, exit_code: i64, now: Timestamp) {
+        let Some(container) = self.docker.get_mut(part) else { return };
         if let ContainerState::Running { started_at, .. } = container.state {
             let out_of_memory = false;
             container.state = ContainerState::Exited { started_at, finished_at: now, exit_code, out_of_memory };
@@ -225,14 +253,14 @@ impl Host {
     /// A job has done what it was to do.
     pub fn end_a_job(&mut self, random: &mut Random, now: Timestamp) {
         let jobs = self.assignment.instances.iter().filter(|assigned| assigned.spec.mode == Mode::Job);
-        if let Some(job) = random.pick(jobs.map(|assigned| assigned.id.clone())) {
+        if let Some(job) = random.pick(jobs.map(|assigned| assigned.id.main())) {
             self.end_program(&job, 0, now);
         }
     }
 
     /// A health check changes its mind.
-    pub fn set_health(&mut self, instance: &InstanceId, verdict: Health) {
-        if let Some(Container { state: ContainerState::Running { health, .. }, .. }) = self.docker.get_mut(instance) {
+    pub fn set_health(&mut self, part: &PartId, verdict: Health) {
+        if let Some(Container { state: ContainerState::Running { health, .. }, .. }) = self.docker.get_mut(part) {
             *health = verdict;
         }
     }
@@ -242,64 +270,78 @@ impl Host {
         let missing = || ActionResult::Failed("no such container".into());
         match action {
             Action::Prepare(_) => ActionResult::Prepared,
-            Action::Create(instance) => {
+            Action::Create(part) => {
                 self.made += 1;
                 let id = format!("c{}", self.made);
                 let container = Container { id, state: ContainerState::Created, image_digest: None };
-                let assigned = self.assignment.instances.iter().find(|assigned| assigned.id == *instance);
-                if assigned.is_some_and(|assigned| assigned.spec.strict_singleton) {
-                    self.guarded.insert(instance.clone());
+                if self.assigned(part).is_some_and(|a| a.spec.strict_singleton) && part.part != Part::Network {
+                    self.guarded.insert(part.clone());
                 }
-                self.docker.entry(instance.clone()).or_insert(container);
+                self.docker.entry(part.clone()).or_insert(container);
                 ActionResult::Done
             }
             // Docker says that nothing was to be done.
-            Action::Start { instance, .. } if self.running().any(|running| running == instance) => ActionResult::Done,
-            Action::Start { instance, .. } => {
-                if let Some(port) = self.taken_port(instance) {
+            Action::Start { part, .. } if self.running().any(|running| running == part) => ActionResult::Done,
+            Action::Start { part, .. } => {
+                if let Some(port) = self.taken_port(part) {
                     return ActionResult::Impossible(format!("port {port} is taken"));
                 }
-                let health = if self.is_checked(instance) { Health::Starting } else { Health::Unchecked };
-                let Some(container) = self.docker.get_mut(instance) else { return missing() };
+                let network = part.instance.part(Part::Network);
+                let shares = self.assigned(part).is_some_and(|a| a.spec.has_network_part()) && *part != network;
+                if shares && !self.running().any(|running| *running == network) {
+                    return ActionResult::Failed("cannot join the network of a container that does not run".into());
+                }
+                let health = if self.is_checked(part) { Health::Starting } else { Health::Unchecked };
+                let Some(container) = self.docker.get_mut(part) else { return missing() };
                 container.state = ContainerState::Running { started_at: now, health };
                 // A guard whose lease is over does not even begin.
                 self.end_guarded(now);
                 ActionResult::Done
             }
-            Action::Stop { instance, .. } => {
-                self.end_program(instance, 143, now);
+            Action::Stop { part, .. } => {
+                self.end_program(part, 143, now);
                 ActionResult::Done
             }
-            Action::Remove { instance, .. } => {
-                if self.running().any(|running| running == instance) {
+            Action::Remove { part, .. } => {
+                if self.running().any(|running| running == part) {
                     return ActionResult::Failed("it runs".into());
                 }
-                self.docker.remove(instance);
+                self.docker.remove(part);
                 ActionResult::Done
             }
         }
     }
 
-    fn ports_of(&self, instance: &InstanceId) -> BTreeSet<(u16, Protocol)> {
-        let assigned = self.assignment.instances.iter().find(|assigned| assigned.id == *instance);
+    /// What the agent was told of a part's instance.
+    fn assigned(&self, part: &PartId) -> Option<&AssignedInstance> {
+        self.assignment.instances.iter().find(|assigned| assigned.id == part.instance)
+    }
+
+    fn ports_of(&self, part: &PartId) -> BTreeSet<(u16, Protocol)> {
+        let has_ports = |assigned: &&AssignedInstance| match part.part {
+            Part::Network => true,
+            Part::Main => !assigned.spec.has_network_part(),
+            Part::Step(_) | Part::Sidekick(_) => false,
+        };
+        let assigned = self.assigned(part).filter(has_ports);
         assigned.map_or_else(BTreeSet::new, |assigned| assigned.ports.iter().map(|port| port.booking()).collect())
     }
 
-    fn taken_port(&self, instance: &InstanceId) -> Option<u16> {
-        let wanted = self.ports_of(instance);
-        let others = self.running().filter(|other| *other != instance);
+    fn taken_port(&self, part: &PartId) -> Option<u16> {
+        let wanted = self.ports_of(part);
+        let others = self.running().filter(|other| *other != part);
         others.flat_map(|other| self.ports_of(other)).find(|port| wanted.contains(port)).map(|(port, _)| port)
     }
 
-    /// Whether a health check belongs to the instance.
-    pub fn is_checked(&self, instance: &InstanceId) -> bool {
-        let assigned = self.assignment.instances.iter().find(|assigned| assigned.id == *instance);
-        assigned.is_some_and(|assigned| assigned.spec.healthcheck.is_some())
+    /// Whether a health check belongs to the part.
+    pub fn is_checked(&self, part: &PartId) -> bool {
+        let container = self.assigned(part).and_then(|assigned| assigned.spec.container_of(&part.part));
+        container.is_some_and(|container| container.healthcheck.is_some())
     }
 
     /// Whether its health check has failed.
-    pub fn is_unhealthy(&self, instance: &InstanceId) -> bool {
-        let container = self.docker.get(instance);
+    pub fn is_unhealthy(&self, part: &PartId) -> bool {
+        let container = self.docker.get(part);
         container.is_some_and(|c| matches!(c.state, ContainerState::Running { health: Health::Unhealthy, .. }))
     }
 

@@ -7,6 +7,7 @@ use common::{
     host::{Availability, Liveness},
     id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, Want},
+    part::{Part, PartId},
     rollout::RolloutState,
     spec::{Mode, Protocol},
     time::Timestamp,
@@ -130,12 +131,17 @@ impl Oracle {
 
     /// I9: no agent ends what runs without an order or its own policy; and none starts what is over.
     pub fn judge_action(&self, host: &Host, action: &Action, known: &Cluster, now: Timestamp) -> Checked {
-        let instance = action.instance();
+        let part = action.part();
+        let instance = &part.instance;
         match action {
             Action::Stop { .. } => {
                 let ordered = self.ended.contains(instance) || !known.instances.contains_key(instance);
-                if !ordered && !host.is_unhealthy(instance) && !host.is_without_lease(instance, now) {
-                    return Err(format!("I9: {instance} was stopped, and nobody had ordered that"));
+                let own_reason = host.is_unhealthy(part)
+                    || host.is_without_lease(part, now)
+                    || host.has_new_network(part)
+                    || host.is_over(instance);
+                if !ordered && !own_reason {
+                    return Err(format!("I9: {part} was stopped, and nobody had ordered that"));
                 }
             }
             Action::Create(_) | Action::Start { .. } if self.purged.contains(instance) => {
@@ -180,8 +186,8 @@ fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, b
 /// I2: of a strict singleton's slot one instance runs at most, wherever.
 pub fn strict_singletons_are_alone<'a>(hosts: impl Iterator<Item = &'a Host>) -> Checked {
     let mut running: BTreeMap<&SlotId, &InstanceId> = BTreeMap::new();
-    for id in hosts.flat_map(Host::running_guarded) {
-        if let Some(other) = running.insert(&id.slot, id) {
+    for id in hosts.flat_map(Host::running_guarded).map(|part| &part.instance) {
+        if let Some(other) = running.insert(&id.slot, id).filter(|other| *other != id) {
             return Err(format!("I2: {other} and {id} run at the same time"));
         }
     }
@@ -257,14 +263,15 @@ pub fn what_runs_is_wanted<'a>(
     blocked: &BTreeSet<ServiceId>,
 ) -> Checked {
     for host in hosts.clone() {
-        for running in host.running() {
-            let wanted = cluster.instances.get(running).is_some_and(|i| i.fills_slot() && i.host == host.id());
-            if !wanted {
-                return Err(format!("I11: {running} runs and is not wanted"));
-            }
+        let running: BTreeSet<&PartId> = host.running().collect();
+        for part in &running {
+            let instance = cluster.instances.get(&part.instance).filter(|i| i.fills_slot() && i.host == host.id());
+            let Some(instance) = instance else { return Err(format!("I11: {part} runs and is not wanted")) };
+            instances_are_whole(part, &running, instance, host)?;
         }
     }
-    let running: BTreeSet<&InstanceId> = hosts.flat_map(Host::running).collect();
+    let is_main = |part: &&PartId| part.part == Part::Main;
+    let running: BTreeSet<&InstanceId> = hosts.flat_map(Host::running).filter(is_main).map(|p| &p.instance).collect();
     for (stack_id, stack) in &cluster.stacks {
         if stack.removing {
             return Err(format!("I12: stack {stack_id} is still being removed"));
@@ -304,6 +311,23 @@ pub fn what_runs_is_wanted<'a>(
                     return Err(format!("I11: {id} runs, and the cluster believes {:?}", instance.observed));
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Parts run together: all but steps, and sidekicks that have ended well.
+fn instances_are_whole(part: &PartId, running: &BTreeSet<&PartId>, instance: &Instance, host: &Host) -> Checked {
+    let order = instance.spec.start_order(&part.instance.service().service).unwrap_or_default();
+    for other in order.into_iter().map(|other| part.instance.part(other)) {
+        let is_step = matches!(other.part, Part::Step(_));
+        let may_rest = matches!(other.part, Part::Sidekick(_)) && host.has_ended_well(&other);
+        if running.contains(&other) == is_step && !may_rest {
+            return Err(format!(
+                "I11: of {}, {part} runs and {other} does {}",
+                part.instance,
+                if is_step { "too" } else { "not" }
+            ));
         }
     }
     Ok(())

@@ -9,8 +9,8 @@ use common::{
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
     spec::{
-        Condition, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap, PortSpec, Protocol,
-        RestartCondition, RestartPolicy, ServiceSpec, StackSpec, UpdateOrder,
+        Condition, ContainerSpec, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap,
+        PortSpec, Protocol, RestartCondition, RestartPolicy, ServiceSpec, Sidekick, StackSpec, UpdateOrder,
     },
     time::{Span, Timestamp},
 };
@@ -87,21 +87,19 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
         spec.ports.push(PortSpec { container: 80, published, protocol: Protocol::Tcp, host_ip: None });
     }
     if random.chance(40) {
-        spec.reservations.memory = Bytes([512 << 20, 1 << 30, 3 << 30][random.below(3)]);
-        spec.reservations.cpu = MilliCpu([0, 500, 2_000][random.below(3)]);
+        spec.container.reservations.memory = Bytes([512 << 20, 1 << 30, 3 << 30][random.below(3)]);
+        spec.container.reservations.cpu = MilliCpu([0, 500, 2_000][random.below(3)]);
     }
     if random.chance(30) {
-        spec.healthcheck = Some(HealthCheck {
-            test: vec!["CMD".into(), "true".into()],
-            interval: Span::seconds(10),
-            timeout: Span::seconds(5),
-            retries: 3,
-            start_period: Span(0),
-        });
+        spec.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));
     }
     if random.chance(40) {
         let condition = [RestartCondition::None, RestartCondition::OnFailure, RestartCondition::Any][random.below(3)];
-        spec.restart = RestartPolicy { condition, max_attempts: random.chance(50).then_some(2), ..spec.restart };
+        spec.container.restart =
+            RestartPolicy { condition, max_attempts: random.chance(50).then_some(2), ..spec.container.restart };
+    }
+    if random.chance(20) {
+        add_parts(random, &mut spec);
     }
     if random.chance(10) {
         spec.mode = Mode::Global;
@@ -114,7 +112,7 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
     }
     if random.chance(10) {
         let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());
-        spec.mounts.push(MountSpec { source, target, read_only: false });
+        spec.container.mounts.push(MountSpec { source, target, read_only: false });
     }
     if spec.mode == Mode::Replicated && random.chance(if strict { 90 } else { 25 }) {
         spec.strict_singleton = true;
@@ -133,4 +131,30 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
         spec.constraints.push(texts[random.below(4)].parse().expect("it is a constraint"));
     }
     spec
+}
+
+/// Sidekicks that wait for one another, and steps before the start.
+fn add_parts(random: &mut Random, spec: &mut ServiceSpec) {
+    let conditions =
+        [RestartCondition::None, RestartCondition::OnFailure, RestartCondition::Any, RestartCondition::Any];
+    let mut container = |image: &str| {
+        let mut container = ContainerSpec::of_image(image);
+        container.restart.condition = conditions[random.below(4)];
+        if random.chance(30) {
+            container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));
+        }
+        container
+    };
+    let (proxy, log, step) = (container("proxy:1"), container("log:1"), container("step:1"));
+    spec.sidekicks.insert(name("proxy"), Sidekick { container: proxy, depends_on: BTreeMap::new() });
+    if random.chance(50) {
+        let depends_on = BTreeMap::from([(name("proxy"), Condition::Started)]);
+        spec.sidekicks.insert(name("log"), Sidekick { container: log, depends_on });
+    }
+    if random.chance(30) {
+        spec.depends_on.insert(name("proxy"), [Condition::Started, Condition::Healthy][random.below(2)]);
+    }
+    if random.chance(40) {
+        spec.pre_start.push(ContainerSpec { healthcheck: None, ..step });
+    }
 }

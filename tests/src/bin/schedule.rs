@@ -117,8 +117,8 @@ impl World {
         let id = StackId { environment: default_environment(), stack: name(stack) };
         let mut spec = ServiceSpec::of_image("web:1");
         spec.replicas = replicas;
-        spec.reservations.memory = Bytes(64 << 20);
-        spec.reservations.cpu = MilliCpu(100);
+        spec.container.reservations.memory = Bytes(64 << 20);
+        spec.container.reservations.cpu = MilliCpu(100);
         let spec = StackSpec { services: [(name("web"), spec)].into(), ..StackSpec::default() };
         let service = id.service(name("web"));
         let what = String::new();

@@ -26,7 +26,7 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
         ports: Vec::new(),
         restarts: 0,
         ended: None,
-        credentials: None,
+        credentials: Vec::new(),
     };
     Assignment {
         cluster: ClusterId([0; 10]),
@@ -37,8 +37,8 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
     }
 }
 
-fn container(state: ContainerState) -> BTreeMap<InstanceId, Container> {
-    BTreeMap::from([(id(), Container { id: "c".into(), state, image_digest: None })])
+fn container(state: ContainerState) -> BTreeMap<PartId, Container> {
+    BTreeMap::from([(id().main(), Container { id: "c".into(), state, image_digest: None })])
 }
 
 fn running(health: Health) -> ContainerState {
@@ -65,7 +65,7 @@ impl Host {
         Host { memory: Memory::default(), leases: BTreeMap::new(), boot: BOOT }
     }
 
-    fn pass(&mut self, assignment: &Assignment, containers: &BTreeMap<InstanceId, Container>, now: u64) -> Next {
+    fn pass(&mut self, assignment: &Assignment, containers: &BTreeMap<PartId, Container>, now: u64) -> Next {
         let busy = BTreeSet::new();
         reconcile(
             Situation {
@@ -96,13 +96,13 @@ fn an_instance_is_prepared_created_started_and_runs() {
     let wanted = assigned(Want::Run, |_| {});
     let none = BTreeMap::new();
     let next = host.pass(&wanted, &none, 0);
-    assert_eq!((next.actions.clone(), phase(&next)), (vec![Action::Prepare(id())], (0, Phase::Pulling)));
+    assert_eq!((next.actions.clone(), phase(&next)), (vec![Action::Prepare(id().main())], (0, Phase::Pulling)));
     host.learn(&next.actions[0], ActionResult::Prepared, 0);
-    assert_eq!(host.pass(&wanted, &none, 0).actions, [Action::Create(id())]);
+    assert_eq!(host.pass(&wanted, &none, 0).actions, [Action::Create(id().main())]);
     let next = host.pass(&wanted, &container(ContainerState::Created), 0);
     assert_eq!(
         (next.actions, phase(&host.pass(&wanted, &container(ContainerState::Created), 0))),
-        (vec![Action::Start { instance: id(), container: "c".into() }], (0, Phase::Ready))
+        (vec![Action::Start { part: id().main(), container: "c".into() }], (0, Phase::Ready))
     );
     let next = host.pass(&wanted, &container(running(Health::Unchecked)), 0);
     assert_eq!((next.actions.len(), phase(&next)), (0, (0, Phase::Running)));
@@ -111,7 +111,7 @@ fn an_instance_is_prepared_created_started_and_runs() {
 #[test]
 fn a_crash_is_followed_by_restarts_that_back_off_up_to_the_limit() {
     let mut host = Host::new();
-    let wanted = assigned(Want::Run, |spec| spec.restart.max_attempts = Some(2));
+    let wanted = assigned(Want::Run, |spec| spec.container.restart.max_attempts = Some(2));
     let mut now = 1000;
     for (restart, delay) in [(1, 1000), (2, 2000)] {
         host.pass(
@@ -143,7 +143,7 @@ fn the_restart_policy_decides_which_ends_are_final() {
     ];
     for (condition, code, expected) in cases {
         let mut host = Host::new();
-        let wanted = assigned(Want::Run, |spec| spec.restart.condition = condition);
+        let wanted = assigned(Want::Run, |spec| spec.container.restart.condition = condition);
         host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
         assert_eq!(
             phase(&host.pass(&wanted, &container(exited(code, 1000, 2000)), 2000)).1,
@@ -156,7 +156,7 @@ fn the_restart_policy_decides_which_ends_are_final() {
 #[test]
 fn after_a_reboot_everything_that_ran_is_started_again() {
     let mut host = Host::new();
-    let wanted = assigned(Want::Run, |spec| spec.restart.condition = RestartCondition::OnFailure);
+    let wanted = assigned(Want::Run, |spec| spec.container.restart.condition = RestartCondition::OnFailure);
     host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
     host.boot = BootId([2; 10]);
     let next = host.pass(&wanted, &container(exited(0, 1000, 2000)), 5000);
@@ -170,6 +170,18 @@ fn a_running_container_is_adopted_when_the_ledger_is_lost() {
     wanted.instances[0].restarts = 4;
     let next = host.pass(&wanted, &container(running(Health::Healthy)), 1000);
     assert_eq!((next.actions.len(), phase(&next)), (0, (4, Phase::Running)));
+}
+
+#[test]
+fn a_program_that_ends_unseen_after_a_boot_has_ended_by_itself() {
+    let mut host = Host::new();
+    let job = assigned(Want::Run, |spec| spec.container.restart.condition = RestartCondition::OnFailure);
+    host.pass(&job, &container(running(Health::Unchecked)), 1000);
+    host.boot = BootId([2; 10]);
+    assert_eq!(phase(&host.pass(&job, &container(exited(255, 1000, 2000)), 3000)), (1, Phase::Starting));
+    let next = host.pass(&job, &container(exited(255, 1000, 2000)), 60_000);
+    assert!(matches!(next.actions[..], [Action::Start { .. }]));
+    assert_eq!(phase(&host.pass(&job, &container(exited(0, 60_000, 60_001)), 60_002)), (1, Phase::Completed));
 }
 
 #[test]
@@ -223,7 +235,7 @@ fn who_is_called_by_others_is_stopped_when_they_could_know() {
 #[test]
 fn a_stopped_instance_keeps_its_container_and_its_verdict() {
     let mut host = Host::new();
-    let wanted = assigned(Want::Run, |spec| spec.restart.condition = RestartCondition::None);
+    let wanted = assigned(Want::Run, |spec| spec.container.restart.condition = RestartCondition::None);
     host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
     host.pass(&wanted, &container(exited(7, 1000, 2000)), 2000);
     let next = host.pass(&assigned(Want::Stop, |_| {}), &container(exited(7, 1000, 2000)), 3000);
@@ -265,7 +277,7 @@ fn a_removed_container_is_made_again() {
     let wanted = assigned(Want::Run, |_| {});
     host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
     let next = host.pass(&wanted, &BTreeMap::new(), 2000);
-    assert_eq!((phase(&next), next.actions), ((1, Phase::Pulling), vec![Action::Prepare(id())]));
+    assert_eq!((phase(&next), next.actions), ((1, Phase::Pulling), vec![Action::Prepare(id().main())]));
 }
 
 #[test]
@@ -284,7 +296,7 @@ fn a_strict_singleton_runs_under_a_lease_alone() {
     let runs = host.pass(&wanted, &container(running(Health::Unchecked)), 2000);
     assert_eq!((runs.actions.len(), runs.wake_at), (0, Some(Timestamp(5000))), "it looks again when the lease ends");
     let over = host.pass(&wanted, &container(running(Health::Unchecked)), 5000);
-    let expected = Action::Stop { instance: id(), container: "c".into(), grace: Span(3000) };
+    let expected = Action::Stop { part: id().main(), container: "c".into(), grace: Span(3000) };
     assert_eq!(over.actions, [expected], "it has what is left of the lease to end by itself");
     let stopped = host.pass(&wanted, &container(exited(143, 1000, 5100)), 5200);
     assert_eq!((stopped.actions.len(), phase(&stopped)), (0, (1, Phase::Starting)), "no failure, and no start");

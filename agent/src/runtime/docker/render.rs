@@ -9,7 +9,8 @@ use bollard::models::{
 use common::{
     assignment::AssignedInstance,
     id::ClusterId,
-    spec::{HealthCheck, MountSource, MountSpec},
+    part::Part,
+    spec::{ContainerSpec, HealthCheck, LogOptions, MountSource, MountSpec},
     time::Span,
 };
 
@@ -19,54 +20,46 @@ use crate::{files::Places, guard};
 pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
 /// Says which instance it is: the agent's second truth if its ledger is lost.
 pub(super) const INSTANCE_LABEL: &str = "wharf.instance";
+/// Says which part of the instance; the main one if it is absent.
+pub(super) const PART_LABEL: &str = "wharf.part";
+/// A user who owns nothing, as all distributions number it.
+const NOBODY: &str = "65534:65534";
 /// The network that containers of a host share.
 pub(super) const NETWORK: &str = "wharf";
 
-/// The container of an instance.
+/// The container of an instance's part.
 ///
 /// `guarded` are the words of a strict singleton's program, which the guard runs.
 pub(super) fn container(
     instance: &AssignedInstance,
+    part: &Part,
     cluster: ClusterId,
     places: &Places,
     guarded: Option<Vec<String>>,
 ) -> ContainerCreateBody {
-    let spec = &instance.spec;
+    let Some(spec) = instance.spec.container_of(part) else { return holder(instance, cluster, places) };
     let guarded = guarded.map(|words| [vec![guard::PROGRAM.to_owned()], words].concat());
     let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
-    labels.extend(own_labels(instance, cluster));
+    labels.extend(own_labels(instance, part, cluster));
     let mut environment: Vec<String> = spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
     environment.extend(own_environment(instance));
     let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let host = HostConfig {
-        mounts: Some(mounts(instance, places)),
-        port_bindings: Some(port_bindings(instance)),
-        network_mode: Some(NETWORK.to_owned()),
+        mounts: Some(mounts(instance, part, spec, places)),
         memory: positive(spec.limits.memory.0),
         memory_reservation: positive(spec.reservations.memory.0),
         nano_cpus: positive(spec.limits.cpu.0.saturating_mul(1_000_000)),
-        // Restarting is the agent's: Docker must not do it behind its back.
-        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("json-file".to_owned()),
-            config: Some(HashMap::from([
-                ("max-size".to_owned(), spec.log.max_size.0.to_string()),
-                ("max-file".to_owned(), spec.log.max_files.to_string()),
-            ])),
-        }),
-        ..HostConfig::default()
+        ..host_config(instance, part, spec.log)
     };
     ContainerCreateBody {
-        image: Some(instance.image.clone()),
+        image: Some(instance.image_of(part).to_owned()),
         cmd: if guarded.is_some() { None } else { spec.command.clone() },
         entrypoint: guarded.or_else(|| spec.entrypoint.clone()),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
         env: Some(environment),
         labels: Some(labels),
-        exposed_ports: Some(
-            instance.ports.iter().map(|port| format!("{}/{}", port.spec.container, port.spec.protocol)).collect(),
-        ),
+        exposed_ports: Some(exposed_ports(instance, part)),
         healthcheck: spec.healthcheck.as_ref().map(health),
         stop_timeout: i64::try_from(spec.stop_grace.0.div_ceil(1000)).ok(),
         host_config: Some(host),
@@ -74,8 +67,62 @@ pub(super) fn container(
     }
 }
 
-fn own_labels(instance: &AssignedInstance, cluster: ClusterId) -> [(String, String); 3] {
+/// The container that holds the network of an instance. It needs an image, and nothing of it.
+fn holder(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> ContainerCreateBody {
+    let part = &Part::Network;
+    ContainerCreateBody {
+        image: Some(instance.image.clone()),
+        entrypoint: Some(vec![crate::holder::PROGRAM.to_owned()]),
+        user: Some(NOBODY.to_owned()),
+        working_dir: Some("/".to_owned()),
+        labels: Some(own_labels(instance, part, cluster).into()),
+        exposed_ports: Some(exposed_ports(instance, part)),
+        healthcheck: Some(health(&HealthCheck::none())),
+        host_config: Some(HostConfig {
+            mounts: Some(vec![shown(places.binary(), crate::holder::PROGRAM)]),
+            ..host_config(instance, part, LogOptions::default())
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// What the containers of all parts have in common.
+fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> HostConfig {
+    let shares = instance.spec.has_network_part() && *part != Part::Network;
+    let network = instance.id.part(Part::Network);
+    HostConfig {
+        network_mode: Some(if shares { format!("container:{}", network.container_name()) } else { NETWORK.to_owned() }),
+        port_bindings: has_ports(instance, part).then(|| port_bindings(instance)),
+        // Restarting is the agent's: Docker must not do it behind its back.
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), log.max_size.0.to_string()),
+                ("max-file".to_owned(), log.max_files.to_string()),
+            ])),
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// Whether the instance's ports are those of this part: of the one that has the network.
+fn has_ports(instance: &AssignedInstance, part: &Part) -> bool {
+    match part {
+        Part::Network => true,
+        Part::Main => !instance.spec.has_network_part(),
+        Part::Step(_) | Part::Sidekick(_) => false,
+    }
+}
+
+fn exposed_ports(instance: &AssignedInstance, part: &Part) -> Vec<String> {
+    let ports = instance.ports.iter().filter(|_| has_ports(instance, part));
+    ports.map(|port| format!("{}/{}", port.spec.container, port.spec.protocol)).collect()
+}
+
+fn own_labels(instance: &AssignedInstance, part: &Part, cluster: ClusterId) -> [(String, String); 4] {
     [
+        (PART_LABEL.to_owned(), part.to_string()),
         (CLUSTER_LABEL.to_owned(), cluster.to_string()),
         (INSTANCE_LABEL.to_owned(), instance.id.to_string()),
         ("wharf.service".to_owned(), instance.id.service().to_string()),
@@ -103,10 +150,11 @@ fn port_bindings(instance: &AssignedInstance) -> HashMap<String, Option<Vec<Port
     bindings
 }
 
-fn mounts(instance: &AssignedInstance, places: &Places) -> Vec<Mount> {
-    let asked = instance.spec.mounts.iter().map(|mount| self::mount(instance, mount));
-    let files = places.of(instance).map(|(path, file)| shown(&path, &file.target));
-    let (program, lease) = (places.guard(), places.lease(&instance.id));
+fn mounts(instance: &AssignedInstance, part: &Part, spec: &ContainerSpec, places: &Places) -> Vec<Mount> {
+    let asked = spec.mounts.iter().map(|mount| self::mount(instance, mount));
+    let own = places.of(instance).filter(|(of, ..)| of == part);
+    let files = own.map(|(_, path, file)| shown(&path, &file.target));
+    let (program, lease) = (places.binary(), places.lease(&instance.id));
     let guard = [(program, guard::PROGRAM), (lease.as_path(), guard::LEASE)];
     let guard = guard.into_iter().filter(|_| instance.spec.strict_singleton);
     asked.chain(files).chain(guard.map(|(path, target)| shown(path, target))).collect()

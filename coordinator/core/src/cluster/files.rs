@@ -84,7 +84,7 @@ impl FileRecord {
 
 /// The services of a spec that use a file.
 fn users<'a>(stack: &'a StackId, spec: &'a StackSpec, file: &'a FileId) -> impl Iterator<Item = &'a Name> {
-    let uses = move |service: &ServiceSpec| service.files.iter().any(|spec| spec.id(stack) == *file);
+    let uses = move |service: &ServiceSpec| service.files().any(|(_, spec)| spec.id(stack) == *file);
     spec.services.iter().filter(move |(_, service)| uses(service)).map(|(name, _)| name)
 }
 
@@ -98,9 +98,9 @@ impl Cluster {
     ) -> Result<Arc<StackSpec>, Problem> {
         let mut resolved = spec.clone();
         let mut missing = Vec::new();
-        if spec.services.values().any(|service| !service.files.is_empty()) {
+        if spec.services.values().any(|service| service.files().next().is_some()) {
             for (name, service) in &mut Arc::make_mut(&mut resolved).services {
-                for file in &mut service.files {
+                for file in service.containers_mut().flat_map(|container| &mut container.files) {
                     let id = file.id(stack);
                     let record = self.files.get(&id);
                     let is_new = new.iter().any(|new| id == new.id(stack));
@@ -158,7 +158,8 @@ impl Cluster {
         for stack in self.stacks_with(id) {
             let Some(spec) = self.stacks.get(&stack).map(|stack| stack.spec.clone()) else { continue };
             let mut changed = (*spec).clone();
-            let files = changed.services.values_mut().flat_map(|service| &mut service.files);
+            let containers = changed.services.values_mut().flat_map(ServiceSpec::containers_mut);
+            let files = containers.flat_map(|container| &mut container.files);
             files.filter(|file| file.id(&stack) == *id).for_each(|file| file.version = Some(version));
             self.replace_spec(&stack, &Arc::new(changed), format!("{id} has version {version}"));
         }
@@ -225,7 +226,7 @@ impl Cluster {
     fn named_files(&self) -> BTreeMap<FileId, BTreeSet<u64>> {
         let mut named: BTreeMap<FileId, BTreeSet<u64>> = BTreeMap::new();
         let mut add = |stack: &StackId, spec: &ServiceSpec| {
-            for file in &spec.files {
+            for (_, file) in spec.files() {
                 named.entry(file.id(stack)).or_default().extend(file.version);
             }
         };
@@ -269,7 +270,7 @@ mod tests {
     }
 
     fn uses(kind: FileKind, text: &str, external: bool) -> ServiceSpec {
-        web(|web| web.files = vec![FileSpec { external, ..FileSpec::of(kind, name(text)) }])
+        web(|web| web.container.files = vec![FileSpec { external, ..FileSpec::of(kind, name(text)) }])
     }
 
     fn put_stack(service: ServiceSpec, files: Vec<NewFile>) -> Command {
@@ -287,7 +288,7 @@ mod tests {
 
     fn used(fixture: &Fixture) -> (u64, Option<u64>) {
         let service = fixture.cluster.service(&stack().service(name("web"))).expect("it is there");
-        (service.revision, service.spec.files[0].version)
+        (service.revision, service.spec.container.files[0].version)
     }
 
     #[test]
@@ -309,11 +310,11 @@ mod tests {
         assert_eq!(used(&fixture), (2, Some(2)));
         fixture.pass(Span::seconds(60), &|_| {});
         let (_, instance) = fixture.cluster.instances.iter().next().expect("it runs");
-        assert_eq!(instance.spec.files[0].version, Some(2), "it was rolled out");
+        assert_eq!(instance.spec.container.files[0].version, Some(2), "it was rolled out");
         assert_eq!(versions(&fixture, &key), [1, 2], "the history names both");
 
         let mut before = uses(FileKind::Secret, "key", true);
-        before.files[0].version = Some(1);
+        before.container.files[0].version = Some(1);
         fixture.done(put_stack(before, Vec::new()));
         assert_eq!(used(&fixture), (3, Some(1)), "a revision of before has the version of before");
         let refused = fixture.refused(Command::RemoveFile(key.clone()));
@@ -334,7 +335,7 @@ mod tests {
 
         let own_app = FileId { stack: Some(name("shop")), ..app };
         let mut with_version_7 = uses(FileKind::Config, "app", false);
-        with_version_7.files[0].version = Some(7);
+        with_version_7.container.files[0].version = Some(7);
         let unknown = fixture.refused(put_stack(with_version_7, Vec::new()));
         assert!(unknown.contains("config shop/app has no version 7"), "{unknown}");
         for version in 1..=25 {

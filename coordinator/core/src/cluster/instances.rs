@@ -130,8 +130,7 @@ pub struct Bookings {
 impl Bookings {
     /// Adds what one more instance takes.
     pub fn add(&mut self, spec: &ServiceSpec, ports: impl IntoIterator<Item = (u16, Protocol)>) {
-        self.reserved.cpu.0 += spec.reservations.cpu.0;
-        self.reserved.memory.0 += spec.reservations.memory.0;
+        self.reserved = self.reserved + spec.reservations();
         self.ports.extend(ports);
     }
 }
@@ -286,7 +285,7 @@ impl Cluster {
         let facts = self.hosts.get(&placement.host)?.facts.as_ref();
         let Some(facts) = facts else { return Some("its host has not reported".into()) };
         let taken = self.bookings(placement.host);
-        let need = spec.reservations;
+        let need = spec.reservations();
         if taken.reserved.memory.0 + need.memory.0 > facts.memory.0 || taken.reserved.cpu.0 + need.cpu.0 > facts.cpu.0 {
             return Some("its host has not enough left".into());
         }

@@ -92,9 +92,11 @@ impl Cluster {
         };
         // How many there should be was not what failed, and what it waited for then may be gone.
         let most = if stable.spec.strict_singleton { 1 } else { u32::MAX };
+        let of_others = service.spec.depends_on.iter().filter(|(on, _)| !service.spec.sidekicks.contains_key(*on));
+        let of_its_own = stable.spec.depends_on.iter().filter(|(on, _)| stable.spec.sidekicks.contains_key(*on));
         let spec = Arc::new(ServiceSpec {
             replicas: service.spec.replicas.min(most),
-            depends_on: service.spec.depends_on.clone(),
+            depends_on: of_others.chain(of_its_own).map(|(on, condition)| (on.clone(), *condition)).collect(),
             ..(*stable.spec).clone()
         });
         service.revision = stable.revision;

@@ -109,8 +109,10 @@ impl Service {
     /// The image to run: by digest where one is pinned.
     pub fn image(&self) -> String {
         match &self.digest {
-            Some(digest) if !self.spec.image.contains('@') => format!("{}@{digest}", self.spec.image),
-            _ => self.spec.image.clone(),
+            Some(digest) if !self.spec.container.image.contains('@') => {
+                format!("{}@{digest}", self.spec.container.image)
+            }
+            _ => self.spec.container.image.clone(),
         }
     }
 }
@@ -266,7 +268,7 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, format!("The image of {id} is pinned or was changed")));
         }
         service.digest = Some(digest.to_owned());
-        let message = format!("{} is {digest} for this revision", service.spec.image);
+        let message = format!("{} is {digest} for this revision", service.spec.container.image);
         self.record(id, "image-pinned", message);
         self.done()
     }

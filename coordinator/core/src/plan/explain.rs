@@ -63,7 +63,7 @@ impl HostTable {
                         let (row, free) = best_of(&rows, |row| row.free_cpu().0);
                         format!(
                             "{count} {lacks} cpu: it needs {} cores, and the most free is {} on {}",
-                            spec.reservations.cpu,
+                            spec.reservations().cpu,
                             MilliCpu(free),
                             row.host.name
                         )
@@ -72,7 +72,7 @@ impl HostTable {
                         let (row, free) = best_of(&rows, |row| row.free_memory().0);
                         format!(
                             "{count} {lacks} memory: it needs {}, and the most free is {} on {}",
-                            spec.reservations.memory,
+                            spec.reservations().memory,
                             Bytes(free),
                             row.host.name
                         )

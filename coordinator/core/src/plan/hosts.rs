@@ -133,10 +133,10 @@ impl Row {
         if let Some(failed) = spec.constraints.iter().find(failed) {
             return Some(Refusal::Constraint(failed.to_string()));
         }
-        if spec.reservations.cpu > self.free_cpu() {
+        if spec.reservations().cpu > self.free_cpu() {
             return Some(Refusal::Cpu);
         }
-        if spec.reservations.memory > self.free_memory() {
+        if spec.reservations().memory > self.free_memory() {
             return Some(Refusal::Memory);
         }
         spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
@@ -185,8 +185,9 @@ impl Row {
     pub(super) fn share(&self, spec: &ServiceSpec) -> u64 {
         let Some(facts) = &self.host.facts else { return u64::MAX };
         let share = |taken: u64, need: u64, all: u64| (taken + need).saturating_mul(1000) / all.max(1);
-        let cpu = share(self.taken.reserved.cpu.0, spec.reservations.cpu.0, facts.cpu.0);
-        let memory = share(self.taken.reserved.memory.0 >> 10, spec.reservations.memory.0 >> 10, facts.memory.0 >> 10);
+        let cpu = share(self.taken.reserved.cpu.0, spec.reservations().cpu.0, facts.cpu.0);
+        let memory =
+            share(self.taken.reserved.memory.0 >> 10, spec.reservations().memory.0 >> 10, facts.memory.0 >> 10);
         (cpu.max(memory) << 20) + self.crowd
     }
 }

@@ -315,7 +315,7 @@ impl<'a> Subject<'a> {
 fn has_failed(instance: &Instance) -> bool {
     match instance.observed.phase {
         Phase::Rejected | Phase::Stopped | Phase::Purged => true,
-        Phase::Failed => instance.spec.restart.condition != RestartCondition::None,
+        Phase::Failed => instance.spec.container.restart.condition != RestartCondition::None,
         _ => false,
     }
 }
@@ -335,7 +335,7 @@ fn purge_ended(instances: &[(&InstanceId, &Instance)], plan: &mut Plan) {
 
 /// The first host that pulled a tag decides what it means for the whole revision.
 fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Instance)], plan: &mut Plan) {
-    if service.digest.is_some() || service.spec.image.contains('@') {
+    if service.digest.is_some() || service.spec.container.image.contains('@') {
         return;
     }
     let seen = instances

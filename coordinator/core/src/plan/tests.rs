@@ -38,14 +38,14 @@ fn instances_are_spread_and_what_does_not_fit_says_why() {
             "memory that is reserved is gone",
             |s| {
                 s.replicas = 4;
-                s.reservations.memory = Bytes(3 << 30);
+                s.container.reservations.memory = Bytes(3 << 30);
             },
             &["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"],
             &["3 hosts lack memory: it needs 3.0 GiB, and the most free is 1.0 GiB on h1"],
         ),
         (
             "cores likewise",
-            |s| s.reservations.cpu = MilliCpu(2500),
+            |s| s.container.reservations.cpu = MilliCpu(2500),
             &[],
             &["3 hosts lack cpu: it needs 2.5 cores, and the most free is 2 on h1"],
         ),
@@ -223,8 +223,8 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
         fixed(s);
         s.replicas = 2;
         s.max_per_host = Some(1);
-        s.reservations.cpu = MilliCpu(1000);
-        s.reservations.memory = Bytes(1 << 30);
+        s.container.reservations.cpu = MilliCpu(1000);
+        s.container.reservations.memory = Bytes(1 << 30);
         s.constraints.push("node.platform.arch == amd64".parse().expect("a constraint"));
     });
     let other = fixture.cluster.stacks[&stack()].spec.services[&name("other")].clone();
@@ -265,7 +265,7 @@ fn a_host_that_comes_and_goes_gets_nothing_new_for_a_while() {
 #[test]
 fn what_backs_off_is_tried_at_once_when_a_person_asks_for_it() {
     let mut fixture = Fixture::of_hosts(1);
-    fixture.deploy(&[("web", web(|spec| spec.image = "broken".into()))]);
+    fixture.deploy(&[("web", web(|spec| spec.container.image = "broken".into()))]);
     fixture.settle();
     let service = stack().service(name("web"));
     let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
@@ -283,8 +283,8 @@ fn a_job_runs_once_for_each_revision_whatever_becomes_of_its_host() {
         web(|spec| {
             spec.mode = Mode::Job;
             spec.replicas = 2;
-            spec.image = image.into();
-            spec.restart.condition = RestartCondition::OnFailure;
+            spec.container.image = image.into();
+            spec.container.restart.condition = RestartCondition::OnFailure;
         })
     };
     let view = |fixture: &Fixture| crate::view::stack(&fixture.cluster, &stack(), fixture.now).expect("it is there");
@@ -323,7 +323,7 @@ fn every_ten_minutes(overlap: Overlap) -> Fixture {
         web(|spec| {
             spec.mode = Mode::Job;
             spec.cron = Some(cron);
-            spec.restart.condition = RestartCondition::OnFailure;
+            spec.container.restart.condition = RestartCondition::OnFailure;
         }),
     )]);
     fixture

@@ -11,7 +11,8 @@ use common::{
     file::FileSpec,
     id::StackId,
     name::Name,
-    spec::{FailureAction, Mode, ServiceSpec, StackSpec, UpdateOrder},
+    part::Part,
+    spec::{ContainerSpec, FailureAction, Mode, ServiceSpec, StackSpec, UpdateOrder},
     time::Timestamp,
 };
 
@@ -84,7 +85,7 @@ fn changes(before: &StackSpec, after: &StackSpec) -> Vec<ServiceChange> {
 
 fn change(name: &Name, before: Option<&ServiceSpec>, after: Option<&ServiceSpec>) -> ServiceChange {
     let (kind, details, how) = match (before, after) {
-        (None, Some(after)) => (ChangeKind::Create, vec![after.image.clone()], count(after.replicas)),
+        (None, Some(after)) => (ChangeKind::Create, vec![after.container.image.clone()], count(after.replicas)),
         (Some(before), None) => {
             (ChangeKind::Remove, Vec::new(), format!("{} removed, volumes kept", count(before.replicas)))
         }
@@ -133,8 +134,8 @@ fn count(replicas: u32) -> String {
 }
 
 /// One phrase for each config or secret that differs. What is in them is not shown.
-fn files(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
-    let by_target = |spec: &ServiceSpec| -> BTreeMap<String, FileSpec> {
+fn files(before: &ContainerSpec, after: &ContainerSpec) -> Vec<String> {
+    let by_target = |spec: &ContainerSpec| -> BTreeMap<String, FileSpec> {
         spec.files.iter().map(|file| (file.target.clone(), file.clone())).collect()
     };
     let (before, after) = (by_target(before), by_target(after));
@@ -157,15 +158,50 @@ fn files(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
     targets.into_iter().filter_map(phrase).collect()
 }
 
-/// One phrase for each field that differs. Values of environment variables are not shown: people
-/// keep passwords there.
+/// One phrase for each field that differs.
 fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
+    let mut found = Vec::new();
+    if before.replicas != after.replicas {
+        found.push(format!("replicas {} → {}", before.replicas, after.replicas));
+    }
+    let (old, new) = (by_part(before), by_part(after));
+    let parts: BTreeSet<&Part> = old.keys().chain(new.keys()).collect();
+    for part in parts {
+        let of_part = |phrase: String| match part {
+            Part::Main => phrase,
+            part => format!("{}: {phrase}", part.told()),
+        };
+        match (old.get(part), new.get(part)) {
+            (Some(old), Some(new)) => found.extend(container_differences(old, new).into_iter().map(of_part)),
+            (None, _) => found.push(of_part("added".to_owned())),
+            (_, None) => found.push(of_part("removed".to_owned())),
+        }
+    }
+    let waits = |spec: &ServiceSpec| -> Vec<_> { spec.sidekicks.values().map(|s| s.depends_on.clone()).collect() };
+    let fields: [(&str, bool); 9] = [
+        ("ports", before.ports != after.ports),
+        ("constraints", before.constraints != after.constraints),
+        ("mode", before.mode != after.mode),
+        ("schedule", before.cron != after.cron),
+        ("spread", before.spread != after.spread),
+        ("most on one host", before.max_per_host != after.max_per_host),
+        ("strict singleton", before.strict_singleton != after.strict_singleton),
+        ("update policy", before.update != after.update),
+        ("dependencies", before.depends_on != after.depends_on || waits(before) != waits(after)),
+    ];
+    found.extend(changed(&fields));
+    found
+}
+
+fn by_part(spec: &ServiceSpec) -> BTreeMap<Part, &ContainerSpec> {
+    spec.containers().collect()
+}
+
+/// The same for one container. Values of environment variables are not shown: people keep passwords there.
+fn container_differences(before: &ContainerSpec, after: &ContainerSpec) -> Vec<String> {
     let mut found = Vec::new();
     if before.image != after.image {
         found.push(format!("image {} → {}", before.image, after.image));
-    }
-    if before.replicas != after.replicas {
-        found.push(format!("replicas {} → {}", before.replicas, after.replicas));
     }
     let keys: BTreeSet<&String> = before.environment.keys().chain(after.environment.keys()).collect();
     for key in keys.into_iter().filter(|key| before.environment.get(*key) != after.environment.get(*key)) {
@@ -176,26 +212,24 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
         });
     }
     found.extend(files(before, after));
-    let fields: [(&str, bool); 18] = [
+    let fields: [(&str, bool); 12] = [
         ("pull policy", before.pull != after.pull),
         ("command", before.command != after.command),
         ("entrypoint", before.entrypoint != after.entrypoint),
         ("user", before.user != after.user),
         ("working directory", before.working_dir != after.working_dir),
         ("labels", before.labels != after.labels),
-        ("ports", before.ports != after.ports),
         ("mounts", before.mounts != after.mounts),
         ("health check", before.healthcheck != after.healthcheck),
         ("restart policy", before.restart != after.restart),
         ("stop grace period", before.stop_grace != after.stop_grace),
         ("resources", (before.reservations, before.limits) != (after.reservations, after.limits)),
-        ("constraints", before.constraints != after.constraints),
-        ("mode", before.mode != after.mode),
-        ("spread", before.spread != after.spread),
-        ("most on one host", before.max_per_host != after.max_per_host),
-        ("update policy", before.update != after.update),
-        ("dependencies", before.depends_on != after.depends_on),
+        ("log options", before.log != after.log),
     ];
-    found.extend(fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| format!("{field} changed")));
+    found.extend(changed(&fields));
     found
+}
+
+fn changed(fields: &[(&str, bool)]) -> impl Iterator<Item = String> {
+    fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| format!("{field} changed"))
 }

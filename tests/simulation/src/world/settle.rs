@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use agent_core::ContainerState;
 use common::{
-    id::{HostId, InstanceId, ServiceId},
+    id::{HostId, ServiceId},
     instance::Health,
+    part::PartId,
     time::Span,
 };
 use coordinator_core::{Command, Proposal, cluster::Stack, plan};
@@ -79,10 +80,14 @@ impl World {
                 host.finish_one(&mut self.random, 0, self.now);
                 something = true;
             }
-            let ailing: Vec<InstanceId> =
+            for step in host.running_steps() {
+                host.end_program(&step, 0, self.now);
+                something = true;
+            }
+            let ailing: Vec<PartId> =
                 host.docker.iter().filter(|(_, c)| is_ailing(c.state)).map(|(id, _)| id.clone()).collect();
-            for instance in ailing {
-                host.set_health(&instance, Health::Healthy);
+            for part in ailing {
+                host.set_health(&part, Health::Healthy);
                 something = true;
             }
             self.pass(*id)?;

@@ -22,8 +22,8 @@ impl Numbers {
 
 fn some_service(numbers: &mut Numbers) -> ServiceSpec {
     web(|spec| {
-        spec.reservations.cpu = MilliCpu(numbers.below(4) * 250);
-        spec.reservations.memory = Bytes(numbers.below(4) << 28);
+        spec.container.reservations.cpu = MilliCpu(numbers.below(4) * 250);
+        spec.container.reservations.memory = Bytes(numbers.below(4) << 28);
         spec.max_per_host = (numbers.below(3) == 0).then(|| 1 + numbers.below(4) as u32);
         for port in 0..numbers.below(3) as u16 {
             let published = (numbers.below(2) == 0).then_some(8000 + port);

@@ -27,7 +27,7 @@ fn service(fixture: &Fixture) -> &Service {
 fn three(image: &str, change: impl FnOnce(&mut ServiceSpec)) -> ServiceSpec {
     web(|spec| {
         spec.replicas = 3;
-        spec.image = image.into();
+        spec.container.image = image.into();
         change(spec);
     })
 }
@@ -114,7 +114,7 @@ fn a_revision_that_fails_goes_back_and_nobody_notices() {
     assert_eq!((rollout.state, rollout.back_from), (RolloutState::Done, Some(2)));
     assert!(rollout.why.ends_with("there is no such image"), "{}", rollout.why);
     let record = &fixture.cluster.stacks[&stack()];
-    assert_eq!(record.spec.services[&name("web")].image, "web:1", "the stack says what is");
+    assert_eq!(record.spec.services[&name("web")].container.image, "web:1", "the stack says what is");
     let history = view::revisions(record);
     let what: Vec<&str> = history.iter().map(|revision| revision.what.as_str()).collect();
     assert_eq!(what.len(), 3);
@@ -144,13 +144,13 @@ fn a_revision_that_fails_is_paused_if_that_is_asked_for_and_goes_on_when_a_perso
     fixture.deploy(&[("web", three("web:3", pause))]);
     fixture.pass(Span::minutes(3), &at_least(3));
     assert_eq!(service(&fixture).rollout.state, RolloutState::Done);
-    assert!(fixture.cluster.instances.values().all(|i| i.spec.image == "web:3"));
+    assert!(fixture.cluster.instances.values().all(|i| i.spec.container.image == "web:3"));
 }
 
 #[test]
 fn a_first_revision_has_nothing_to_go_back_to_and_is_tried_on() {
     let mut fixture = Fixture::of_hosts(1);
-    fixture.deploy(&[("web", web(|spec| spec.image = "broken".into()))]);
+    fixture.deploy(&[("web", web(|spec| spec.container.image = "broken".into()))]);
     fixture.pass(MINUTE, &|_| {});
     assert_eq!(service(&fixture).rollout.state, RolloutState::Rolling);
     let back = Command::RollBack { service: service_id(), expect_revision: 1, why: String::new() };
@@ -210,7 +210,7 @@ fn what_has_no_place_elsewhere_stays_until_the_deadline_and_says_why() {
 fn what_has_its_data_on_a_host_waits_for_that_host() {
     let volume: fn(&mut ServiceSpec) = |spec| {
         let source = MountSource::Volume(name("data"));
-        spec.mounts.push(MountSpec { source, target: "/data".into(), read_only: false });
+        spec.container.mounts.push(MountSpec { source, target: "/data".into(), read_only: false });
     };
     let mut fixture = deployed(volume);
     drain(&mut fixture, 1, Span::minutes(10));
@@ -277,7 +277,7 @@ fn a_global_service_is_on_each_host_once() {
             "web",
             web(|spec| {
                 global(spec);
-                spec.image = "web:2".into();
+                spec.container.image = "web:2".into();
             }),
         ),
         ("other", web(|_| {})),

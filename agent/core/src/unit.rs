@@ -1,0 +1,171 @@
+//! How the parts of an instance depend on one another: what holds one up, what ends all of them, and what
+//! they are together.
+
+use common::{
+    assignment::AssignedInstance,
+    instance::{Health, Observed, Phase, Want},
+    part::{Part, PartId},
+    spec::Condition,
+    time::Timestamp,
+};
+
+use crate::{
+    memory::Memory,
+    observed::{Container, ContainerState},
+    reconcile::Situation,
+};
+
+/// An instance and all of its parts, in the order in which they start.
+pub(crate) struct Unit<'a> {
+    situation: Situation<'a>,
+    instance: &'a AssignedInstance,
+    pub(crate) parts: Vec<PartId>,
+}
+
+/// What the other parts of its instance mean for one of them.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings {
+    /// What it waits for before it may start.
+    pub(crate) waits: Option<String>,
+    /// Whether its container cannot be made yet, because nothing holds its network.
+    pub(crate) lacks_network: bool,
+    /// When the network was made that it is to use, if it shares one.
+    pub(crate) network: Option<Timestamp>,
+    /// Whether others have to end before it.
+    pub(crate) others_end_first: bool,
+}
+
+impl<'a> Unit<'a> {
+    pub(crate) fn of(situation: Situation<'a>, instance: &'a AssignedInstance) -> Unit<'a> {
+        let parts = instance.parts().into_iter().map(|part| instance.id.part(part)).collect();
+        Unit { situation, instance, parts }
+    }
+
+    /// What is wanted of each part: once the main one has ended for good, or any other has failed for good,
+    /// the rest ends too.
+    pub(crate) fn want(&self, memory: &Memory) -> Want {
+        let wanted = self.instance.desired.want;
+        if self.parts.len() > 1 && self.end(memory).is_some() { wanted.max(Want::Stop) } else { wanted }
+    }
+
+    /// The part whose end is that of the instance.
+    fn end(&self, memory: &Memory) -> Option<&PartId> {
+        let phase = |id: &PartId| memory.0.get(id).map(|local| local.observed.phase);
+        let has_failed = |id: &&PartId| matches!(phase(id), Some(Phase::Failed | Phase::Rejected));
+        let is_done = |id: &&PartId| id.part == Part::Main && phase(id) == Some(Phase::Completed);
+        self.parts.iter().find(has_failed).or_else(|| self.parts.iter().find(is_done))
+    }
+
+    pub(crate) fn surroundings(&self, index: usize, memory: &Memory) -> Surroundings {
+        if self.parts.len() == 1 {
+            return Surroundings::default();
+        }
+        let id = &self.parts[index];
+        let network = self.instance.spec.has_network_part() && id.part != Part::Network;
+        let network = network.then(|| self.container(&Part::Network));
+        let made_at = |container: &Container| match container.state {
+            ContainerState::Running { started_at, .. } => Some(started_at),
+            ContainerState::Created | ContainerState::Exited { .. } => None,
+        };
+        let later = &self.parts[index + 1..];
+        Surroundings {
+            waits: self.waits(id, memory),
+            lacks_network: network == Some(None),
+            network: network.flatten().and_then(made_at),
+            others_end_first: later.iter().any(|id| self.runs(id)),
+        }
+    }
+
+    /// What a part waits for. Once it has run, it needs only its network to be started again.
+    fn waits(&self, id: &PartId, memory: &Memory) -> Option<String> {
+        let has_run =
+            self.situation.containers.get(id).is_some_and(|container| container.state != ContainerState::Created);
+        let waits = self.instance.spec.waits_of(&id.instance.service().service, &id.part);
+        let unmet = |(peer, condition): &(Part, Condition)| {
+            (!has_run || *peer == Part::Network) && !self.is_met(peer, *condition, memory)
+        };
+        let (peer, _) = waits.into_iter().find(unmet)?;
+        let why = memory.0.get(&id.instance.part(peer.clone())).map_or("", |local| local.observed.message.as_str());
+        Some(if why.is_empty() {
+            format!("it waits for {}", peer.told())
+        } else {
+            format!("it waits for {}: {why}", peer.told())
+        })
+    }
+
+    fn is_met(&self, peer: &Part, condition: Condition, memory: &Memory) -> bool {
+        let id = self.instance.id.part(peer.clone());
+        let Some(observed) = memory.0.get(&id).map(|local| &local.observed) else { return false };
+        match condition {
+            Condition::Started => self.runs(&id) || observed.phase == Phase::Completed,
+            Condition::Healthy => observed.is_serving(),
+            Condition::Completed => observed.phase == Phase::Completed,
+        }
+    }
+
+    fn container(&self, part: &Part) -> Option<&'a Container> {
+        self.situation.containers.get(&self.instance.id.part(part.clone()))
+    }
+
+    fn runs(&self, id: &PartId) -> bool {
+        self.situation.containers.get(id).is_some_and(Container::runs)
+    }
+
+    /// Agents that have lost their ledger must not report fewer restarts than the cluster knows of.
+    pub(crate) fn catch_up(&self, memory: &mut Memory) {
+        let known = self.restarts(memory);
+        if let Some(main) = memory.0.get_mut(&self.instance.id.main()) {
+            main.observed.restart += self.instance.restarts.saturating_sub(known);
+        }
+    }
+
+    fn restarts(&self, memory: &Memory) -> u32 {
+        self.parts.iter().filter_map(|id| memory.0.get(id)).map(|local| local.observed.restart).sum()
+    }
+
+    /// What all parts are together. That an instance has ended is told once nothing of it runs any more.
+    pub(crate) fn observed(&self, memory: &Memory) -> Observed {
+        let Some(main) = memory.0.get(&self.instance.id.main()) else { return Observed::nothing() };
+        let mut told = main.observed.clone();
+        if self.parts.len() == 1 {
+            return told;
+        }
+        told.restart = self.restarts(memory);
+        if let Some((end, local)) = self.end(memory).and_then(|end| Some((end, memory.0.get(end)?))) {
+            told.phase = local.observed.phase;
+            told.exit_code = local.observed.exit_code;
+            told.message = said_by(&end.part, &local.observed);
+        }
+        let others = || self.parts.iter().filter_map(|id| Some((id, &memory.0.get(id)?.observed)));
+        if told.phase.is_terminal() {
+            told.health = Health::Unchecked;
+            if self.parts.iter().any(|id| self.runs(id)) {
+                told.phase = Phase::Stopping;
+            } else if told.phase == Phase::Purged && others().any(|(_, other)| other.phase != Phase::Purged) {
+                told.phase = Phase::Stopped;
+            }
+        } else if told.is_serving() {
+            let is_whole = |other: &Observed| other.is_serving() || other.phase == Phase::Completed;
+            if let Some((id, other)) = others().find(|(_, other)| !is_whole(other)) {
+                told.health = match other.health {
+                    Health::Unhealthy => Health::Unhealthy,
+                    Health::Unchecked | Health::Starting | Health::Healthy => Health::Starting,
+                };
+                told.message = said_by(&id.part, other);
+            }
+        }
+        told
+    }
+}
+
+/// What a part says, and which one.
+fn said_by(part: &Part, observed: &Observed) -> String {
+    match (part, observed.message.as_str()) {
+        (Part::Main, message) => message.to_owned(),
+        (part, "") => format!("{} is not up: {}", part.told(), format!("{:?}", observed.phase).to_lowercase()),
+        (part, message) => format!("{}: {message}", part.told()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

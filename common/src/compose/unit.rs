@@ -1,0 +1,87 @@
+//! Services that are sidekicks of others: `x-group: web`, or `network_mode: service:web`, which means the same
+//! here, because the parts of an instance share its host and its network.
+
+use std::collections::BTreeMap;
+
+use super::node::Node;
+use crate::{
+    name::Name,
+    spec::{Condition, ContainerSpec, ServiceSpec, Sidekick},
+};
+
+/// What a sidekick cannot say for itself.
+const OF_THE_SERVICE: [&str; 5] = ["ports", "scale", "pre_start", "x-cron", "x-strict-singleton"];
+
+/// A service of the file that is a sidekick.
+pub(super) struct Grouped {
+    pub(super) container: ContainerSpec,
+    pub(super) depends_on: BTreeMap<Name, Condition>,
+}
+
+/// The service that each sidekick belongs to, as it is written.
+pub(super) type Leaders = BTreeMap<Name, Name>;
+
+/// The service whose sidekick this one says that it is.
+pub(super) fn leader(node: &Node<'_>) -> Option<String> {
+    let mode = node.get("network_mode");
+    let by_network = mode.and_then(|mode| {
+        let text = mode.text()?;
+        let service = text.strip_prefix("service:").map(str::to_owned);
+        if service.is_none() {
+            mode.warn("only service:<name> is supported yet; this has no effect");
+        }
+        service
+    });
+    node.get("x-group").and_then(|group| group.text()).or(by_network)
+}
+
+/// Complains of what the service says, and a sidekick of it cannot.
+pub(super) fn check_sidekick(node: &Node<'_>, leader: &Name) {
+    for key in OF_THE_SERVICE {
+        if let Some(value) = node.get(key) {
+            value.problem(format!("it is a sidekick of {leader}: {leader} says this for all its containers"));
+        }
+    }
+    for (key, value) in node.get("deploy").map(|deploy| deploy.entries()).unwrap_or_default() {
+        if !["resources", "restart_policy"].contains(&key.as_str()) {
+            value.problem(format!("it is a sidekick of {leader}: {leader} says this for all its containers"));
+        }
+    }
+}
+
+/// Follows sidekicks of sidekicks to the service that all belong to; the name where a circle was found.
+pub(super) fn root<'a>(leaders: &'a Leaders, of: &'a Name) -> Result<&'a Name, &'a Name> {
+    let mut at = of;
+    for _ in 0..=leaders.len() {
+        match leaders.get(at) {
+            Some(next) => at = next,
+            None => return Ok(at),
+        }
+    }
+    Err(at)
+}
+
+/// Puts the sidekicks into the services that they belong to.
+pub(super) fn join(services: &mut BTreeMap<Name, ServiceSpec>, grouped: BTreeMap<Name, (Name, Grouped)>) {
+    let leaders: BTreeMap<Name, Name> =
+        grouped.iter().map(|(name, (leader, _))| (name.clone(), leader.clone())).collect();
+    for (name, (leader, Grouped { container, depends_on })) in grouped {
+        let Some(service) = services.get_mut(&leader) else { continue };
+        let is_peer = |on: &Name| *on == leader || leaders.get(on) == Some(&leader);
+        let (inside, outside) = depends_on.into_iter().partition(|(on, _)| is_peer(on));
+        // What one part of an instance waits for, the instance waits for.
+        let outside: BTreeMap<Name, Condition> = outside;
+        service.depends_on.extend(outside);
+        service.sidekicks.insert(name, Sidekick { container, depends_on: inside });
+    }
+    for (name, service) in services.iter_mut() {
+        // To wait for another's sidekick is to wait for its instances.
+        let named = std::mem::take(&mut service.depends_on).into_iter();
+        service.depends_on = named
+            .map(|(on, condition)| match leaders.get(&on) {
+                Some(leader) if leader != name => (leader.clone(), condition),
+                _ => (on, condition),
+            })
+            .collect();
+    }
+}
