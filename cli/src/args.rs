@@ -387,6 +387,22 @@ pub enum Host {
         /// The labels, key=value.
         labels: Vec<String>,
     },
+    /// Say how much of a host may be reserved: --cpu 2 is twice its cores.
+    Oversubscribe {
+        /// Its name or id.
+        host: String,
+        /// How often its processor time may be reserved.
+        #[arg(long, default_value = "1")]
+        cpu: f64,
+        /// How often its memory may be reserved.
+        #[arg(long, default_value = "1")]
+        memory: f64,
+    },
+    /// Stop all that runs on a host at once, and start nothing there; drain it first. Undo: uncordon.
+    Maintenance {
+        /// Its name or id.
+        host: String,
+    },
     /// Give a host no new instances; those that it has stay.
     Cordon {
         /// Its name or id.

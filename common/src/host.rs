@@ -1,6 +1,6 @@
 //! Hosts: what the agent says of them and how alive they are believed to be.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     id::BootId,
     quantity::{Bytes, MilliCpu},
+    spec::Resources,
     time::Timestamp,
 };
 
@@ -83,6 +84,8 @@ pub enum Availability {
         /// When they are stopped even if nothing has replaced them.
         deadline: Timestamp,
     },
+    /// Nothing runs there, not even what has its data there or is on every host.
+    Maintenance,
 }
 
 impl Availability {
@@ -92,7 +95,35 @@ impl Availability {
             Availability::Active => "active",
             Availability::Cordoned => "cordoned",
             Availability::Draining { .. } => "draining",
+            Availability::Maintenance => "in maintenance",
         }
+    }
+}
+
+/// How much of what a host has may be reserved, in hundredths of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Oversubscription {
+    /// Of its processor time.
+    pub cpu: u32,
+    /// Of its memory.
+    pub memory: u32,
+}
+
+impl Default for Oversubscription {
+    fn default() -> Oversubscription {
+        Oversubscription { cpu: 100, memory: 100 }
+    }
+}
+
+impl Oversubscription {
+    /// The hundredths that make sense.
+    pub const RANGE: RangeInclusive<u32> = 10..=1000;
+
+    /// What may be reserved of a host.
+    pub fn of(self, facts: &HostFacts) -> Resources {
+        let part = |all: u64, hundredths: u32| (u128::from(all) * u128::from(hundredths) / 100) as u64;
+        Resources { cpu: MilliCpu(part(facts.cpu.0, self.cpu)), memory: Bytes(part(facts.memory.0, self.memory)) }
     }
 }
 

@@ -64,9 +64,15 @@ pub struct ServiceSpec {
     /// What a host must be like.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
+    /// What a host had better be like.
+    #[serde(default)]
+    pub prefer: Vec<Constraint>,
     /// Host labels over whose values the instances are spread evenly, the most important first.
     #[serde(default)]
     pub spread: Vec<String>,
+    /// Services with a higher one are placed first; nothing that runs makes room for it.
+    #[serde(default)]
+    pub priority: i32,
     /// How many instances one host takes at most; no limit if absent.
     #[serde(default)]
     pub max_per_host: Option<u32>,
@@ -261,6 +267,8 @@ impl ServiceSpec {
             cron: None,
             replicas: 1,
             constraints: Vec::new(),
+            prefer: Vec::new(),
+            priority: 0,
             spread: Vec::new(),
             max_per_host: None,
             strict_singleton: false,
@@ -275,6 +283,8 @@ impl ServiceSpec {
         let as_here = ServiceSpec {
             cron: self.cron.clone(),
             replicas: self.replicas,
+            prefer: self.prefer.clone(),
+            priority: self.priority,
             spread: self.spread.clone(),
             max_per_host: self.max_per_host,
             update: self.update.clone(),

@@ -57,6 +57,7 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::remove))
         .routes(routes!(hosts::put_labels))
+        .routes(routes!(hosts::oversubscribe))
         .routes(routes!(hosts::put_availability))
         .routes(routes!(tokens::list_join, tokens::create_join))
         .routes(routes!(tokens::revoke_join))

@@ -8,7 +8,7 @@ use common::{
         WantedAvailability,
     },
     error::{Code, Problem},
-    host::Availability,
+    host::{Availability, Oversubscription},
     time::Span,
     token::JoinRole,
 };
@@ -65,6 +65,21 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
             }
             session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
             output::note(format!("✓ {host} is removed; on the host itself: wharf uninstall"));
+            Ok(0)
+        }
+        Host::Oversubscribe { host, cpu, memory } => {
+            // What is out of range is refused with the range.
+            let hundredths = |factor: f64| (factor * 100.0).round() as u32;
+            let put = Oversubscription { cpu: hundredths(cpu), memory: hundredths(memory) };
+            session.client.put(&format!("/api/v1/hosts/{host}/oversubscription"), &put).await?;
+            Ok(0)
+        }
+        Host::Maintenance { host } => {
+            let question = format!("Stop all that runs on {host}? What has its data there waits for it.");
+            if !output::confirm(&question, session.yes)? {
+                return Ok(1);
+            }
+            set(session, &host, WantedAvailability::Maintenance, None, false).await?;
             Ok(0)
         }
         Host::Tokens => tokens(session).await,

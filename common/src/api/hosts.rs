@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    host::{Availability, HostFacts, HostLabels, Liveness},
+    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{HostId, InstanceId, MemberId},
     name::Name,
     spec::Resources,
@@ -34,6 +34,8 @@ pub struct HostView {
     pub instances: usize,
     /// What those have reserved.
     pub reserved: Resources,
+    /// How much of it may be reserved.
+    pub oversubscription: Oversubscription,
     /// When it joined.
     pub joined_at: Timestamp,
 }
@@ -63,6 +65,8 @@ pub enum WantedAvailability {
     Cordoned,
     /// It is emptied.
     Draining,
+    /// Nothing runs there.
+    Maintenance,
 }
 
 /// What emptying a host does to its instances.

@@ -16,6 +16,9 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
         spec.cron = cron_spec(&cron);
         spec.mode = Mode::Job;
     }
+    if let Some(priority) = node.get("x-priority").and_then(|n| n.parse()) {
+        spec.priority = priority;
+    }
     if let Some(scale) = node.get("scale").and_then(|n| n.number()) {
         spec.replicas = scale;
     }
@@ -93,15 +96,12 @@ fn cron_spec(node: &Node<'_>) -> Option<CronSpec> {
 fn placement(node: &Node<'_>, spec: &mut ServiceSpec) {
     node.warn_unknown(&["constraints", "preferences", "max_replicas_per_node"]);
     for constraint in node.get("constraints").map(|n| n.items()).unwrap_or_default() {
-        let Some(text) = constraint.text() else { continue };
-        match text.parse() {
-            Ok(parsed) => spec.constraints.push(parsed),
-            Err(reason) => constraint.problem(reason),
-        }
+        spec.constraints.extend(constraint.parse());
     }
     for preference in node.get("preferences").map(|n| n.items()).unwrap_or_default() {
-        preference.warn_unknown(&["spread"]);
+        preference.warn_unknown(&["spread", "prefer"]);
         spec.spread.extend(preference.get("spread").and_then(|n| n.text()));
+        spec.prefer.extend(preference.get("prefer").and_then(|n| n.parse()));
     }
     // 0 is Swarm's way to say that there is no limit.
     spec.max_per_host = node.get("max_replicas_per_node").and_then(|n| n.number::<u32>()).filter(|most| *most > 0);

@@ -5,12 +5,15 @@ use std::{cmp::Ordering, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::name::Name;
+
 /// A condition on a host: `node.labels.disk == ssd`, `node.labels.zone in (a, b)`,
-/// `node.labels.gpu exists`, `engine.version >= 24.0`.
+/// `node.labels.gpu exists`, `engine.version >= 24.0`; or on what runs there: `service == db`,
+/// `container.labels.team != red`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Constraint {
-    /// One of [`Constraint::KEYS`], or `node.labels.<label>`.
+    /// One of [`Constraint::KEYS`], [`Constraint::SERVICE`], `node.labels.<label>` or `container.labels.<label>`.
     pub key: String,
     /// How what the host has is compared.
     pub operator: Operator,
@@ -96,6 +99,31 @@ impl Constraint {
         "engine.version",
     ];
 
+    /// The services of the stack that have an instance there.
+    pub const SERVICE: &'static str = "service";
+
+    /// That no instance of a service of the stack is there.
+    pub fn without_service(name: &Name) -> Constraint {
+        let (key, values) = (Constraint::SERVICE.to_owned(), vec![name.to_string()]);
+        Constraint { key, operator: Operator::NotEqual, values }
+    }
+
+    /// Whether all services that it names are among these.
+    pub fn names_only(&self, services: &[Name]) -> bool {
+        let known = |value: &String| services.iter().any(|name| name.as_str() == value);
+        self.key != Constraint::SERVICE || self.values.iter().all(known)
+    }
+
+    /// Whether it asks for what else runs on a host, which changes with every instance.
+    pub fn asks_for_neighbours(&self) -> bool {
+        self.key == Constraint::SERVICE || self.container_label().is_some()
+    }
+
+    /// The label of containers there that it asks for, if it asks for one.
+    pub fn container_label(&self) -> Option<&str> {
+        self.key.strip_prefix("container.labels.").filter(|label| !label.is_empty())
+    }
+
     /// The label that it asks for, if it asks for one.
     pub fn label(&self) -> Option<&str> {
         label_of(&self.key)
@@ -123,9 +151,11 @@ impl Constraint {
 
     /// The rule that it breaks, if it breaks one.
     pub fn violation(&self) -> Option<String> {
-        if self.label().is_none() && !Constraint::KEYS.contains(&self.key.as_str()) {
+        let is_known = Constraint::KEYS.contains(&self.key.as_str());
+        if !is_known && self.label().is_none() && !self.asks_for_neighbours() {
             let known = Constraint::KEYS.join(", ");
-            return Some(format!("{} is not known; there are {known} and node.labels.<label>", self.key));
+            let others = "node.labels.<label>, service and container.labels.<label>";
+            return Some(format!("{} is not known; there are {known}, {others}", self.key));
         }
         let fits = match self.operator {
             Operator::Exists | Operator::NotExists => self.values.is_empty(),

@@ -1,6 +1,6 @@
 //! The one validator of specs: the same rules for a first deploy, an update and a roll back.
 
-use super::{ContainerSpec, MountSource, ServiceSpec, StackSpec, constraint::label_of};
+use super::{Constraint, ContainerSpec, MountSource, ServiceSpec, StackSpec, constraint::label_of};
 use crate::{file::MAX_FILES, name::Name, time::Span};
 
 /// A rule that a spec breaks, and where.
@@ -22,6 +22,8 @@ pub const MAX_TEXT: usize = 32 << 10;
 /// Most entries of any list or map of a service.
 pub const MAX_ENTRIES: usize = 1000;
 
+/// Most constraints, and most preferences, of a service.
+pub const MAX_CONDITIONS: usize = 50;
 /// Most sidekicks, and most steps, of an instance.
 pub const MAX_PARTS: usize = 20;
 
@@ -98,10 +100,10 @@ impl Check<'_> {
                 self.refuse("depends_on", format!("there is no service {dependency} in this stack"));
             }
         }
-        for (index, constraint) in service.constraints.iter().enumerate() {
-            if let Some(reason) = constraint.violation() {
-                self.refuse(&format!("deploy.placement.constraints[{index}]"), reason);
-            }
+        self.conditions("constraints", &service.constraints, stack);
+        self.conditions("preferences", &service.prefer, stack);
+        if !(-1000..=1000).contains(&service.priority) {
+            self.refuse("x-priority", format!("{} is not between -1000 and 1000", service.priority));
         }
         if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
             self.refuse("deploy.update_config.order", format!("start-first is not possible: {reason}"));
@@ -134,6 +136,20 @@ impl Check<'_> {
         }
         if service.update.monitor > Span::minutes(60) || service.update.delay > Span::minutes(60 * 24) {
             self.refuse("deploy.update_config", "monitor is at most an hour, delay at most a day");
+        }
+    }
+
+    fn conditions(&mut self, field: &str, conditions: &[Constraint], stack: &StackSpec) {
+        if conditions.len() > MAX_CONDITIONS {
+            self.refuse(&format!("deploy.placement.{field}"), format!("there are more than {MAX_CONDITIONS}"));
+        }
+        let services: Vec<Name> = stack.services.keys().cloned().collect();
+        for (index, constraint) in conditions.iter().enumerate() {
+            let is_known = constraint.names_only(&services);
+            let stranger = (!is_known).then(|| format!("{constraint} names a service that is not in this stack"));
+            if let Some(reason) = constraint.violation().or(stranger) {
+                self.refuse(&format!("deploy.placement.{field}[{index}]"), reason);
+            }
         }
     }
 

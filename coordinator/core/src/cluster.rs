@@ -4,6 +4,7 @@
 //! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
 
 mod access;
+mod candidate;
 mod files;
 mod hosts;
 mod instances;
@@ -28,6 +29,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
+pub use candidate::Candidate;
 pub use files::{Content, FileRecord, FileVersion};
 pub use hosts::{Host, Member, MemberState};
 pub use instances::{Bookings, Instance, Slot};
@@ -182,6 +184,7 @@ impl Cluster {
             Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
             Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),
             Command::PutHostLabels { host, labels } => self.put_host_labels(*host, labels),
+            Command::Oversubscribe { host, oversubscription } => self.oversubscribe(*host, *oversubscription),
             Command::SetAvailability { host, availability } => self.set_availability(*host, *availability),
             Command::RemoveHost(host) => self.remove_host(*host),
             Command::Place(placement) => self.place(placement),

@@ -13,7 +13,7 @@ use common::{
     assignment::RegistryCredentials,
     error::Problem,
     file::{FileId, FileKind},
-    host::{Availability, HostFacts, HostLabels, Liveness},
+    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
     name::Name,
@@ -198,6 +198,13 @@ pub enum Command {
         host: HostId,
         /// The labels.
         labels: HostLabels,
+    },
+    /// Says how much of a host may be reserved.
+    Oversubscribe {
+        /// The host.
+        host: HostId,
+        /// How much.
+        oversubscription: Oversubscription,
     },
     /// Says whether people want instances on a host.
     SetAvailability {

@@ -12,7 +12,10 @@ mod rollout;
 mod runs;
 mod scale;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use common::{
     api::Settings,
@@ -87,10 +90,17 @@ pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
     let at = at.into();
     let mut plan = Plan::default();
     let mut hosts = HostTable::of(cluster);
-    for id in services(cluster) {
+    for id in in_order(cluster, services(cluster)) {
         plan_service(cluster, &id, at, &mut hosts, &mut plan);
     }
     plan
+}
+
+/// The order in which services get what there is: by their priority, then by their name.
+fn in_order(cluster: &Cluster, ids: BTreeSet<ServiceId>) -> Vec<ServiceId> {
+    let mut ids: Vec<ServiceId> = ids.into_iter().collect();
+    ids.sort_by_cached_key(|id| Reverse(cluster.service(id).map_or(0, |service| service.spec.priority)));
+    ids
 }
 
 /// Every service that there is, or that has left instances.

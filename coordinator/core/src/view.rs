@@ -193,6 +193,7 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         member: cluster.member_on(*id),
         instances: cluster.instances_on(*id).filter(|(_, instance)| instance.holds_bookings()).count(),
         reserved: cluster.bookings(*id).reserved,
+        oversubscription: host.oversubscription,
         joined_at: host.joined_at,
     };
     cluster.hosts.iter().map(view).collect()

@@ -51,6 +51,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/hosts/{host}", READ),
     ("DELETE", "/api/v1/hosts/{host}", CHANGE),
     ("PUT", "/api/v1/hosts/{host}/labels", CHANGE),
+    ("PUT", "/api/v1/hosts/{host}/oversubscription", CHANGE),
     ("PUT", "/api/v1/hosts/{host}/availability", CHANGE),
     ("GET", "/api/v1/join-tokens", CHANGE),
     ("POST", "/api/v1/join-tokens", CHANGE),

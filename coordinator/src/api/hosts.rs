@@ -4,7 +4,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use common::{
     api::{DrainPlan, HostView, List, PutAvailability, PutHostLabels, WantedAvailability},
     error::{Code, Problem},
-    host::Availability,
+    host::{Availability, Oversubscription},
     id::HostId,
     time::Span,
 };
@@ -63,7 +63,7 @@ pub async fn put_labels(
 }
 
 /// Says whether people want instances on a host: cordoned, it takes no new ones; draining, it is
-/// emptied as others take over.
+/// emptied as others take over; in maintenance, nothing runs there.
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/availability", params(("host" = String, Path, description = "id or name")), request_body = PutAvailability, responses((status = 200, body = DrainPlan, description = "What emptying it does to its instances; none are listed for the others")))]
 pub async fn put_availability(
     State(coordinator): State<Coordinator>,
@@ -83,6 +83,7 @@ pub async fn put_availability(
     let (availability, plan) = match put.availability {
         WantedAvailability::Active => (Availability::Active, None),
         WantedAvailability::Cordoned => (Availability::Cordoned, None),
+        WantedAvailability::Maintenance => (Availability::Maintenance, None),
         WantedAvailability::Draining => {
             (Availability::Draining { deadline }, view::drain_plan(&published.cluster, host_id, deadline, now()))
         }
@@ -92,6 +93,20 @@ pub async fn put_availability(
     }
     let name = published.cluster.hosts.get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
     Ok(Json(plan.unwrap_or(DrainPlan { host: name, instances: Vec::new() })))
+}
+
+/// Says how much of a host may be reserved, in hundredths of what it has.
+#[utoipa::path(put, path = "/api/v1/hosts/{host}/oversubscription", params(("host" = String, Path, description = "id or name")), request_body = Oversubscription, responses((status = 204)))]
+pub async fn oversubscribe(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    Writing(author): Writing,
+    At(host): At<String>,
+    Body(oversubscription): Body<Oversubscription>,
+) -> Result<StatusCode, ApiError> {
+    let host = find(&published.cluster, &host)?;
+    coordinator.consensus.write(author, Command::Oversubscribe { host, oversubscription }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn missing(host: &str) -> Problem {

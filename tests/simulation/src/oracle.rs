@@ -99,12 +99,12 @@ impl Oracle {
     /// I3 and I4: what instances reserve exists, and a port is booked once.
     fn hosts_are_not_overbooked(&self, cluster: &Cluster) -> Checked {
         for (host, record) in &cluster.hosts {
-            let Some(facts) = &record.facts else { continue };
+            let capacity = record.capacity();
             if cluster.instances_on(*host).any(|(id, _)| self.revived.contains(id)) {
                 continue;
             }
             let reserved = cluster.bookings(*host).reserved;
-            if reserved.memory > facts.memory || reserved.cpu > facts.cpu {
+            if reserved.memory > capacity.memory || reserved.cpu > capacity.cpu {
                 return Err(format!("I3: more than all of {} is reserved: {reserved:?}", record.name));
             }
             let mut ports: BTreeMap<(u16, Protocol), &InstanceId> = BTreeMap::new();

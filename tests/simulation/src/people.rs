@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::{
-    host::Availability,
+    host::{Availability, Oversubscription},
     id::StackId,
     name::{Name, default_environment},
     quantity::{Bytes, MilliCpu},
@@ -57,8 +57,14 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
 /// Hosts are closed and opened, most often opened.
 fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
     let host = random.pick(cluster.hosts.keys().copied()).expect("the first host never goes");
-    let availability = match random.below(5) {
+    if random.chance(15) {
+        let hundredths = 100 + random.below(100) as u32;
+        let oversubscription = Oversubscription { cpu: hundredths, memory: hundredths };
+        return Command::Oversubscribe { host, oversubscription };
+    }
+    let availability = match random.below(6) {
         0 => Availability::Cordoned,
+        5 if random.chance(50) => Availability::Maintenance,
         1 => Availability::Draining { deadline: now + Span::seconds(random.below(120) as u64) },
         _ => Availability::Active,
     };
@@ -69,6 +75,14 @@ fn stack_spec(random: &mut Random, strict: bool) -> StackSpec {
     let mut services = BTreeMap::from([(name("web"), service(random, strict))]);
     if random.chance(60) {
         services.insert(name("db"), service(random, strict));
+        if random.chance(20) {
+            let texts = ["service == db", "service != db", "service == web", "service != web"];
+            let condition = texts[random.below(4)].parse().expect("it is a constraint");
+            services.entry(name(["web", "db"][random.below(2)])).and_modify(|service| match random.below(2) {
+                0 => service.prefer.push(condition),
+                _ => service.constraints.push(condition),
+            });
+        }
         if random.chance(30) {
             let condition = if random.chance(50) { Condition::Started } else { Condition::Healthy };
             services.entry(name("web")).and_modify(|web| {
@@ -118,6 +132,7 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
         spec.strict_singleton = true;
         spec.replicas = spec.replicas.min(1);
     }
+    spec.priority = random.below(2) as i32;
     spec.max_per_host = random.chance(15).then(|| 1 + random.below(2) as u32);
     spec.update.parallelism = random.below(3) as u32;
     spec.update.on_failure =

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use common::{
     error::{Code, Problem},
-    host::{Availability, HostFacts, HostLabels, Liveness},
+    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{HostId, InstanceId, MemberId, SlotId},
     instance::Verdict,
     name::Name,
+    spec::Resources,
     time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct Host {
     pub labels: HostLabels,
     /// What its agent says of it.
     pub facts: Option<HostFacts>,
+    /// How much of that may be reserved.
+    pub oversubscription: Oversubscription,
     /// A hash of its machine's id, from its first session.
     pub machine: Option<[u8; 16]>,
     /// When it was admitted.
@@ -45,6 +48,11 @@ const FLAPS: usize = 3;
 const FLAP_PENALTY: Span = Span::minutes(5);
 
 impl Host {
+    /// What may be reserved of it; nothing before it has reported.
+    pub fn capacity(&self) -> Resources {
+        self.facts.as_ref().map_or_else(Resources::default, |facts| self.oversubscription.of(facts))
+    }
+
     /// Until when it gets nothing new, because it comes and goes.
     pub fn flapping_until(&self, now: Timestamp) -> Option<Timestamp> {
         let lately = self.returns.iter().filter(|at| now.since(**at) < FLAP_WINDOW).count();
@@ -85,6 +93,7 @@ impl Cluster {
             returns: Vec::new(),
             labels,
             facts: None,
+            oversubscription: Oversubscription::default(),
             machine: None,
             joined_at: self.clock,
         };
@@ -99,8 +108,29 @@ impl Cluster {
                 Availability::Active => format!("{} takes new instances", host.name),
                 Availability::Cordoned => format!("{} takes no new instances", host.name),
                 Availability::Draining { deadline } => format!("{} is emptied, until {deadline}", host.name),
+                Availability::Maintenance => format!("nothing runs on {} until it is opened again", host.name),
             };
-            self.record(id, &format!("host-{}", availability.word()), message);
+            self.record(id, &format!("host-{}", availability.word().replace("in ", "")), message);
+        }
+        self.done()
+    }
+
+    pub(super) fn oversubscribe(&mut self, id: HostId, oversubscription: Oversubscription) -> Applied {
+        let Oversubscription { cpu, memory } = oversubscription;
+        let range = Oversubscription::RANGE;
+        if !range.contains(&cpu) || !range.contains(&memory) {
+            return Err(Problem::new(Code::InvalidRequest, "The host was not changed").why(format!(
+                "{cpu} and {memory} hundredths are not between {} and {}",
+                range.start(),
+                range.end()
+            )));
+        }
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        if host.oversubscription != oversubscription {
+            host.oversubscription = oversubscription;
+            let message =
+                format!("{cpu} % of the processors of {} and {memory} % of its memory may be reserved", host.name);
+            self.record(id, "host-oversubscribed", message);
         }
         self.done()
     }

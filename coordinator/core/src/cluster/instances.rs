@@ -7,12 +7,12 @@ use common::{
     host::{Availability, Liveness},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Observed, Phase, StopReason, Verdict, Want},
-    spec::{Mode, Protocol, Resources, ServiceSpec},
+    spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Service, not_found, runs::Task};
+use super::{Applied, Candidate, Cluster, Service, not_found, runs::Task};
 use crate::command::Placement;
 
 /// The delay before a slot is filled again, doubled with each failure in a row.
@@ -181,7 +181,9 @@ impl Cluster {
 
     /// Whether a host is being emptied.
     pub fn is_draining(&self, host: HostId) -> bool {
-        self.hosts.get(&host).is_some_and(|host| matches!(host.availability, Availability::Draining { .. }))
+        let is_emptied =
+            |availability| matches!(availability, Availability::Draining { .. } | Availability::Maintenance);
+        self.hosts.get(&host).is_some_and(|host| is_emptied(host.availability))
     }
 
     /// What is taken on a host.
@@ -229,6 +231,9 @@ impl Cluster {
         }
         if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
             return refuse(why);
+        }
+        if let Some(constraint) = self.unmet(placement, &service.spec) {
+            return refuse(format!("its host does not match {constraint}"));
         }
         if let Some(why) = self.does_not_fit(placement, &service.spec) {
             return refuse(why);
@@ -281,12 +286,26 @@ impl Cluster {
         }
     }
 
+    /// A constraint that its host does not meet.
+    fn unmet(&self, placement: &Placement, spec: &ServiceSpec) -> Option<Constraint> {
+        let service = &placement.slot.service;
+        let host = self.hosts.get(&placement.host)?;
+        let is_first = !self.instances_of(service).any(|(_, instance)| instance.fills_slot());
+        let own_counts = spec.mode != Mode::Global;
+        let candidate =
+            Candidate { cluster: self, service, id: placement.host, host, placed: &[], is_first, own_counts };
+        let shunned = self.shunned_by(service);
+        spec.constraints.iter().chain(&shunned).find(|constraint| !candidate.meets(constraint)).cloned()
+    }
+
     fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
-        let facts = self.hosts.get(&placement.host)?.facts.as_ref();
-        let Some(facts) = facts else { return Some("its host has not reported".into()) };
+        let capacity = self.hosts.get(&placement.host)?.capacity();
         let taken = self.bookings(placement.host);
         let need = spec.reservations();
-        if taken.reserved.memory.0 + need.memory.0 > facts.memory.0 || taken.reserved.cpu.0 + need.cpu.0 > facts.cpu.0 {
+        let sum = taken.reserved + need;
+        // More than all may be reserved if somebody has lowered what may be; who needs nothing more still fits.
+        let fits = |need: u64, sum: u64, all: u64| need == 0 || sum <= all;
+        if !fits(need.memory.0, sum.memory.0, capacity.memory.0) || !fits(need.cpu.0, sum.cpu.0, capacity.cpu.0) {
             return Some("its host has not enough left".into());
         }
         if placement.ports.len() != spec.ports.len() {

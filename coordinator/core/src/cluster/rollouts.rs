@@ -5,8 +5,9 @@ use std::sync::Arc;
 use common::{
     error::{Code, Problem},
     id::ServiceId,
+    name::Name,
     rollout::RolloutState,
-    spec::ServiceSpec,
+    spec::{Constraint, ServiceSpec},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -85,20 +86,13 @@ impl Cluster {
     /// Returns a service to the last revision that served whole.
     pub(super) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
         let clock = self.clock;
+        let services: Vec<Name> = self.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
         let service = self.changing(id, expect_revision)?;
         let Some(stable) = service.stable.clone().filter(|stable| stable.revision != expect_revision) else {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
                 .why("no earlier revision of it has served whole"));
         };
-        // How many there should be was not what failed, and what it waited for then may be gone.
-        let most = if stable.spec.strict_singleton { 1 } else { u32::MAX };
-        let of_others = service.spec.depends_on.iter().filter(|(on, _)| !service.spec.sidekicks.contains_key(*on));
-        let of_its_own = stable.spec.depends_on.iter().filter(|(on, _)| stable.spec.sidekicks.contains_key(*on));
-        let spec = Arc::new(ServiceSpec {
-            replicas: service.spec.replicas.min(most),
-            depends_on: of_others.chain(of_its_own).map(|(on, condition)| (on.clone(), *condition)).collect(),
-            ..(*stable.spec).clone()
-        });
+        let spec = Arc::new(as_it_was(&stable.spec, &service.spec, &services));
         service.revision = stable.revision;
         service.digest = stable.digest;
         service.spec = spec.clone();
@@ -125,5 +119,23 @@ impl Cluster {
                 .why(format!("it is at revision {}, not {expect_revision}", service.revision)));
         }
         Ok(service)
+    }
+}
+
+/// An earlier spec among the services that there are now. How many there should be was not what failed, and what
+/// it waited for then, or was to be near, may be gone.
+fn as_it_was(stable: &ServiceSpec, now: &ServiceSpec, services: &[Name]) -> ServiceSpec {
+    let most = if stable.strict_singleton { 1 } else { u32::MAX };
+    let of_others = now.depends_on.iter().filter(|(on, _)| !now.sidekicks.contains_key(*on));
+    let of_its_own = stable.depends_on.iter().filter(|(on, _)| stable.sidekicks.contains_key(*on));
+    let known = |conditions: &[Constraint]| -> Vec<Constraint> {
+        conditions.iter().filter(|condition| condition.names_only(services)).cloned().collect()
+    };
+    ServiceSpec {
+        constraints: known(&stable.constraints),
+        prefer: known(&stable.prefer),
+        replicas: now.replicas.min(most),
+        depends_on: of_others.chain(of_its_own).map(|(on, condition)| (on.clone(), *condition)).collect(),
+        ..stable.clone()
     }
 }

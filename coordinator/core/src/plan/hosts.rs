@@ -1,6 +1,6 @@
 //! The hosts, what is left of each, and what a host must be like to take an instance.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
     host::{Availability, Liveness},
@@ -13,7 +13,7 @@ use common::{
 use super::explain::Refusal;
 use crate::{
     Cluster,
-    cluster::{Bookings, Host},
+    cluster::{Bookings, Candidate, Host},
 };
 
 /// Host ports that the planner gives to services that ask for none in particular.
@@ -31,12 +31,13 @@ pub(super) struct HostTable {
 pub(super) struct Row {
     pub(super) id: HostId,
     pub(super) host: Host,
-    is_member: bool,
     taken: Bookings,
     /// How many instances it has.
     crowd: u64,
     /// Grows with every placement.
     pub(super) version: u32,
+    /// What this pass has placed here.
+    pub(super) placed: Vec<(ServiceId, Arc<ServiceSpec>)>,
 }
 
 impl HostTable {
@@ -69,11 +70,12 @@ impl HostTable {
     }
 
     /// Takes what an instance needs from a host.
-    pub(super) fn take(&mut self, index: usize, spec: &ServiceSpec, ports: &[u16]) {
+    pub(super) fn take(&mut self, index: usize, service: &ServiceId, spec: &Arc<ServiceSpec>, ports: &[u16]) {
         let row = &mut self.rows[index];
         row.taken.add(spec, ports.iter().zip(&spec.ports).map(|(port, spec)| (*port, spec.protocol)));
         row.crowd += 1;
         row.version += 1;
+        row.placed.push((service.clone(), spec.clone()));
         self.touched.insert(row.id);
     }
 
@@ -100,23 +102,30 @@ impl Row {
         Row {
             id,
             host: host.clone(),
-            is_member: cluster.member_on(id).is_some(),
             taken: cluster.bookings(id),
             crowd: cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot()).count() as u64,
             version: 0,
+            placed: Vec::new(),
         }
     }
 
     pub(super) fn free_cpu(&self) -> MilliCpu {
-        MilliCpu(self.host.facts.as_ref().map_or(0, |facts| facts.cpu.0.saturating_sub(self.taken.reserved.cpu.0)))
+        MilliCpu(self.host.capacity().cpu.0.saturating_sub(self.taken.reserved.cpu.0))
     }
 
     pub(super) fn free_memory(&self) -> Bytes {
-        Bytes(self.host.facts.as_ref().map_or(0, |facts| facts.memory.0.saturating_sub(self.taken.reserved.memory.0)))
+        Bytes(self.host.capacity().memory.0.saturating_sub(self.taken.reserved.memory.0))
     }
 
-    /// The first filter that keeps an instance away; `own` is how many of its service there are here.
-    pub(super) fn refusal(&self, spec: &ServiceSpec, own: u32, now: Timestamp) -> Option<Refusal> {
+    /// The first filter that keeps an instance away; `own` is how many of its service there are here, `unmet` finds
+    /// a constraint that the host does not meet.
+    pub(super) fn refusal<'c>(
+        &self,
+        spec: &ServiceSpec,
+        own: u32,
+        now: Timestamp,
+        unmet: impl FnOnce() -> Option<&'c Constraint>,
+    ) -> Option<Refusal> {
         if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
             return Some(Refusal::NotReady(self.host.liveness.word()));
         }
@@ -129,14 +138,14 @@ impl Row {
         if self.host.facts.as_ref().is_some_and(|facts| facts.docker.is_empty()) {
             return Some(Refusal::NoDocker);
         }
-        let failed = |constraint: &&Constraint| !matches(self.id, &self.host, self.is_member, constraint);
-        if let Some(failed) = spec.constraints.iter().find(failed) {
-            return Some(Refusal::Constraint(failed.to_string()));
+        if let Some(constraint) = unmet() {
+            return Some(Refusal::Constraint(constraint.to_string()));
         }
-        if spec.reservations().cpu > self.free_cpu() {
+        let need = spec.reservations();
+        if need.cpu > self.free_cpu() {
             return Some(Refusal::Cpu);
         }
-        if spec.reservations().memory > self.free_memory() {
+        if need.memory > self.free_memory() {
             return Some(Refusal::Memory);
         }
         spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
@@ -183,30 +192,12 @@ impl Row {
 
     /// How full it would be: the larger share of processor and memory, then the number of instances.
     pub(super) fn share(&self, spec: &ServiceSpec) -> u64 {
-        let Some(facts) = &self.host.facts else { return u64::MAX };
+        let capacity = self.host.capacity();
         let share = |taken: u64, need: u64, all: u64| (taken + need).saturating_mul(1000) / all.max(1);
-        let cpu = share(self.taken.reserved.cpu.0, spec.reservations().cpu.0, facts.cpu.0);
-        let memory =
-            share(self.taken.reserved.memory.0 >> 10, spec.reservations().memory.0 >> 10, facts.memory.0 >> 10);
+        let need = spec.reservations();
+        let cpu = share(self.taken.reserved.cpu.0, need.cpu.0, capacity.cpu.0);
+        let memory = share(self.taken.reserved.memory.0 >> 10, need.memory.0 >> 10, capacity.memory.0 >> 10);
         (cpu.max(memory) << 20) + self.crowd
-    }
-}
-
-/// Whether a host is what a constraint asks for.
-fn matches(id: HostId, host: &Host, is_member: bool, constraint: &Constraint) -> bool {
-    let Some(facts) = &host.facts else { return false };
-    match constraint.key.as_str() {
-        "node.id" => constraint.allows(&[&id.to_string()]),
-        "node.hostname" => constraint.allows(&[host.name.as_str(), &facts.hostname]),
-        "node.role" => constraint.allows(&[if is_member { "manager" } else { "worker" }]),
-        "node.platform.os" => constraint.allows(&[&facts.os]),
-        "node.platform.arch" => constraint.allows(&names_of_arch(&facts.arch)),
-        "node.platform.kernel" => constraint.allows(&[&facts.kernel]),
-        "engine.version" => constraint.allows(&[&facts.docker]),
-        _ => match constraint.label().and_then(|label| host.labels.get(label)) {
-            Some(value) => constraint.allows(&[value]),
-            None => constraint.allows(&[]),
-        },
     }
 }
 
@@ -215,13 +206,15 @@ fn matches(id: HostId, host: &Host, is_member: bool, constraint: &Constraint) ->
 /// all else has left.
 pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -> Vec<u32> {
     let wanted = |(host_id, host): &(&HostId, &Host)| {
-        let is_member = cluster.member_on(**host_id).is_some();
-        let is_allowed = spec.constraints.iter().all(|constraint| matches(**host_id, host, is_member, constraint));
+        let (is_first, own_counts) = (false, false);
+        let candidate = Candidate { cluster, service: id, id: **host_id, host, placed: &[], is_first, own_counts };
+        let is_allowed = spec.constraints.iter().all(|constraint| candidate.meets(constraint));
         let mut on_host = cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());
         let has = || cluster.instances_on(**host_id).any(|(on, i)| on.service() == id && i.fills_slot());
         let wants = match host.availability {
             Availability::Active => host.liveness == Liveness::Ready || has(),
             Availability::Cordoned => has(),
+            Availability::Maintenance => false,
             Availability::Draining { .. } => has() && on_host.any(|(_, i)| i.spec.mode != Mode::Global),
         };
         is_allowed && wants
@@ -229,13 +222,4 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
     let mut numbers: Vec<u32> = cluster.hosts.iter().filter(wanted).map(|(_, host)| host.number).collect();
     numbers.sort_unstable();
     numbers
-}
-
-/// Docker says x86_64 and aarch64, people and images say amd64 and arm64: both are right.
-fn names_of_arch(arch: &str) -> [&str; 2] {
-    match arch {
-        "x86_64" | "amd64" => ["x86_64", "amd64"],
-        "aarch64" | "arm64" => ["aarch64", "arm64"],
-        other => [other, other],
-    }
 }

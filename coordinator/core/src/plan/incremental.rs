@@ -4,17 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
-    host::Availability,
     id::{HostId, ServiceId},
-    spec::Mode,
+    spec::{Constraint, Mode},
     time::Timestamp,
 };
 use imbl::ordmap::DiffItem;
 
-use super::{HostTable, Moment, Plan, plan_service, services};
+use super::{HostTable, Moment, Plan, in_order, plan_service, services};
 use crate::{
     Cluster,
-    cluster::{Instance, Stack},
+    cluster::{Instance, Service, Stack},
 };
 
 /// Plans one state after the other. What it gives is what [`plan`](super::plan) gives.
@@ -59,7 +58,7 @@ impl Planner {
             None => (Seen::of(cluster, at.leading_since), services(cluster)),
         };
         let mut plan = Plan::default();
-        for id in dirty {
+        for id in in_order(cluster, dirty) {
             let mut part = Plan::default();
             plan_service(cluster, &id, at, &mut seen.hosts, &mut part);
             seen.note(id, &part);
@@ -113,10 +112,13 @@ impl Seen {
             changed.insert(*id);
             dirty.extend(cluster.instances_on(*id).map(|(id, _)| id.service().clone()));
         }
-        let is_emptied =
-            || cluster.hosts.values().any(|host| matches!(host.availability, Availability::Draining { .. }));
+        let is_emptied = || cluster.hosts.keys().any(|id| cluster.is_draining(*id));
         if hosts_changed || (instances_changed && is_emptied()) {
             dirty.extend(self.global.iter().cloned());
+        } else if instances_changed {
+            let asks = |service: &Service| service.spec.constraints.iter().any(Constraint::asks_for_neighbours);
+            let follow = self.global.iter().filter(|id| cluster.service(id).is_some_and(asks));
+            dirty.extend(follow.cloned());
         }
         self.hosts.refresh(cluster, changed);
         dirty
@@ -133,7 +135,7 @@ impl Seen {
 }
 
 fn global_of(id: &common::id::StackId, stack: &Stack) -> Vec<ServiceId> {
-    let is_global = |service: &crate::cluster::Service| service.spec.mode == Mode::Global;
+    let is_global = |service: &Service| service.spec.mode == Mode::Global;
     let global = stack.services.iter().filter(|(_, service)| is_global(service));
     global.map(|(name, _)| id.service(name.clone())).collect()
 }

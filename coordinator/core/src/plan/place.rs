@@ -3,11 +3,12 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
 };
 
 use common::{
-    id::{HostId, InstanceId},
-    spec::ServiceSpec,
+    id::{HostId, InstanceId, ServiceId},
+    spec::{Constraint, Mode, ServiceSpec},
     time::Timestamp,
 };
 
@@ -15,7 +16,10 @@ use super::{
     explain::Refusal,
     hosts::{HostTable, Row},
 };
-use crate::cluster::Instance;
+use crate::{
+    Cluster,
+    cluster::{Candidate, Instance},
+};
 
 /// What is to be placed, and where it may go at all.
 pub(super) struct Seat {
@@ -43,11 +47,17 @@ pub(super) struct Choice {
 /// Places the instances of one service.
 pub(super) struct Placer<'a> {
     hosts: &'a mut HostTable,
-    spec: &'a ServiceSpec,
+    cluster: &'a Cluster,
+    id: &'a ServiceId,
+    spec: &'a Arc<ServiceSpec>,
     instances: &'a [(&'a InstanceId, &'a Instance)],
     now: Timestamp,
     /// How many instances of the service each host has, by row; counted when the first one is placed.
     own: Vec<u32>,
+    /// Whether it has none anywhere.
+    is_first: bool,
+    /// What other services do not want beside them.
+    shunned: Vec<Constraint>,
     ranking: Option<Ranking>,
 }
 
@@ -58,41 +68,63 @@ struct Ranking {
     refusals: Vec<(Refusal, usize)>,
 }
 
-/// What is compared to choose a host, the least being best: how many of the service are on it, and how full it
-/// would be. Rows are in the order of ids, which decides between equals.
-type Rank = (u32, u64);
+/// What is compared to choose a host, the least being best: how many preferences it does not meet, how many of the
+/// service are on it, and how full it would be. Rows are in the order of ids, which decides between equals.
+type Rank = (usize, u32, u64);
 
 impl<'a> Placer<'a> {
     /// For a service with these instances.
     pub(super) fn new(
         hosts: &'a mut HostTable,
-        spec: &'a ServiceSpec,
+        cluster: &'a Cluster,
+        id: &'a ServiceId,
+        spec: &'a Arc<ServiceSpec>,
         instances: &'a [(&'a InstanceId, &'a Instance)],
         now: Timestamp,
     ) -> Placer<'a> {
-        Placer { hosts, spec, instances, now, own: Vec::new(), ranking: None }
+        Placer {
+            hosts,
+            cluster,
+            id,
+            spec,
+            instances,
+            now,
+            own: Vec::new(),
+            is_first: true,
+            shunned: Vec::new(),
+            ranking: None,
+        }
     }
 
     fn count_own_once(&mut self) {
         if !self.own.is_empty() {
             return;
         }
+        self.shunned = self.cluster.shunned_by(self.id);
         self.own = vec![0; self.hosts.rows().len()];
         for (_, instance) in self.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
             if let Some(index) = self.hosts.index_of(instance.host) {
                 self.own[index] += 1;
             }
+            self.is_first = false;
         }
     }
 
     /// Picks a host and takes what the instance needs from it, or says why none fits.
     pub(super) fn choose(&mut self, seat: &Seat) -> Result<Choice, Vec<String>> {
         self.count_own_once();
-        let may_go_anywhere = seat.only.is_none() && seat.leaving.is_none() && self.spec.spread.is_empty();
-        let chosen = if may_go_anywhere { self.best_ranked(seat.incarnation) } else { self.best_scanned(seat) };
+        // Where the spread counts, or what else is there, a placement changes the rank of many.
+        let mut conditions = self.spec.constraints.iter().chain(&self.spec.prefer);
+        let is_alone = self.spec.spread.is_empty() && !conditions.any(Constraint::asks_for_neighbours);
+        let chosen = if seat.only.is_none() && seat.leaving.is_none() && is_alone {
+            self.best_ranked(seat.incarnation)
+        } else {
+            self.best_scanned(seat)
+        };
         let (index, ports) = chosen.map_err(|refusals| self.hosts.explain(self.spec, refusals))?;
-        self.hosts.take(index, self.spec, &ports);
+        self.hosts.take(index, self.id, self.spec, &ports);
         self.own[index] += 1;
+        self.is_first = false;
         Ok(Choice { host: self.hosts.rows()[index].id, ports })
     }
 
@@ -108,8 +140,7 @@ impl<'a> Placer<'a> {
             match row.ports_for(self.spec, incarnation) {
                 Ok(ports) => {
                     // It stays in the ranking, and is ranked anew when its turn comes.
-                    let rank = (self.own[index], row.share(self.spec));
-                    ranking.heap.push(Reverse((rank, index, version)));
+                    ranking.heap.push(Reverse((self.rank_of(index, None), index, version)));
                     best = Some((index, ports));
                     break;
                 }
@@ -122,25 +153,47 @@ impl<'a> Placer<'a> {
     }
 
     fn rank_all(&self) -> Ranking {
-        let (mut entries, mut refusals) = (Vec::with_capacity(self.own.len()), Vec::new());
-        for (index, (row, own)) in self.hosts.rows().iter().zip(&self.own).enumerate() {
-            match row.refusal(self.spec, *own, self.now) {
-                None => entries.push(Reverse(((*own, row.share(self.spec)), index, row.version))),
-                Some(refusal) => refusals.push((refusal, index)),
-            }
+        let mut ranking = Ranking { heap: BinaryHeap::with_capacity(self.own.len()), refusals: Vec::new() };
+        for index in 0..self.own.len() {
+            self.rank(index, &mut ranking);
         }
-        Ranking { heap: entries.into(), refusals }
+        ranking
     }
 
     fn rank(&self, index: usize, ranking: &mut Ranking) {
-        let (row, own) = (&self.hosts.rows()[index], self.own[index]);
-        match row.refusal(self.spec, own, self.now) {
-            None => ranking.heap.push(Reverse(((own, row.share(self.spec)), index, row.version))),
+        match self.refusal(index) {
+            None => ranking.heap.push(Reverse((self.rank_of(index, None), index, self.hosts.rows()[index].version))),
             Some(refusal) => ranking.refusals.push((refusal, index)),
         }
     }
 
-    /// Looks at every host: where the spread counts, a placement changes the rank of many.
+    fn rank_of(&self, index: usize, leaving: Option<HostId>) -> Rank {
+        let row = &self.hosts.rows()[index];
+        let unmet = if self.spec.prefer.is_empty() {
+            0
+        } else {
+            let candidate = self.candidate(row);
+            self.spec.prefer.iter().filter(|wish| !candidate.meets(wish)).count()
+        };
+        (unmet, self.staying(index, row, leaving), row.share(self.spec))
+    }
+
+    fn refusal(&self, index: usize) -> Option<Refusal> {
+        let row = &self.hosts.rows()[index];
+        let unmet = || {
+            let candidate = self.candidate(row);
+            self.spec.constraints.iter().chain(&self.shunned).find(|constraint| !candidate.meets(constraint))
+        };
+        row.refusal(self.spec, self.own[index], self.now, unmet)
+    }
+
+    fn candidate<'b>(&'b self, row: &'b Row) -> Candidate<'b> {
+        let (cluster, service, placed) = (self.cluster, self.id, &row.placed);
+        let (is_first, own_counts) = (self.is_first, self.spec.mode != Mode::Global);
+        Candidate { cluster, service, id: row.id, host: &row.host, placed, is_first, own_counts }
+    }
+
+    /// Looks at every host.
     fn best_scanned(&self, seat: &Seat) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
         let levels: Vec<BTreeMap<&str, u32>> =
             self.spec.spread.iter().map(|label| self.by_label(label, seat.leaving)).collect();
@@ -150,13 +203,13 @@ impl<'a> Placer<'a> {
             let refusal = match seat.only {
                 Some(Only::Numbered(number)) if number != row.host.number => continue,
                 Some(Only::Home(home)) if home != row.id => Some(Refusal::NotHome),
-                _ => row.refusal(self.spec, self.own[index], self.now),
+                _ => self.refusal(index),
             };
             match refusal.map_or_else(|| row.ports_for(self.spec, seat.incarnation), Err) {
                 Ok(ports) => {
                     let on_branch = |(label, counts): (&String, &BTreeMap<&str, u32>)| counts[row.label(label)];
                     let branches = self.spec.spread.iter().zip(&levels).map(on_branch).collect();
-                    let score = (branches, (self.staying(index, row, seat.leaving), row.share(self.spec)));
+                    let score = (branches, self.rank_of(index, seat.leaving));
                     if best.as_ref().is_none_or(|(least, ..)| score < *least) {
                         best = Some((score, index, ports));
                     }

@@ -217,6 +217,7 @@ impl Subject<'_> {
     fn drained_until(&self, instance: &Instance) -> Option<Timestamp> {
         match self.cluster.hosts.get(&instance.host)?.availability {
             Availability::Draining { deadline } if self.service.spec.mode != Mode::Global => Some(deadline),
+            Availability::Maintenance => Some(Timestamp(0)),
             _ => None,
         }
     }

@@ -55,7 +55,7 @@ pub(super) fn plan_service(
     let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
     runs::plan_runs(&subject, plan);
     let wanted = wanted_slots(cluster, id, service);
-    let mut placer = Placer::new(hosts, &service.spec, &subject.instances, at.now);
+    let mut placer = Placer::new(hosts, cluster, id, &service.spec, &subject.instances, at.now);
     for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
         if wanted.binary_search(&instance_id.slot.slot).is_err() || subject.is_on_anothers_host(instance_id, instance) {
             let drained = service.spec.mode == Mode::Global && cluster.is_draining(instance.host);

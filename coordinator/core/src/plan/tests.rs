@@ -1,9 +1,12 @@
 use common::{
-    host::{Availability, Liveness},
+    host::{Availability, Liveness, Oversubscription},
     instance::Phase,
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
-    spec::{Condition, CronSpec, Mode, Overlap, PortSpec, Protocol, RestartCondition, ServiceSpec},
+    spec::{
+        Condition, CronSpec, Mode, MountSource, MountSpec, Overlap, PortSpec, Protocol, Resources, RestartCondition,
+        ServiceSpec,
+    },
     time::{Span, Timestamp},
 };
 
@@ -385,4 +388,155 @@ fn of_the_runs_that_were_missed_the_last_is_made_up_for_if_it_is_not_too_late() 
     fixture.settle();
     assert_eq!(events(&fixture, "run-begun"), [""; 0]);
     assert_eq!(events(&fixture, "run-left-out").len(), 1, "what is too late is shown");
+}
+
+/// A service with a condition on hosts.
+fn that(replicas: u32, condition: &str) -> ServiceSpec {
+    web(|spec| {
+        spec.replicas = replicas;
+        spec.constraints.push(condition.parse().expect("a constraint"));
+    })
+}
+
+#[test]
+fn what_else_runs_there_decides_where_an_instance_goes() {
+    // Services are planned in the order of their names: what comes later follows in the next pass.
+    let cases: [(&str, Vec<(&str, ServiceSpec)>, &[&str]); 5] = [
+        (
+            "beside another",
+            vec![("aa", that(2, "service == db")), ("db", that(1, "node.hostname == h3"))],
+            &["aa/1.1@h3", "aa/2.1@h3", "db/1.1@h3"],
+        ),
+        (
+            "away from another, whichever of them says so",
+            vec![("db", that(2, "node.hostname != h3")), ("zz", that(2, "service != db"))],
+            &["db/1.1@h1", "db/2.1@h2", "zz/1.1@h3", "zz/2.1@h3"],
+        ),
+        (
+            "the other way round",
+            vec![("aa", that(2, "service != db")), ("db", that(2, "node.hostname exists"))],
+            &["aa/1.1@h1", "aa/2.1@h2", "db/1.1@h3", "db/2.1@h3"],
+        ),
+        ("all together", vec![("web", that(3, "service == web"))], &["web/1.1@h1", "web/2.1@h1", "web/3.1@h1"]),
+        (
+            "away from a label",
+            vec![("db", red(that(1, "node.hostname == h1"))), ("zz", that(2, "container.labels.team != red"))],
+            &["db/1.1@h1", "zz/1.1@h2", "zz/2.1@h3"],
+        ),
+    ];
+    for (case, services, filled) in cases {
+        let mut fixture = Fixture::of_hosts(3);
+        fixture.deploy(&services);
+        fixture.settle();
+        assert_eq!(fixture.filled(), filled, "{case}");
+    }
+
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("db", that(3, "node.hostname exists")), ("zz", that(1, "service != db"))]);
+    fixture.settle();
+    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    assert_eq!(blocked, ["3 hosts do not match service != db"]);
+}
+
+fn red(mut spec: ServiceSpec) -> ServiceSpec {
+    spec.container.labels.insert("team".into(), "red".into());
+    spec
+}
+
+#[test]
+fn a_placement_is_checked_against_what_came_before_it() {
+    let mut fixture = Fixture::of_hosts(2);
+    fixture.deploy(&[("db", that(2, "node.hostname exists")), ("zz", that(0, "service != db"))]);
+    fixture.settle();
+    let service = stack().service(name("zz"));
+    fixture.done(Command::ScaleService { id: service.clone(), replicas: 1 });
+    let placement = crate::command::Placement {
+        slot: service.slot(1),
+        expect_incarnation: 0,
+        expect_revision: 1,
+        host: host(1),
+        ports: Vec::new(),
+        replaces: None,
+        unknown_since: None,
+    };
+    let said = fixture.refused(Command::Place(Box::new(placement)));
+    assert!(said.contains("its host does not match service != db"), "{said}");
+}
+
+#[test]
+fn a_global_service_can_follow_another() {
+    let mut fixture = Fixture::of_hosts(3);
+    let log = || ServiceSpec { mode: Mode::Global, ..that(1, "service == db") };
+    fixture.deploy(&[("db", that(2, "node.hostname exists")), ("log", log())]);
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["db/1.1@h1", "db/2.1@h2", "log/1.1@h1", "log/2.1@h2"]);
+    fixture.done(Command::ScaleService { id: stack().service(name("db")), replicas: 1 });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["db/1.1@h1", "log/1.1@h1"]);
+}
+
+#[test]
+fn preferences_are_met_where_they_can_be() {
+    let prefer = |replicas: u32, wish: &str| {
+        let prefer = vec![wish.parse().expect("a constraint")];
+        web(|spec| (spec.replicas, spec.prefer) = (replicas, prefer))
+    };
+    assert_eq!(placed(prefer(2, "node.hostname == h3")).0, ["web/1.1@h3", "web/2.1@h3"]);
+    let full = |spec: &mut ServiceSpec| spec.max_per_host = Some(1);
+    let mut spec = prefer(2, "node.hostname == h3");
+    full(&mut spec);
+    assert_eq!(placed(spec), (vec!["web/1.1@h3".to_owned(), "web/2.1@h1".to_owned()], Vec::new()));
+}
+
+#[test]
+fn the_more_important_is_placed_first() {
+    let large = |priority: i32| {
+        web(|spec| {
+            spec.container.reservations.memory = Bytes(3 << 30);
+            spec.priority = priority;
+        })
+    };
+    let mut fixture = Fixture::of_hosts(1);
+    fixture.deploy(&[("aa", large(0)), ("zz", large(10))]);
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["zz/1.1@h1"]);
+}
+
+#[test]
+fn a_host_can_be_reserved_more_than_once() {
+    let mut fixture = Fixture::of_hosts(1);
+    let spec = web(|spec| {
+        spec.replicas = 2;
+        spec.container.reservations = Resources { cpu: MilliCpu(1500), memory: Bytes(3 << 30) };
+    });
+    fixture.deploy(&[("web", spec)]);
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.1@h1"]);
+    let twice = Oversubscription { cpu: 200, memory: 150 };
+    fixture.done(Command::Oversubscribe { host: host(1), oversubscription: twice });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h1"]);
+    let said = fixture
+        .refused(Command::Oversubscribe { host: host(1), oversubscription: Oversubscription { cpu: 5, memory: 100 } });
+    assert!(said.contains("5 and 100 hundredths are not between 10 and 1000"), "{said}");
+}
+
+#[test]
+fn nothing_runs_in_maintenance() {
+    let mut fixture = Fixture::of_hosts(2);
+    let volume = MountSpec { source: MountSource::Volume(name("data")), target: "/data".into(), read_only: false };
+    let mut db = that(1, "node.hostname == h1");
+    db.container.mounts.push(volume);
+    let log = ServiceSpec { mode: Mode::Global, ..web(|_| {}) };
+    fixture.deploy(&[("db", db), ("log", log), ("web", web(|spec| spec.replicas = 2))]);
+    fixture.settle();
+    let availability = Availability::Maintenance;
+    fixture.done(Command::SetAvailability { host: host(1), availability });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["log/2.1@h2", "web/1.1@h2", "web/2.2@h2"]);
+    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    assert_eq!(blocked, ["host h1 is in maintenance", "host h2 does not have its data"]);
+    fixture.done(Command::SetAvailability { host: host(1), availability: Availability::Active });
+    fixture.settle();
+    assert_eq!(fixture.filled(), ["db/1.2@h1", "log/1.2@h1", "log/2.1@h2", "web/1.1@h2", "web/2.2@h2"]);
 }

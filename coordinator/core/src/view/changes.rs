@@ -178,9 +178,11 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
         }
     }
     let waits = |spec: &ServiceSpec| -> Vec<_> { spec.sidekicks.values().map(|s| s.depends_on.clone()).collect() };
-    let fields: [(&str, bool); 9] = [
+    let fields: [(&str, bool); 11] = [
         ("ports", before.ports != after.ports),
         ("constraints", before.constraints != after.constraints),
+        ("preferences", before.prefer != after.prefer),
+        ("priority", before.priority != after.priority),
         ("mode", before.mode != after.mode),
         ("schedule", before.cron != after.cron),
         ("spread", before.spread != after.spread),

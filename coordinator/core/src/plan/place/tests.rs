@@ -7,7 +7,7 @@ use common::{
 use super::*;
 use crate::{
     Command,
-    testing::{Fixture, facts, host, web},
+    testing::{Fixture, facts, host, name, stack, web},
 };
 
 /// Numbers that look random and are the same every time.
@@ -24,6 +24,10 @@ fn some_service(numbers: &mut Numbers) -> ServiceSpec {
     web(|spec| {
         spec.container.reservations.cpu = MilliCpu(numbers.below(4) * 250);
         spec.container.reservations.memory = Bytes(numbers.below(4) << 28);
+        if numbers.below(2) == 0 {
+            let texts = ["node.hostname != h1", "node.hostname in (h1, h2)", "engine.version >= 20"];
+            spec.prefer.push(texts[numbers.below(3) as usize].parse().expect("a constraint"));
+        }
         spec.max_per_host = (numbers.below(3) == 0).then(|| 1 + numbers.below(4) as u32);
         for port in 0..numbers.below(3) as u16 {
             let published = (numbers.below(2) == 0).then_some(8000 + port);
@@ -37,7 +41,7 @@ fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Ve
     placer.count_own_once();
     let seat = Seat { incarnation, only: None, leaving: None };
     let (index, ports) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
-    placer.hosts.take(index, placer.spec, &ports);
+    placer.hosts.take(index, placer.id, placer.spec, &ports);
     placer.own[index] += 1;
     Ok((placer.hosts.rows()[index].id, ports))
 }
@@ -55,10 +59,10 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
         // Something is there already.
         fixture.deploy(&[("other", some_service(&mut numbers))]);
         fixture.settle();
-        let spec = some_service(&mut numbers);
+        let (spec, id) = (Arc::new(some_service(&mut numbers)), stack().service(name("web")));
         let (mut fast, mut slow) = (HostTable::of(&fixture.cluster), HostTable::of(&fixture.cluster));
-        let (mut fast, mut slow) =
-            (Placer::new(&mut fast, &spec, &[], fixture.now), Placer::new(&mut slow, &spec, &[], fixture.now));
+        let of = |hosts| Placer::new(hosts, &fixture.cluster, &id, &spec, &[], fixture.now);
+        let (mut fast, mut slow) = (of(&mut fast), of(&mut slow));
         for incarnation in 0..60 {
             let seat = Seat { incarnation, only: None, leaving: None };
             let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.ports));
