@@ -350,6 +350,11 @@ pub enum Rollout {
         /// The service, for example shop/web.
         service: String,
     },
+    /// Let the rest follow the canary.
+    Promote {
+        /// The service, for example shop/web.
+        service: String,
+    },
 }
 
 /// Commands on hosts.

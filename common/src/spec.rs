@@ -165,6 +165,19 @@ pub struct UpdatePolicy {
     pub max_failures: u32,
     /// What happens when more of them fail.
     pub on_failure: FailureAction,
+    /// How many are replaced at first, to be looked at before the others are.
+    pub canary: Option<Canary>,
+}
+
+/// The first instances of a new revision, and what makes the others follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// How many.
+    pub instances: u32,
+    /// How long they must serve before the others follow by themselves; a person promotes them if absent.
+    #[serde(default)]
+    pub promote_after: Option<Span>,
 }
 
 /// Whether the new instance comes first or the old one goes first.
@@ -200,6 +213,7 @@ impl Default for UpdatePolicy {
             deadline: Span::minutes(10),
             max_failures: 0,
             on_failure: FailureAction::default(),
+            canary: None,
         }
     }
 }

@@ -236,6 +236,7 @@ fn commands_on_the_rest() -> Vec<Command> {
             slot: instance().slot.clone(),
             expect_incarnation: 2,
             expect_revision: 1,
+            revision: 1,
             host: HOST,
             ports: vec![8080],
             replaces: Some(instance()),

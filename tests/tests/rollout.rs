@@ -155,3 +155,36 @@ services:
     let incarnation = lab.instances("h1").expect("the API answers")[0].id.incarnation;
     assert_eq!(incarnation, runs.len() as u64, "one instance a run");
 }
+
+#[test]
+fn a_canary_is_looked_at_before_the_rest_follows() {
+    let lab = Lab::up(2);
+    lab.deploy("shop", &web("1", "lab/web:1"));
+    wait_for_revision(&lab, 1);
+    let caller = lab.caller("h1", "shop/web");
+    let canary = web("2", "lab/web:1").replace("    deploy:", "    x-canary: 2\n    deploy:");
+    let path = lab.put_file("h1", "canary.yaml", &canary);
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &path, "-n", "shop", "-y", "--wait", "60s"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("canary: 2 of 2 at revision 2; the rest waits: wharf rollout promote shop/web"), "{said}");
+    let counts = || {
+        let instances = lab.instances("h1")?;
+        let of = |revision: u64| instances.iter().filter(|i| i.revision == revision && i.state == "healthy").count();
+        anyhow::Ok((of(1), of(2)))
+    };
+    assert_eq!(counts().expect("they are told"), (8, 2));
+
+    // A host is emptied meanwhile: what served goes on, and no more of what is new.
+    lab.exec("h1", &["wharf", "host", "drain", "h2", "-y", "--within", "60s"]).expect("it is emptied");
+    until(SOON, "all is as before on the other host", || {
+        let counts = counts()?;
+        ensure!(counts == (8, 2), "{counts:?}");
+        anyhow::Ok(())
+    });
+    lab.exec("h1", &["wharf", "host", "uncordon", "h2"]).expect("it is taken back");
+    lab.exec("h1", &["wharf", "rollout", "promote", "shop/web"]).expect("the rest follows");
+    wait_for_revision(&lab, 2);
+    let (calls, failed) = caller.stop();
+    assert!(failed.is_empty(), "{calls} calls, failed: {failed:?}");
+    println!("a canary, an emptied host and the rest under {calls} calls, none failed");
+}

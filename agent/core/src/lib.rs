@@ -12,6 +12,6 @@ pub mod reconcile;
 mod unit;
 
 pub use action::{Action, ActionResult};
-pub use memory::{Local, Memory};
+pub use memory::{Local, Memory, Stopped};
 pub use observed::{Container, ContainerState};
 pub use reconcile::{Lease, Next, Situation, reconcile};

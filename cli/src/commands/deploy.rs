@@ -214,6 +214,12 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
             output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", began.elapsed().as_secs_f64()));
             return Ok(0);
         }
+        if let Some(waits) = waits_for_promotion(&view) {
+            progress.end();
+            output::note(format!("✓ {stack} revision {revision} is accepted; {waits}"));
+            output::note(format!("  Back to what served: wharf rollback {stack}"));
+            return Ok(0);
+        }
         let stuck: Vec<String> = view
             .services
             .iter()
@@ -272,6 +278,14 @@ fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
             "Look at its output: wharf logs {stack}/{name}; at what happened: wharf events {stack}/{name}"
         ))
     })
+}
+
+/// What is to be told of a canary that is all there, and of the others that follow it later.
+fn waits_for_promotion(view: &StackView) -> Option<String> {
+    let whole =
+        |service: &&ServiceView| service.rollout.canary.as_ref().is_some_and(|canary| canary.settled >= canary.wanted);
+    let others_serve = view.services.iter().all(|service| whole(&service) || done(service) >= service.wanted);
+    view.services.iter().find(whole).filter(|_| others_serve).and_then(super::stacks::canary)
 }
 
 /// How many of a service's instances are as they should be: they serve, or have ended well.

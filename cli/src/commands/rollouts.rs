@@ -77,11 +77,12 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     deploy::follow(session, stack, plan.to_revision, args.wait).await
 }
 
-/// Pauses or resumes a rollout.
+/// Pauses, resumes or promotes a rollout.
 pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Problem> {
-    let (target, state) = match &command {
-        args::Rollout::Pause { service } => (service, RolloutState::Paused),
-        args::Rollout::Resume { service } => (service, RolloutState::Rolling),
+    let (target, state, promote) = match &command {
+        args::Rollout::Pause { service } => (service, RolloutState::Paused, false),
+        args::Rollout::Resume { service } => (service, RolloutState::Rolling, false),
+        args::Rollout::Promote { service } => (service, RolloutState::Rolling, true),
     };
     let (stack, service) = parse_service(target)?;
     let path = session.in_environment(&format!("stacks/{stack}"));
@@ -90,7 +91,7 @@ pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Pr
     let revision = of_service.map(|view| view.revision).ok_or_else(|| {
         Problem::new(Code::NotFound, format!("There is no service {target}")).fix("See which there are: wharf ls")
     })?;
-    session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision }).await?;
+    session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision, promote }).await?;
     output::note(format!("✓ {target} is {}; look: wharf ls", state.word()));
     Ok(0)
 }

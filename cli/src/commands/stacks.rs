@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    api::{List, ScaleService, ServiceView, StackView},
+    api::{CanaryView, List, ScaleService, ServiceView, StackView},
     error::{Code, Problem},
     name::Name,
     rollout::RolloutState,
@@ -26,6 +26,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
             (.., false) => "!",
         };
         let mut notes = service.blocked.clone();
+        notes.extend(canary(service));
         notes.extend(service.next_run.map(|at| format!("next run {at}")));
         notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));
         vec![
@@ -44,6 +45,17 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
         Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "NOTE"], narrow: 5, rows },
     );
     Ok(0)
+}
+
+/// What is to be said of a service's canary, if the rest does not follow it yet.
+pub fn canary(service: &ServiceView) -> Option<String> {
+    let canary = service.rollout.canary.as_ref()?;
+    let follows = match canary.promote_at {
+        Some(at) => format!("the rest follows at {at}"),
+        None => format!("the rest waits: wharf rollout promote {}/{}", service.id.stack.stack, service.id.service),
+    };
+    let CanaryView { settled, wanted, .. } = canary;
+    Some(format!("canary: {settled} of {wanted} at revision {}; {follows}", service.revision))
 }
 
 /// Removes a stack and waits until it is gone.

@@ -66,6 +66,19 @@ pub struct RolloutView {
     pub back_from: Option<u64>,
     /// Why it was paused or goes back; empty otherwise.
     pub why: String,
+    /// The first instances of the revision, until the others follow.
+    pub canary: Option<CanaryView>,
+}
+
+/// The first instances of a revision, which others have not followed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CanaryView {
+    /// How many there should be.
+    pub wanted: u32,
+    /// How many have served long enough to count.
+    pub settled: u32,
+    /// When the others follow by themselves; only a person promotes them if absent.
+    pub promote_at: Option<Timestamp>,
 }
 
 /// What a person wants of a rollout.
@@ -76,6 +89,9 @@ pub struct PutRollout {
     pub state: RolloutState,
     /// The revision that is meant.
     pub revision: u64,
+    /// Whether the other instances are to follow its canary.
+    #[serde(default)]
+    pub promote: bool,
 }
 
 /// A revision of a stack.

@@ -5,8 +5,8 @@ use super::node::Node;
 use crate::{
     quantity::{Bytes, MilliCpu},
     spec::{
-        ContainerSpec, CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, RestartPolicy, ServiceSpec,
-        UpdateOrder, UpdatePolicy,
+        Canary, ContainerSpec, CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, RestartPolicy,
+        ServiceSpec, UpdateOrder, UpdatePolicy,
     },
 };
 
@@ -25,6 +25,7 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     if let Some(deploy) = node.get("deploy") {
         deployment(&deploy, spec);
     }
+    spec.update.canary = node.get("x-canary").and_then(|n| canary(&n));
     if spec.mode == Mode::Job && spec.container.restart.condition == RestartCondition::Any {
         // A job that has ended well has ended.
         spec.container.restart.condition = RestartCondition::OnFailure;
@@ -64,6 +65,16 @@ fn deployment(deploy: &Node<'_>, spec: &mut ServiceSpec) {
     if let Some(node) = deploy.get("placement") {
         placement(&node, spec);
     }
+}
+
+/// `x-canary: 1`, or a mapping with `instances` and `promote_after`.
+fn canary(node: &Node<'_>) -> Option<Canary> {
+    if !node.is_mapping() {
+        return Some(Canary { instances: node.number()?, promote_after: None });
+    }
+    node.warn_unknown(&["instances", "promote_after"]);
+    let instances = node.get("instances").map_or(Some(1), |n| n.number())?;
+    Some(Canary { instances, promote_after: node.get("promote_after").and_then(|n| n.parse()) })
 }
 
 /// `x-cron: "*/5 * * * *"`, or a mapping with `schedule`, `timezone`, `overlap` and `catch_up`.

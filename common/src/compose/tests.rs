@@ -339,3 +339,33 @@ services:
         assert!(found.contains(why), "{more}: {found}");
     }
 }
+
+#[test]
+fn a_canary_is_a_number_or_more() {
+    let canary = |text: &str| web(&format!("services: {{web: {{image: a, x-canary: {text}}}}}")).update.canary;
+    assert_eq!(canary("2"), Some(Canary { instances: 2, promote_after: None }));
+    let later = Some(Canary { instances: 1, promote_after: Some(Span::minutes(10)) });
+    assert_eq!(canary("{promote_after: 10m}"), later);
+    assert!(refused("services: {web: {image: a, x-canary: 0}}").contains("services.web.x-canary"));
+}
+
+#[test]
+fn conditions_may_be_on_what_runs_there() {
+    let placed = web("services:
+  db: {image: a}
+  web:
+    image: a
+    x-priority: 5
+    deploy:
+      placement:
+        constraints: [service != db]
+        preferences: [{prefer: node.labels.disk == ssd}, {spread: node.labels.zone}]");
+    let texts = |list: &[Constraint]| list.iter().map(Constraint::to_string).collect::<Vec<_>>().join("; ");
+    assert_eq!(
+        (texts(&placed.constraints), texts(&placed.prefer)),
+        ("service != db".into(), "node.labels.disk == ssd".into())
+    );
+    assert_eq!((placed.priority, placed.spread.len()), (5, 1));
+    let stranger = "services: {web: {image: a, deploy: {placement: {constraints: [service == db]}}}}";
+    assert!(refused(stranger).contains("service == db names a service that is not in this stack"));
+}

@@ -131,6 +131,14 @@ impl Check<'_> {
         if let Some(key) = service.spread.iter().find(|key| label_of(key).is_none()) {
             self.refuse("deploy.placement.preferences", format!("{:?} is not node.labels.<label>", cut(key)));
         }
+        if let Some(canary) = &service.update.canary {
+            if canary.instances == 0 || service.mode == super::Mode::Job {
+                self.refuse("x-canary", "it is at least one instance, and not of a job");
+            }
+            if canary.promote_after.is_some_and(|after| after > Span::minutes(7 * 24 * 60)) {
+                self.refuse("x-canary.promote_after", "it is at most 7 days");
+            }
+        }
         if service.update.max_failures > 1000 {
             self.refuse("deploy.update_config.max_failure_ratio", "it is a share, from 0 to 1");
         }

@@ -168,6 +168,7 @@ impl Cluster {
             Command::MoveRollout { service, expect_revision, state, why } => {
                 self.move_rollout(service, *expect_revision, *state, why)
             }
+            Command::Promote { service, expect_revision } => self.promote(service, *expect_revision),
             Command::RollBack { service, expect_revision, why } => self.roll_back(service, *expect_revision, why),
             Command::Tick { service, due, left_out } => self.tick(service, *due, left_out.as_deref()),
             Command::Retry(service) => self.retry(service),

@@ -113,6 +113,13 @@ pub enum Command {
         /// Why, if it is paused.
         why: String,
     },
+    /// Lets the other instances follow those that were replaced first.
+    Promote {
+        /// The service.
+        service: ServiceId,
+        /// Its revision.
+        expect_revision: u64,
+    },
     /// Returns a service to the last revision that served whole.
     RollBack {
         /// The service.
@@ -368,6 +375,9 @@ pub struct Placement {
     pub expect_incarnation: u64,
     /// The service's revision.
     pub expect_revision: u64,
+    /// The revision that the instance is to be of: the service's, or the last one that served whole while the
+    /// change to the service's is held up.
+    pub revision: u64,
     /// The host.
     pub host: HostId,
     /// The host ports, one for each port of the spec.

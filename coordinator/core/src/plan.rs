@@ -26,6 +26,7 @@ use common::{
 };
 
 pub use incremental::Planner;
+pub(crate) use rollout::canary_stands;
 pub use scale::wanted_slots;
 
 use hosts::HostTable;

@@ -6,7 +6,7 @@ mod drain;
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use common::{
-    api::{HostView, InstanceView, RolloutView, ServiceView, StackView},
+    api::{CanaryView, HostView, InstanceView, RolloutView, ServiceView, StackView},
     assignment::{AssignedInstance, Assignment, registry_of},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
@@ -61,7 +61,8 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
 
 fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
     match cluster.service(id.service()) {
-        Some(service) if service.revision == instance.revision => service.image(),
+        Some(service) if service.revision == instance.revision => service.version().image(),
+        Some(Service { stable: Some(stable), .. }) if stable.revision == instance.revision => stable.image(),
         _ => instance.spec.container.image.clone(),
     }
 }
@@ -69,16 +70,16 @@ fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
 /// All stacks.
 pub fn stacks(cluster: &Cluster, now: Timestamp) -> Vec<StackView> {
     let plan = plan::plan(cluster, now);
-    cluster.stacks.iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack)).collect()
+    cluster.stacks.iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack, now)).collect()
 }
 
 /// One stack.
 pub fn stack(cluster: &Cluster, id: &StackId, now: Timestamp) -> Option<StackView> {
     let stack = cluster.stacks.get(id)?;
-    Some(stack_view(cluster, &plan::plan(cluster, now), id, stack))
+    Some(stack_view(cluster, &plan::plan(cluster, now), id, stack, now))
 }
 
-fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> StackView {
+fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: Timestamp) -> StackView {
     let service = |(name, service): (&Name, &crate::cluster::Service)| {
         let service_id = id.service(name.clone());
         let count = |test: fn(&Instance) -> bool| {
@@ -96,6 +97,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
                 from_revision: service.stable.as_ref().map(|stable| stable.revision),
                 back_from: service.rollout.back_from,
                 why: service.rollout.why.clone(),
+                canary: canary(cluster, &service_id, service, now),
             },
             serving: count(|instance| instance.observed.is_serving()),
             completed: match service.spec.mode {
@@ -114,6 +116,12 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack) -> St
         removing: stack.removing,
         services: stack.services.iter().map(service).collect(),
     }
+}
+
+/// The first instances of a revision, while the others do not follow.
+fn canary(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp) -> Option<CanaryView> {
+    let stands = plan::canary_stands(service, cluster.instances_of(id), now)?;
+    Some(CanaryView { wanted: stands.wanted as u32, settled: stands.count as u32, promote_at: stands.promote_at })
 }
 
 /// When a job with a schedule is due next.

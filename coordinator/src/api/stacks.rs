@@ -111,7 +111,7 @@ pub async fn retry(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Pauses the change of a service to a revision, or lets it go on.
+/// Pauses the change of a service to a revision, lets it go on, or lets the rest follow its canary.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = PutRollout, responses((status = 204)))]
 pub async fn rollout(
     State(coordinator): State<Coordinator>,
@@ -125,9 +125,19 @@ pub async fn rollout(
             .why("it is done when all instances serve; there are paused and rolling")
             .into());
     }
+    if put.promote && put.state != RolloutState::Rolling {
+        return Err(Problem::new(Code::InvalidRequest, format!("The rollout of {service} was not changed"))
+            .why("what is promoted goes on: state rolling")
+            .into());
+    }
     let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
     let why = format!("paused{by}");
-    let command = Command::MoveRollout { service, expect_revision: put.revision, state: put.state, why };
+    let expect_revision = put.revision;
+    let command = if put.promote {
+        Command::Promote { service, expect_revision }
+    } else {
+        Command::MoveRollout { service, expect_revision, state: put.state, why }
+    };
     coordinator.consensus.write(author, command).await?;
     Ok(StatusCode::NO_CONTENT)
 }

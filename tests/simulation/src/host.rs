@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_core::{Action, ActionResult, Container, ContainerState, Lease, Local, Memory, Situation, reconcile};
+use agent_core::{
+    Action, ActionResult, Container, ContainerState, Lease, Local, Memory, Situation, Stopped, reconcile,
+};
 use common::{
     assignment::{AssignedInstance, Assignment},
     host::HostFacts,
@@ -122,8 +124,12 @@ impl Host {
             ContainerState::Running { started_at, .. } => Some(started_at),
             ContainerState::Created | ContainerState::Exited { .. } => None,
         };
-        let network = started_at(&part.instance.part(Part::Network));
-        network.zip(started_at(part)).is_some_and(|(network, own)| network >= own)
+        let holder = part.instance.part(Part::Network);
+        let is_later = started_at(&holder).zip(started_at(part)).is_some_and(|(network, own)| network >= own);
+        // It may have come while the part was about to be started: then that is done twice.
+        let came_again = self.memory.0.get(&holder).is_some_and(|local| local.observed.restart > 0);
+        let noted = self.memory.0.get(part).is_some_and(|local| local.stopped == Some(Stopped::WithoutNetwork));
+        is_later || (came_again && noted)
     }
 
     /// Whether a part's program has ended with exit code 0 and is not started again.

@@ -160,8 +160,10 @@ fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> C
         return Err(format!("{} was placed on {}, which is {}", placement.slot, host.name, host.availability.word()));
     }
     let home = before.slots.get(&placement.slot).and_then(|slot| slot.home);
-    let stays = |service: &Service| service.spec.mode != Mode::Global && service.spec.has_volume();
-    let stays = before.service(&placement.slot.service).is_some_and(stays);
+    let service = before.service(&placement.slot.service);
+    let held_back = service.and_then(Service::held_back).filter(|version| version.revision == placement.revision);
+    let spec = held_back.map(|version| &version.spec).or(service.map(|service| &service.spec));
+    let stays = spec.is_some_and(|spec| spec.mode != Mode::Global && spec.has_volume());
     match home {
         Some(home) if stays && home != placement.host => {
             Err(format!("{} was placed away from its data", placement.slot))
@@ -287,8 +289,8 @@ pub fn what_runs_is_wanted<'a>(
                 let mut filling =
                     cluster.instances_of(&service_id).filter(|(id, instance)| id.slot == slot && instance.fills_slot());
                 let Some((id, instance)) = filling.next() else { return Err(format!("I11: nothing fills {slot}")) };
-                let is_paused = service.rollout.state == RolloutState::Paused;
-                if is_paused {
+                let waits = service.canary().is_some_and(|canary| canary.promote_after.is_none());
+                if service.rollout.state == RolloutState::Paused || waits {
                     // A person has to decide; until then whatever serves goes on.
                     continue;
                 }

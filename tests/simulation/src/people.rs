@@ -9,7 +9,7 @@ use common::{
     quantity::{Bytes, MilliCpu},
     rollout::RolloutState,
     spec::{
-        Condition, ContainerSpec, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap,
+        Canary, Condition, ContainerSpec, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap,
         PortSpec, Protocol, RestartCondition, RestartPolicy, ServiceSpec, Sidekick, StackSpec, UpdateOrder,
     },
     time::{Span, Timestamp},
@@ -33,6 +33,9 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
         13 => {
             let service = stack.service(name(["web", "db"][random.below(2)]));
             let expect_revision = cluster.service(&service).map_or(0, |service| service.revision);
+            if random.chance(30) {
+                return Command::Promote { service, expect_revision };
+            }
             let state = [RolloutState::Paused, RolloutState::Rolling][random.below(2)];
             Command::MoveRollout { service, expect_revision, state, why: "a person said so".into() }
         }
@@ -58,7 +61,9 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
 fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
     let host = random.pick(cluster.hosts.keys().copied()).expect("the first host never goes");
     if random.chance(15) {
-        let hundredths = 100 + random.below(100) as u32;
+        // Less than what is reserved already would be no fault of the planner.
+        let before = cluster.hosts.get(&host).map_or(100, |host| host.oversubscription.cpu);
+        let hundredths = before + random.below(50) as u32;
         let oversubscription = Oversubscription { cpu: hundredths, memory: hundredths };
         return Command::Oversubscribe { host, oversubscription };
     }
@@ -138,6 +143,10 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
     spec.update.on_failure =
         [FailureAction::Rollback, FailureAction::Rollback, FailureAction::Pause, FailureAction::Continue]
             [random.below(4)];
+    if random.chance(20) && spec.mode != Mode::Job {
+        let promote_after = random.chance(70).then(|| Span::seconds(random.below(300) as u64));
+        spec.update.canary = Some(Canary { instances: 1 + random.below(2) as u32, promote_after });
+    }
     if random.chance(20) {
         spec.update.order = Some(UpdateOrder::StopFirst);
     }

@@ -12,7 +12,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Candidate, Cluster, Service, not_found, runs::Task};
+use super::{Applied, Candidate, Cluster, Service, Version, not_found, runs::Task};
 use crate::command::Placement;
 
 /// The delay before a slot is filled again, doubled with each failure in a row.
@@ -208,6 +208,11 @@ impl Cluster {
         if service.revision != placement.expect_revision {
             return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
         }
+        let versions = [Some(service.version()), service.held_back().cloned()];
+        let Some(version) = versions.into_iter().flatten().find(|version| version.revision == placement.revision)
+        else {
+            return refuse(format!("no instance is to be of revision {}", placement.revision));
+        };
         let Some(host) = self.hosts.get(&placement.host) else {
             return refuse("its host is gone".into());
         };
@@ -232,13 +237,13 @@ impl Cluster {
         if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
             return refuse(why);
         }
-        if let Some(constraint) = self.unmet(placement, &service.spec) {
+        if let Some(constraint) = self.unmet(placement, &version.spec) {
             return refuse(format!("its host does not match {constraint}"));
         }
-        if let Some(why) = self.does_not_fit(placement, &service.spec) {
+        if let Some(why) = self.does_not_fit(placement, &version.spec) {
             return refuse(why);
         }
-        self.insert_placed(placement, service)
+        self.insert_placed(placement, version, service.task())
     }
 
     /// A slot is filled by one instance, or by two while one takes the place of the other.
@@ -321,8 +326,8 @@ impl Cluster {
         None
     }
 
-    fn insert_placed(&mut self, placement: &Placement, service: Service) -> Applied {
-        let (revision, task, spec) = (service.revision, service.task(), service.spec);
+    fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {
+        let Version { revision, spec, .. } = version;
         if let Some(replaced) = &placement.replaces
             && let Some(instance) = self.instances.get_mut(replaced)
             && matches!(instance.verdict, Verdict::Unknown { .. })

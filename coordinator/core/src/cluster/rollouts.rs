@@ -7,12 +7,12 @@ use common::{
     id::ServiceId,
     name::Name,
     rollout::RolloutState,
-    spec::{Constraint, ServiceSpec},
+    spec::{Canary, Constraint, Mode, ServiceSpec},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster};
+use super::{Applied, Cluster, Service};
 
 /// How far the change of a service to its revision has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,12 +25,14 @@ pub struct Rollout {
     pub back_from: Option<u64>,
     /// Why it was paused or goes back.
     pub why: String,
+    /// Whether all instances are to be of the revision; else the canary's alone.
+    pub promoted: bool,
 }
 
 impl Rollout {
     /// One that begins.
-    pub fn begun(at: Timestamp) -> Rollout {
-        Rollout { state: RolloutState::Rolling, since: at, back_from: None, why: String::new() }
+    pub fn begun(at: Timestamp, promoted: bool) -> Rollout {
+        Rollout { state: RolloutState::Rolling, since: at, back_from: None, why: String::new(), promoted }
     }
 }
 
@@ -43,6 +45,37 @@ pub struct Version {
     pub spec: Arc<ServiceSpec>,
     /// The digest that its image was pinned to.
     pub digest: Option<String>,
+}
+
+impl Version {
+    /// The image to run: by digest where one is pinned.
+    pub fn image(&self) -> String {
+        let image = &self.spec.container.image;
+        match &self.digest {
+            Some(digest) if !image.contains('@') => format!("{image}@{digest}"),
+            _ => image.clone(),
+        }
+    }
+}
+
+impl Service {
+    /// The first instances of its revision, while the others do not follow.
+    pub fn canary(&self) -> Option<&Canary> {
+        let goes_on = !self.rollout.promoted && self.rollout.state != RolloutState::Done;
+        self.spec.update.canary.as_ref().filter(|_| goes_on)
+    }
+
+    /// What instances are made from that take the place of others, or fill a slot, while nothing more is to be
+    /// changed: the last revision that served whole.
+    pub fn held_back(&self) -> Option<&Version> {
+        let is_held = self.rollout.state == RolloutState::Paused || self.canary().is_some();
+        let is_alike = |stable: &&Version| {
+            stable.revision != self.revision
+                && stable.spec.mode == self.spec.mode
+                && stable.spec.strict_singleton == self.spec.strict_singleton
+        };
+        self.stable.as_ref().filter(is_alike).filter(|_| is_held && self.spec.mode != Mode::Job)
+    }
 }
 
 impl Cluster {
@@ -70,7 +103,8 @@ impl Cluster {
             RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.why.clone(),
             RolloutState::Rolling | RolloutState::Done => String::new(),
         };
-        service.rollout = Rollout { state, since: clock, back_from: back, why: why.clone() };
+        let promoted = service.rollout.promoted;
+        service.rollout = Rollout { state, since: clock, back_from: back, why: why.clone(), promoted };
         let (reason, message) = match state {
             RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
             RolloutState::Paused => ("rollout-paused", why),
@@ -80,6 +114,20 @@ impl Cluster {
             }
         };
         self.record(id, reason, message);
+        self.done()
+    }
+
+    /// Lets the rest of a service follow its canary.
+    pub(super) fn promote(&mut self, id: &ServiceId, expect_revision: u64) -> Applied {
+        let clock = self.clock;
+        let service = self.changing(id, expect_revision)?;
+        if service.rollout.promoted || service.rollout.state == RolloutState::Done {
+            return Err(Problem::new(Code::Conflict, format!("{id} was not promoted"))
+                .why("it has no canary that waits for it"));
+        }
+        let state = RolloutState::Rolling;
+        service.rollout = Rollout { state, promoted: true, since: clock, why: String::new(), ..service.rollout };
+        self.record(id, "rollout-promoted", format!("the rest follows to revision {expect_revision}"));
         self.done()
     }
 
@@ -101,6 +149,7 @@ impl Cluster {
             since: clock,
             back_from: Some(expect_revision),
             why: why.to_owned(),
+            promoted: true,
         };
         let to = stable.revision;
         let what = format!("{} went back to what it was at revision {to}: {why}", id.service);
@@ -112,7 +161,7 @@ impl Cluster {
         self.done()
     }
 
-    fn changing(&mut self, id: &ServiceId, expect_revision: u64) -> Result<&mut super::Service, Problem> {
+    fn changing(&mut self, id: &ServiceId, expect_revision: u64) -> Result<&mut Service, Problem> {
         let service = self.service_mut(id)?;
         if service.revision != expect_revision {
             return Err(Problem::new(Code::Conflict, format!("{id} was changed in the meantime"))

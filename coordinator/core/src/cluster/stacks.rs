@@ -89,7 +89,7 @@ impl Service {
     /// A service that the spec changes: instances of the last good revision go on if they may.
     fn changed(earlier: Option<&Service>, revision: u64, spec: &ServiceSpec, at: Timestamp) -> Service {
         let spec = Arc::new(spec.clone());
-        let rollout = Rollout::begun(at);
+        let rollout = |promoted| Rollout::begun(at, promoted);
         // What was due before there was a schedule was not missed.
         let had_schedule = earlier.filter(|earlier| earlier.spec.cron.is_some());
         let runs = had_schedule.map_or(Runs { last: at, ..Runs::default() }, |earlier| earlier.runs);
@@ -99,20 +99,14 @@ impl Service {
             _ => match stable {
                 Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
                     let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
-                    Service { revision, spec, digest, rollout, stable, runs }
+                    Service { revision, spec, digest, rollout: rollout(true), stable, runs }
                 }
-                stable => Service { revision, spec, digest: None, rollout, stable, runs },
+                stable => {
+                    // The first revision of all has nothing to be compared with.
+                    let rollout = rollout(spec.update.canary.is_none() || stable.is_none());
+                    Service { revision, spec, digest: None, rollout, stable, runs }
+                }
             },
-        }
-    }
-
-    /// The image to run: by digest where one is pinned.
-    pub fn image(&self) -> String {
-        match &self.digest {
-            Some(digest) if !self.spec.container.image.contains('@') => {
-                format!("{}@{digest}", self.spec.container.image)
-            }
-            _ => self.spec.container.image.clone(),
         }
     }
 }

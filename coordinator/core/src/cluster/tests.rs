@@ -14,6 +14,7 @@ fn placement(change: impl FnOnce(&mut Placement)) -> Command {
         slot: instance("web/1.1").slot,
         expect_incarnation: 0,
         expect_revision: 1,
+        revision: 1,
         host: host(1),
         ports: Vec::new(),
         replaces: None,

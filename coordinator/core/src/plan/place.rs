@@ -22,11 +22,13 @@ use crate::{
 };
 
 /// What is to be placed, and where it may go at all.
-pub(super) struct Seat {
+pub(super) struct Seat<'a> {
     pub(super) incarnation: u64,
     pub(super) only: Option<Only>,
     /// The host of the instance that this one succeeds: that one no longer counts there.
     pub(super) leaving: Option<HostId>,
+    /// What it is made from.
+    pub(super) spec: &'a Arc<ServiceSpec>,
 }
 
 /// The one host that an instance may go to.
@@ -111,12 +113,21 @@ impl<'a> Placer<'a> {
     }
 
     /// Picks a host and takes what the instance needs from it, or says why none fits.
-    pub(super) fn choose(&mut self, seat: &Seat) -> Result<Choice, Vec<String>> {
+    pub(super) fn choose(&mut self, seat: &Seat<'a>) -> Result<Choice, Vec<String>> {
+        let usual = std::mem::replace(&mut self.spec, seat.spec);
+        // The ranking is of the hosts for what is usual.
+        let may_rank = Arc::ptr_eq(usual, seat.spec);
+        let chosen = self.choose_for_spec(seat, may_rank);
+        self.spec = usual;
+        chosen
+    }
+
+    fn choose_for_spec(&mut self, seat: &Seat<'_>, may_rank: bool) -> Result<Choice, Vec<String>> {
         self.count_own_once();
         // Where the spread counts, or what else is there, a placement changes the rank of many.
         let mut conditions = self.spec.constraints.iter().chain(&self.spec.prefer);
         let is_alone = self.spec.spread.is_empty() && !conditions.any(Constraint::asks_for_neighbours);
-        let chosen = if seat.only.is_none() && seat.leaving.is_none() && is_alone {
+        let chosen = if may_rank && seat.only.is_none() && seat.leaving.is_none() && is_alone {
             self.best_ranked(seat.incarnation)
         } else {
             self.best_scanned(seat)
@@ -194,7 +205,7 @@ impl<'a> Placer<'a> {
     }
 
     /// Looks at every host.
-    fn best_scanned(&self, seat: &Seat) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
+    fn best_scanned(&self, seat: &Seat<'_>) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
         let levels: Vec<BTreeMap<&str, u32>> =
             self.spec.spread.iter().map(|label| self.by_label(label, seat.leaving)).collect();
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();

@@ -15,12 +15,15 @@ use common::{
 use super::{
     Plan,
     place::Placer,
-    scale::{Standing, Subject},
+    scale::{Of, Standing, Subject},
 };
-use crate::{cluster::Instance, command::Command};
+use crate::{
+    cluster::{Instance, Service},
+    command::Command,
+};
 
 /// Moves on from how the slots stand.
-pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], placer: &mut Placer<'_>, plan: &mut Plan) {
+pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], placer: &mut Placer<'a>, plan: &mut Plan) {
     let rollout = &subject.service.rollout;
     if rollout.state == RolloutState::Rolling {
         if let Some(command) = judge(subject, standings.len(), plan) {
@@ -38,6 +41,17 @@ pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], placer:
     let unsettled = standings.iter().filter(|s| matches!(s, Standing::Unsettled { .. })).count();
     let mut drains = at_a_time.saturating_sub(moving);
     let mut updates = if pauses_between(subject, plan) { 0 } else { at_a_time.saturating_sub(unsettled) };
+    updates = updates.min(subject.room.get());
+    if let Some(canary) = canary_stands(subject.service, subject.instances.iter().copied(), subject.at.now) {
+        match canary.promote_at.filter(|_| rollout.state == RolloutState::Rolling) {
+            Some(at) if at <= subject.at.now => {
+                let (service, expect_revision) = (subject.id.clone(), subject.service.revision);
+                plan.commands.push(Command::Promote { service, expect_revision });
+            }
+            Some(at) => plan.wake(at),
+            None => {}
+        }
+    }
     for standing in standings {
         let Standing::ToMove(id, instance) = standing else { continue };
         if let Some(deadline) = subject.drained_until(instance) {
@@ -57,6 +71,33 @@ pub(super) fn advance(subject: &Subject<'_>, standings: &[Standing<'_>], placer:
             updates -= 1;
         }
     }
+}
+
+/// How the first instances of a revision stand.
+pub(crate) struct CanaryStands {
+    /// How many there should be.
+    pub(crate) wanted: usize,
+    /// How many there are.
+    pub(crate) begun: usize,
+    /// How many have served long enough to count.
+    pub(crate) count: usize,
+    /// When the others follow by themselves, once all of these count.
+    pub(crate) promote_at: Option<Timestamp>,
+}
+
+/// How a service's canary stands, while the others do not follow it.
+pub(crate) fn canary_stands<'a>(
+    service: &Service,
+    instances: impl Iterator<Item = (&'a InstanceId, &'a Instance)>,
+    now: Timestamp,
+) -> Option<CanaryStands> {
+    let canary = service.canary()?;
+    let wanted = canary.instances as usize;
+    let first: Vec<&Instance> = instances.map(|(_, i)| i).filter(|i| i.fills_slot() && i.is_current(service)).collect();
+    let settled: Vec<&&Instance> = first.iter().filter(|i| i.is_settled(now)).collect();
+    let last = settled.iter().filter_map(|i| i.settles_at()).max().filter(|_| settled.len() >= wanted);
+    let promote_at = last.zip(canary.promote_after).map(|(settled, after)| settled + after);
+    Some(CanaryStands { wanted, begun: first.len(), count: settled.len(), promote_at })
 }
 
 /// What follows if more new instances have failed than may.
@@ -143,18 +184,18 @@ fn pauses_between(subject: &Subject<'_>, plan: &mut Plan) -> bool {
 }
 
 /// Gives an instance of an older revision a successor, or ends it first; whether either could be done.
-fn update(
-    subject: &Subject<'_>,
+fn update<'a>(
+    subject: &Subject<'a>,
     id: &InstanceId,
     instance: &Instance,
-    placer: &mut Placer<'_>,
+    placer: &mut Placer<'a>,
     plan: &mut Plan,
 ) -> bool {
     let spec = &subject.service.spec;
     let stops_first = spec.stops_first().is_some() || instance.spec.stops_first().is_some();
     let asked = spec.update.order;
     if asked != Some(UpdateOrder::StopFirst) && !stops_first {
-        match subject.place(&id.slot, Some(id), Some(instance), placer, plan) {
+        match subject.place(&id.slot, Of::WhatIsNew, Some(id), Some(instance), placer, plan) {
             Ok(()) => return true,
             Err(reasons) if asked == Some(UpdateOrder::StartFirst) => {
                 reasons.into_iter().for_each(|reason| plan.block(subject.id, reason));
@@ -169,11 +210,11 @@ fn update(
 }
 
 /// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
-fn drain(
-    subject: &Subject<'_>,
+fn drain<'a>(
+    subject: &Subject<'a>,
     id: &InstanceId,
     instance: &Instance,
-    placer: &mut Placer<'_>,
+    placer: &mut Placer<'a>,
     plan: &mut Plan,
 ) -> bool {
     if instance.spec.mode == Mode::Job {
@@ -184,15 +225,12 @@ fn drain(
         plan.block(subject.id, format!("slot {} stays until the deadline: its data is on that host", id.slot.slot));
         return false;
     }
-    if subject.service.rollout.state == RolloutState::Paused && instance.revision != subject.service.revision {
-        plan.block(subject.id, format!("slot {} stays until the deadline: its rollout is paused", id.slot.slot));
-        return false;
-    }
     // A strict singleton stops first; where it goes is found out before it does.
     let is_strict = instance.holds_back(subject.service);
     let mut elsewhere = Plan::default();
     let found = if is_strict { &mut elsewhere } else { &mut *plan };
-    match subject.place(&id.slot, Some(id), Some(instance), placer, found) {
+    let of = if instance.is_current(subject.service) { Of::WhatIsNew } else { Of::WhatServes };
+    match subject.place(&id.slot, of, Some(id), Some(instance), placer, found) {
         Ok(()) => {
             if is_strict {
                 plan.desire(id, Want::Purge, StopReason::Drained);

@@ -1,10 +1,12 @@
 //! One service: the right instances, each in a slot of its own.
 
+use std::{cell::Cell, sync::Arc};
+
 use common::{
     id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, StopReason, Verdict, Want},
     rollout::RolloutState,
-    spec::{Condition, Mode, RestartCondition},
+    spec::{Condition, Mode, RestartCondition, ServiceSpec},
     time::Timestamp,
 };
 
@@ -13,7 +15,9 @@ use super::{
     hosts::{HostTable, of_global},
     lease_over_at,
     place::{Only, Placer, Seat},
-    replaced_at, rollout, runs,
+    replaced_at, rollout,
+    rollout::canary_stands,
+    runs,
 };
 use crate::{
     Cluster,
@@ -29,6 +33,17 @@ pub(super) struct Subject<'a> {
     /// By slot and incarnation.
     pub(super) instances: Vec<(&'a InstanceId, &'a Instance)>,
     pub(super) at: Moment,
+    /// How many more instances may be of the service's revision, as long as the change to it is held up.
+    pub(super) room: Cell<usize>,
+}
+
+/// Which revision a new instance is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// The one that the service changes to.
+    WhatIsNew,
+    /// The one that served whole, if the change is paused or its canary is complete; else the new one.
+    WhatServes,
 }
 
 /// How a wanted slot stands.
@@ -52,7 +67,14 @@ pub(super) fn plan_service(
     hosts: &mut HostTable,
     plan: &mut Plan,
 ) {
-    let subject = Subject { cluster, id, service, instances: cluster.instances_of(id).collect(), at };
+    let instances: Vec<_> = cluster.instances_of(id).collect();
+    let canary = canary_stands(service, instances.iter().copied(), at.now);
+    let room = match (service.rollout.state, canary) {
+        (RolloutState::Paused, _) => 0,
+        (_, Some(canary)) => canary.wanted.saturating_sub(canary.begun),
+        (_, None) => usize::MAX,
+    };
+    let subject = Subject { cluster, id, service, instances, at, room: Cell::new(room) };
     runs::plan_runs(&subject, plan);
     let wanted = wanted_slots(cluster, id, service);
     let mut placer = Placer::new(hosts, cluster, id, &service.spec, &subject.instances, at.now);
@@ -79,7 +101,7 @@ pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec
 
 impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
-    fn plan_slot(&self, number: u32, placer: &mut Placer<'_>, plan: &mut Plan) -> Standing<'a> {
+    fn plan_slot(&self, number: u32, placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
         let is_job = self.service.spec.mode == Mode::Job;
         if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
             return Standing::Whole;
@@ -166,7 +188,8 @@ impl<'a> Subject<'a> {
             }
             return others.is_empty().then_some(Standing::ToMove(id, instance));
         }
-        if is_job || self.is_current(instance) || self.service.rollout.state == RolloutState::Rolling {
+        let goes_on = self.service.rollout.state == RolloutState::Rolling && self.service.held_back().is_none();
+        if is_job || self.is_current(instance) || goes_on {
             plan.desire(id, Want::Purge, self.why_it_leaves(instance));
         }
         None
@@ -177,7 +200,7 @@ impl<'a> Subject<'a> {
         id: &InstanceId,
         instance: &Instance,
         since: Timestamp,
-        placer: &mut Placer<'_>,
+        placer: &mut Placer<'a>,
         plan: &mut Plan,
     ) {
         if self.service.spec.mode == Mode::Global {
@@ -204,7 +227,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Places an instance, in place of `replaces` if that is unreachable.
-    fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, placer: &mut Placer<'_>, plan: &mut Plan) {
+    fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, placer: &mut Placer<'a>, plan: &mut Plan) {
         if self.backs_off(slot, plan) {
             return;
         }
@@ -217,7 +240,7 @@ impl<'a> Subject<'a> {
         {
             return plan.block(self.id, reason);
         }
-        if let Err(reasons) = self.place(slot, replaces, None, placer, plan) {
+        if let Err(reasons) = self.place(slot, Of::WhatServes, replaces, None, placer, plan) {
             reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
         }
     }
@@ -276,29 +299,43 @@ impl<'a> Subject<'a> {
         true
     }
 
+    /// What a new instance is made from: what is wanted now, or what serves as long as that is held up.
+    fn made_from(&self, of: Of) -> (u64, &'a Arc<ServiceSpec>) {
+        match self.service.held_back().filter(|_| of == Of::WhatServes && self.room.get() == 0) {
+            Some(version) => (version.revision, &version.spec),
+            None => (self.service.revision, &self.service.spec),
+        }
+    }
+
     /// Places an instance on the host that suits it best; `leaving` is one of its slot that serves there
     /// until this one does.
     pub(super) fn place(
         &self,
         slot: &SlotId,
+        of: Of,
         replaces: Option<&InstanceId>,
         leaving: Option<&Instance>,
-        placer: &mut Placer<'_>,
+        placer: &mut Placer<'a>,
         plan: &mut Plan,
     ) -> Result<(), Vec<String>> {
         let incarnation = self.cluster.incarnation(slot);
         let home = self.cluster.slots.get(slot).and_then(|slot| slot.home);
-        let only = match self.service.spec.mode {
+        let (revision, spec) = self.made_from(of);
+        let only = match spec.mode {
             Mode::Global => Some(Only::Numbered(slot.slot)),
-            Mode::Replicated | Mode::Job => home.filter(|_| self.service.spec.has_volume()).map(Only::Home),
+            Mode::Replicated | Mode::Job => home.filter(|_| spec.has_volume()).map(Only::Home),
         };
         let leaving = leaving.map(|instance| instance.host);
-        let choice = placer.choose(&Seat { incarnation, only, leaving });
+        let choice = placer.choose(&Seat { incarnation, only, leaving, spec });
         let choice = choice.inspect_err(|_| placer.calm_at().into_iter().for_each(|at| plan.wake(at)))?;
+        if revision == self.service.revision {
+            self.room.set(self.room.get().saturating_sub(1));
+        }
         plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),
             expect_incarnation: incarnation,
             expect_revision: self.service.revision,
+            revision,
             host: choice.host,
             ports: choice.ports,
             replaces: replaces.cloned(),

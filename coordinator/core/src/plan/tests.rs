@@ -454,6 +454,7 @@ fn a_placement_is_checked_against_what_came_before_it() {
         slot: service.slot(1),
         expect_incarnation: 0,
         expect_revision: 1,
+        revision: 1,
         host: host(1),
         ports: Vec::new(),
         replaces: None,

@@ -126,7 +126,14 @@ fn replacement(before: &ServiceSpec, after: &ServiceSpec) -> String {
         FailureAction::Pause => "paused if it fails",
         FailureAction::Continue => "whatever fails",
     };
-    format!("{instances}, {at_a_time}, {order}, {otherwise}")
+    let first = after.update.canary.as_ref().map_or_else(String::new, |canary| {
+        let until = match canary.promote_after {
+            Some(after) => format!("until they have served for {after}"),
+            None => "until you promote them".to_owned(),
+        };
+        format!("{} first {until}; ", count(canary.instances))
+    });
+    format!("{first}{instances}, {at_a_time}, {order}, {otherwise}")
 }
 
 fn count(replicas: u32) -> String {

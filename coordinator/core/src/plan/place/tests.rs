@@ -39,7 +39,7 @@ fn some_service(numbers: &mut Numbers) -> ServiceSpec {
 /// The obvious way: look at every host for every instance.
 fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Vec<u16>), Vec<String>> {
     placer.count_own_once();
-    let seat = Seat { incarnation, only: None, leaving: None };
+    let seat = Seat { incarnation, only: None, leaving: None, spec: placer.spec };
     let (index, ports) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
     placer.hosts.take(index, placer.id, placer.spec, &ports);
     placer.own[index] += 1;
@@ -64,7 +64,7 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
         let of = |hosts| Placer::new(hosts, &fixture.cluster, &id, &spec, &[], fixture.now);
         let (mut fast, mut slow) = (of(&mut fast), of(&mut slow));
         for incarnation in 0..60 {
-            let seat = Seat { incarnation, only: None, leaving: None };
+            let seat = Seat { incarnation, only: None, leaving: None, spec: &spec };
             let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.ports));
             assert_eq!(chosen, place_slowly(&mut slow, incarnation), "seed {seed}, instance {incarnation}");
         }

@@ -2,7 +2,7 @@ use common::{
     host::Availability,
     id::ServiceId,
     rollout::RolloutState,
-    spec::{FailureAction, Mode, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, UpdateOrder},
+    spec::{Canary, FailureAction, Mode, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, UpdateOrder},
     time::Span,
 };
 
@@ -328,4 +328,92 @@ fn nothing_is_replaced_when_most_hosts_seem_gone() {
     fixture.done(Command::RemoveHost(host(3)));
     fixture.pass(MINUTE, &|_| {});
     assert!(!fixture.filled().contains(&"web/2.1@h2".to_owned()), "one of two is no reason to wait");
+}
+
+fn with_canary(promote_after: Option<Span>) -> impl Fn(&mut ServiceSpec) {
+    move |spec| spec.update.canary = Some(Canary { instances: 1, promote_after })
+}
+
+fn images(fixture: &Fixture) -> Vec<String> {
+    let filling = fixture.cluster.instances.values().filter(|instance| instance.fills_slot());
+    filling.map(|instance| instance.spec.container.image.clone()).collect()
+}
+
+#[test]
+fn a_canary_waits_for_a_person() {
+    for fixed_port in [false, true] {
+        let change = move |spec: &mut ServiceSpec| {
+            with_canary(None)(spec);
+            if fixed_port {
+                let (published, protocol) = (Some(80), Protocol::Tcp);
+                spec.ports.push(PortSpec { container: 80, published, protocol, host_ip: None });
+            }
+        };
+        let mut fixture = Fixture::of_hosts(4);
+        fixture.deploy(&[("web", three("web:1", change))]);
+        fixture.pass(MINUTE, &|_| {});
+        assert_eq!(service(&fixture).rollout.state, RolloutState::Done, "the first revision of all has no canary");
+        fixture.deploy(&[("web", three("web:2", change))]);
+        fixture.pass(Span::minutes(60), &at_least(2));
+        assert_eq!(images(&fixture), ["web:2", "web:1", "web:1"]);
+        let view = view::stack(&fixture.cluster, &stack(), fixture.now).expect("it is there").services.remove(0);
+        let canary = view.rollout.canary.expect("it waits");
+        assert_eq!((canary.wanted, canary.settled, canary.promote_at), (1, 1, None));
+
+        // What is lost or asked for meanwhile is what served; the canary that is lost is made again.
+        fixture.done(Command::ScaleService { id: service_id(), replicas: 4 });
+        fixture.settle();
+        assert_eq!(images(&fixture), ["web:2", "web:1", "web:1", "web:1"]);
+        let on = fixture.cluster.instances.values().find(|i| i.spec.container.image == "web:1").map(|i| i.host);
+        fixture.done(Command::RemoveHost(on.filter(|on| *on != host(1)).unwrap_or(host(2))));
+        fixture.done(Command::ScaleService { id: service_id(), replicas: 3 });
+        fixture.pass(MINUTE, &|_| {});
+        let mut left = images(&fixture);
+        left.sort();
+        assert_eq!(left, ["web:1", "web:1", "web:2"]);
+
+        fixture.done(Command::Promote { service: service_id(), expect_revision: 2 });
+        fixture.pass(MINUTE, &|_| {});
+        assert_eq!(images(&fixture), ["web:2", "web:2", "web:2"]);
+        assert_eq!(service(&fixture).rollout.state, RolloutState::Done);
+        let said = fixture.refused(Command::Promote { service: service_id(), expect_revision: 2 });
+        assert!(said.contains("it has no canary that waits for it"), "{said}");
+    }
+}
+
+#[test]
+fn a_canary_is_promoted_when_its_time_has_come() {
+    let mut fixture = deployed(|_| {});
+    let after = Some(Span::minutes(10));
+    fixture.deploy(&[("web", three("web:2", with_canary(after)))]);
+    fixture.pass(Span::minutes(9), &at_least(3));
+    assert_eq!(images(&fixture), ["web:2", "web:1", "web:1"]);
+    fixture.pass(Span::minutes(3), &at_least(3));
+    assert_eq!(images(&fixture), ["web:2", "web:2", "web:2"]);
+    assert_eq!(service(&fixture).rollout.state, RolloutState::Done);
+}
+
+#[test]
+fn a_canary_that_fails_is_taken_back() {
+    let mut fixture = deployed(|_| {});
+    fixture.deploy(&[("web", three("broken", with_canary(Some(MINUTE))))]);
+    fixture.pass(MINUTE, &at_least(3));
+    assert_eq!(images(&fixture), ["web:1", "web:1", "web:1"]);
+    assert_eq!((service(&fixture).revision, service(&fixture).rollout.state), (1, RolloutState::Done));
+}
+
+#[test]
+fn a_paused_rollout_fills_slots_with_what_served() {
+    let mut fixture = deployed(|_| {});
+    fixture.deploy(&[("web", three("web:2", |spec| spec.update.on_failure = FailureAction::Pause))]);
+    fixture.settle();
+    let (service, state, why) = (service_id(), RolloutState::Paused, "a person said so".into());
+    fixture.done(Command::MoveRollout { service, expect_revision: 2, state, why });
+    fixture.done(Command::ScaleService { id: service_id(), replicas: 5 });
+    fixture.pass(MINUTE, &|_| {});
+    assert_eq!(images(&fixture), ["web:2", "web:1", "web:1", "web:1", "web:1"]);
+    drain(&mut fixture, 2, MINUTE);
+    fixture.settle();
+    assert_eq!(images(&fixture), ["web:2", "web:1", "web:1", "web:1", "web:1"]);
+    assert!(!fixture.filled().iter().any(|filled| filled.ends_with("@h2")), "{:?}", fixture.filled());
 }
