@@ -96,6 +96,14 @@ pub enum Command {
     /// Stop the change of a service to a new revision, or let it go on.
     #[command(subcommand)]
     Rollout(Rollout),
+    /// Move instances to hosts that suit them better now: a new one, for example.
+    Rebalance {
+        /// Of this stack or service alone: shop, or shop/web.
+        target: Option<String>,
+        /// Only show which would move.
+        #[arg(long)]
+        plan: bool,
+    },
     /// Try what has failed of a service again at once.
     Retry {
         /// The service, for example shop/web.

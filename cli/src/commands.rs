@@ -103,6 +103,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Scale { target } => stacks::scale(session, &target).await,
         Command::History { stack } => rollouts::history(session, &stack).await,
         Command::Rollback(rollback) => rollouts::rollback(session, rollback).await,
+        Command::Rebalance { target, plan } => rollouts::rebalance(session, target, plan).await,
         Command::Retry { service } => rollouts::retry(session, &service).await,
         Command::Rollout(rollout) => rollouts::rollout(session, rollout).await,
         Command::Ps { target } => instances::ps(session, target.as_deref()).await,

@@ -50,6 +50,8 @@ pub enum StopReason {
     Drained,
     /// Its revision failed, and an older one serves.
     RolledBack,
+    /// Its slot is better served on another host.
+    Rebalanced,
 }
 
 /// How far an instance has come on its host, in the order in which it can only rise.

@@ -73,6 +73,7 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(stacks::revisions))
         .routes(routes!(instances::list))
         .routes(routes!(instances::logs))
+        .routes(routes!(instances::rebalance))
         .routes(routes!(files::list_secrets))
         .routes(routes!(files::put_secret, files::remove_secret))
         .routes(routes!(files::list_configs))

@@ -100,11 +100,30 @@ fn updates_and_emptied_hosts_fail_no_call() {
     lab.wait_for_running(SOON, 12);
     assert_eq!(lab.running("h3").expect("Docker answers"), []);
     lab.exec("h1", &["wharf", "host", "uncordon", "h3"]).expect("it is opened");
+    gets_its_share(&lab);
 
     let (calls, failed) = caller.stop();
     println!("{calls} calls, {} failed", failed.len());
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(calls > 1000, "only {calls} calls were made");
+}
+
+/// The empty host gets its share of twelve instances when that is asked for.
+fn gets_its_share(lab: &Lab) {
+    let shown = |arguments: &[&str]| {
+        let (code, _, said) = lab.try_exec("h1", &[&["wharf", "rebalance"], arguments].concat());
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    let plan = shown(&["--plan"]);
+    assert_eq!(plan.lines().filter(|line| line.ends_with("→ h3")).count(), 4, "{plan}");
+    shown(&["shop/web", "-y"]);
+    until(LONG, "each host has its share", || {
+        let counts: Vec<usize> = lab.all_running().iter().map(|(_, containers)| containers.len()).collect();
+        ensure!(counts == [4, 4, 4], "{counts:?}");
+        anyhow::Ok(())
+    });
+    assert!(shown(&["--plan"]).contains("No instance would be better off elsewhere"));
 }
 
 /// Waits until so shortly before the next multiple of a period.

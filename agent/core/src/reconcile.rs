@@ -361,7 +361,13 @@ fn rest_of_lease(situation: Situation<'_>, turn: &Turn<'_>) -> Span {
 fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
     let others_serve = matches!(
         instance.desired.reason,
-        Some(StopReason::ScaledDown | StopReason::Superseded | StopReason::Drained | StopReason::RolledBack)
+        Some(
+            StopReason::ScaledDown
+                | StopReason::Superseded
+                | StopReason::Drained
+                | StopReason::RolledBack
+                | StopReason::Rebalanced
+        )
     );
     if others_serve && local.observed.phase == Phase::Running && !instance.spec.ports.is_empty() {
         local.not_before = now + DRAIN_WAIT;

@@ -1,9 +1,9 @@
 //! Revisions of stacks, and the way from one to the other.
 
 use common::{
-    api::{List, PutRollout, PutStack, RevisionView, StackPlan, StackView},
+    api::{List, MovedInstance, PutRollout, PutStack, Rebalance, RevisionView, StackPlan, StackView},
     error::{Code, Problem},
-    name::Name,
+    name::{InvalidName, Name},
     rollout::RolloutState,
 };
 use hyper::Method;
@@ -93,6 +93,41 @@ pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Pr
     })?;
     session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision, promote }).await?;
     output::note(format!("✓ {target} is {}; look: wharf ls", state.word()));
+    Ok(0)
+}
+
+/// Shows which instances would be better off elsewhere, asks, and has them moved.
+pub async fn rebalance(session: &Session, target: Option<String>, only_plan: bool) -> Result<u8, Problem> {
+    let (stack, service) = match target.as_deref().map(|target| (target, target.contains('/'))) {
+        None => (None, None),
+        Some((target, true)) => parse_service(target).map(|(stack, service)| (Some(stack), Some(service)))?,
+        Some((target, false)) => {
+            let malformed = |e: InvalidName| Problem::new(Code::InvalidRequest, e.to_string());
+            (Some(target.parse().map_err(malformed)?), None)
+        }
+    };
+    let path = session.in_environment("rebalance");
+    let ask = |dry_run| Rebalance { stack: stack.clone(), service: service.clone(), dry_run };
+    let moves: List<MovedInstance> = session.client.send_json(Method::POST, &path, &ask(true)).await?;
+    if only_plan && matches!(session.format, args::Format::Json | args::Format::Yaml) {
+        output::value(session.format, &moves);
+        return Ok(0);
+    }
+    for moved in &moves.items {
+        output::note(format!("  {}  {} → {}", moved.id, moved.from, moved.to));
+    }
+    if moves.items.is_empty() {
+        output::note("No instance would be better off elsewhere.");
+    }
+    if only_plan || moves.items.is_empty() {
+        return Ok(0);
+    }
+    let question = format!("Move {} instances, one of a service after the other?", moves.items.len());
+    if !output::confirm(&question, session.yes)? {
+        return Ok(1);
+    }
+    let _: List<MovedInstance> = session.client.send_json(Method::POST, &path, &ask(false)).await?;
+    output::note("✓ they are being moved; look: wharf ps");
     Ok(0)
 }
 

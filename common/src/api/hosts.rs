@@ -89,6 +89,32 @@ pub struct DrainedInstance {
     pub notes: Vec<String>,
 }
 
+/// What is to be rebalanced.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rebalance {
+    /// Of this stack alone.
+    #[serde(default)]
+    pub stack: Option<Name>,
+    /// Of this service of the stack alone.
+    #[serde(default)]
+    pub service: Option<Name>,
+    /// Whether only the plan is wanted.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// An instance that another one takes the place of elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MovedInstance {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its host.
+    pub from: Name,
+    /// The host of its successor.
+    pub to: Name,
+}
+
 /// New labels of a host; the whole set.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -171,6 +171,8 @@ impl Cluster {
             Command::Promote { service, expect_revision } => self.promote(service, *expect_revision),
             Command::RollBack { service, expect_revision, why } => self.roll_back(service, *expect_revision, why),
             Command::Tick { service, due, left_out } => self.tick(service, *due, left_out.as_deref()),
+            Command::Rebalance { services } => self.rebalance(services),
+            Command::EndRebalance(service) => self.end_rebalance(service),
             Command::Retry(service) => self.retry(service),
             Command::PinImage { service, expect_revision, digest } => self.pin_image(service, *expect_revision, digest),
             Command::PutJoinToken(token) => self.put_join_token(token),

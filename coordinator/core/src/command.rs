@@ -138,6 +138,13 @@ pub enum Command {
         /// Why it is left out, if it is.
         left_out: Option<String>,
     },
+    /// Moves instances of services, one after the other, to hosts that suit them better now.
+    Rebalance {
+        /// The services.
+        services: Vec<ServiceId>,
+    },
+    /// Notes that no instance of a service would be better off elsewhere.
+    EndRebalance(ServiceId),
     /// Tries what has failed again at once, and forgets how often it has.
     Retry(ServiceId),
     /// Fixes the image of a service's revision to what its tag meant when it was first pulled.

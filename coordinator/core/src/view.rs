@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub use changes::{revisions, stack_plan};
-pub use drain::drain_plan;
+pub use drain::{drain_plan, rebalance_plan};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
 /// named; those that the cluster does not know either are surplus.

@@ -70,6 +70,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", CHANGE),
     ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", CHANGE),
+    ("POST", "/api/v1/environments/{environment}/rebalance", CHANGE),
     ("GET", "/api/v1/environments/{environment}/instances", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs", READ),
     ("GET", "/api/v1/environments/{environment}/secrets", READ),

@@ -1,27 +1,27 @@
 //! Instances and their output.
 
 use axum::{
-    Json,
-    body::Body,
+    Json, body,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
 use common::{
-    api::{InstanceView, List},
+    api::{InstanceView, List, MovedInstance, Rebalance},
     error::{Code, Problem},
-    id::{InstanceId, StackId},
+    id::{InstanceId, ServiceId, StackId},
     name::Name,
     part::Part,
     wire::{LogFrame, LogRequest},
 };
-use coordinator_core::view;
+use coordinator_core::{Command, view};
+use link::clock::now;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ApiError,
-    extract::{Asked, At, Reading},
+    extract::{Asked, At, Body, Reading, Writing},
 };
 use crate::Coordinator;
 
@@ -47,6 +47,35 @@ pub async fn list(
             && wanted.service.as_ref().is_none_or(|service| id.service().service == *service)
     });
     Json(List { index: published.cluster.index, items })
+}
+
+/// Moves instances, one of a service after the other, to hosts that suit them better; says which would move now.
+#[utoipa::path(post, path = "/api/v1/environments/{environment}/rebalance", params(("environment" = String, Path)), request_body = Rebalance, responses((status = 200, body = List<MovedInstance>)))]
+pub async fn rebalance(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+    Writing(author): Writing,
+    At(environment): At<Name>,
+    Body(asked): Body<Rebalance>,
+) -> Result<Json<List<MovedInstance>>, ApiError> {
+    let cluster = &published.cluster;
+    let stacks = cluster.stacks.iter().filter(|(id, stack)| id.environment == environment && !stack.removing);
+    let stacks = stacks.filter(|(id, _)| asked.stack.as_ref().is_none_or(|stack| id.stack == *stack));
+    let services = stacks.flat_map(|(id, stack)| stack.services.iter().map(|(name, s)| (id.service(name.clone()), s)));
+    let wanted = services.filter(|(id, _)| asked.service.as_ref().is_none_or(|service| id.service == *service));
+    // Asked for by name, a service that stays is a refusal; else it is none of those that are meant.
+    let wanted = wanted.filter(|(_, service)| asked.service.is_some() || service.stays().is_none());
+    let services: Vec<ServiceId> = wanted.map(|(id, _)| id).collect();
+    if services.is_empty() && asked.service.is_some() {
+        return Err(Problem::new(Code::NotFound, "There is no such service")
+            .fix("See which there are: wharf ls")
+            .into());
+    }
+    let items = view::rebalance_plan(cluster, &services, now());
+    if !asked.dry_run && !services.is_empty() {
+        coordinator.consensus.write(author, Command::Rebalance { services }).await?;
+    }
+    Ok(Json(List { index: cluster.index, items }))
 }
 
 /// Which output is asked for.
@@ -102,5 +131,5 @@ pub async fn logs(
         let next = stream.incoming.receive::<LogFrame>().await.unwrap_or(None);
         Some((Ok::<_, std::convert::Infallible>(line), (stream, next)))
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body::Body::from_stream(lines)).into_response())
 }

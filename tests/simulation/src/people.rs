@@ -33,8 +33,10 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
         13 => {
             let service = stack.service(name(["web", "db"][random.below(2)]));
             let expect_revision = cluster.service(&service).map_or(0, |service| service.revision);
-            if random.chance(30) {
-                return Command::Promote { service, expect_revision };
+            match random.below(10) {
+                0..3 => return Command::Promote { service, expect_revision },
+                3..6 => return Command::Rebalance { services: vec![service] },
+                _ => {}
             }
             let state = [RolloutState::Paused, RolloutState::Rolling][random.below(2)];
             Command::MoveRollout { service, expect_revision, state, why: "a person said so".into() }

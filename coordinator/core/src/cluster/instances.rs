@@ -175,8 +175,9 @@ impl Cluster {
 
     /// Whether an instance that runs well has to go once another one serves.
     pub fn must_move(&self, id: &InstanceId, instance: &Instance) -> bool {
-        let outdated = self.service(id.service()).is_some_and(|service| !instance.is_current(service));
-        outdated || self.is_draining(instance.host)
+        let service = self.service(id.service());
+        let leaves = |service: &Service| !instance.is_current(service) || service.rebalancing;
+        service.is_some_and(leaves) || self.is_draining(instance.host)
     }
 
     /// Whether a host is being emptied.
@@ -384,6 +385,7 @@ impl Cluster {
             Some(StopReason::Duplicate) => "another instance took its slot while its host was away",
             Some(StopReason::Ended) => "it has ended",
             Some(StopReason::Drained) => "its host is being emptied",
+            Some(StopReason::Rebalanced) => "another host suits it better",
             Some(StopReason::RolledBack) => "its revision failed",
             None => "it is wanted",
         };
@@ -475,7 +477,7 @@ impl Cluster {
     }
 
     /// Forgets an instance whose container is gone, or whose host is.
-    pub(super) fn forget_instance(&mut self, id: &InstanceId) {
+    pub(crate) fn forget_instance(&mut self, id: &InstanceId) {
         let Some(instance) = self.instances.remove(id) else { return };
         self.by_host.remove(&(instance.host, id.clone()));
         self.record(id, "instance-gone", "its container is gone");

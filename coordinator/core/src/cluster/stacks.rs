@@ -6,6 +6,7 @@ use common::{
     error::{Code, Problem},
     id::{ServiceId, StackId},
     name::Name,
+    rollout::RolloutState,
     spec::{Mode, ServiceSpec, StackSpec},
     time::Timestamp,
 };
@@ -69,9 +70,26 @@ pub struct Service {
     pub stable: Option<Version>,
     /// The runs of a job that has a schedule.
     pub runs: Runs,
+    /// Whether its instances move to hosts that suit them better.
+    pub rebalancing: bool,
 }
 
 impl Service {
+    /// Why its instances are not moved for the sake of balance, if they are not.
+    pub fn stays(&self) -> Option<&'static str> {
+        if self.spec.mode != Mode::Replicated {
+            Some("only replicated services are moved")
+        } else if self.spec.strict_singleton {
+            Some("a strict singleton moves with a gap")
+        } else if self.spec.has_volume() {
+            Some("its data stays where it is")
+        } else if self.rollout.state != RolloutState::Done {
+            Some("its rollout is not done")
+        } else {
+            None
+        }
+    }
+
     /// The revision that it is to have now.
     pub fn version(&self) -> Version {
         Version { revision: self.revision, spec: self.spec.clone(), digest: self.digest.clone() }
@@ -95,16 +113,18 @@ impl Service {
         let runs = had_schedule.map_or(Runs { last: at, ..Runs::default() }, |earlier| earlier.runs);
         let stable = earlier.and_then(|earlier| earlier.stable.clone());
         match earlier {
-            Some(earlier) if earlier.spec.same_instances(&spec) => Service { spec, runs, ..earlier.clone() },
+            Some(earlier) if earlier.spec.same_instances(&spec) => {
+                Service { spec, runs, rebalancing: false, ..earlier.clone() }
+            }
             _ => match stable {
                 Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
                     let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
-                    Service { revision, spec, digest, rollout: rollout(true), stable, runs }
+                    Service { revision, spec, digest, rollout: rollout(true), stable, runs, rebalancing: false }
                 }
                 stable => {
                     // The first revision of all has nothing to be compared with.
                     let rollout = rollout(spec.update.canary.is_none() || stable.is_none());
-                    Service { revision, spec, digest: None, rollout, stable, runs }
+                    Service { revision, spec, digest: None, rollout, stable, runs, rebalancing: false }
                 }
             },
         }
@@ -126,6 +146,11 @@ impl Cluster {
     /// The service of that id, unless its stack is being removed.
     pub fn service(&self, id: &ServiceId) -> Option<&Service> {
         self.stacks.get(&id.stack).filter(|stack| !stack.removing)?.services.get(&id.service)
+    }
+
+    /// Whether a service's instances move to hosts that suit them better.
+    pub fn is_rebalancing(&self, id: &ServiceId) -> bool {
+        self.service(id).is_some_and(|service| service.rebalancing)
     }
 
     /// The same, to change it.
@@ -253,6 +278,28 @@ impl Cluster {
         });
         self.record(id, "service-scaled", format!("from {before} to {replicas} instances"));
         Ok(Outcome::Revision(revision))
+    }
+
+    pub(super) fn rebalance(&mut self, services: &[ServiceId]) -> Applied {
+        for id in services {
+            let service = self.service(id).ok_or_else(|| not_found("service", id))?;
+            if let Some(why) = service.stays() {
+                return Err(Problem::new(Code::Conflict, format!("{id} was not rebalanced")).why(why));
+            }
+        }
+        for id in services {
+            self.service_mut(id)?.rebalancing = true;
+            self.record(id, "rebalance-begun", "instances move to hosts that suit them better");
+        }
+        self.done()
+    }
+
+    pub(super) fn end_rebalance(&mut self, id: &ServiceId) -> Applied {
+        let service = self.service_mut(id)?;
+        if std::mem::take(&mut service.rebalancing) {
+            self.record(id, "rebalance-done", "no instance would be better off elsewhere");
+        }
+        self.done()
     }
 
     pub(super) fn pin_image(&mut self, id: &ServiceId, expect_revision: u64, digest: &str) -> Applied {

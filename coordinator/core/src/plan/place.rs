@@ -204,10 +204,37 @@ impl<'a> Placer<'a> {
         Candidate { cluster, service, id: row.id, host: &row.host, placed, is_first, own_counts }
     }
 
+    /// Whether an instance would be better off on another host: by the spread, by the preferences, or because
+    /// fewer of the service are there. How full hosts are does not move anything.
+    pub(super) fn would_be_better_off(&mut self, instance: &Instance) -> bool {
+        self.count_own_once();
+        let Some(present) = self.hosts.index_of(instance.host) else { return false };
+        let leaving = Some(instance.host);
+        let seat = Seat { incarnation: 0, only: None, leaving, spec: self.spec };
+        let Ok((best, _)) = self.best_scanned(&seat) else { return false };
+        let levels = self.levels(leaving);
+        let [best, present] = [best, present].map(|index| {
+            let (branches, (unmet, own, _)) = self.score(index, leaving, &levels);
+            (branches, unmet, own)
+        });
+        best < present
+    }
+
+    fn levels(&self, leaving: Option<HostId>) -> Vec<BTreeMap<&str, u32>> {
+        self.spec.spread.iter().map(|label| self.by_label(label, leaving)).collect()
+    }
+
+    /// What decides between hosts, the least being best: how many of the service are on each branch of the
+    /// spread, then the rank.
+    fn score(&self, index: usize, leaving: Option<HostId>, levels: &[BTreeMap<&str, u32>]) -> (Vec<u32>, Rank) {
+        let row = &self.hosts.rows()[index];
+        let on_branch = |(label, counts): (&String, &BTreeMap<&str, u32>)| counts[row.label(label)];
+        (self.spec.spread.iter().zip(levels).map(on_branch).collect(), self.rank_of(index, leaving))
+    }
+
     /// Looks at every host.
     fn best_scanned(&self, seat: &Seat<'_>) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
-        let levels: Vec<BTreeMap<&str, u32>> =
-            self.spec.spread.iter().map(|label| self.by_label(label, seat.leaving)).collect();
+        let levels = self.levels(seat.leaving);
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();
         let mut best: Option<((Vec<u32>, Rank), usize, Vec<u16>)> = None;
         for (index, row) in self.hosts.rows().iter().enumerate() {
@@ -218,9 +245,7 @@ impl<'a> Placer<'a> {
             };
             match refusal.map_or_else(|| row.ports_for(self.spec, seat.incarnation), Err) {
                 Ok(ports) => {
-                    let on_branch = |(label, counts): (&String, &BTreeMap<&str, u32>)| counts[row.label(label)];
-                    let branches = self.spec.spread.iter().zip(&levels).map(on_branch).collect();
-                    let score = (branches, self.rank_of(index, seat.leaving));
+                    let score = self.score(index, seat.leaving, &levels);
                     if best.as_ref().is_none_or(|(least, ..)| score < *least) {
                         best = Some((score, index, ports));
                     }

@@ -39,6 +39,9 @@ pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], pla
     };
     let moving = standings.iter().filter(|s| matches!(s, Standing::Unsettled { moving: true })).count();
     let unsettled = standings.iter().filter(|s| matches!(s, Standing::Unsettled { .. })).count();
+    if subject.service.rebalancing {
+        rebalance(subject, unsettled, placer, plan);
+    }
     let mut drains = at_a_time.saturating_sub(moving);
     let mut updates = if pauses_between(subject, plan) { 0 } else { at_a_time.saturating_sub(unsettled) };
     updates = updates.min(subject.room.get());
@@ -70,6 +73,32 @@ pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], pla
         {
             updates -= 1;
         }
+    }
+}
+
+/// Moves one instance to a host that suits it better, if all others serve; ends it if there is none to move.
+fn rebalance<'a>(subject: &Subject<'a>, unsettled: usize, placer: &mut Placer<'a>, plan: &mut Plan) {
+    if subject.service.stays().is_some() {
+        return plan.commands.push(Command::EndRebalance(subject.id.clone()));
+    }
+    let filling: Vec<_> = subject.instances.iter().filter(|(_, i)| i.fills_slot()).collect();
+    let moving = filling.windows(2).any(|pair| pair[0].0.slot == pair[1].0.slot);
+    if unsettled > 0 || moving {
+        return;
+    }
+    let mut waits = false;
+    for (id, instance) in filling {
+        if !instance.observed.is_serving() || !placer.would_be_better_off(instance) {
+            continue;
+        }
+        if subject.backs_off(&id.slot, plan) {
+            waits = true;
+        } else if subject.place(&id.slot, Of::WhatIsNew, Some(id), Some(instance), placer, plan).is_ok() {
+            return;
+        }
+    }
+    if !waits {
+        plan.commands.push(Command::EndRebalance(subject.id.clone()));
     }
 }
 

@@ -163,7 +163,9 @@ impl<'a> Subject<'a> {
     }
 
     fn why_it_leaves(&self, leaving: &Instance) -> StopReason {
-        if self.is_current(leaving) {
+        if self.is_current(leaving) && self.service.rebalancing && !self.cluster.is_draining(leaving.host) {
+            StopReason::Rebalanced
+        } else if self.is_current(leaving) {
             StopReason::Drained
         } else if self.service.rollout.back_from == Some(leaving.revision) {
             StopReason::RolledBack

@@ -1,9 +1,10 @@
-//! What emptying a host does.
+//! What emptying a host does, and what rebalancing does: found by trying it on a copy of the state.
 
 use common::{
-    api::{DrainPlan, DrainedInstance},
+    api::{DrainPlan, DrainedInstance, MovedInstance},
     host::Availability,
-    id::HostId,
+    id::{HostId, ServiceId},
+    instance::Phase,
     time::Timestamp,
 };
 
@@ -45,6 +46,38 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
                 entry.notes = plan.blocked.get(entry.id.service()).cloned().unwrap_or_default();
             }
             return Some(DrainPlan { host, instances });
+        }
+    }
+}
+
+/// Which instances rebalancing these services would move now.
+pub fn rebalance_plan(cluster: &Cluster, services: &[ServiceId], now: Timestamp) -> Vec<MovedInstance> {
+    let mut after = cluster.clone();
+    let services = services.to_vec();
+    after.apply(&Batch { at: now, proposals: vec![Command::Rebalance { services }.into()] });
+    let name = |host: HostId| cluster.hosts.get(&host).map(|host| host.name.clone());
+    let mut moves = Vec::new();
+    // One instance of a service at a time; what is placed counts as serving for the next.
+    loop {
+        let places = plan::plan(&after, now).commands.into_iter().filter_map(|command| match command {
+            Command::Place(placement) => placement.replaces.clone().map(|replaced| (placement, replaced)),
+            _ => None,
+        });
+        let places: Vec<_> = places.filter(|(placement, _)| after.is_rebalancing(&placement.slot.service)).collect();
+        if places.is_empty() {
+            return moves;
+        }
+        for (placement, replaced) in places {
+            let Some(before) = after.instances.get(&replaced).cloned() else { continue };
+            let from_to = name(before.host).zip(name(placement.host));
+            moves.extend(from_to.map(|(from, to)| MovedInstance { id: replaced.clone(), from, to }));
+            let successor = placement.slot.instance(placement.expect_incarnation + 1);
+            after.apply(&Batch { at: now, proposals: vec![Command::Place(placement).into()] });
+            after.forget_instance(&replaced);
+            if let Some(instance) = after.instances.get_mut(&successor) {
+                instance.observed.phase = Phase::Running;
+                (instance.serving_since, instance.proven) = (Some(now), true);
+            }
         }
     }
 }

@@ -417,3 +417,39 @@ fn a_paused_rollout_fills_slots_with_what_served() {
     assert_eq!(images(&fixture), ["web:2", "web:1", "web:1", "web:1", "web:1"]);
     assert!(!fixture.filled().iter().any(|filled| filled.ends_with("@h2")), "{:?}", fixture.filled());
 }
+
+#[test]
+fn a_host_that_came_later_gets_its_share() {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.done(Command::SetAvailability { host: host(3), availability: Availability::Cordoned });
+    fixture.deploy(&[("web", web(|spec| spec.replicas = 6))]);
+    fixture.pass(MINUTE, &|_| {});
+    fixture.done(Command::SetAvailability { host: host(3), availability: Availability::Active });
+    fixture.pass(MINUTE, &|_| {});
+    let on_each = |fixture: &Fixture| {
+        ["h1", "h2", "h3"].map(|host| fixture.filled().iter().filter(|filled| filled.ends_with(host)).count())
+    };
+    assert_eq!(on_each(&fixture), [3, 3, 0], "nothing is moved by itself");
+    let moves = view::rebalance_plan(&fixture.cluster, &[service_id()], fixture.now);
+    let told: Vec<String> = moves.iter().map(|moved| format!("{} {} {}", moved.id, moved.from, moved.to)).collect();
+    assert_eq!(told, ["default/shop/web/1.1 h1 h3", "default/shop/web/2.1 h2 h3"]);
+
+    fixture.done(Command::Rebalance { services: vec![service_id()] });
+    let in_bounds = |cluster: &Cluster| {
+        at_least(6)(cluster);
+        assert!(cluster.instances.values().filter(|i| i.fills_slot()).count() <= 7, "one at a time");
+    };
+    fixture.pass(MINUTE, &in_bounds);
+    assert_eq!(on_each(&fixture), [2, 2, 2]);
+    assert!(!fixture.cluster.is_rebalancing(&service_id()), "and then it is over");
+    assert_eq!(view::rebalance_plan(&fixture.cluster, &[service_id()], fixture.now), []);
+    let volume = MountSource::Volume(name("data"));
+    fixture.deploy(&[(
+        "web",
+        web(|spec| {
+            spec.container.mounts.push(MountSpec { source: volume, target: "/data".into(), read_only: false });
+        }),
+    )]);
+    let said = fixture.refused(Command::Rebalance { services: vec![service_id()] });
+    assert!(said.contains("its data stays where it is"), "{said}");
+}
