@@ -19,6 +19,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use common::{
@@ -55,7 +56,10 @@ pub struct Config {
     pub address: Option<IpAddr>,
 }
 
-/// Runs until `shutdown` completes. Containers go on.
+/// How long the cluster may take to note that the agent leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs until `shutdown` completes, and says farewell then. Containers go on.
 pub async fn run<R: ContainerRuntime>(
     config: Config,
     transport: Arc<dyn Transport>,
@@ -70,6 +74,7 @@ pub async fn run<R: ContainerRuntime>(
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (leader, leads) = watch::channel(None);
+    let leaving = Arc::new(Notify::new());
     let files = Files::new(config.places.clone(), leads);
     let host = HostParts { files, leases: leases.clone(), ledger, boot: facts::boot_id() };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
@@ -82,16 +87,23 @@ pub async fn run<R: ContainerRuntime>(
         report,
         leader,
         leases,
+        leaving: leaving.clone(),
     };
-    tasks.spawn(until(stop.clone(), session.run()));
+    let mut speaking = JoinSet::new();
+    speaking.spawn(until(stop.clone(), session.run()));
     tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
     tokio::select! {
-        () = shutdown => {}
+        () = shutdown => {
+            leaving.notify_one();
+            // Whoever does not hear it takes the host for one that failed, a little sooner.
+            let _ = tokio::time::timeout(FAREWELL, speaking.join_next()).await;
+        }
+        _ = speaking.join_next() => tracing::error!("the session's task ended; the agent stops"),
         // A task ends early only if it panicked; the service manager starts the agent again.
         _ = tasks.join_next() => tracing::error!("a task of the agent ended; the agent stops"),
     }
     stop.cancel();
-    while tasks.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() || speaking.join_next().await.is_some() {}
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use common::{
 };
 use link::{Connection, LinkError, Stream, Transport};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tracing::{debug, error, info, warn};
@@ -49,6 +49,8 @@ pub struct Session<R> {
     pub leader: watch::Sender<Option<Connection>>,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
+    /// Tells once that the agent is asked to stop.
+    pub leaving: Arc<Notify>,
 }
 
 /// Why a session ended.
@@ -56,6 +58,8 @@ enum End {
     Redirected(Option<SocketAddr>),
     Refused(Problem),
     Broken(String),
+    /// The agent was asked to stop, and the cluster knows.
+    Left,
 }
 
 impl From<LinkError> for End {
@@ -86,6 +90,7 @@ impl<R: ContainerRuntime> Session<R> {
                     error!(%problem, "this host is refused");
                     tokio::time::sleep(AFTER_REFUSAL).await;
                 }
+                End::Left => return,
                 End::Broken(reason) => debug!(%address, reason, "no session"),
             }
             if began.elapsed() > LONGEST_PAUSE {
@@ -149,7 +154,7 @@ impl<R: ContainerRuntime> Session<R> {
                 }
             }
         };
-        let mut number = 0;
+        let (mut number, leaving) = (0, self.leaving.clone());
         let mut beats = tokio::time::interval(heartbeat);
         let mut look_at_facts = Instant::now() + until_next_look(&facts);
         let mut unanswered = 0;
@@ -169,6 +174,7 @@ impl<R: ContainerRuntime> Session<R> {
                         unanswered += 1;
                         outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
                     }
+                    () = leaving.notified() => outgoing.send(&ToCoordinator::Leaving).await?,
                     changed = self.report.changed() => {
                         if changed.is_err() {
                             return Err(End::Broken("the agent stops".into()));
@@ -200,6 +206,7 @@ impl<R: ContainerRuntime> Session<R> {
             ToAgent::Coordinators(known) => learn_coordinators(coordinators, known),
             ToAgent::BeatAck { sent, grant } => self.leases.extend(BootTime(sent), &grant),
             ToAgent::ReportAck { .. } => {}
+            ToAgent::Farewell => return Err(End::Left),
             ToAgent::Redirect { leader } => return Err(End::Redirected(leader)),
             ToAgent::Refused(problem) => return Err(End::Refused(problem)),
             ToAgent::Welcome { .. } => return Err(End::Broken("it greeted twice".into())),

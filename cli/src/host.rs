@@ -88,8 +88,16 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
     let stop = CancellationToken::new();
     let (renewals, renewed) = watch::channel(());
     let coordinating = run_coordinator(service, keyring.clone(), quic.clone(), renewed, stop.clone(), coordinates);
-    let running = run_agent(service, keyring, quic.clone(), stop.clone(), runs_agent);
-    let renewing = agent::renewal::run(service.state.clone(), quic, renewals);
+    let agent_stop = CancellationToken::new();
+    // The agent first: the coordinator beside it may have to write down that it leaves.
+    let running = async {
+        let ended = run_agent(service, keyring, quic.clone(), agent_stop.clone(), runs_agent).await;
+        if agent_stop.is_cancelled() {
+            stop.cancel();
+        }
+        ended
+    };
+    let renewing = agent::renewal::run(service.state.clone(), quic.clone(), renewals);
     // Without a service manager nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };
@@ -100,7 +108,7 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
         () = stop_signal() => {}
     }
     tracing::info!("stopping");
-    stop.cancel();
+    agent_stop.cancel();
     both.await
 }
 

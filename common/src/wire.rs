@@ -95,6 +95,8 @@ pub enum ToCoordinator {
     },
     /// What it observes of its host has changed.
     Facts(HostFacts),
+    /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
+    Leaving,
 }
 
 /// What a coordinator says in an agent's session.
@@ -130,6 +132,8 @@ pub enum ToAgent {
     },
     /// The coordinators have changed.
     Coordinators(Vec<SocketAddr>),
+    /// It is noted that the agent leaves.
+    Farewell,
 }
 
 /// Which instances of strict singletons may run on, and for how long after the beat was sent.

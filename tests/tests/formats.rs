@@ -231,6 +231,7 @@ fn commands_on_the_rest() -> Vec<Command> {
         Command::PutRegistry(credentials()),
         Command::RemoveRegistry("r:5000".into()),
         Command::HostReported { host: HOST, facts: facts(), machine: [7; 16] },
+        Command::HostLeaves(HOST),
         Command::HostLiveness { host: HOST, liveness: Liveness::Down { since: AT } },
         Command::PutHostLabels { host: HOST, labels: labels() },
         Command::SetAvailability { host: HOST, availability: Availability::Draining { deadline: AT } },
@@ -367,6 +368,7 @@ fn frames_can_be_read_by_later_versions() {
             ToCoordinator::Report { number: 1, report },
             ToCoordinator::Beat { sent: AT.0 },
             ToCoordinator::Facts(facts()),
+            ToCoordinator::Leaving,
         ],
     );
     let coordinators = vec![([10, 0, 0, 1], 7443).into()];
@@ -383,6 +385,7 @@ fn frames_can_be_read_by_later_versions() {
             },
             ToAgent::ReportAck { number: 1 },
             ToAgent::Coordinators(coordinators),
+            ToAgent::Farewell,
         ],
     );
     check_frame("renewed-1.bin", vec![Renewed::Certificate(vec![1]), Renewed::Refused(problem())]);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use cli::context::Contexts;
 use tests::{lab::Lab, wait::until};
 
@@ -196,6 +196,31 @@ fn agents_and_docker_may_restart_under_running_containers() {
         instances.iter().all(|instance| instance.state == "running" && instance.observed.restart == 0),
         "{instances:?}"
     );
+    is_waited_for_when_it_said_so(&lab);
+    assert_eq!(ids(&lab.all_running()), ids(&before), "a stopped agent was waited for");
+}
+
+/// An agent that was asked to stop says so: what runs on its host is not replaced as that of a lost one would be.
+fn is_waited_for_when_it_said_so(lab: &Lab) {
+    let h2 = || {
+        let found = lab.hosts("h1")?.into_iter().find(|host| host.name.as_str() == "h2");
+        found.context("it is known")
+    };
+    lab.exec("h2", &["sh", "-c", "kill -TERM $(pidof wharf)"]).expect("it is asked to stop");
+    until(SOON, "it is as long away as a lost one", || {
+        let left_at = h2()?.left_at.context("it said farewell")?;
+        let away = Duration::from_millis(now()).saturating_sub(Duration::from_millis(left_at.0));
+        ensure!(away > LOST_AFTER + Duration::from_secs(3), "{away:?}");
+        anyhow::Ok(())
+    });
+    let replaced = lab.instances("h1").expect("they are told").iter().filter(|i| i.id.incarnation > 1).count();
+    assert_eq!(replaced, 0);
+    lab.run(&["start-wharf", "h2"]).expect("it starts");
+    until(SOON, "it is back", || {
+        let host = h2()?;
+        ensure!(host.left_at.is_none() && host.liveness.word() == "ready", "{host:?}");
+        anyhow::Ok(())
+    });
 }
 
 #[test]

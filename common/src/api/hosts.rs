@@ -20,6 +20,8 @@ pub struct HostView {
     pub name: Name,
     /// Whether it is believed alive.
     pub liveness: Liveness,
+    /// When its agent was asked to stop; absent once it is back.
+    pub left_at: Option<Timestamp>,
     /// Its number: the slot of global services on it.
     pub number: u32,
     /// Whether people want instances on it.

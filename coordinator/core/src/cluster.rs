@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{ApiTokenRecord, JoinTokenRecord};
 pub use candidate::Candidate;
 pub use files::{Content, FileRecord, FileVersion};
-pub use hosts::{Host, Member, MemberState};
+pub use hosts::{Host, Member, MemberState, RETURNS_WITHIN};
 pub use instances::{Bookings, Instance, Slot};
 pub use keys::Key;
 pub use rollouts::{Rollout, Version};
@@ -185,6 +185,7 @@ impl Cluster {
             Command::PutRegistry(credentials) => self.put_registry(credentials),
             Command::RemoveRegistry(registry) => self.remove_registry(registry),
             Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
+            Command::HostLeaves(host) => self.host_leaves(*host),
             Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),
             Command::PutHostLabels { host, labels } => self.put_host_labels(*host, labels),
             Command::Oversubscribe { host, oversubscription } => self.oversubscribe(*host, *oversubscription),

@@ -199,6 +199,8 @@ pub enum Command {
         /// A hash of the machine's id; the first one is kept, and another is a clone.
         machine: [u8; 16],
     },
+    /// An agent was asked to stop, and means to come back.
+    HostLeaves(HostId),
     /// Whether a host is believed alive.
     HostLiveness {
         /// The host.

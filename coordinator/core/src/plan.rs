@@ -31,7 +31,7 @@ pub use scale::wanted_slots;
 
 use hosts::HostTable;
 
-use crate::{Cluster, command::Command};
+use crate::{Cluster, cluster::RETURNS_WITHIN, command::Command};
 
 /// What should change now, when to look again, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -141,11 +141,14 @@ fn is_ready(cluster: &Cluster, host: HostId) -> bool {
 }
 
 /// When an instance that became unreachable at `since` is replaced. The host counts as down
-/// `down_after` its last beat, so only the rest of `lost_after` remains.
-fn replaced_at(cluster: &Cluster, since: Timestamp, at: Moment) -> Timestamp {
+/// `down_after` its last beat, so only the rest of `lost_after` remains; one that said that it will be back has
+/// longer.
+fn replaced_at(cluster: &Cluster, host: HostId, since: Timestamp, at: Moment) -> Timestamp {
     let Settings { down_after, lost_after, .. } = cluster.settings;
     let lost = since + Span(lost_after.0.saturating_sub(down_after.0));
-    lost.max(at.leading_since + down_after)
+    let left_at = cluster.hosts.get(&host).and_then(|host| host.left_at);
+    let returns = left_at.map_or(Timestamp(0), |left| left + RETURNS_WITHIN);
+    lost.max(at.leading_since + down_after).max(returns)
 }
 
 /// When a strict singleton that became unreachable at `since` has ended for certain. An old leader may have

@@ -194,6 +194,7 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         id: *id,
         name: host.name.clone(),
         liveness: host.liveness,
+        left_at: host.left_at,
         number: host.number,
         availability: host.availability,
         labels: host.labels.clone(),

@@ -10,7 +10,7 @@ use common::{
     report::Report,
     wire::{Hello, ToAgent, ToCoordinator},
 };
-use coordinator_core::{Cluster, Command, Outcome, lease, view};
+use coordinator_core::{Cluster, Command, Outcome, cluster::Host, lease, view};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span};
@@ -208,6 +208,10 @@ impl Session {
             // Not answered: the agent looks for another coordinator if this goes on.
             ToCoordinator::Beat { .. } => {}
             ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
+            ToCoordinator::Leaving => {
+                self.dispatch.consensus.propose(vec![Command::HostLeaves(self.host).into()]).await?;
+                outgoing.send(&ToAgent::Farewell).await?;
+            }
             ToCoordinator::Report { number, report } => {
                 self.put_report(report).await?;
                 self.dispatch.reported(self.host, self.number);
@@ -220,7 +224,10 @@ impl Session {
     async fn put_facts(&self, facts: HostFacts) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
         let known = published.cluster.hosts.get(&self.host);
-        if known.is_some_and(|host| host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine)) {
+        let is_known = |host: &Host| {
+            host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine) && host.left_at.is_none()
+        };
+        if known.is_some_and(is_known) {
             return Ok(());
         }
         let command = Command::HostReported { host: self.host, facts, machine: self.machine };

@@ -68,6 +68,7 @@ impl Oracle {
             only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
             hosts_take_what_people_let_them(&before, placement)?;
             self.jobs_end_once(&before, placement)?;
+            canaries_are_small(cluster, &placement.slot.service)?;
         }
         if let (Command::Tick { service, due, left_out: None }, [Outcome::Done { .. }]) =
             (&proposal.command, &outcome[..])
@@ -183,6 +184,17 @@ fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, b
         }
         _ => Ok(()),
     }
+}
+
+/// Of a revision that is not promoted there are no more than its canary, which is replaced one by one at most.
+fn canaries_are_small(cluster: &Cluster, id: &ServiceId) -> Checked {
+    let Some((service, canary)) = cluster.service(id).and_then(|service| Some((service, service.canary()?))) else {
+        return Ok(());
+    };
+    let of_revision = cluster.instances_of(id).filter(|(_, i)| i.fills_slot() && i.is_current(service));
+    let slots: BTreeSet<u32> = of_revision.map(|(id, _)| id.slot.slot).collect();
+    let most = canary.instances as usize;
+    if slots.len() > most { Err(format!("{id} has a canary of {} instead of {most}", slots.len())) } else { Ok(()) }
 }
 
 /// I2: of a strict singleton's slot one instance runs at most, wherever.

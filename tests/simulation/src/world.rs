@@ -327,8 +327,8 @@ impl World {
             return Ok(());
         }
         if !self.sessions.contains_key(&id) {
-            let known = self.cluster.hosts.get(&id).and_then(|known| known.facts.as_ref());
-            if known != Some(&host.facts) {
+            let known = self.cluster.hosts.get(&id);
+            if known.is_none_or(|known| known.facts.as_ref() != Some(&host.facts) || known.left_at.is_some()) {
                 let facts = host.facts.clone();
                 self.commit(vec![Command::HostReported { host: id, facts, machine: [id.0[0]; 16] }.into()])?;
             }
@@ -441,8 +441,12 @@ impl World {
             })?,
             7..9 => self.some_host(|world, id| {
                 let host = world.hosts.get_mut(&id).expect("it was picked");
+                let says_so = host.speaks() && world.random.chance(30);
                 if host.on {
                     host.lose_power(&mut world.random, now);
+                    if says_so {
+                        world.propose(vec![Command::HostLeaves(id)]);
+                    }
                 } else {
                     host.on = true;
                 }

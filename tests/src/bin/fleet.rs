@@ -175,10 +175,13 @@ impl Fleet {
             coordinators: member.keyring.coordinators.clone(),
             address: Some([127, 0, 0, 1].into()),
         };
-        let running = agent::run(config, transport, member.runtime.clone(), member.stop.clone().cancelled_owned());
+        let running = agent::run(config, transport, member.runtime.clone(), std::future::pending());
+        let stop = member.stop.clone();
         tasks.spawn(async move {
-            if let Err(error) = running.await {
-                eprintln!("an agent ended: {error}");
+            tokio::select! {
+                ended = running => eprintln!("an agent ended: {ended:?}"),
+                // It vanishes, and says no farewell.
+                () = stop.cancelled() => {}
             }
         });
         Ok(())

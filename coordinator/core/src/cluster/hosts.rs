@@ -26,6 +26,8 @@ pub struct Host {
     pub availability: Availability,
     /// Whether it is believed alive.
     pub liveness: Liveness,
+    /// When its agent said that it leaves and means to come back, until it has.
+    pub left_at: Option<Timestamp>,
     /// When it came back from being down, lately.
     pub returns: Vec<Timestamp>,
     /// The labels that people gave it.
@@ -40,6 +42,8 @@ pub struct Host {
     pub joined_at: Timestamp,
 }
 
+/// How long what runs on a host waits for it, if its agent has said that it will be back.
+pub const RETURNS_WITHIN: Span = Span::minutes(5);
 /// The time in which a host may return so often.
 const FLAP_WINDOW: Span = Span::minutes(10);
 /// So many returns within that time, and it gets nothing new for a while.
@@ -90,6 +94,7 @@ impl Cluster {
             number: self.last_host,
             availability: Availability::Active,
             liveness: Liveness::Joining,
+            left_at: None,
             returns: Vec::new(),
             labels,
             facts: None,
@@ -144,7 +149,11 @@ impl Cluster {
                 .why("two machines use the same key; the newcomer is refused")
                 .fix("On the copy: wharf agent reset-identity, then join it with a new line"));
         }
+        let is_back = host.left_at.take().is_some();
         if host.facts.as_ref() == Some(facts) && host.machine.is_some() {
+            if is_back {
+                self.touch();
+            }
             return self.done();
         }
         let name = host.name.clone();
@@ -156,6 +165,15 @@ impl Cluster {
             if rebooted { "host-rebooted" } else { "host-reported" },
             format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker),
         );
+        self.done()
+    }
+
+    pub(super) fn host_leaves(&mut self, id: HostId) -> Applied {
+        let clock = self.clock;
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        host.left_at = Some(clock);
+        let message = format!("the agent of {} was asked to stop; the host has {RETURNS_WITHIN} to return", host.name);
+        self.record(id, "host-leaves", message);
         self.done()
     }
 

@@ -214,6 +214,9 @@ impl Cluster {
         else {
             return refuse(format!("no instance is to be of revision {}", placement.revision));
         };
+        if self.has_its_canary(placement, &service) {
+            return refuse("its canary is complete".into());
+        }
         let Some(host) = self.hosts.get(&placement.host) else {
             return refuse("its host is gone".into());
         };
@@ -290,6 +293,15 @@ impl Cluster {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether as many are of the service's revision as may be before it is promoted.
+    fn has_its_canary(&self, placement: &Placement, service: &Service) -> bool {
+        let Some(canary) = service.canary().filter(|_| placement.revision == service.revision) else { return false };
+        let stays = |id: &InstanceId| placement.replaces.as_ref() != Some(id);
+        let of_service = self.instances_of(&placement.slot.service);
+        let of_revision = of_service.filter(|(id, i)| i.fills_slot() && i.is_current(service) && stays(id));
+        of_revision.count() >= canary.instances as usize
     }
 
     /// A constraint that its host does not meet.

@@ -48,6 +48,12 @@ pub struct Version {
 }
 
 impl Version {
+    /// Whether its instances may fill slots of a service that changes to `next`.
+    pub fn may_stand_in(&self, next: &ServiceSpec) -> bool {
+        let alike = self.spec.mode == next.mode && self.spec.strict_singleton == next.strict_singleton;
+        alike && next.mode != Mode::Job
+    }
+
     /// The image to run: by digest where one is pinned.
     pub fn image(&self) -> String {
         let image = &self.spec.container.image;
@@ -69,12 +75,8 @@ impl Service {
     /// changed: the last revision that served whole.
     pub fn held_back(&self) -> Option<&Version> {
         let is_held = self.rollout.state == RolloutState::Paused || self.canary().is_some();
-        let is_alike = |stable: &&Version| {
-            stable.revision != self.revision
-                && stable.spec.mode == self.spec.mode
-                && stable.spec.strict_singleton == self.spec.strict_singleton
-        };
-        self.stable.as_ref().filter(is_alike).filter(|_| is_held && self.spec.mode != Mode::Job)
+        let stable = self.stable.as_ref().filter(|stable| stable.revision != self.revision);
+        stable.filter(|stable| is_held && stable.may_stand_in(&self.spec))
     }
 }
 

@@ -123,7 +123,8 @@ impl Service {
                 }
                 stable => {
                     // The first revision of all has nothing to be compared with.
-                    let rollout = rollout(spec.update.canary.is_none() || stable.is_none());
+                    let compared = stable.as_ref().is_some_and(|stable| stable.may_stand_in(&spec));
+                    let rollout = rollout(spec.update.canary.is_none() || !compared);
                     Service { revision, spec, digest: None, rollout, stable, runs, rebalancing: false }
                 }
             },

@@ -212,7 +212,7 @@ impl<'a> Subject<'a> {
         let at = if strict {
             lease_over_at(self.cluster, since, self.at)
         } else {
-            replaced_at(self.cluster, since, self.at)
+            replaced_at(self.cluster, instance.host, since, self.at)
         };
         if strict && !instance.spec.strict_singleton {
             let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());

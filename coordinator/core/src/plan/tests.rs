@@ -11,7 +11,7 @@ use common::{
 };
 
 use super::*;
-use crate::testing::{Fixture, host, name, stack, web};
+use crate::testing::{Fixture, facts, host, name, stack, web};
 
 fn port(published: Option<u16>) -> PortSpec {
     PortSpec { container: 80, published, protocol: Protocol::Tcp, host_ip: None }
@@ -540,4 +540,21 @@ fn nothing_runs_in_maintenance() {
     fixture.done(Command::SetAvailability { host: host(1), availability: Availability::Active });
     fixture.settle();
     assert_eq!(fixture.filled(), ["db/1.2@h1", "log/1.2@h1", "log/2.1@h2", "web/1.1@h2", "web/2.2@h2"]);
+}
+
+#[test]
+fn a_host_that_said_that_it_will_be_back_is_waited_for() {
+    let mut fixture = Fixture::of_hosts(3);
+    fixture.deploy(&[("web", web(|spec| spec.replicas = 3))]);
+    fixture.settle();
+    fixture.done(Command::HostLeaves(host(2)));
+    let since = fixture.now;
+    fixture.done(Command::HostLiveness { host: host(2), liveness: Liveness::Down { since } });
+    fixture.pass(Span::minutes(4), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"]);
+    fixture.pass(Span::minutes(2), &|_| {});
+    assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.2@h1", "web/3.1@h3"]);
+
+    fixture.done(Command::HostReported { host: host(2), facts: facts(2), machine: [2; 16] });
+    assert_eq!(fixture.cluster.hosts[&host(2)].left_at, None);
 }

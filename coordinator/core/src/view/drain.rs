@@ -3,8 +3,8 @@
 use common::{
     api::{DrainPlan, DrainedInstance, MovedInstance},
     host::Availability,
-    id::{HostId, ServiceId},
-    instance::Phase,
+    id::{HostId, InstanceId, ServiceId},
+    instance::{Health, Phase},
     time::Timestamp,
 };
 
@@ -53,6 +53,10 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
 /// Which instances rebalancing these services would move now.
 pub fn rebalance_plan(cluster: &Cluster, services: &[ServiceId], now: Timestamp) -> Vec<MovedInstance> {
     let mut after = cluster.clone();
+    // What is about to serve does not keep the others from being looked at.
+    for id in services.iter().flat_map(|service| cluster.instances_of(service)).map(|(id, _)| id) {
+        serves(&mut after, id, now);
+    }
     let services = services.to_vec();
     after.apply(&Batch { at: now, proposals: vec![Command::Rebalance { services }.into()] });
     let name = |host: HostId| cluster.hosts.get(&host).map(|host| host.name.clone());
@@ -74,10 +78,15 @@ pub fn rebalance_plan(cluster: &Cluster, services: &[ServiceId], now: Timestamp)
             let successor = placement.slot.instance(placement.expect_incarnation + 1);
             after.apply(&Batch { at: now, proposals: vec![Command::Place(placement).into()] });
             after.forget_instance(&replaced);
-            if let Some(instance) = after.instances.get_mut(&successor) {
-                instance.observed.phase = Phase::Running;
-                (instance.serving_since, instance.proven) = (Some(now), true);
-            }
+            serves(&mut after, &successor, now);
         }
+    }
+}
+
+/// Takes an instance for one that has served for long.
+fn serves(cluster: &mut Cluster, id: &InstanceId, now: Timestamp) {
+    if let Some(instance) = cluster.instances.get_mut(id).filter(|instance| !instance.observed.phase.is_terminal()) {
+        (instance.observed.phase, instance.observed.health) = (Phase::Running, Health::Unchecked);
+        (instance.serving_since, instance.proven) = (Some(now), true);
     }
 }
