@@ -16,13 +16,17 @@ use common::{
     id::HostId,
     wire::{LogRequest, Open},
 };
+use coordinator_core::view::{self, Touched};
 use link::{Connection, LinkError, Stream};
+use tokio::sync::Notify;
 
 pub use session::serve as serve_session;
 
 use crate::raft::Consensus;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Changes that come together are sent together.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The sessions that this member has with agents. Clones share them.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ struct Live {
     last_beat: Instant,
     /// Whether it has reported all that it observes.
     reported: bool,
+    /// Tells its session that its assignment may have changed.
+    changed: Arc<Notify>,
 }
 
 impl Dispatch {
@@ -51,15 +57,37 @@ impl Dispatch {
         self.hosts.lock().expect("no panic while it is held")
     }
 
-    /// Notes a new session; the host's older one ends.
-    fn begin(&self, host: HostId, connection: Connection) -> u64 {
+    /// Notes a new session, and how it hears that its assignment may have changed; the host's older one ends.
+    fn begin(&self, host: HostId, connection: Connection) -> (u64, Arc<Notify>) {
         let mut hosts = self.hosts();
         let number = hosts.get(&host).map_or(0, |live| live.number + 1);
-        let live = Live { connection, number, last_beat: Instant::now(), reported: false };
+        let changed = Arc::new(Notify::new());
+        let (last_beat, reported) = (Instant::now(), false);
+        let live = Live { connection, number, last_beat, reported, changed: changed.clone() };
         if let Some(older) = hosts.insert(host, live) {
             older.connection.close("a newer session of this host has begun");
         }
-        number
+        (number, changed)
+    }
+
+    /// Wakes the sessions of hosts whose assignment may have changed, for as long as it is awaited. Ten thousand
+    /// sessions that each looked at every state would have no time for anything else.
+    pub async fn tell_hosts(self) {
+        let mut published = self.consensus.watch();
+        let mut seen = published.borrow_and_update().cluster.clone();
+        while published.changed().await.is_ok() {
+            tokio::time::sleep(GATHER).await;
+            let next = published.borrow_and_update().cluster.clone();
+            let hosts = self.hosts();
+            match view::touched(&seen, &next) {
+                Touched::All => hosts.values().for_each(|live| live.changed.notify_one()),
+                Touched::Hosts(touched) => {
+                    touched.iter().filter_map(|host| hosts.get(host)).for_each(|live| live.changed.notify_one());
+                }
+            }
+            drop(hosts);
+            seen = next;
+        }
     }
 
     /// Notes a sign of life; whether the session is still the newest.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod drain;
+mod touched;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -23,6 +24,7 @@ use crate::{
 
 pub use changes::{revisions, stack_plan};
 pub use drain::{drain_plan, rebalance_plan};
+pub use touched::{Touched, touched};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
 /// named; those that the cluster does not know either are surplus.

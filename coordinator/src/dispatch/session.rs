@@ -1,6 +1,6 @@
 //! One agent's session on the leader.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
     assignment::Assignment,
@@ -12,14 +12,11 @@ use common::{
 };
 use coordinator_core::{Cluster, Command, Outcome, cluster::Host, lease, view};
 use link::{Connection, LinkError, Stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::{Instrument, debug, info, info_span};
 
 use super::Dispatch;
 use crate::raft::NotProposed;
-
-/// Changes that come together are sent together.
-const GATHER: Duration = Duration::from_millis(20);
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +50,7 @@ pub async fn serve(dispatch: Dispatch, connection: Connection, hello: Hello, str
             host: hello.host,
             machine: hello.machine,
             number: 0,
+            changed: Arc::default(),
             unknown: BTreeSet::new(),
             sent: None,
         };
@@ -78,6 +76,8 @@ struct Session {
     host: HostId,
     machine: [u8; 16],
     number: u64,
+    /// Tells that the assignment may have changed.
+    changed: Arc<Notify>,
     /// Instances that the agent found and no assignment named.
     unknown: BTreeSet<InstanceId>,
     /// What was sent last.
@@ -137,7 +137,7 @@ impl Session {
             return Err(Ended::Refused(removed));
         }
         self.put_facts(facts).await?;
-        self.number = self.dispatch.begin(self.host, connection);
+        (self.number, self.changed) = self.dispatch.begin(self.host, connection);
         let welcome = ToAgent::Welcome {
             heartbeat: published.cluster.settings.heartbeat,
             coordinators: view::coordinators(&published.cluster),
@@ -152,11 +152,12 @@ impl Session {
         heard: &mut mpsc::Receiver<ToCoordinator>,
         outgoing: &mut link::connection::Sender,
     ) -> Result<(), Ended> {
-        let mut published = self.dispatch.consensus.watch();
+        let published = self.dispatch.consensus.watch();
+        let changed = self.changed.clone();
         let mut leadership = self.dispatch.consensus.watch_leadership();
         let mut known = view::coordinators(&published.borrow().cluster);
         loop {
-            let cluster = published.borrow_and_update().cluster.clone();
+            let cluster = published.borrow().cluster.clone();
             self.send_assignment(&cluster, outgoing).await?;
             let now_known = view::coordinators(&cluster);
             if now_known != known {
@@ -165,10 +166,7 @@ impl Session {
             }
             tokio::select! {
                 message = heard.recv() => self.hear(message.ok_or(Ended::Gone)?, outgoing).await?,
-                changed = published.changed() => {
-                    changed.map_err(|_| Ended::Gone)?;
-                    tokio::time::sleep(GATHER).await;
-                }
+                () = changed.notified() => {}
                 _ = leadership.changed() => {}
             }
             if !self.dispatch.consensus.leadership().leads {
