@@ -56,16 +56,19 @@ pub struct Config {
     pub address: Option<IpAddr>,
 }
 
+/// A file in the state folder that says that the agent will not come back.
+pub const FOR_GOOD: &str = "for-good";
 /// How long the cluster may take to note that the agent leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs until `shutdown` completes, and says farewell then. Containers go on.
+/// Runs until `shutdown` completes, and says farewell then, unless it goes for good. Containers go on.
 pub async fn run<R: ContainerRuntime>(
     config: Config,
     transport: Arc<dyn Transport>,
     runtime: Arc<R>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), LedgerError> {
+    let for_good = config.state.join(FOR_GOOD);
     let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
     let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
     let (reports, report) = watch::channel(Report::default());
@@ -92,15 +95,18 @@ pub async fn run<R: ContainerRuntime>(
     let mut speaking = JoinSet::new();
     speaking.spawn(until(stop.clone(), session.run()));
     tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
-    tokio::select! {
-        () = shutdown => {
-            leaving.notify_one();
-            // Whoever does not hear it takes the host for one that failed, a little sooner.
-            let _ = tokio::time::timeout(FAREWELL, speaking.join_next()).await;
-        }
-        _ = speaking.join_next() => tracing::error!("the session's task ended; the agent stops"),
+    let was_asked = tokio::select! {
+        () = shutdown => true,
         // A task ends early only if it panicked; the service manager starts the agent again.
-        _ = tasks.join_next() => tracing::error!("a task of the agent ended; the agent stops"),
+        _ = speaking.join_next() => false,
+        _ = tasks.join_next() => false,
+    };
+    if !was_asked {
+        tracing::error!("a task of the agent ended; the agent stops");
+    } else if !for_good.exists() {
+        leaving.notify_one();
+        // Whoever does not hear it takes the host for one that failed, a little sooner.
+        let _ = tokio::time::timeout(FAREWELL, speaking.join_next()).await;
     }
     stop.cancel();
     while tasks.join_next().await.is_some() || speaking.join_next().await.is_some() {}

@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use agent::{
+    FOR_GOOD,
     files::{MEMORY, forget_memory},
     runtime::docker::cleanup,
 };
@@ -42,6 +43,9 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
         return Ok(1);
     }
     let mut errors = Vec::new();
+    // What runs here is nothing to wait for.
+    let for_good = std::fs::write(args.state.join(FOR_GOOD), b"");
+    errors.extend(for_good.err().filter(|_| args.state.exists()).map(|error| format!("{FOR_GOOD}: {error}")));
     errors.extend(remove_unit().err().map(|problem| problem.to_string()));
     errors.extend(stop_processes(&args.state).await);
     if let Ok(found) = found {
