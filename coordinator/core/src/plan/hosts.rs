@@ -6,7 +6,7 @@ use common::{
     host::{Availability, Liveness},
     id::{HostId, ServiceId},
     quantity::{Bytes, MilliCpu},
-    spec::{Constraint, Mode, ServiceSpec},
+    spec::{Constraint, Mode, Resources, ServiceSpec},
     time::Timestamp,
 };
 
@@ -31,6 +31,8 @@ pub(super) struct HostTable {
 pub(super) struct Row {
     pub(super) id: HostId,
     pub(super) host: Host,
+    /// What may be reserved of it.
+    capacity: Resources,
     taken: Bookings,
     /// How many instances it has.
     crowd: u64,
@@ -102,6 +104,7 @@ impl Row {
         Row {
             id,
             host: host.clone(),
+            capacity: host.capacity(),
             taken: cluster.bookings(id),
             crowd: cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot()).count() as u64,
             version: 0,
@@ -110,11 +113,11 @@ impl Row {
     }
 
     pub(super) fn free_cpu(&self) -> MilliCpu {
-        MilliCpu(self.host.capacity().cpu.0.saturating_sub(self.taken.reserved.cpu.0))
+        MilliCpu(self.capacity.cpu.0.saturating_sub(self.taken.reserved.cpu.0))
     }
 
     pub(super) fn free_memory(&self) -> Bytes {
-        Bytes(self.host.capacity().memory.0.saturating_sub(self.taken.reserved.memory.0))
+        Bytes(self.capacity.memory.0.saturating_sub(self.taken.reserved.memory.0))
     }
 
     /// The first filter that keeps an instance away; `own` is how many of its service there are here, `unmet` finds
@@ -192,7 +195,7 @@ impl Row {
 
     /// How full it would be: the larger share of processor and memory, then the number of instances.
     pub(super) fn share(&self, spec: &ServiceSpec) -> u64 {
-        let capacity = self.host.capacity();
+        let capacity = self.capacity;
         let share = |taken: u64, need: u64, all: u64| (taken + need).saturating_mul(1000) / all.max(1);
         let need = spec.reservations();
         let cpu = share(self.taken.reserved.cpu.0, need.cpu.0, capacity.cpu.0);
