@@ -89,6 +89,11 @@ pub enum Availability {
 }
 
 impl Availability {
+    /// Whether what is there has to go.
+    pub fn is_emptying(self) -> bool {
+        matches!(self, Availability::Draining { .. } | Availability::Maintenance)
+    }
+
     /// The state's name.
     pub fn word(&self) -> &'static str {
         match self {

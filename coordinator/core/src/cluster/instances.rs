@@ -182,9 +182,7 @@ impl Cluster {
 
     /// Whether a host is being emptied.
     pub fn is_draining(&self, host: HostId) -> bool {
-        let is_emptied =
-            |availability| matches!(availability, Availability::Draining { .. } | Availability::Maintenance);
-        self.hosts.get(&host).is_some_and(|host| is_emptied(host.availability))
+        self.hosts.get(&host).is_some_and(|host| host.availability.is_emptying())
     }
 
     /// What is taken on a host.

@@ -112,7 +112,8 @@ impl Seen {
             changed.insert(*id);
             dirty.extend(cluster.instances_on(*id).map(|(id, _)| id.service().clone()));
         }
-        let is_emptied = || cluster.hosts.keys().any(|id| cluster.is_draining(*id));
+        let is_emptied =
+            || !self.global.is_empty() && cluster.hosts.values().any(|host| host.availability.is_emptying());
         if hosts_changed || (instances_changed && is_emptied()) {
             dirty.extend(self.global.iter().cloned());
         } else if instances_changed {
