@@ -1,28 +1,40 @@
 //! What the agent says of its host.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use common::{
+    device::{Devices, GPU},
     host::HostFacts,
     id::{BootId, ClusterId},
     quantity::{Bytes, MilliCpu},
 };
 use sha2::{Digest, Sha256};
 
-use crate::runtime::ContainerRuntime;
+use crate::runtime::{ContainerRuntime, EngineFacts};
 
 /// How long Docker may take to say what it is; a host must be heard of even while Docker starts.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Looks at the host.
 pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr) -> HostFacts {
-    let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.version()).await;
+    let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.facts()).await;
     // A host whose Docker does not answer says so by an empty version.
-    let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| crate::runtime::EngineVersion {
+    let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| EngineFacts {
         version: String::new(),
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
+        devices: Devices::default(),
     });
+    let mut devices = engine.devices;
+    let gpus = nvidia_gpus(Path::new("/proc/driver/nvidia/gpus"));
+    if !gpus.is_empty() {
+        devices.insert(GPU.to_owned(), gpus);
+    }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     HostFacts {
         hostname: hostname(),
@@ -35,7 +47,21 @@ pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr) -> HostFa
         docker: engine.version,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         boot: boot_id(),
+        devices,
     }
+}
+
+/// The ids of NVIDIA's GPUs in the order of their places on the bus, which is that of `nvidia-smi`. Their driver
+/// has a file for each: <https://download.nvidia.com/XFree86/Linux-x86_64/580.65.06/README/procinterface.html>.
+fn nvidia_gpus(folder: &Path) -> Vec<String> {
+    // Without the driver there is no folder, and there are no GPUs that a container could use.
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut places: Vec<PathBuf> = entries.flatten().map(|entry| entry.path().join("information")).collect();
+    places.sort();
+    let id = |text: &str| text.lines().find_map(|line| Some(line.strip_prefix("GPU UUID:")?.trim().to_owned()));
+    // One that has lost its bus says question marks.
+    let is_sound = |id: &String| id.starts_with("GPU-") && !id.contains('?');
+    places.iter().filter_map(|place| id(&fs::read_to_string(place).ok()?)).filter(is_sound).collect()
 }
 
 /// The host's own name for itself.
@@ -73,4 +99,27 @@ pub fn machine_hash(cluster: ClusterId) -> [u8; 16] {
     let mut machine = [0u8; 16];
     machine.copy_from_slice(&hash[..16]);
     machine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_those_that_the_driver_shows_in_the_order_of_the_bus() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(nvidia_gpus(&folder.path().join("none")), Vec::<String>::new());
+        let places = [
+            ("0000:65:00.0", "GPU-2222-b"),
+            ("0000:17:00.0", "GPU-1111-a"),
+            ("0000:ca:00.0", "GPU-????????-????-????-????-????????????"),
+        ];
+        for (bus, id) in places {
+            let place = folder.path().join(bus);
+            fs::create_dir(&place).expect("a folder");
+            let text = format!("Model: \t\t NVIDIA H100\nIRQ:   \t\t 180\nGPU UUID: \t {id}\nBus Location: \t {bus}\n");
+            fs::write(place.join("information"), text).expect("a file");
+        }
+        assert_eq!(nvidia_gpus(folder.path()), ["GPU-1111-a", "GPU-2222-b"]);
+    }
 }

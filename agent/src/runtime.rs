@@ -10,6 +10,7 @@ use agent_core::{ActionResult, Container};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
+    device::Devices,
     part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
@@ -45,17 +46,19 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Sends the output of a part until it ends or nobody listens.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
 
-    /// The engine's version, operating system and architecture; an error if it does not answer.
-    async fn version(&self) -> Result<EngineVersion, String>;
+    /// What the engine says of itself; an error if it does not answer.
+    async fn facts(&self) -> Result<EngineFacts, String>;
 }
 
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineVersion {
+pub struct EngineFacts {
     /// Its version.
     pub version: String,
     /// The operating system that its containers see.
     pub os: String,
     /// The architecture.
     pub arch: String,
+    /// What the operator gave it as generic resources.
+    pub devices: Devices,
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    device::BoundDevice,
     id::{ClusterId, HostId, InstanceId},
     instance::{BoundPort, Desired, Phase},
     part::Part,
@@ -41,6 +42,8 @@ pub struct AssignedInstance {
     pub image: String,
     /// The host ports booked for it.
     pub ports: Vec<BoundPort>,
+    /// The devices of the host that its parts have to themselves.
+    pub devices: Vec<BoundDevice>,
     /// Restarts that the cluster knows of; an agent that lost its ledger goes on from here.
     pub restarts: u32,
     /// How it ended, if the cluster knows that it did: it has no place on the host any more.

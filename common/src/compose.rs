@@ -8,6 +8,7 @@
 mod container;
 mod convert;
 mod deploy;
+mod devices;
 mod files;
 mod interpolate;
 mod merge;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    device::Devices,
     id::BootId,
     quantity::{Bytes, MilliCpu},
     spec::Resources,
@@ -36,6 +37,8 @@ pub struct HostFacts {
     pub agent: String,
     /// The kernel's boot.
     pub boot: BootId,
+    /// The devices that containers may have to themselves.
+    pub devices: Devices,
 }
 
 /// Whether the leader believes that a host is alive.

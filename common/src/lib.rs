@@ -16,6 +16,7 @@ pub mod compose;
 pub mod spec;
 
 pub mod assignment;
+pub mod device;
 pub mod host;
 pub mod instance;
 pub mod report;

@@ -10,12 +10,14 @@ use common::{
     api::{Access, Settings},
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
+    device::{BoundDevice, DeviceAmount, DeviceRequest, GPU},
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
     host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     name::Name,
+    part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
     rollout::RolloutState,
@@ -96,7 +98,12 @@ fn facts() -> HostFacts {
         docker: "20.10".into(),
         agent: "0.1.0".into(),
         boot: BootId([4; 10]),
+        devices: [("gpu".to_owned(), vec!["GPU-1".to_owned()])].into(),
     }
+}
+
+fn device() -> BoundDevice {
+    BoundDevice { part: Part::Main, kind: GPU.into(), id: "GPU-1".into() }
 }
 
 fn labels() -> HostLabels {
@@ -120,6 +127,8 @@ fn spec() -> ServiceSpec {
     });
     spec.container.files.push(FileSpec { version: Some(1), ..FileSpec::of(FileKind::Secret, name("key")) });
     spec.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));
+    let request = DeviceRequest { amount: DeviceAmount::Count(1), capabilities: vec!["compute".into()] };
+    spec.container.devices.insert(GPU.into(), request);
     spec.pre_start.push(ContainerSpec::of_image("shop/migrate:1"));
     let depends_on = BTreeMap::from([(name("web"), Condition::Started)]);
     spec.sidekicks.insert(name("proxy"), Sidekick { container: ContainerSpec::of_image("shop/proxy:1"), depends_on });
@@ -244,6 +253,7 @@ fn commands_on_the_rest() -> Vec<Command> {
             revision: 1,
             host: HOST,
             ports: vec![8080],
+            devices: vec![device()],
             replaces: Some(instance()),
             unknown_since: Some(AT),
         })),
@@ -277,6 +287,7 @@ fn assignment() -> Assignment {
             spec: Arc::new(spec()),
             image: "shop/web@sha256:ab".into(),
             ports: vec![BoundPort { spec: spec().ports[0].clone(), host: 8080 }],
+            devices: vec![device()],
             restarts: 1,
             ended: Some(Phase::Failed),
             credentials: vec![credentials()],

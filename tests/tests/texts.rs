@@ -23,6 +23,37 @@ fn deploy(lab: &Lab, name: &str, compose: &str) -> (i32, String) {
     (code, said)
 }
 
+/// The hosts of the lab have two cards, as their Docker was told.
+fn devices_are_given_to_one_instance_each(lab: &Lab) {
+    let cards = |replicas: u32| {
+        format!(
+            "
+services:
+  web:
+    image: lab/web:1
+    deploy:
+      replicas: {replicas}
+      resources: {{reservations: {{generic_resources: [{{discrete_resource_spec: {{kind: card, value: 1}}}}]}}}}
+"
+        )
+    };
+    lab.deploy("cards", &cards(4));
+    let mut given: Vec<String> = Vec::new();
+    for instance in
+        lab.instances("h1").expect("they are listed").iter().filter(|i| i.id.stack().stack.as_str() == "cards")
+    {
+        let host = instance.host_name.clone().expect("its host is known");
+        let seen = ["exec", &instance.id.container_name(), "/bin/busybox", "printenv", "DOCKER_RESOURCE_CARD"];
+        given.push(format!("{host} {}", lab.docker(host.as_str(), &seen).expect("it has one").trim()));
+    }
+    given.sort();
+    assert_eq!(given, ["h1 a", "h1 b", "h2 a", "h2 b"]);
+    let (code, said) = deploy(lab, "cards", &cards(5));
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("2 hosts lack card devices: it needs 1, and the most free are 0 on h"), "{said}");
+    lab.exec("h1", &["wharf", "rm", "cards", "-y"]).expect("it goes");
+}
+
 #[test]
 fn what_cannot_run_says_why_and_what_to_do() {
     let lab = Lab::up(2);
@@ -83,6 +114,8 @@ services:
     assert_eq!(code, 3, "{said}");
     assert!(said.contains("host h1 has port 8081/tcp booked by another instance"), "{said}");
     assert!(said.contains("host h2 does not match node.hostname == h1"), "{said}");
+
+    devices_are_given_to_one_instance_each(&lab);
 
     // What fits nowhere counts the hosts for each reason, before it is deployed as well.
     let too_large = "

@@ -1,6 +1,7 @@
 //! Docker Engine, by its API.
 
 pub mod cleanup;
+mod devices;
 mod render;
 
 use std::{
@@ -36,7 +37,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::{ContainerRuntime, EngineVersion};
+use super::{ContainerRuntime, EngineFacts};
 use crate::files::Places;
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK, PART_LABEL};
 
@@ -440,15 +441,18 @@ impl ContainerRuntime for Docker {
         drop(output.send(LogFrame::End).await);
     }
 
-    async fn version(&self) -> Result<EngineVersion, String> {
-        let version = tokio::time::timeout(OBSERVE_TIMEOUT, self.client().map_err(reason)?.version()).await;
-        let version = version
+    async fn facts(&self) -> Result<EngineFacts, String> {
+        let client = self.client().map_err(reason)?;
+        let asked = tokio::time::timeout(OBSERVE_TIMEOUT, async { tokio::try_join!(client.version(), client.info()) });
+        let (version, info) = asked
+            .await
             .map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?
             .map_err(|e| e.to_string())?;
-        Ok(EngineVersion {
+        Ok(EngineFacts {
             version: version.version.unwrap_or_default(),
             os: version.os.unwrap_or_default(),
             arch: version.arch.unwrap_or_default(),
+            devices: devices::generic(info.generic_resources.unwrap_or_default()),
         })
     }
 }

@@ -9,6 +9,7 @@ use agent_core::{ActionResult, Container, ContainerState};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
+    device::Devices,
     id::InstanceId,
     instance::Health,
     part::{Part, PartId},
@@ -18,7 +19,7 @@ use common::{
 use link::clock::now;
 use tokio::sync::{Notify, mpsc};
 
-use super::{ContainerRuntime, EngineVersion};
+use super::{ContainerRuntime, EngineFacts};
 
 /// An engine without containers of its own.
 #[derive(Default)]
@@ -146,7 +147,8 @@ impl ContainerRuntime for Fake {
         }
     }
 
-    async fn version(&self) -> Result<EngineVersion, String> {
-        Ok(EngineVersion { version: "fake".into(), os: "linux".into(), arch: "amd64".into() })
+    async fn facts(&self) -> Result<EngineFacts, String> {
+        let devices = Devices::default();
+        Ok(EngineFacts { version: "fake".into(), os: "linux".into(), arch: "amd64".into(), devices })
     }
 }

@@ -203,6 +203,10 @@ async fn ls(session: &Session) -> Result<u8, Problem> {
             host.id.to_string(),
             fact(|facts| facts.docker.clone()),
             fact(|facts| facts.kernel.clone()),
+            fact(|facts| {
+                let counts = facts.devices.iter().map(|(kind, ids)| format!("{} {kind}", ids.len()));
+                counts.collect::<Vec<_>>().join(", ")
+            }),
             host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
         ]
     };
@@ -219,6 +223,7 @@ async fn ls(session: &Session) -> Result<u8, Problem> {
         "ID",
         "DOCKER",
         "KERNEL",
+        "DEVICES",
         "LABELS",
     ];
     output::list(session.format, &hosts, Rows { head: &head, narrow: 8, rows });

@@ -178,7 +178,7 @@ async fn check_docker(socket: &str) -> Result<(), Problem> {
     };
     let nowhere = Places::new(Path::new("/"), Path::new("/"));
     let docker = Docker::new(socket, common::id::ClusterId([0; 10]), nowhere);
-    docker.version().await.map(drop).map_err(missing)
+    docker.facts().await.map(drop).map_err(missing)
 }
 
 fn now() -> Timestamp {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    device::BoundDevice,
     file::{FileKind, Upload},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{BoundPort, Desired, Observed, Verdict},
@@ -137,6 +138,8 @@ pub struct InstanceView {
     pub verdict: Verdict,
     /// Its ports on the host.
     pub ports: Vec<BoundPort>,
+    /// The devices of the host that it has to itself.
+    pub devices: Vec<BoundDevice>,
     /// When it was placed.
     pub created_at: Timestamp,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Project, convert::name_of, deploy, files, node::Node, parse_env, short};
+use super::{Project, convert::name_of, deploy, devices, files, node::Node, parse_env, short};
 use crate::spec::{ContainerSpec, HealthCheck, MountSource, MountSpec, PullPolicy};
 
 /// Reads it.
@@ -41,6 +41,7 @@ where
     logging(node, &mut spec);
     deploy::restart(node, &mut spec.restart);
     deploy::resources(node, &mut spec);
+    spec.devices = devices::devices(node);
     Some(spec)
 }
 
@@ -57,7 +58,8 @@ where
                  let this one depend on it (service_completed_successfully), or say per_replica: true",
             );
         }
-        let mut step = ContainerSpec { healthcheck: Some(HealthCheck::none()), ..main.clone() };
+        let (healthcheck, devices) = (Some(HealthCheck::none()), BTreeMap::new());
+        let mut step = ContainerSpec { healthcheck, devices, ..main.clone() };
         if let Some(image) = node.get("image").and_then(|n| n.text()) {
             (step.image, step.entrypoint) = (image, None);
         }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const TOP: [&str; 7] = ["name", "version", "services", "volumes", "networks", "configs", "secrets"];
-const SERVICE: [&str; 27] = [
+const SERVICE: [&str; 28] = [
     "image",
     "build",
     "command",
@@ -41,6 +41,7 @@ const SERVICE: [&str; 27] = [
     "mem_limit",
     "cpus",
     "mem_reservation",
+    "gpus",
     "expose",
     "configs",
     "secrets",

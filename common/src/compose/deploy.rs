@@ -200,7 +200,6 @@ pub(super) fn restart(node: &Node<'_>, policy: &mut RestartPolicy) {
 }
 
 fn amounts(node: &Node<'_>) -> Resources {
-    node.warn_unknown(&["cpus", "memory"]);
     let cpu = node.get("cpus").and_then(|n| n.parse::<MilliCpu>()).unwrap_or_default();
     Resources { cpu, memory: node.get("memory").and_then(|n| n.parse::<Bytes>()).unwrap_or_default() }
 }
@@ -219,9 +218,11 @@ pub(super) fn resources(node: &Node<'_>, spec: &mut ContainerSpec) {
     let Some(resources) = node.get("deploy").and_then(|n| n.get("resources")) else { return };
     resources.warn_unknown(&["limits", "reservations"]);
     if let Some(limits) = resources.get("limits") {
+        limits.warn_unknown(&["cpus", "memory"]);
         spec.limits = amounts(&limits);
     }
     if let Some(reservations) = resources.get("reservations") {
+        reservations.warn_unknown(&["cpus", "memory", "devices", "generic_resources"]);
         spec.reservations = amounts(&reservations);
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{part::Part, spec::*, time::Span};
+use crate::{device::DeviceRequest, part::Part, spec::*, time::Span};
 
 fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
     let files: Vec<Source> = texts
@@ -98,6 +98,44 @@ volumes: {data: }
     );
     assert_eq!(spec.constraints.len(), 2);
     assert_eq!(spec.depends_on.values().next(), Some(&Condition::Healthy));
+}
+
+#[test]
+fn devices_are_read_in_all_their_spellings() {
+    let devices = |more: &str| -> Vec<String> {
+        let spec = web(&format!("services: {{web: {{image: a, {more}}}}}"));
+        let told = |(kind, request): (&String, &DeviceRequest)| {
+            [&[format!("{kind}={}", request.amount)], request.capabilities.as_slice()].concat().join(" ")
+        };
+        spec.container.devices.iter().map(told).collect()
+    };
+    let reserved = |more: &str| devices(&format!("deploy: {{resources: {{reservations: {{{more}}}}}}}"));
+    assert_eq!(reserved("devices: [{capabilities: [gpu], driver: nvidia, count: 2}]"), ["gpu=2"]);
+    assert_eq!(
+        reserved("devices: [{capabilities: [gpu, utility], device_ids: ['0', GPU-b]}]"),
+        ["gpu=0 and GPU-b utility"]
+    );
+    assert_eq!(reserved("devices: [{capabilities: [gpu], count: all}]"), ["gpu=all that a host has"]);
+    assert_eq!(devices("gpus: all"), ["gpu=all that a host has"]);
+    assert_eq!(devices("gpus: [{count: 1}]"), ["gpu=1"]);
+    let generic = "{discrete_resource_spec: {kind: card, value: 2}}";
+    assert_eq!(
+        reserved(&format!("generic_resources: [{generic}], devices: [{{capabilities: [gpu], count: 1}}]")),
+        ["card=2", "gpu=1"]
+    );
+
+    for (more, part) in [
+        ("devices: [{capabilities: [tpu]}]", "capabilities must name gpu"),
+        ("devices: [{capabilities: [gpu], driver: amd}]", "only nvidia is supported"),
+        ("devices: [{capabilities: [gpu], count: 1, device_ids: [a]}]", "exclude one another"),
+        ("devices: [{capabilities: [gpu], count: 0}]", "not 0"),
+        ("devices: [{capabilities: [gpu]}, {capabilities: [gpu]}]", "a request for gpu already"),
+        ("generic_resources: [{kind: card}]", "discrete_resource_spec is missing"),
+    ] {
+        let text = format!("services: {{web: {{image: a, deploy: {{resources: {{reservations: {{{more}}}}}}}}}}}");
+        let found = refused(&text);
+        assert!(found.contains(part), "{more}: {found}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    device::DeviceRequest,
     file::FileSpec,
     name::Name,
     quantity::{Bytes, MilliCpu},
@@ -60,6 +61,9 @@ pub struct ContainerSpec {
     /// What it may use at most.
     #[serde(default)]
     pub limits: Resources,
+    /// The devices that it has to itself, by kind.
+    #[serde(default)]
+    pub devices: BTreeMap<String, DeviceRequest>,
     /// How much of its output the host keeps.
     #[serde(default)]
     pub log: LogOptions,
@@ -84,6 +88,7 @@ impl ContainerSpec {
             stop_grace: default_stop_grace(),
             reservations: Resources::default(),
             limits: Resources::default(),
+            devices: BTreeMap::new(),
             log: LogOptions::default(),
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Condition, ContainerSpec, MountSource, Resources, RestartCondition, RestartPolicy, ServiceSpec};
-use crate::{file::FileSpec, name::Name, part::Part, time::Span};
+use crate::{device::DeviceRequest, file::FileSpec, name::Name, part::Part, time::Span};
 
 /// A container beside the main one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -118,6 +118,13 @@ impl ServiceSpec {
         let together = self.sidekicks.values().map(|sidekick| &sidekick.container);
         let sum = together.fold(self.container.reservations, |sum, container| sum + container.reservations);
         self.pre_start.iter().fold(sum, |most, step| most.max(step.reservations))
+    }
+
+    /// The devices that its containers have to themselves, by part and kind.
+    pub fn devices(&self) -> impl Iterator<Item = (Part, &str, &DeviceRequest)> {
+        self.containers().flat_map(|(part, container)| {
+            container.devices.iter().map(move |(kind, request)| (part.clone(), kind.as_str(), request))
+        })
     }
 
     /// The configs and secrets of all its containers, in the order of [`containers`](Self::containers).

@@ -168,6 +168,7 @@ impl Check<'_> {
         self.files(container);
         self.health(container);
         self.resources(container);
+        self.devices(container);
         if container.log.max_files == 0 || container.log.max_size.0 < 4096 {
             self.refuse("logging", "at least one file of at least 4 KiB must be kept");
         }
@@ -185,7 +186,11 @@ impl Check<'_> {
         }
         for (index, step) in service.pre_start.iter().enumerate() {
             let path = format!("{}.pre_start[{index}]", self.path);
-            Check { path, found: self.found }.container(step, stack);
+            let mut check = Check { path, found: self.found };
+            check.container(step, stack);
+            if !step.devices.is_empty() {
+                check.refuse("devices", "a step before the start has none: give them to the main container");
+            }
         }
         for (own, sidekick) in &service.sidekicks {
             // People wrote it as a service.
@@ -318,6 +323,14 @@ impl Check<'_> {
             }
             if file.mode > 0o777 {
                 self.refuse(&field, "mode has more than the nine permission bits");
+            }
+        }
+    }
+
+    fn devices(&mut self, container: &ContainerSpec) {
+        for (kind, request) in &container.devices {
+            if let Some(reason) = request.violation(kind) {
+                self.refuse("devices", reason);
             }
         }
     }

@@ -11,6 +11,7 @@ use std::{
 use common::{
     api::{Access, Settings},
     assignment::RegistryCredentials,
+    device::BoundDevice,
     error::Problem,
     file::{FileId, FileKind},
     host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
@@ -391,6 +392,8 @@ pub struct Placement {
     pub host: HostId,
     /// The host ports, one for each port of the spec.
     pub ports: Vec<u16>,
+    /// The devices of the host, as many as the spec asks for.
+    pub devices: Vec<BoundDevice>,
     /// The instance that fills the slot: unreachable, or to go once this one serves.
     pub replaces: Option<InstanceId>,
     /// Since when that instance is unreachable, if it is.

@@ -69,6 +69,7 @@ pub fn facts(number: u8) -> HostFacts {
         docker: "20.10".into(),
         agent: "0".into(),
         boot: BootId([0; 10]),
+        devices: Default::default(),
     }
 }
 

@@ -56,6 +56,7 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
         credentials: registries.into_iter().filter_map(|registry| cluster.registries.get(registry).cloned()).collect(),
         image: image_of(cluster, id, instance),
         ports: instance.ports.clone(),
+        devices: instance.devices.clone(),
         restarts: instance.observed.restart,
         ended: Some(instance.observed.phase).filter(|phase| phase.is_terminal()),
     }
@@ -163,6 +164,7 @@ fn instance_view(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Ins
         observed: instance.observed.clone(),
         verdict: instance.verdict,
         ports: instance.ports.clone(),
+        devices: instance.devices.clone(),
         created_at: instance.created_at,
     }
 }

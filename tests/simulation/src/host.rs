@@ -7,6 +7,7 @@ use agent_core::{
 };
 use common::{
     assignment::{AssignedInstance, Assignment},
+    device::GPU,
     host::HostFacts,
     id::{BootId, HostId, InstanceId},
     instance::{Health, Phase},
@@ -62,6 +63,7 @@ impl Host {
             docker: "20.10".into(),
             agent: "0".into(),
             boot: BootId([0; 10]),
+            devices: [(GPU.to_owned(), vec!["GPU-a".to_owned(), "GPU-b".to_owned()])].into(),
         };
         Host {
             facts,

@@ -97,7 +97,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// I3 and I4: what instances reserve exists, and a port is booked once.
+    /// I3 and I4: what instances reserve exists, and a port or device is booked once.
     fn hosts_are_not_overbooked(&self, cluster: &Cluster) -> Checked {
         for (host, record) in &cluster.hosts {
             let capacity = record.capacity();
@@ -109,7 +109,16 @@ impl Oracle {
                 return Err(format!("I3: more than all of {} is reserved: {reserved:?}", record.name));
             }
             let mut ports: BTreeMap<(u16, Protocol), &InstanceId> = BTreeMap::new();
+            let mut devices: BTreeMap<(String, String), &InstanceId> = BTreeMap::new();
             for (id, instance) in cluster.instances_on(*host).filter(|(_, instance)| instance.holds_bookings()) {
+                for device in &instance.devices {
+                    if let Some(other) = devices.insert(device.booking(), id) {
+                        return Err(format!(
+                            "I4: {other} and {id} have {} {} on {}",
+                            device.kind, device.id, record.name
+                        ));
+                    }
+                }
                 for port in &instance.ports {
                     if let Some(other) = ports.insert(port.booking(), id) {
                         return Err(format!("I4: {other} and {id} have port {} on {}", port.host, record.name));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::{
+    device::{DeviceAmount, DeviceRequest, GPU},
     host::{Availability, Oversubscription},
     id::StackId,
     name::{Name, default_environment},
@@ -110,6 +111,10 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
     if random.chance(40) {
         spec.container.reservations.memory = Bytes([512 << 20, 1 << 30, 3 << 30][random.below(3)]);
         spec.container.reservations.cpu = MilliCpu([0, 500, 2_000][random.below(3)]);
+    }
+    if random.chance(10) {
+        let amount = [DeviceAmount::Count(1), DeviceAmount::Count(2), DeviceAmount::All][random.below(3)].clone();
+        spec.container.devices.insert(GPU.to_owned(), DeviceRequest { amount, capabilities: Vec::new() });
     }
     if random.chance(30) {
         spec.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));

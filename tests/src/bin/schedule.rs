@@ -94,6 +94,7 @@ impl World {
                 docker: "28".into(),
                 agent: "0".into(),
                 boot: BootId([0; 10]),
+                devices: Default::default(),
             };
             let host = host_id(number);
             world.apply(vec![

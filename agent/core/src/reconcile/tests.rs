@@ -24,6 +24,7 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
         spec: Arc::new(spec),
         image: "web".into(),
         ports: Vec::new(),
+        devices: Vec::new(),
         restarts: 0,
         ended: None,
         credentials: Vec::new(),

@@ -54,6 +54,7 @@ impl Host {
             spec: Arc::new(spec),
             image: "web".into(),
             ports: Vec::new(),
+            devices: Vec::new(),
             restarts: 0,
             ended: None,
             credentials: Vec::new(),

@@ -14,6 +14,7 @@ use common::{
     time::Span,
 };
 
+use super::devices;
 use crate::{files::Places, guard};
 
 /// Says which cluster a container belongs to.
@@ -43,11 +44,13 @@ pub(super) fn container(
     labels.extend(own_labels(instance, part, cluster));
     let mut environment: Vec<String> = spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
     environment.extend(own_environment(instance));
+    environment.extend(devices::environment(instance, part));
     let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let host = HostConfig {
         mounts: Some(mounts(instance, part, spec, places)),
         memory: positive(spec.limits.memory.0),
         memory_reservation: positive(spec.reservations.memory.0),
+        device_requests: devices::requests(instance, part, spec),
         nano_cpus: positive(spec.limits.cpu.0.saturating_mul(1_000_000)),
         ..host_config(instance, part, spec.log)
     };

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
+    device::BoundDevice,
     error::{Code, Problem},
     host::{Availability, Liveness},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
@@ -52,6 +53,8 @@ pub struct Instance {
     pub host: HostId,
     /// The host ports booked for it; never change.
     pub ports: Vec<BoundPort>,
+    /// The host's devices that its parts have to themselves; never change.
+    pub devices: Vec<BoundDevice>,
     /// What the leader wants of it.
     pub desired: Desired,
     /// What its host observes.
@@ -125,13 +128,21 @@ pub struct Bookings {
     pub reserved: Resources,
     /// The booked ports.
     pub ports: BTreeSet<(u16, Protocol)>,
+    /// The booked devices, by kind and id.
+    pub devices: BTreeSet<(String, String)>,
 }
 
 impl Bookings {
     /// Adds what one more instance takes.
-    pub fn add(&mut self, spec: &ServiceSpec, ports: impl IntoIterator<Item = (u16, Protocol)>) {
+    pub fn add(
+        &mut self,
+        spec: &ServiceSpec,
+        ports: impl IntoIterator<Item = (u16, Protocol)>,
+        devices: &[BoundDevice],
+    ) {
         self.reserved = self.reserved + spec.reservations();
         self.ports.extend(ports);
+        self.devices.extend(devices.iter().map(BoundDevice::booking));
     }
 }
 
@@ -189,7 +200,7 @@ impl Cluster {
     pub fn bookings(&self, host: HostId) -> Bookings {
         let mut bookings = Bookings::default();
         for (_, instance) in self.instances_on(host).filter(|(_, instance)| instance.holds_bookings()) {
-            bookings.add(&instance.spec, instance.ports.iter().map(BoundPort::booking));
+            bookings.add(&instance.spec, instance.ports.iter().map(BoundPort::booking), &instance.devices);
         }
         bookings
     }
@@ -334,7 +345,27 @@ impl Cluster {
                 return Some(format!("port {port}/{} is booked on its host", asked.protocol));
             }
         }
-        None
+        self.devices_do_not_fit(placement, spec, &taken)
+    }
+
+    fn devices_do_not_fit(&self, placement: &Placement, spec: &ServiceSpec, taken: &Bookings) -> Option<String> {
+        let on_host = &self.hosts.get(&placement.host)?.facts.as_ref()?.devices;
+        let mut left: Vec<&BoundDevice> = placement.devices.iter().collect();
+        for (part, kind, request) in spec.devices() {
+            let is_its_own = |device: &BoundDevice| device.part == part && device.kind == kind;
+            let own: Vec<String> = left.extract_if(.., |device| is_its_own(device)).map(|d| d.id.clone()).collect();
+            let of_kind = on_host.get(kind).map_or(&[][..], Vec::as_slice);
+            if request.amount.choose(of_kind, |id| own.iter().any(|own| own == id)).as_ref() != Some(&own) {
+                return Some(format!("its {kind} devices are not those that it asks for"));
+            }
+        }
+        if !left.is_empty() {
+            return Some("it does not ask for all of its devices".into());
+        }
+        let mut wanted = BTreeSet::new();
+        let mut bookings = placement.devices.iter().map(BoundDevice::booking);
+        let booked = bookings.find(|booking| taken.devices.contains(booking) || !wanted.insert(booking.clone()));
+        booked.map(|(kind, id)| format!("{kind} {id} is booked on its host"))
     }
 
     fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {
@@ -367,6 +398,7 @@ impl Cluster {
             spec,
             host: placement.host,
             ports,
+            devices: placement.devices.clone(),
             desired: Desired { want: Want::Run, reason: None },
             observed: Observed::nothing(),
             verdict: Verdict::Reachable,

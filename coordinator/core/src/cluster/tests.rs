@@ -17,6 +17,7 @@ fn placement(change: impl FnOnce(&mut Placement)) -> Command {
         revision: 1,
         host: host(1),
         ports: Vec::new(),
+        devices: Vec::new(),
         replaces: None,
         unknown_since: None,
     };

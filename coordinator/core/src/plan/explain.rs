@@ -21,6 +21,8 @@ pub(super) enum Refusal {
     Full(u32),
     Port(u16, Protocol),
     NoFreePort,
+    /// The kind, and what is asked for of it.
+    Device(String, String),
 }
 
 impl HostTable {
@@ -74,6 +76,13 @@ impl HostTable {
                             "{count} {lacks} memory: it needs {}, and the most free is {} on {}",
                             spec.reservations().memory,
                             Bytes(free),
+                            row.host.name
+                        )
+                    }
+                    Refusal::Device(kind, wanted) => {
+                        let (row, free) = best_of(&rows, |row| row.free_devices(kind));
+                        format!(
+                            "{count} {lacks} {kind} devices: it needs {wanted}, and the most free are {free} on {}",
                             row.host.name
                         )
                     }

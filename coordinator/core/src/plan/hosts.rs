@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
+    device::BoundDevice,
     host::{Availability, Liveness},
     id::{HostId, ServiceId},
     quantity::{Bytes, MilliCpu},
@@ -42,6 +43,14 @@ pub(super) struct Row {
     pub(super) placed: Vec<(ServiceId, Arc<ServiceSpec>)>,
 }
 
+/// What an instance gets on a host that it does not share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Booked {
+    /// One port for each of the spec.
+    pub(super) ports: Vec<u16>,
+    pub(super) devices: Vec<BoundDevice>,
+}
+
 impl HostTable {
     /// The table of a cluster as it is.
     pub(super) fn of(cluster: &Cluster) -> HostTable {
@@ -72,9 +81,10 @@ impl HostTable {
     }
 
     /// Takes what an instance needs from a host.
-    pub(super) fn take(&mut self, index: usize, service: &ServiceId, spec: &Arc<ServiceSpec>, ports: &[u16]) {
+    pub(super) fn take(&mut self, index: usize, service: &ServiceId, spec: &Arc<ServiceSpec>, booked: &Booked) {
         let row = &mut self.rows[index];
-        row.taken.add(spec, ports.iter().zip(&spec.ports).map(|(port, spec)| (*port, spec.protocol)));
+        let ports = booked.ports.iter().zip(&spec.ports).map(|(port, spec)| (*port, spec.protocol));
+        row.taken.add(spec, ports, &booked.devices);
         row.crowd += 1;
         row.version += 1;
         row.placed.push((service.clone(), spec.clone()));
@@ -120,11 +130,12 @@ impl Row {
         Bytes(self.capacity.memory.0.saturating_sub(self.taken.reserved.memory.0))
     }
 
-    /// The first filter that keeps an instance away; `own` is how many of its service there are here, `unmet` finds
+    /// The first filter that keeps an instance away; `need` is what it reserves, `own` is how many of its service there are here, `unmet` finds
     /// a constraint that the host does not meet.
     pub(super) fn refusal<'c>(
         &self,
         spec: &ServiceSpec,
+        need: Resources,
         own: u32,
         now: Timestamp,
         unmet: impl FnOnce() -> Option<&'c Constraint>,
@@ -144,7 +155,6 @@ impl Row {
         if let Some(constraint) = unmet() {
             return Some(Refusal::Constraint(constraint.to_string()));
         }
-        let need = spec.reservations();
         if need.cpu > self.free_cpu() {
             return Some(Refusal::Cpu);
         }
@@ -154,8 +164,38 @@ impl Row {
         spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
     }
 
-    /// The host ports that an instance would get here.
-    pub(super) fn ports_for(&self, spec: &ServiceSpec, incarnation: u64) -> Result<Vec<u16>, Refusal> {
+    /// The ports and devices that an instance would get here.
+    pub(super) fn book(&self, spec: &ServiceSpec, incarnation: u64) -> Result<Booked, Refusal> {
+        Ok(Booked { ports: self.ports_for(spec, incarnation)?, devices: self.devices_for(spec)? })
+    }
+
+    fn devices_for(&self, spec: &ServiceSpec) -> Result<Vec<BoundDevice>, Refusal> {
+        let mut chosen: Vec<BoundDevice> = Vec::new();
+        for (part, kind, request) in spec.devices() {
+            let is_free = |id: &str| self.is_free(kind, id) && !chosen.iter().any(|d| d.kind == kind && d.id == id);
+            let Some(ids) = request.amount.choose(self.devices(kind), is_free) else {
+                return Err(Refusal::Device(kind.to_owned(), asked_for(spec, kind)));
+            };
+            chosen.extend(ids.into_iter().map(|id| BoundDevice { part: part.clone(), kind: kind.to_owned(), id }));
+        }
+        Ok(chosen)
+    }
+
+    fn devices(&self, kind: &str) -> &[String] {
+        let facts = self.host.facts.as_ref();
+        facts.and_then(|facts| facts.devices.get(kind)).map_or(&[], Vec::as_slice)
+    }
+
+    fn is_free(&self, kind: &str, id: &str) -> bool {
+        self.taken.devices.is_empty() || !self.taken.devices.contains(&(kind.to_owned(), id.to_owned()))
+    }
+
+    /// How many devices of a kind nobody has.
+    pub(super) fn free_devices(&self, kind: &str) -> u64 {
+        self.devices(kind).iter().filter(|id| self.is_free(kind, id)).count() as u64
+    }
+
+    fn ports_for(&self, spec: &ServiceSpec, incarnation: u64) -> Result<Vec<u16>, Refusal> {
         let mut chosen: Vec<u16> = Vec::with_capacity(spec.ports.len());
         for asked in &spec.ports {
             let taken = |port: u16| {
@@ -194,14 +234,20 @@ impl Row {
     }
 
     /// How full it would be: the larger share of processor and memory, then the number of instances.
-    pub(super) fn share(&self, spec: &ServiceSpec) -> u64 {
+    pub(super) fn share(&self, need: Resources) -> u64 {
         let capacity = self.capacity;
         let share = |taken: u64, need: u64, all: u64| (taken + need).saturating_mul(1000) / all.max(1);
-        let need = spec.reservations();
         let cpu = share(self.taken.reserved.cpu.0, need.cpu.0, capacity.cpu.0);
         let memory = share(self.taken.reserved.memory.0 >> 10, need.memory.0 >> 10, capacity.memory.0 >> 10);
         (cpu.max(memory) << 20) + self.crowd
     }
+}
+
+/// How many devices of a kind all parts of an instance ask for, in words.
+fn asked_for(spec: &ServiceSpec, kind: &str) -> String {
+    let requests = spec.devices().filter(|(_, of, _)| *of == kind);
+    let amounts: Vec<String> = requests.map(|(_, _, request)| request.amount.to_string()).collect();
+    amounts.join(" and ")
 }
 
 /// The numbers of the hosts on which a global service wants an instance: those that its constraints
@@ -226,3 +272,6 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
     numbers.sort_unstable();
     numbers
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,13 +8,13 @@ use std::{
 
 use common::{
     id::{HostId, InstanceId, ServiceId},
-    spec::{Constraint, Mode, ServiceSpec},
+    spec::{Constraint, Mode, Resources, ServiceSpec},
     time::Timestamp,
 };
 
 use super::{
     explain::Refusal,
-    hosts::{HostTable, Row},
+    hosts::{Booked, HostTable, Row},
 };
 use crate::{
     Cluster,
@@ -40,10 +40,10 @@ pub(super) enum Only {
     Home(HostId),
 }
 
-/// A host that takes an instance, and its ports there.
+/// A host that takes an instance, and what it gets there.
 pub(super) struct Choice {
     pub(super) host: HostId,
-    pub(super) ports: Vec<u16>,
+    pub(super) booked: Booked,
 }
 
 /// Places the instances of one service.
@@ -52,6 +52,8 @@ pub(super) struct Placer<'a> {
     cluster: &'a Cluster,
     id: &'a ServiceId,
     spec: &'a Arc<ServiceSpec>,
+    /// What an instance of it reserves.
+    need: Resources,
     instances: &'a [(&'a InstanceId, &'a Instance)],
     now: Timestamp,
     /// How many instances of the service each host has, by row; counted when the first one is placed.
@@ -89,6 +91,7 @@ impl<'a> Placer<'a> {
             cluster,
             id,
             spec,
+            need: spec.reservations(),
             instances,
             now,
             own: Vec::new(),
@@ -114,11 +117,14 @@ impl<'a> Placer<'a> {
 
     /// Picks a host and takes what the instance needs from it, or says why none fits.
     pub(super) fn choose(&mut self, seat: &Seat<'a>) -> Result<Choice, Vec<String>> {
-        let usual = std::mem::replace(&mut self.spec, seat.spec);
         // The ranking is of the hosts for what is usual.
-        let may_rank = Arc::ptr_eq(usual, seat.spec);
-        let chosen = self.choose_for_spec(seat, may_rank);
-        self.spec = usual;
+        if Arc::ptr_eq(self.spec, seat.spec) {
+            return self.choose_for_spec(seat, true);
+        }
+        let usual = (self.spec, self.need);
+        (self.spec, self.need) = (seat.spec, seat.spec.reservations());
+        let chosen = self.choose_for_spec(seat, false);
+        (self.spec, self.need) = usual;
         chosen
     }
 
@@ -132,14 +138,14 @@ impl<'a> Placer<'a> {
         } else {
             self.best_scanned(seat)
         };
-        let (index, ports) = chosen.map_err(|refusals| self.hosts.explain(self.spec, refusals))?;
-        self.hosts.take(index, self.id, self.spec, &ports);
+        let (index, booked) = chosen.map_err(|refusals| self.hosts.explain(self.spec, refusals))?;
+        self.hosts.take(index, self.id, self.spec, &booked);
         self.own[index] += 1;
         self.is_first = false;
-        Ok(Choice { host: self.hosts.rows()[index].id, ports })
+        Ok(Choice { host: self.hosts.rows()[index].id, booked })
     }
 
-    fn best_ranked(&mut self, incarnation: u64) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
+    fn best_ranked(&mut self, incarnation: u64) -> Result<(usize, Booked), Vec<(Refusal, usize)>> {
         let mut ranking = self.ranking.take().unwrap_or_else(|| self.rank_all());
         let mut best = None;
         while let Some(Reverse((_, index, version))) = ranking.heap.pop() {
@@ -148,11 +154,11 @@ impl<'a> Placer<'a> {
                 self.rank(index, &mut ranking);
                 continue;
             }
-            match row.ports_for(self.spec, incarnation) {
-                Ok(ports) => {
+            match row.book(self.spec, incarnation) {
+                Ok(booked) => {
                     // It stays in the ranking, and is ranked anew when its turn comes.
                     ranking.heap.push(Reverse((self.rank_of(index, None), index, version)));
-                    best = Some((index, ports));
+                    best = Some((index, booked));
                     break;
                 }
                 Err(refusal) => ranking.refusals.push((refusal, index)),
@@ -186,7 +192,7 @@ impl<'a> Placer<'a> {
             let candidate = self.candidate(row);
             self.spec.prefer.iter().filter(|wish| !candidate.meets(wish)).count()
         };
-        (unmet, self.staying(index, row, leaving), row.share(self.spec))
+        (unmet, self.staying(index, row, leaving), row.share(self.need))
     }
 
     fn refusal(&self, index: usize) -> Option<Refusal> {
@@ -195,7 +201,7 @@ impl<'a> Placer<'a> {
             let candidate = self.candidate(row);
             self.spec.constraints.iter().chain(&self.shunned).find(|constraint| !candidate.meets(constraint))
         };
-        row.refusal(self.spec, self.own[index], self.now, unmet)
+        row.refusal(self.spec, self.need, self.own[index], self.now, unmet)
     }
 
     fn candidate<'b>(&'b self, row: &'b Row) -> Candidate<'b> {
@@ -233,27 +239,27 @@ impl<'a> Placer<'a> {
     }
 
     /// Looks at every host.
-    fn best_scanned(&self, seat: &Seat<'_>) -> Result<(usize, Vec<u16>), Vec<(Refusal, usize)>> {
+    fn best_scanned(&self, seat: &Seat<'_>) -> Result<(usize, Booked), Vec<(Refusal, usize)>> {
         let levels = self.levels(seat.leaving);
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();
-        let mut best: Option<((Vec<u32>, Rank), usize, Vec<u16>)> = None;
+        let mut best: Option<((Vec<u32>, Rank), usize, Booked)> = None;
         for (index, row) in self.hosts.rows().iter().enumerate() {
             let refusal = match seat.only {
                 Some(Only::Numbered(number)) if number != row.host.number => continue,
                 Some(Only::Home(home)) if home != row.id => Some(Refusal::NotHome),
                 _ => self.refusal(index),
             };
-            match refusal.map_or_else(|| row.ports_for(self.spec, seat.incarnation), Err) {
-                Ok(ports) => {
+            match refusal.map_or_else(|| row.book(self.spec, seat.incarnation), Err) {
+                Ok(booked) => {
                     let score = self.score(index, seat.leaving, &levels);
                     if best.as_ref().is_none_or(|(least, ..)| score < *least) {
-                        best = Some((score, index, ports));
+                        best = Some((score, index, booked));
                     }
                 }
                 Err(refusal) => refusals.push((refusal, index)),
             }
         }
-        best.map(|(_, index, ports)| (index, ports)).ok_or(refusals)
+        best.map(|(_, index, booked)| (index, booked)).ok_or(refusals)
     }
 
     /// How many instances of the service a host has, without one that leaves.

@@ -190,8 +190,8 @@ impl<'a> Subject<'a> {
             }
             return others.is_empty().then_some(Standing::ToMove(id, instance));
         }
-        let goes_on = self.service.rollout.state == RolloutState::Rolling && self.service.held_back().is_none();
-        if is_job || self.is_current(instance) || goes_on {
+        let goes_on = || self.service.rollout.state == RolloutState::Rolling && self.takes_room();
+        if is_job || self.is_current(instance) || goes_on() {
             plan.desire(id, Want::Purge, self.why_it_leaves(instance));
         }
         None
@@ -301,6 +301,13 @@ impl<'a> Subject<'a> {
         true
     }
 
+    /// Whether one more may be of the service's revision; if so, it counts.
+    fn takes_room(&self) -> bool {
+        let room = self.room.get();
+        self.room.set(room.saturating_sub(1));
+        room > 0
+    }
+
     /// What a new instance is made from: what is wanted now, or what serves as long as that is held up.
     fn made_from(&self, of: Of) -> (u64, &'a Arc<ServiceSpec>) {
         match self.service.held_back().filter(|_| of == Of::WhatServes && self.room.get() == 0) {
@@ -331,7 +338,7 @@ impl<'a> Subject<'a> {
         let choice = placer.choose(&Seat { incarnation, only, leaving, spec });
         let choice = choice.inspect_err(|_| placer.calm_at().into_iter().for_each(|at| plan.wake(at)))?;
         if revision == self.service.revision {
-            self.room.set(self.room.get().saturating_sub(1));
+            self.takes_room();
         }
         plan.commands.push(Command::Place(Box::new(Placement {
             slot: slot.clone(),
@@ -339,7 +346,8 @@ impl<'a> Subject<'a> {
             expect_revision: self.service.revision,
             revision,
             host: choice.host,
-            ports: choice.ports,
+            ports: choice.booked.ports,
+            devices: choice.booked.devices,
             replaces: replaces.cloned(),
             unknown_since: replaces.and_then(|id| match self.cluster.instances.get(id)?.verdict {
                 Verdict::Unknown { since } => Some(since),

@@ -457,6 +457,7 @@ fn a_placement_is_checked_against_what_came_before_it() {
         revision: 1,
         host: host(1),
         ports: Vec::new(),
+        devices: Vec::new(),
         replaces: None,
         unknown_since: None,
     };

@@ -221,7 +221,7 @@ fn container_differences(before: &ContainerSpec, after: &ContainerSpec) -> Vec<S
         });
     }
     found.extend(files(before, after));
-    let fields: [(&str, bool); 12] = [
+    let fields: [(&str, bool); 13] = [
         ("pull policy", before.pull != after.pull),
         ("command", before.command != after.command),
         ("entrypoint", before.entrypoint != after.entrypoint),
@@ -233,6 +233,7 @@ fn container_differences(before: &ContainerSpec, after: &ContainerSpec) -> Vec<S
         ("restart policy", before.restart != after.restart),
         ("stop grace period", before.stop_grace != after.stop_grace),
         ("resources", (before.reservations, before.limits) != (after.reservations, after.limits)),
+        ("devices", before.devices != after.devices),
         ("log options", before.log != after.log),
     ];
     found.extend(changed(&fields));

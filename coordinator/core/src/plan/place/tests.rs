@@ -1,4 +1,5 @@
 use common::{
+    device::{DeviceAmount, DeviceRequest, GPU},
     host::HostFacts,
     quantity::{Bytes, MilliCpu},
     spec::{PortSpec, Protocol},
@@ -28,6 +29,10 @@ fn some_service(numbers: &mut Numbers) -> ServiceSpec {
             let texts = ["node.hostname != h1", "node.hostname in (h1, h2)", "engine.version >= 20"];
             spec.prefer.push(texts[numbers.below(3) as usize].parse().expect("a constraint"));
         }
+        if numbers.below(3) == 0 {
+            let amount = DeviceAmount::Count(1 + numbers.below(2) as u32);
+            spec.container.devices.insert(GPU.to_owned(), DeviceRequest { amount, capabilities: Vec::new() });
+        }
         spec.max_per_host = (numbers.below(3) == 0).then(|| 1 + numbers.below(4) as u32);
         for port in 0..numbers.below(3) as u16 {
             let published = (numbers.below(2) == 0).then_some(8000 + port);
@@ -37,13 +42,13 @@ fn some_service(numbers: &mut Numbers) -> ServiceSpec {
 }
 
 /// The obvious way: look at every host for every instance.
-fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Vec<u16>), Vec<String>> {
+fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Booked), Vec<String>> {
     placer.count_own_once();
     let seat = Seat { incarnation, only: None, leaving: None, spec: placer.spec };
-    let (index, ports) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
-    placer.hosts.take(index, placer.id, placer.spec, &ports);
+    let (index, booked) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
+    placer.hosts.take(index, placer.id, placer.spec, &booked);
     placer.own[index] += 1;
-    Ok((placer.hosts.rows()[index].id, ports))
+    Ok((placer.hosts.rows()[index].id, booked))
 }
 
 #[test]
@@ -53,7 +58,9 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
         let mut fixture = Fixture::of_hosts(1 + numbers.below(12) as u8);
         for number in 1..=fixture.cluster.hosts.len() as u8 {
             let (cpu, memory) = (MilliCpu(numbers.below(9) * 500), Bytes(numbers.below(9) << 29));
-            let facts = HostFacts { cpu, memory, ..facts(number) };
+            let gpus: Vec<String> = (0..numbers.below(5)).map(|gpu| format!("GPU-{gpu}")).collect();
+            let devices = [(GPU.to_owned(), gpus)].into();
+            let facts = HostFacts { cpu, memory, devices, ..facts(number) };
             fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
         }
         // Something is there already.
@@ -65,7 +72,7 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
         let (mut fast, mut slow) = (of(&mut fast), of(&mut slow));
         for incarnation in 0..60 {
             let seat = Seat { incarnation, only: None, leaving: None, spec: &spec };
-            let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.ports));
+            let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.booked));
             assert_eq!(chosen, place_slowly(&mut slow, incarnation), "seed {seed}, instance {incarnation}");
         }
     }

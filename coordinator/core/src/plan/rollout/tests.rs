@@ -1,6 +1,7 @@
 use common::{
     host::Availability,
     id::ServiceId,
+    instance::Phase,
     rollout::RolloutState,
     spec::{Canary, FailureAction, Mode, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, UpdateOrder},
     time::Span,
@@ -379,6 +380,18 @@ fn a_canary_waits_for_a_person() {
         let said = fixture.refused(Command::Promote { service: service_id(), expect_revision: 2 });
         assert!(said.contains("it has no canary that waits for it"), "{said}");
     }
+}
+
+#[test]
+fn a_canary_begins_where_nothing_serves() {
+    let mut fixture = deployed(|_| {});
+    fixture.observe("web/3.1", Phase::Completed);
+    fixture.deploy(&[("web", three("web:2", with_canary(None)))]);
+    fixture.pass(Span::minutes(60), &at_least(2));
+    assert_eq!(images(&fixture), ["web:1", "web:1", "web:2"]);
+    fixture.done(Command::Promote { service: service_id(), expect_revision: 2 });
+    fixture.pass(MINUTE, &at_least(2));
+    assert_eq!(images(&fixture), ["web:2", "web:2", "web:2"]);
 }
 
 #[test]

@@ -1,0 +1,151 @@
+//! Devices of hosts that a container has to itself: GPUs, and what operators give Docker as generic resources.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::part::Part;
+
+/// The kind of NVIDIA's GPUs, of which the driver says which there are.
+pub const GPU: &str = "gpu";
+
+/// The longest kind, id or capability, in bytes.
+const MAX_WORD: usize = 64;
+/// The most devices of a kind that one container may ask for.
+const MAX_OF_A_KIND: usize = 1024;
+
+/// The ids of a host's devices by kind, each in the host's own order.
+pub type Devices = BTreeMap<String, Vec<String>>;
+
+/// What a container asks of one kind of device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceRequest {
+    /// Which ones.
+    pub amount: DeviceAmount,
+    /// What a GPU is to be used for, as its driver names it: `compute`, `utility`, `video`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+}
+
+impl DeviceRequest {
+    /// What is wrong with it.
+    pub fn violation(&self, kind: &str) -> Option<String> {
+        let is_word = |text: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+            !text.is_empty() && text.len() <= MAX_WORD && text.chars().all(allowed)
+        };
+        let (asked, ids) = match &self.amount {
+            DeviceAmount::Count(count) => (*count as usize, [].as_slice()),
+            DeviceAmount::All => (1, [].as_slice()),
+            DeviceAmount::These(ids) => (ids.len(), ids.as_slice()),
+        };
+        if self.capabilities.iter().chain(ids).map(String::as_str).chain([kind]).any(|text| !is_word(text)) {
+            let words = "letters, digits and ._-: up to 64 of them";
+            return Some(format!("kinds, ids and capabilities of devices are {words}"));
+        }
+        if !(1..=MAX_OF_A_KIND).contains(&asked) || self.capabilities.len() > MAX_OF_A_KIND {
+            return Some(format!("{kind}: between 1 and {MAX_OF_A_KIND} can be asked for, not {asked}"));
+        }
+        let twice = (1..ids.len()).find(|index| ids[..*index].contains(&ids[*index]));
+        twice.map(|index| format!("{kind} {} is asked for twice", ids[index]))
+    }
+}
+
+/// Which of a host's devices of a kind a container gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceAmount {
+    /// So many of them, whichever are free.
+    Count(u32),
+    /// All that the host has, at least one.
+    All,
+    /// These, by their ids or by their places in the host's order from 0.
+    These(Vec<String>),
+}
+
+impl DeviceAmount {
+    /// Picks from what a host has; nothing if too little of it is free.
+    pub fn choose(&self, on_host: &[String], is_free: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        let free = || on_host.iter().filter(|id| is_free(id)).cloned();
+        match self {
+            DeviceAmount::Count(count) => {
+                let chosen: Vec<String> = free().take(*count as usize).collect();
+                (chosen.len() == *count as usize).then_some(chosen)
+            }
+            DeviceAmount::All => {
+                let chosen: Vec<String> = free().collect();
+                (!chosen.is_empty() && chosen.len() == on_host.len()).then_some(chosen)
+            }
+            DeviceAmount::These(wanted) => {
+                let named = |wanted: &String| {
+                    let by_place = || on_host.get(wanted.parse::<usize>().ok()?);
+                    on_host.iter().find(|id| *id == wanted).or_else(by_place).filter(|id| is_free(id)).cloned()
+                };
+                wanted.iter().map(named).collect()
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceAmount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceAmount::Count(count) => write!(f, "{count}"),
+            DeviceAmount::All => f.write_str("all that a host has"),
+            DeviceAmount::These(ids) => f.write_str(&ids.join(" and ")),
+        }
+    }
+}
+
+/// A device that a part of an instance has to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BoundDevice {
+    /// The part.
+    #[schema(value_type = String)]
+    pub part: Part,
+    /// Its kind.
+    pub kind: String,
+    /// Its id on the host.
+    pub id: String,
+}
+
+impl BoundDevice {
+    /// What is booked on the host.
+    pub fn booking(&self) -> (String, String) {
+        (self.kind.clone(), self.id.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_chosen_in_the_order_of_the_host() {
+        let on_host = ["GPU-c", "GPU-a", "GPU-b"].map(str::to_owned);
+        let chosen = |amount: DeviceAmount, taken: &str| amount.choose(&on_host, |id| id != taken);
+        let these = |ids: &[&str]| DeviceAmount::These(ids.iter().map(|id| (*id).to_owned()).collect());
+        let ids = |ids: &[&str]| Some(ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
+        assert_eq!(chosen(DeviceAmount::Count(2), "GPU-c"), ids(&["GPU-a", "GPU-b"]));
+        assert_eq!(chosen(DeviceAmount::Count(3), "GPU-c"), None);
+        assert_eq!(chosen(DeviceAmount::All, ""), ids(&["GPU-c", "GPU-a", "GPU-b"]));
+        assert_eq!(chosen(DeviceAmount::All, "GPU-a"), None);
+        assert_eq!(chosen(these(&["0", "GPU-b"]), ""), ids(&["GPU-c", "GPU-b"]));
+        assert_eq!(chosen(these(&["1"]), "GPU-a"), None);
+        assert_eq!(chosen(these(&["3"]), ""), None);
+        let violation = |amount, kind: &str| DeviceRequest { amount, capabilities: Vec::new() }.violation(kind);
+        assert_eq!(violation(DeviceAmount::Count(1), GPU), None);
+        for (amount, kind, part) in [
+            (DeviceAmount::Count(0), GPU, "not 0"),
+            (DeviceAmount::All, "a b", "letters"),
+            (these(&["a", "a"]), GPU, "gpu a is asked for twice"),
+            (these(&["a\n"]), GPU, "letters"),
+        ] {
+            let reason = violation(amount, kind).expect("it is refused");
+            assert!(reason.contains(part), "{reason}");
+        }
+        assert_eq!(DeviceAmount::All.choose(&[], |_| true), None, "a host without any has not all of them");
+    }
+}
