@@ -43,7 +43,7 @@ services:
         lab.instances("h1").expect("they are listed").iter().filter(|i| i.id.stack().stack.as_str() == "cards")
     {
         let host = instance.host_name.clone().expect("its host is known");
-        let seen = ["exec", &instance.id.container_name(), "/bin/busybox", "printenv", "DOCKER_RESOURCE_CARD"];
+        let seen = ["exec", &instance.id.container_name(), "/bin/busybox", "sh", "-c", "echo $DOCKER_RESOURCE_CARD"];
         given.push(format!("{host} {}", lab.docker(host.as_str(), &seen).expect("it has one").trim()));
     }
     given.sort();
