@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use common::{name::Name, part::Part, time::Span, token::TokenId};
+use ipnet::Ipv4Net;
 
 /// Where the state of a host lies.
 pub const STATE: &str = "/var/lib/wharf";
@@ -214,6 +215,13 @@ pub struct Up {
     /// Silence after which a host's instances run elsewhere.
     #[arg(long)]
     pub lost_after: Option<Span>,
+    /// The range of containers' addresses, of which each host gets a /24: 10.42.0.0/16 if absent. It cannot be
+    /// changed later.
+    #[arg(long)]
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// The range of services' addresses: 10.43.0.0/16 if absent. It cannot be changed later.
+    #[arg(long)]
+    pub service_cidr: Option<Ipv4Net>,
 }
 
 /// The agent of this host.

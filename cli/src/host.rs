@@ -14,6 +14,7 @@ use common::{
     api::Settings,
     error::{Code, Problem},
     name::Name,
+    network::AddressPlan,
 };
 use link::{Transport, keyring::Keyring, quic::Quic};
 use tokio::sync::watch;
@@ -42,9 +43,14 @@ pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
 }
 
 /// What a coordinator on this host is told.
-pub fn coordinator_config(service: &Service, advertise: SocketAddr, settings: Settings) -> coordinator::Config {
+pub fn coordinator_config(
+    service: &Service,
+    advertise: SocketAddr,
+    settings: Settings,
+    addresses: AddressPlan,
+) -> coordinator::Config {
     let Service { state, keys, listen, .. } = service.clone();
-    coordinator::Config { state, keys, listen, advertise, settings }
+    coordinator::Config { state, keys, listen, advertise, settings, addresses }
 }
 
 /// The address under which others most likely reach this host.
@@ -125,7 +131,7 @@ async fn run_coordinator(
         return Ok(());
     }
     let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
-    let config = coordinator_config(service, advertise, Settings::default());
+    let config = coordinator_config(service, advertise, Settings::default(), AddressPlan::default());
     let transport: Arc<dyn Transport> = quic;
     coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await?;
     if stop.is_cancelled() {

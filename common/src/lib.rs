@@ -19,6 +19,7 @@ pub mod assignment;
 pub mod device;
 pub mod host;
 pub mod instance;
+pub mod network;
 pub mod report;
 
 pub mod api;

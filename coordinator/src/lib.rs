@@ -11,7 +11,7 @@ mod server;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use common::{api::Settings, error::Problem};
+use common::{api::Settings, error::Problem, network::AddressPlan};
 use link::{Transport, keyring::Keyring};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// The times of a new cluster.
     pub settings: Settings,
+    /// The address ranges of a new cluster.
+    pub addresses: AddressPlan,
 }
 
 /// What every part of a coordinator shares.

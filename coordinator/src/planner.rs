@@ -27,6 +27,7 @@ pub async fn run(consensus: Consensus) {
     let mut planned: Option<Cluster> = None;
     let mut leading_since: Option<Timestamp> = None;
     let mut wake = Instant::now();
+    let mut rest = Duration::ZERO;
     let mut last_look = Clocks::now();
     loop {
         tokio::select! {
@@ -41,7 +42,8 @@ pub async fn run(consensus: Consensus) {
             }
             () = tokio::time::sleep_until(wake) => planned = None,
         }
-        tokio::time::sleep(GATHER).await;
+        // No more than half of a processor goes into planning.
+        tokio::time::sleep(GATHER.max(rest)).await;
         if !consensus.leadership().leads {
             leading_since = None;
             wake = Instant::now() + TICK;
@@ -57,7 +59,16 @@ pub async fn run(consensus: Consensus) {
             leading_since = None;
             planner.forget();
         }
-        let plan = planner.plan(&cluster, Moment { now: at, leading_since: *leading_since.get_or_insert(at) });
+        let moment = Moment { now: at, leading_since: *leading_since.get_or_insert(at) };
+        let (begun, subject) = (Instant::now(), cluster.clone());
+        // A pass over a large cluster takes a while, in which heartbeats must go on.
+        let passed = tokio::task::spawn_blocking(move || {
+            let plan = planner.plan(&subject, moment);
+            (planner, plan)
+        });
+        let Ok((returned, plan)) = passed.await else { return };
+        planner = returned;
+        rest = begun.elapsed();
         wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
         planned = propose(&consensus, plan).await.then_some(cluster);
     }

@@ -18,6 +18,7 @@ use common::{
     api::{ClusterView, CreateJoinToken, InstanceView, JoinTokenCreated, List, PutStack, Settings, StackPlan},
     error::Problem,
     name::Name,
+    network::AddressPlan,
     spec::{ServiceSpec, StackSpec},
     time::Span,
     token::{JoinRole, JoinToken},
@@ -87,6 +88,7 @@ impl TestCluster {
             listen: address,
             advertise: address,
             settings,
+            addresses: AddressPlan::default(),
         };
         let newborn = coordinator::birth::make_cluster(&config, name("h1")).expect("it is made");
         let context = Context {
@@ -247,6 +249,7 @@ impl Host {
             listen: self.address,
             advertise: self.address,
             settings: Settings::default(),
+            addresses: AddressPlan::default(),
         };
         let stopped = self.stop.clone().cancelled_owned();
         let coordinating = coordinator::run(config, self.keyring.clone(), transport.clone(), renewed, stopped);

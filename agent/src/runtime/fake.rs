@@ -69,6 +69,12 @@ impl Fake {
         self.state().containers.iter().filter(runs).map(|(id, _)| id.instance.clone()).collect()
     }
 
+    /// How many main programs run.
+    pub fn count_running(&self) -> usize {
+        let state = self.state();
+        state.containers.iter().filter(|(id, container)| id.part == Part::Main && container.runs()).count()
+    }
+
     /// How many programs were ever started.
     pub fn starts(&self) -> u64 {
         self.state().starts

@@ -10,6 +10,7 @@ use std::{
 use common::{
     api::{ClusterView, Settings},
     error::{Code, Problem},
+    network::AddressPlan,
 };
 use link::keyring::Keyring;
 use tokio::time::Instant;
@@ -53,11 +54,16 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
         down_after: up.down_after.unwrap_or(default.down_after),
         lost_after: up.lost_after.unwrap_or(default.lost_after),
     };
-    if let Some(violation) = settings.violation() {
+    let usual = AddressPlan::default();
+    let addresses = AddressPlan {
+        containers: up.cluster_cidr.unwrap_or(usual.containers),
+        services: up.service_cidr.unwrap_or(usual.services),
+    };
+    if let Some(violation) = settings.violation().or_else(|| addresses.violation()) {
         return Err(Problem::new(Code::InvalidRequest, "The cluster was not made").why(violation));
     }
     check_port(&up.service)?;
-    let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings);
+    let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings, addresses);
     let newborn = coordinator::birth::make_cluster(&config, up.name.clone().unwrap_or_else(host::own_name))?;
     let token = newborn.admin.reveal();
     let keyring = newborn.keyring;

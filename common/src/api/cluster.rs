@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     id::{ClusterId, HostId, MemberId},
+    network::AddressPlan,
     time::Span,
 };
 
@@ -29,6 +30,8 @@ pub struct ClusterView {
     pub version: String,
     /// The cluster's times.
     pub settings: Settings,
+    /// The ranges of its addresses.
+    pub addresses: AddressPlan,
     /// The members.
     pub members: Vec<MemberView>,
 }

@@ -7,6 +7,7 @@ use crate::{
     host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{HostId, InstanceId, MemberId},
     name::Name,
+    network::Subnet,
     spec::Resources,
     time::{Span, Timestamp},
 };
@@ -40,6 +41,9 @@ pub struct HostView {
     pub oversubscription: Oversubscription,
     /// When it joined.
     pub joined_at: Timestamp,
+    /// The addresses of its containers.
+    #[schema(value_type = String)]
+    pub subnet: Subnet,
 }
 
 /// Whether people want instances on a host.

@@ -9,6 +9,7 @@ mod files;
 mod hosts;
 mod instances;
 mod keys;
+mod network;
 mod rollouts;
 mod runs;
 mod stacks;
@@ -22,6 +23,7 @@ use common::{
     file::FileId,
     id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
     name::{Name, default_environment},
+    network::{AddressPlan, Subnet},
     time::{Span, Timestamp},
     token::TokenId,
 };
@@ -60,6 +62,8 @@ pub struct Cluster {
     pub clock: Timestamp,
     /// The cluster's times.
     pub settings: Settings,
+    /// The ranges of its addresses; never change.
+    pub addresses: AddressPlan,
     /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
     /// when it may.
     pub old_leases: Option<(Span, Timestamp)>,
@@ -79,6 +83,8 @@ pub struct Cluster {
     pub instances: OrdMap<InstanceId, Instance>,
     /// The instances of each host.
     pub by_host: OrdSet<(HostId, InstanceId)>,
+    /// Subnets of hosts that were removed, and when: somebody may still take them for what they were.
+    pub released_subnets: OrdMap<Subnet, Timestamp>,
     /// The coordinators.
     pub members: OrdMap<MemberId, Member>,
     /// The largest member id given out.
@@ -210,13 +216,14 @@ impl Cluster {
         }
         self.identity = Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
         self.settings = genesis.settings;
+        self.addresses = genesis.addresses;
         self.environments.insert(default_environment(), self.clock);
         self.last_member = genesis.member.0;
         self.members.insert(
             genesis.member,
             Member { host: genesis.host, address: genesis.address, state: MemberState::Present },
         );
-        self.admit_host(genesis.host, genesis.name.clone(), Default::default());
+        self.admit_host(genesis.host, genesis.name.clone(), Default::default())?;
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
         self.done()
     }

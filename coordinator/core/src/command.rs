@@ -18,6 +18,7 @@ use common::{
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
     name::Name,
+    network::AddressPlan,
     rollout::RolloutState,
     secret::Secret,
     spec::StackSpec,
@@ -319,6 +320,8 @@ pub struct Genesis {
     pub authority: Authority,
     /// Its times.
     pub settings: Settings,
+    /// Its address ranges.
+    pub addresses: AddressPlan,
     /// The first member.
     pub member: MemberId,
     /// Where that listens.

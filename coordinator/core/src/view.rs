@@ -208,6 +208,7 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         reserved: cluster.bookings(*id).reserved,
         oversubscription: host.oversubscription,
         joined_at: host.joined_at,
+        subnet: host.subnet,
     };
     cluster.hosts.iter().map(view).collect()
 }

@@ -194,7 +194,7 @@ impl Fleet {
     }
 
     fn running(&self) -> usize {
-        self.members.iter().map(|member| member.runtime.running().len()).sum()
+        self.members.iter().map(|member| member.runtime.count_running()).sum()
     }
 
     async fn cluster(&self) -> anyhow::Result<ClusterView> {
@@ -294,7 +294,7 @@ impl Fleet {
         }
         let staying = self.args.agents - lost;
         wait("they are missed", Duration::from_secs(120), async || Ok(self.count_ready().await? == staying)).await?;
-        let elsewhere: usize = self.members[..lost].iter().map(|m| m.runtime.running().len()).sum();
+        let elsewhere: usize = self.members[..lost].iter().map(|m| m.runtime.count_running()).sum();
         let replaced = elsewhere - lost * self.args.instances;
         let is_replaced = async || Ok(self.running() == all + replaced);
         if replaces {

@@ -12,9 +12,10 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId, ServiceId, StackId},
     instance::{Observed, Phase},
     name::{Name, default_environment},
+    network::AddressPlan,
     quantity::{Bytes, MilliCpu},
     secret::Secret,
-    spec::{ServiceSpec, StackSpec},
+    spec::{Mode, ServiceSpec, StackSpec},
     time::{Span, Timestamp},
     token::{JoinRole, SecretHash, TokenId},
 };
@@ -54,6 +55,11 @@ impl World {
             cluster: ClusterId([1; 10]),
             authority,
             settings: Settings::default(),
+            addresses: AddressPlan {
+                // Ten thousand hosts need a large range.
+                containers: "10.0.0.0/10".parse().expect("a range"),
+                ..AddressPlan::default()
+            },
             member: MemberId(1),
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(0),
@@ -115,11 +121,15 @@ impl World {
     }
 
     fn deploy(&mut self, stack: &str, replicas: u32) -> ServiceId {
-        let id = StackId { environment: default_environment(), stack: name(stack) };
         let mut spec = ServiceSpec::of_image("web:1");
         spec.replicas = replicas;
         spec.container.reservations.memory = Bytes(64 << 20);
         spec.container.reservations.cpu = MilliCpu(100);
+        self.put(stack, spec)
+    }
+
+    fn put(&mut self, stack: &str, spec: ServiceSpec) -> ServiceId {
+        let id = StackId { environment: default_environment(), stack: name(stack) };
         let spec = StackSpec { services: [(name("web"), spec)].into(), ..StackSpec::default() };
         let service = id.service(name("web"));
         let what = String::new();
@@ -233,6 +243,30 @@ fn full(hosts: u32) {
     show("one instance that was restarted", &mut times);
 }
 
+/// Services of which every host has an instance.
+fn global(hosts: u32, services: u32) {
+    let mut world = World::of_hosts(hosts);
+    for number in 0..services {
+        let mut spec = ServiceSpec::of_image("web:1");
+        spec.mode = Mode::Global;
+        world.put(&format!("s{number}"), spec);
+    }
+    let mut planner = Planner::default();
+    let placing = Instant::now();
+    let placed = planner.plan(&world.cluster, world.at());
+    let count = placed.commands.len();
+    assert_eq!(count, (hosts * services) as usize, "one on each");
+    println!("{services} global services on {hosts} hosts: planned at {:.0}/s", per_second(count, placing.elapsed()));
+    for commands in placed.commands.chunks(500) {
+        world.apply(commands.to_vec());
+    }
+    world.run_all();
+    planner.plan(&world.cluster, world.at());
+    let began = Instant::now();
+    plan(&world.cluster, world.at());
+    println!("a whole pass over them: {:.0} ms", ms(began.elapsed()));
+}
+
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
@@ -248,4 +282,5 @@ fn main() {
         placements(hosts);
     }
     full(10_000);
+    global(10_000, 30);
 }

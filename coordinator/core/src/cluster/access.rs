@@ -163,10 +163,10 @@ impl Cluster {
         }
         let (role, labels) = (token.role, token.labels.clone());
         let name = self.free_name(&admission.name);
+        self.admit_host(admission.host, name.clone(), labels)?;
         if let Some(token) = self.join_tokens.get_mut(&admission.token) {
             token.uses.push(TokenUse { host: admission.host, name: name.clone(), at: now, from: admission.from });
         }
-        self.admit_host(admission.host, name.clone(), labels);
         let member = (role == JoinRole::Coordinator).then(|| {
             self.last_member += 1;
             let id = MemberId(self.last_member);

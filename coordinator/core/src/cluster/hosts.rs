@@ -8,6 +8,7 @@ use common::{
     id::{HostId, InstanceId, MemberId, SlotId},
     instance::Verdict,
     name::Name,
+    network::Subnet,
     spec::Resources,
     time::{Span, Timestamp},
 };
@@ -40,6 +41,8 @@ pub struct Host {
     pub machine: Option<[u8; 16]>,
     /// When it was admitted.
     pub joined_at: Timestamp,
+    /// The addresses of its containers, which it has for life.
+    pub subnet: Subnet,
 }
 
 /// How long what runs on a host waits for it, if its agent has said that it will be back.
@@ -87,7 +90,8 @@ pub enum MemberState {
 
 impl Cluster {
     /// Adds a host that has not reported yet.
-    pub(super) fn admit_host(&mut self, id: HostId, name: Name, labels: HostLabels) {
+    pub(super) fn admit_host(&mut self, id: HostId, name: Name, labels: HostLabels) -> Result<(), Problem> {
+        let subnet = self.lease_subnet()?;
         self.last_host += 1;
         let host = Host {
             name,
@@ -101,8 +105,10 @@ impl Cluster {
             oversubscription: Oversubscription::default(),
             machine: None,
             joined_at: self.clock,
+            subnet,
         };
         self.hosts.insert(id, host);
+        Ok(())
     }
 
     pub(super) fn set_availability(&mut self, id: HostId, availability: Availability) -> Applied {
@@ -244,7 +250,9 @@ impl Cluster {
                 slot.home = None;
             }
         }
-        self.hosts.remove(&id);
+        if let Some(host) = self.hosts.remove(&id) {
+            self.released_subnets.insert(host.subnet, self.clock);
+        }
         self.removed_hosts.insert(id, self.clock);
         self.record(id, "host-removed", format!("{name} was removed"));
         self.done()

@@ -257,16 +257,16 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
     let wanted = |(host_id, host): &(&HostId, &Host)| {
         let (is_first, own_counts) = (false, false);
         let candidate = Candidate { cluster, service: id, id: **host_id, host, placed: &[], is_first, own_counts };
-        let is_allowed = spec.constraints.iter().all(|constraint| candidate.meets(constraint));
-        let mut on_host = cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());
-        let has = || cluster.instances_on(**host_id).any(|(on, i)| on.service() == id && i.fills_slot());
+        let is_allowed = || spec.constraints.iter().all(|constraint| candidate.meets(constraint));
+        let on_host = || cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());
+        let has = || on_host().any(|(on, _)| on.service() == id);
         let wants = match host.availability {
             Availability::Active => host.liveness == Liveness::Ready || has(),
             Availability::Cordoned => has(),
             Availability::Maintenance => false,
-            Availability::Draining { .. } => has() && on_host.any(|(_, i)| i.spec.mode != Mode::Global),
+            Availability::Draining { .. } => has() && on_host().any(|(_, i)| i.spec.mode != Mode::Global),
         };
-        is_allowed && wants
+        wants && is_allowed()
     };
     let mut numbers: Vec<u32> = cluster.hosts.iter().filter(wanted).map(|(_, host)| host.number).collect();
     numbers.sort_unstable();

@@ -58,6 +58,8 @@ pub(super) struct Placer<'a> {
     now: Timestamp,
     /// How many instances of the service each host has, by row; counted when the first one is placed.
     own: Vec<u32>,
+    /// The rows of the hosts by their numbers, for a global service.
+    by_number: BTreeMap<u32, usize>,
     /// Whether it has none anywhere.
     is_first: bool,
     /// What other services do not want beside them.
@@ -95,6 +97,7 @@ impl<'a> Placer<'a> {
             instances,
             now,
             own: Vec::new(),
+            by_number: BTreeMap::new(),
             is_first: true,
             shunned: Vec::new(),
             ranking: None,
@@ -107,6 +110,10 @@ impl<'a> Placer<'a> {
         }
         self.shunned = self.cluster.shunned_by(self.id);
         self.own = vec![0; self.hosts.rows().len()];
+        if self.spec.mode == Mode::Global {
+            self.by_number =
+                self.hosts.rows().iter().enumerate().map(|(index, row)| (row.host.number, index)).collect();
+        }
         for (_, instance) in self.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
             if let Some(index) = self.hosts.index_of(instance.host) {
                 self.own[index] += 1;
@@ -243,9 +250,14 @@ impl<'a> Placer<'a> {
         let levels = self.levels(seat.leaving);
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();
         let mut best: Option<((Vec<u32>, Rank), usize, Booked)> = None;
-        for (index, row) in self.hosts.rows().iter().enumerate() {
+        // Of ten thousand hosts a slot of a global service belongs to one.
+        let indices = match seat.only {
+            Some(Only::Numbered(number)) => self.by_number.get(&number).map_or(0..0, |index| *index..*index + 1),
+            Some(Only::Home(_)) | None => 0..self.hosts.rows().len(),
+        };
+        for index in indices {
+            let row = &self.hosts.rows()[index];
             let refusal = match seat.only {
-                Some(Only::Numbered(number)) if number != row.host.number => continue,
                 Some(Only::Home(home)) if home != row.id => Some(Refusal::NotHome),
                 _ => self.refusal(index),
             };

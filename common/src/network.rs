@@ -1,0 +1,144 @@
+//! The overlay: which addresses containers have, and how hosts reach those of others.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The ranges of a cluster's addresses, chosen once at its birth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddressPlan {
+    /// Of containers; each host has a subnet of it.
+    #[schema(value_type = String)]
+    pub containers: Ipv4Net,
+    /// Of services.
+    #[schema(value_type = String)]
+    pub services: Ipv4Net,
+}
+
+impl Default for AddressPlan {
+    fn default() -> AddressPlan {
+        let net = |third: u8| Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16);
+        AddressPlan { containers: net(42), services: net(43) }
+    }
+}
+
+impl AddressPlan {
+    /// The length of a host's prefix: 253 containers.
+    pub const SUBNET: u8 = 24;
+
+    /// The subnets for hosts, lowest first.
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
+        // A range that is shorter than a subnet was refused at the cluster's birth.
+        self.containers.subnets(AddressPlan::SUBNET).into_iter().flatten().map(Subnet)
+    }
+
+    /// What is wrong with it.
+    pub fn violation(&self) -> Option<String> {
+        let AddressPlan { containers, services } = self;
+        let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(&b.network()) || b.contains(&a.network());
+        for (range, sizes) in [(containers, 8..=AddressPlan::SUBNET), (services, 8..=24)] {
+            if range.addr() != range.network() {
+                return Some(format!("{range} does not begin where its network does, at {}", range.network()));
+            }
+            if !sizes.contains(&range.prefix_len()) {
+                return Some(format!("{range} is not between /{} and /{} long", sizes.start(), sizes.end()));
+            }
+            let first = range.network();
+            if first.is_loopback() || first.is_multicast() || first.is_link_local() || first.octets()[0] == 0 {
+                return Some(format!("{range} has a meaning of its own"));
+            }
+        }
+        overlap(containers, services).then(|| format!("{containers} and {services} overlap"))
+    }
+}
+
+/// A host's part of the containers' range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Subnet(pub Ipv4Net);
+
+impl Subnet {
+    /// The host's own address on the overlay: the first of all.
+    pub fn host(self) -> Ipv4Addr {
+        self.0.network()
+    }
+
+    /// The gateway of its containers, where it answers DNS.
+    pub fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.0.network()) + 1)
+    }
+
+    /// The hardware address of the host's end of the overlay: it follows from the subnet, so nobody has to tell it.
+    pub fn hardware_address(self) -> [u8; 6] {
+        let [a, b, c, d] = self.host().octets();
+        [0x02, 0x0a, a, b, c, d]
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a host has to know to reach the containers of all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// The cluster's ranges.
+    pub plan: AddressPlan,
+    /// The host's own subnet.
+    pub own: Subnet,
+    /// The other hosts that have said where they are.
+    pub peers: Vec<Peer>,
+}
+
+/// Another host of the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its subnet.
+    pub subnet: Subnet,
+    /// The address under which its packets come and go.
+    pub underlay: IpAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(containers: &str, services: &str) -> AddressPlan {
+        let net = |text: &str| text.parse().expect("a range");
+        AddressPlan { containers: net(containers), services: net(services) }
+    }
+
+    #[test]
+    fn subnets_are_numbered_and_have_their_own_addresses() {
+        let plan = AddressPlan::default();
+        let subnets: Vec<Subnet> = plan.subnets().collect();
+        let third = subnets[2];
+        assert_eq!(third.to_string(), "10.42.2.0/24");
+        assert_eq!((third.host().to_string(), third.gateway().to_string()), ("10.42.2.0".into(), "10.42.2.1".into()));
+        assert_eq!(third.hardware_address(), [0x02, 0x0a, 10, 42, 2, 0]);
+        assert_eq!((subnets.len(), subnets[255].to_string()), (256, "10.42.255.0/24".to_owned()));
+    }
+
+    #[test]
+    fn ranges_that_cannot_work_are_refused() {
+        assert_eq!(AddressPlan::default().violation(), None);
+        assert_eq!(plan("172.16.0.0/12", "10.43.0.0/16").violation(), None);
+        for (containers, services, reason) in [
+            ("10.42.0.0/16", "10.42.128.0/17", "overlap"),
+            ("10.0.0.0/8", "10.43.0.0/16", "overlap"),
+            ("10.42.1.0/16", "10.43.0.0/16", "begin"),
+            ("10.42.0.0/25", "10.43.0.0/16", "between /8 and /24"),
+            ("127.0.0.0/16", "10.43.0.0/16", "meaning of its own"),
+            ("0.0.0.0/8", "10.43.0.0/16", "meaning of its own"),
+            ("224.0.0.0/16", "10.43.0.0/16", "meaning of its own"),
+        ] {
+            let found = plan(containers, services).violation().expect("it is refused");
+            assert!(found.contains(reason), "{containers} {services}: {found}");
+        }
+    }
+}
