@@ -58,7 +58,7 @@ impl Ledger {
         let path = directory.join(FILE);
         let unreadable = |source| LedgerError::Unreadable { path: path.clone(), source };
         let empty = || Contents {
-            assignment: Assignment { cluster, host, generation: 0, instances: Vec::new(), surplus: Default::default() },
+            assignment: Assignment::nothing(cluster, host),
             memory: Memory::default(),
             coordinators: Vec::new(),
         };

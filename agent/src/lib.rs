@@ -10,6 +10,7 @@ pub mod holder;
 pub mod leases;
 pub mod ledger;
 mod logs;
+pub mod network;
 pub mod reconciler;
 pub mod renewal;
 pub mod runtime;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use files::{Files, Places};
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
+use network::NetworkKeeper;
 use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
 
@@ -54,6 +56,8 @@ pub struct Config {
     pub coordinators: Vec<SocketAddr>,
     /// The address under which other hosts reach this one; found by asking the kernel if absent.
     pub address: Option<IpAddr>,
+    /// Whether it has the host's network to itself: not where many agents share a kernel.
+    pub keeps_network: bool,
 }
 
 /// A file in the state folder that says that the agent will not come back.
@@ -78,6 +82,11 @@ pub async fn run<R: ContainerRuntime>(
     let mut tasks = JoinSet::new();
     let (leader, leads) = watch::channel(None);
     let leaving = Arc::new(Notify::new());
+    let (addresses, address) = watch::channel(config.address);
+    if config.keeps_network {
+        let keeper = NetworkKeeper::new(runtime.clone(), assignment.clone(), address);
+        tasks.spawn(until(stop.clone(), keeper.run()));
+    }
     let files = Files::new(config.places.clone(), leads);
     let host = HostParts { files, leases: leases.clone(), ledger, boot: facts::boot_id() };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
@@ -90,6 +99,7 @@ pub async fn run<R: ContainerRuntime>(
         report,
         leader,
         leases,
+        address: addresses,
         leaving: leaving.clone(),
     };
     let mut speaking = JoinSet::new();

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
     device::Devices,
+    network::Subnet,
     part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
@@ -46,8 +47,25 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Sends the output of a part until it ends or nobody listens.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
 
+    /// Notes what containers hang on, and has it on the host; or why there is nothing for them to hang on.
+    async fn ensure_bridge(&self, bridge: Result<HostBridge, String>) -> Result<(), String>;
+
     /// What the engine says of itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;
+}
+
+/// The bridge that a host's containers hang on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostBridge {
+    /// One as the engine makes it.
+    Docker,
+    /// One of the overlay.
+    Overlay {
+        /// The containers' addresses.
+        subnet: Subnet,
+        /// The largest packet, in bytes.
+        mtu: u32,
+    },
 }
 
 /// What an engine says of itself.

@@ -1,6 +1,11 @@
 //! The agent's side of a session: find the leader, introduce yourself, report, obey.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{
     assignment::Assignment,
@@ -49,6 +54,8 @@ pub struct Session<R> {
     pub leader: watch::Sender<Option<Connection>>,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
+    /// Where others reach this host is noted here.
+    pub address: watch::Sender<Option<IpAddr>>,
     /// Tells once that the agent is asked to stop.
     pub leaving: Arc<Notify>,
 }
@@ -217,6 +224,7 @@ impl<R: ContainerRuntime> Session<R> {
     async fn facts(&self, coordinator: SocketAddr) -> Result<HostFacts, End> {
         let towards = || link::socket::local_address_towards(coordinator);
         let address = self.config.address.map_or_else(towards, Ok).map_err(|e| End::Broken(e.to_string()))?;
+        self.address.send_if_modified(|known| known.replace(address) != Some(address));
         Ok(facts::observe(&*self.runtime, address).await)
     }
 

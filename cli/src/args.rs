@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use common::{name::Name, part::Part, time::Span, token::TokenId};
+use common::{name::Name, network::Backend, part::Part, time::Span, token::TokenId};
 use ipnet::Ipv4Net;
 
 /// Where the state of a host lies.
@@ -215,6 +215,10 @@ pub struct Up {
     /// Silence after which a host's instances run elsewhere.
     #[arg(long)]
     pub lost_after: Option<Span>,
+    /// How containers of different hosts reach each other: vxlan if absent, or none, where each host has a bridge
+    /// of its own. It cannot be changed later.
+    #[arg(long)]
+    pub overlay: Option<Backend>,
     /// The range of containers' addresses, of which each host gets a /24: 10.42.0.0/16 if absent. It cannot be
     /// changed later.
     #[arg(long)]

@@ -14,7 +14,7 @@ use common::{
     api::Settings,
     error::{Code, Problem},
     name::Name,
-    network::AddressPlan,
+    network::NetworkPlan,
 };
 use link::{Transport, keyring::Keyring, quic::Quic};
 use tokio::sync::watch;
@@ -47,10 +47,10 @@ pub fn coordinator_config(
     service: &Service,
     advertise: SocketAddr,
     settings: Settings,
-    addresses: AddressPlan,
+    network: NetworkPlan,
 ) -> coordinator::Config {
     let Service { state, keys, listen, .. } = service.clone();
-    coordinator::Config { state, keys, listen, advertise, settings, addresses }
+    coordinator::Config { state, keys, listen, advertise, settings, network }
 }
 
 /// The address under which others most likely reach this host.
@@ -131,7 +131,7 @@ async fn run_coordinator(
         return Ok(());
     }
     let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
-    let config = coordinator_config(service, advertise, Settings::default(), AddressPlan::default());
+    let config = coordinator_config(service, advertise, Settings::default(), NetworkPlan::default());
     let transport: Arc<dyn Transport> = quic;
     coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await?;
     if stop.is_cancelled() {
@@ -161,6 +161,7 @@ async fn run_agent(
         host: keyring.host,
         coordinators: keyring.coordinators.clone(),
         address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
+        keeps_network: true,
     };
     let ended = agent::run(config, quic, Arc::new(docker), stop.clone().cancelled_owned()).await;
     ended.map_err(|error| Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()))?;

@@ -8,6 +8,7 @@ use crate::{
     device::BoundDevice,
     id::{ClusterId, HostId, InstanceId},
     instance::{BoundPort, Desired, Phase},
+    network::Network,
     part::Part,
     secret::Secret,
     spec::ServiceSpec,
@@ -22,6 +23,8 @@ pub struct Assignment {
     pub host: HostId,
     /// Grows with every change of the replicated state: the log index that it was derived at.
     pub generation: u64,
+    /// How its containers are reached.
+    pub network: Network,
     /// Every instance of this host, wanted or to be ended.
     pub instances: Vec<AssignedInstance>,
     /// Instances that the agent reported and the cluster does not know: remove them. Only this
@@ -95,6 +98,17 @@ pub struct RegistryCredentials {
 }
 
 impl Assignment {
+    /// What a host starts from that has not been told anything.
+    pub fn nothing(cluster: ClusterId, host: HostId) -> Assignment {
+        let (network, instances, surplus) = (Network::default(), Vec::new(), BTreeSet::new());
+        Assignment { cluster, host, generation: 0, network, instances, surplus }
+    }
+
+    /// Whether the cluster has ever said what the host should run.
+    pub fn is_known(&self) -> bool {
+        self.generation > 0
+    }
+
     /// Whether `next` may replace this: same cluster and host, and not older.
     pub fn accepts(&self, next: &Assignment) -> bool {
         self.cluster == next.cluster && self.host == next.host && next.generation >= self.generation

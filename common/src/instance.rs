@@ -1,6 +1,8 @@
 //! The three states of an instance, each with one writer: desired (leader), observed (the host's
 //! agent), verdict (leader).
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -136,6 +138,9 @@ pub struct Observed {
     pub started_at: Option<Timestamp>,
     /// The registry's digest of its image, if it has one.
     pub image_digest: Option<String>,
+    /// Its own address while it runs.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
     /// What a person should know: an error, or what is waited for. At most 500 characters.
     pub message: String,
 }
@@ -150,6 +155,7 @@ impl Observed {
             exit_code: None,
             started_at: None,
             image_digest: None,
+            address: None,
             message: String::new(),
         }
     }

@@ -6,10 +6,43 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The ranges of a cluster's addresses, chosen once at its birth.
+/// How containers of different hosts reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Through VXLAN between the hosts (RFC 7348), in clear.
+    #[default]
+    Vxlan,
+    /// Not at all: each host has a bridge of its own.
+    None,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Vxlan => "vxlan",
+            Backend::None => "none",
+        })
+    }
+}
+
+impl std::str::FromStr for Backend {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Backend, String> {
+        [Backend::Vxlan, Backend::None]
+            .into_iter()
+            .find(|backend| backend.to_string() == text)
+            .ok_or_else(|| format!("{text:?} is not an overlay; there are vxlan and none"))
+    }
+}
+
+/// How a cluster's containers are addressed and reached, chosen once at its birth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct AddressPlan {
+pub struct NetworkPlan {
+    /// How hosts reach each other's containers.
+    #[serde(default)]
+    pub backend: Backend,
     /// Of containers; each host has a subnet of it.
     #[schema(value_type = String)]
     pub containers: Ipv4Net,
@@ -18,28 +51,28 @@ pub struct AddressPlan {
     pub services: Ipv4Net,
 }
 
-impl Default for AddressPlan {
-    fn default() -> AddressPlan {
+impl Default for NetworkPlan {
+    fn default() -> NetworkPlan {
         let net = |third: u8| Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16);
-        AddressPlan { containers: net(42), services: net(43) }
+        NetworkPlan { backend: Backend::default(), containers: net(42), services: net(43) }
     }
 }
 
-impl AddressPlan {
+impl NetworkPlan {
     /// The length of a host's prefix: 253 containers.
     pub const SUBNET: u8 = 24;
 
     /// The subnets for hosts, lowest first.
     pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
         // A range that is shorter than a subnet was refused at the cluster's birth.
-        self.containers.subnets(AddressPlan::SUBNET).into_iter().flatten().map(Subnet)
+        self.containers.subnets(NetworkPlan::SUBNET).into_iter().flatten().map(Subnet)
     }
 
     /// What is wrong with it.
     pub fn violation(&self) -> Option<String> {
-        let AddressPlan { containers, services } = self;
+        let NetworkPlan { containers, services, .. } = self;
         let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(&b.network()) || b.contains(&a.network());
-        for (range, sizes) in [(containers, 8..=AddressPlan::SUBNET), (services, 8..=24)] {
+        for (range, sizes) in [(containers, 8..=NetworkPlan::SUBNET), (services, 8..=24)] {
             if range.addr() != range.network() {
                 return Some(format!("{range} does not begin where its network does, at {}", range.network()));
             }
@@ -84,11 +117,21 @@ impl std::fmt::Display for Subnet {
     }
 }
 
+/// How a host's containers are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Network {
+    /// By the host's own bridge alone.
+    #[default]
+    Bridge,
+    /// From everywhere.
+    Overlay(Overlay),
+}
+
 /// What a host has to know to reach the containers of all others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
     /// The cluster's ranges.
-    pub plan: AddressPlan,
+    pub plan: NetworkPlan,
     /// The host's own subnet.
     pub own: Subnet,
     /// The other hosts that have said where they are.
@@ -108,14 +151,14 @@ pub struct Peer {
 mod tests {
     use super::*;
 
-    fn plan(containers: &str, services: &str) -> AddressPlan {
+    fn plan(containers: &str, services: &str) -> NetworkPlan {
         let net = |text: &str| text.parse().expect("a range");
-        AddressPlan { containers: net(containers), services: net(services) }
+        NetworkPlan { containers: net(containers), services: net(services), ..NetworkPlan::default() }
     }
 
     #[test]
     fn subnets_are_numbered_and_have_their_own_addresses() {
-        let plan = AddressPlan::default();
+        let plan = NetworkPlan::default();
         let subnets: Vec<Subnet> = plan.subnets().collect();
         let third = subnets[2];
         assert_eq!(third.to_string(), "10.42.2.0/24");
@@ -126,7 +169,7 @@ mod tests {
 
     #[test]
     fn ranges_that_cannot_work_are_refused() {
-        assert_eq!(AddressPlan::default().violation(), None);
+        assert_eq!(NetworkPlan::default().violation(), None);
         assert_eq!(plan("172.16.0.0/12", "10.43.0.0/16").violation(), None);
         for (containers, services, reason) in [
             ("10.42.0.0/16", "10.42.128.0/17", "overlap"),

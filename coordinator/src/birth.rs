@@ -76,7 +76,7 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
             join_key: join.key,
         },
         settings: config.settings,
-        addresses: config.addresses,
+        network: config.network,
         member,
         address: config.advertise,
         host,

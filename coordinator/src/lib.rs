@@ -11,7 +11,7 @@ mod server;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use common::{api::Settings, error::Problem, network::AddressPlan};
+use common::{api::Settings, error::Problem, network::NetworkPlan};
 use link::{Transport, keyring::Keyring};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ pub struct Config {
     /// The times of a new cluster.
     pub settings: Settings,
     /// The address ranges of a new cluster.
-    pub addresses: AddressPlan,
+    pub network: NetworkPlan,
 }
 
 /// What every part of a coordinator shares.

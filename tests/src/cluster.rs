@@ -18,7 +18,7 @@ use common::{
     api::{ClusterView, CreateJoinToken, InstanceView, JoinTokenCreated, List, PutStack, Settings, StackPlan},
     error::Problem,
     name::Name,
-    network::AddressPlan,
+    network::NetworkPlan,
     spec::{ServiceSpec, StackSpec},
     time::Span,
     token::{JoinRole, JoinToken},
@@ -88,7 +88,7 @@ impl TestCluster {
             listen: address,
             advertise: address,
             settings,
-            addresses: AddressPlan::default(),
+            network: NetworkPlan::default(),
         };
         let newborn = coordinator::birth::make_cluster(&config, name("h1")).expect("it is made");
         let context = Context {
@@ -249,7 +249,7 @@ impl Host {
             listen: self.address,
             advertise: self.address,
             settings: Settings::default(),
-            addresses: AddressPlan::default(),
+            network: NetworkPlan::default(),
         };
         let stopped = self.stop.clone().cancelled_owned();
         let coordinating = coordinator::run(config, self.keyring.clone(), transport.clone(), renewed, stopped);
@@ -267,6 +267,7 @@ impl Host {
             host: self.keyring.host,
             coordinators: self.keyring.coordinators.clone(),
             address: Some(self.address.ip()),
+            keeps_network: false,
         };
         let running = agent::run(config, transport, self.runtime.clone(), self.stop.clone().cancelled_owned());
         self.tasks.spawn(async move { running.await.expect("the ledger can be used") });

@@ -17,7 +17,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     name::Name,
-    network::AddressPlan,
+    network::{Network, NetworkPlan, Overlay, Peer, Subnet},
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
@@ -146,6 +146,7 @@ fn observed() -> Observed {
         exit_code: Some(1),
         started_at: Some(AT),
         image_digest: Some("sha256:ab".into()),
+        address: Some([10, 42, 0, 2].into()),
         message: "it ended with exit code 1".into(),
     }
 }
@@ -164,7 +165,7 @@ fn genesis() -> Genesis {
             join_key: Secret::new(vec![4]),
         },
         settings: Settings::default(),
-        addresses: AddressPlan::default(),
+        network: NetworkPlan::default(),
         member: MemberId(1),
         address: ([10, 0, 0, 1], 7443).into(),
         host: HOST,
@@ -283,6 +284,14 @@ fn assignment() -> Assignment {
         cluster: CLUSTER,
         host: HOST,
         generation: 7,
+        network: Network::Overlay(Overlay {
+            plan: NetworkPlan::default(),
+            own: Subnet("10.42.0.0/24".parse().expect("a range")),
+            peers: vec![Peer {
+                subnet: Subnet("10.42.1.0/24".parse().expect("a range")),
+                underlay: [10, 0, 0, 2].into(),
+            }],
+        }),
         instances: vec![AssignedInstance {
             id: instance(),
             desired: Desired { want: Want::Run, reason: None },

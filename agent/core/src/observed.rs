@@ -1,5 +1,7 @@
 //! What Docker shows of our containers.
 
+use std::net::Ipv4Addr;
+
 use common::{instance::Health, time::Timestamp};
 
 /// A container of ours.
@@ -11,6 +13,8 @@ pub struct Container {
     pub state: ContainerState,
     /// The registry's digest of its image, if Docker knows one.
     pub image_digest: Option<String>,
+    /// Its address on the host's network, if it has one of its own.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl Container {

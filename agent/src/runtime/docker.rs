@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 mod devices;
+mod network;
 mod render;
 
 use std::{
@@ -17,10 +18,10 @@ use bollard::{
     auth::DockerCredentials,
     container::LogOutput,
     errors::Error,
-    models::{ContainerSummary, NetworkCreateRequest},
+    models::ContainerSummary,
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-        ListNetworksOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use common::{
@@ -37,9 +38,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::{ContainerRuntime, EngineFacts};
+use super::{ContainerRuntime, EngineFacts, HostBridge};
 use crate::files::Places;
-use render::{CLUSTER_LABEL, INSTANCE_LABEL, NETWORK, PART_LABEL};
+use network::HostNetwork;
+use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL};
 
 /// Docker's usual socket.
 pub const SOCKET: &str = "/var/run/docker.sock";
@@ -63,7 +65,7 @@ pub struct Docker {
     places: Places,
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
-    network: tokio::sync::Mutex<()>,
+    network: HostNetwork,
 }
 
 impl Docker {
@@ -75,7 +77,7 @@ impl Docker {
             cluster,
             places,
             inspected: Mutex::default(),
-            network: tokio::sync::Mutex::default(),
+            network: HostNetwork::default(),
         }
     }
 
@@ -125,7 +127,8 @@ impl Docker {
             (None, None) => None,
         };
         let state = state_of(inspected.state.unwrap_or_default());
-        let container = Container { id: id.to_owned(), state, image_digest };
+        let address = inspected.network_settings.and_then(network::address_of);
+        let container = Container { id: id.to_owned(), state, image_digest, address };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
     }
@@ -157,35 +160,6 @@ impl Docker {
         let mut progress = std::pin::pin!(self.client()?.create_image(Some(options), None, credentials));
         while let Some(step) = progress.next().await {
             step?;
-        }
-        Ok(())
-    }
-
-    /// Has exactly one network of the name: Docker itself makes a second one when asked twice at the
-    /// same moment, and then finds neither.
-    async fn ensure_network(&self) -> Result<(), Error> {
-        let _one_at_a_time = self.network.lock().await;
-        let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
-        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        let mut named = self.client()?.list_networks(Some(options)).await?;
-        named.retain(|network| network.name.as_deref() == Some(NETWORK));
-        named.sort_by(|one, other| one.created.cmp(&other.created));
-        let Some((_, surplus)) = named.split_first() else {
-            let request = NetworkCreateRequest {
-                name: NETWORK.to_owned(),
-                driver: Some("bridge".to_owned()),
-                labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), self.cluster.to_string())])),
-                ..NetworkCreateRequest::default()
-            };
-            return self.client()?.create_network(request).await.map(|_| ());
-        };
-        // Somebody else's network of that name is not ours to remove.
-        let own = self.cluster.to_string();
-        let is_own = |labels: &HashMap<String, String>| labels.get(CLUSTER_LABEL) == Some(&own);
-        for network in surplus.iter().filter(|network| network.labels.as_ref().is_some_and(is_own)) {
-            if let Some(id) = &network.id {
-                self.client()?.remove_network(id).await?;
-            }
         }
         Ok(())
     }
@@ -439,6 +413,12 @@ impl ContainerRuntime for Docker {
             }
         }
         drop(output.send(LogFrame::End).await);
+    }
+
+    async fn ensure_bridge(&self, bridge: Result<HostBridge, String>) -> Result<(), String> {
+        let is_known = bridge.is_ok();
+        self.network.note(bridge);
+        if is_known { self.ensure_network().await.map_err(reason) } else { Ok(()) }
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {

@@ -19,7 +19,7 @@ use common::{
 use link::clock::now;
 use tokio::sync::{Notify, mpsc};
 
-use super::{ContainerRuntime, EngineFacts};
+use super::{ContainerRuntime, EngineFacts, HostBridge};
 
 /// An engine without containers of its own.
 #[derive(Default)]
@@ -116,7 +116,8 @@ impl ContainerRuntime for Fake {
 
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
         let id = instance.id.part(part.clone());
-        let container = Container { id: id.container_name(), state: ContainerState::Created, image_digest: None };
+        let container =
+            Container { id: id.container_name(), state: ContainerState::Created, image_digest: None, address: None };
         self.state().containers.entry(id).or_insert(container);
         self.changed.notify_one();
         ActionResult::Done
@@ -151,6 +152,10 @@ impl ContainerRuntime for Fake {
                 return;
             }
         }
+    }
+
+    async fn ensure_bridge(&self, _bridge: Result<HostBridge, String>) -> Result<(), String> {
+        Ok(())
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {

@@ -158,6 +158,12 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         advertise: Some(address),
     };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
+    let missing = agent::network::missing_programs();
+    if !missing.is_empty() {
+        let missing = missing.join(" and ");
+        output::note(format!("! {missing} is missing: if the cluster has an overlay, no container can start here yet"));
+        output::note("  install what it needs: apt-get install nftables iptables");
+    }
     let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
     output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
     Ok(keyring)

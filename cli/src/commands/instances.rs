@@ -33,13 +33,14 @@ pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> 
             host,
             ports.collect::<Vec<_>>().join(" "),
             instance.observed.message.clone(),
+            instance.observed.address.map_or_else(String::new, |address| address.to_string()),
             instance.image.clone(),
             instance.revision.to_string(),
             instance.created_at.to_string(),
         ]
     };
     let rows = found.items.iter().map(row).collect();
-    let head = ["INSTANCE", "STATE", "RESTARTS", "HOST", "PORTS", "NOTE", "IMAGE", "REVISION", "PLACED"];
+    let head = ["INSTANCE", "STATE", "RESTARTS", "HOST", "PORTS", "NOTE", "ADDRESS", "IMAGE", "REVISION", "PLACED"];
     output::list(session.format, &found, Rows { head: &head, narrow: 6, rows });
     Ok(0)
 }

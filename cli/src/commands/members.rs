@@ -71,8 +71,9 @@ pub async fn status(session: &Session) -> Result<u8, Problem> {
         vec!["index".to_owned(), cluster.index.to_string()],
         vec!["heartbeat".to_owned(), cluster.settings.heartbeat.to_string()],
         vec!["lost after".to_owned(), cluster.settings.lost_after.to_string()],
-        vec!["containers' addresses".to_owned(), cluster.addresses.containers.to_string()],
-        vec!["services' addresses".to_owned(), cluster.addresses.services.to_string()],
+        vec!["overlay".to_owned(), cluster.network.backend.to_string()],
+        vec!["containers' addresses".to_owned(), cluster.network.containers.to_string()],
+        vec!["services' addresses".to_owned(), cluster.network.services.to_string()],
     ];
     output::list(session.format, &cluster, Rows { head: &["WHAT", "IS"], narrow: 2, rows });
     Ok(if cluster.quorum { 0 } else { 10 })

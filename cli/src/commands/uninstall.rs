@@ -51,6 +51,7 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     if let Ok(found) = found {
         errors.extend(cleanup::remove(&args.docker, found, args.purge_volumes).await);
     }
+    errors.extend(agent::network::remove().await);
     for path in [&args.state, &args.binary] {
         errors.extend(remove(path).err().map(|error| format!("{}: {error}", path.display())));
     }

@@ -10,7 +10,7 @@ use std::{
 use common::{
     api::{ClusterView, Settings},
     error::{Code, Problem},
-    network::AddressPlan,
+    network::{Backend, NetworkPlan},
 };
 use link::keyring::Keyring;
 use tokio::time::Instant;
@@ -54,16 +54,24 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
         down_after: up.down_after.unwrap_or(default.down_after),
         lost_after: up.lost_after.unwrap_or(default.lost_after),
     };
-    let usual = AddressPlan::default();
-    let addresses = AddressPlan {
+    let usual = NetworkPlan::default();
+    let network = NetworkPlan {
+        backend: up.overlay.unwrap_or(usual.backend),
         containers: up.cluster_cidr.unwrap_or(usual.containers),
         services: up.service_cidr.unwrap_or(usual.services),
     };
-    if let Some(violation) = settings.violation().or_else(|| addresses.violation()) {
+    if let Some(violation) = settings.violation().or_else(|| network.violation()) {
         return Err(Problem::new(Code::InvalidRequest, "The cluster was not made").why(violation));
     }
     check_port(&up.service)?;
-    let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings, addresses);
+    let missing = agent::network::missing_programs();
+    if network.backend != Backend::None && !missing.is_empty() {
+        return Err(Problem::new(Code::InstallFailed, "The cluster was not made")
+            .why(format!("the overlay needs {}, which this host does not have", missing.join(" and ")))
+            .fix("Install them: apt-get install nftables iptables")
+            .fix("Or make a cluster without an overlay: --overlay none"));
+    }
+    let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings, network);
     let newborn = coordinator::birth::make_cluster(&config, up.name.clone().unwrap_or_else(host::own_name))?;
     let token = newborn.admin.reveal();
     let keyring = newborn.keyring;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     id::{ClusterId, HostId, MemberId},
-    network::AddressPlan,
+    network::NetworkPlan,
     time::Span,
 };
 
@@ -31,7 +31,7 @@ pub struct ClusterView {
     /// The cluster's times.
     pub settings: Settings,
     /// The ranges of its addresses.
-    pub addresses: AddressPlan,
+    pub network: NetworkPlan,
     /// The members.
     pub members: Vec<MemberView>,
 }

@@ -23,7 +23,7 @@ use common::{
     file::FileId,
     id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
     name::{Name, default_environment},
-    network::{AddressPlan, Subnet},
+    network::{NetworkPlan, Subnet},
     time::{Span, Timestamp},
     token::TokenId,
 };
@@ -63,7 +63,7 @@ pub struct Cluster {
     /// The cluster's times.
     pub settings: Settings,
     /// The ranges of its addresses; never change.
-    pub addresses: AddressPlan,
+    pub network: NetworkPlan,
     /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
     /// when it may.
     pub old_leases: Option<(Span, Timestamp)>,
@@ -216,7 +216,7 @@ impl Cluster {
         }
         self.identity = Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
         self.settings = genesis.settings;
-        self.addresses = genesis.addresses;
+        self.network = genesis.network;
         self.environments.insert(default_environment(), self.clock);
         self.last_member = genesis.member.0;
         self.members.insert(

@@ -18,7 +18,7 @@ use common::{
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
     name::Name,
-    network::AddressPlan,
+    network::NetworkPlan,
     rollout::RolloutState,
     secret::Secret,
     spec::StackSpec,
@@ -321,7 +321,7 @@ pub struct Genesis {
     /// Its times.
     pub settings: Settings,
     /// Its address ranges.
-    pub addresses: AddressPlan,
+    pub network: NetworkPlan,
     /// The first member.
     pub member: MemberId,
     /// Where that listens.

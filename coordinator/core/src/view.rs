@@ -12,13 +12,14 @@ use common::{
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
     name::Name,
+    network::{Backend, Network, Overlay, Peer},
     spec::Mode,
     time::Timestamp,
 };
 
 use crate::{
     Cluster, Plan,
-    cluster::{Instance, MemberState, Service, Stack},
+    cluster::{Host, Instance, MemberState, Service, Stack},
     plan,
 };
 
@@ -35,9 +36,19 @@ pub fn assignment(cluster: &Cluster, host: HostId, reported: &BTreeSet<InstanceI
         cluster: identity.id,
         host,
         generation: cluster.index,
+        network: network(cluster, host),
         instances: cluster.instances_on(host).map(|(id, instance)| assigned(cluster, id, instance)).collect(),
         surplus: reported.iter().filter(|id| !known(id)).cloned().collect(),
     })
+}
+
+/// How a host's containers are reached.
+fn network(cluster: &Cluster, host: HostId) -> Network {
+    let own = cluster.hosts.get(&host).filter(|_| cluster.network.backend != Backend::None);
+    let Some(own) = own.map(|own| own.subnet) else { return Network::Bridge };
+    let others = cluster.hosts.iter().filter(|(id, _)| **id != host);
+    let peer = |(_, other): (_, &Host)| Some(Peer { subnet: other.subnet, underlay: other.facts.as_ref()?.address });
+    Network::Overlay(Overlay { plan: cluster.network, own, peers: others.filter_map(peer).collect() })
 }
 
 /// Where the coordinators that are to stay are reached.

@@ -43,7 +43,7 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         log_index: coordinator.consensus.last_log_index(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         settings: published.cluster.settings,
-        addresses: published.cluster.addresses,
+        network: published.cluster.network,
         members: members.collect(),
     }))
 }

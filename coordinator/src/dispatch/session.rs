@@ -184,7 +184,10 @@ impl Session {
             return Err(Ended::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster")));
         }
         let Some(assignment) = view::assignment(cluster, self.host, &self.unknown) else { return Ok(()) };
-        let same = |sent: &Assignment| sent.instances == assignment.instances && sent.surplus == assignment.surplus;
+        let same = |sent: &Assignment| {
+            (&sent.instances, &sent.surplus, &sent.network)
+                == (&assignment.instances, &assignment.surplus, &assignment.network)
+        };
         if self.sent.as_ref().is_some_and(same) {
             return Ok(());
         }

@@ -281,7 +281,7 @@ impl Host {
             Action::Create(part) => {
                 self.made += 1;
                 let id = format!("c{}", self.made);
-                let container = Container { id, state: ContainerState::Created, image_digest: None };
+                let container = Container { id, state: ContainerState::Created, image_digest: None, address: None };
                 if self.assigned(part).is_some_and(|a| a.spec.strict_singleton) && part.part != Part::Network {
                     self.guarded.insert(part.clone());
                 }

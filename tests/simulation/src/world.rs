@@ -12,7 +12,7 @@ use common::{
     id::{ClusterId, HostId, InstanceId, MemberId},
     instance::Health,
     name::Name,
-    network::AddressPlan,
+    network::NetworkPlan,
     report::Report,
     secret::Secret,
     time::{Span, Timestamp},
@@ -139,7 +139,7 @@ impl World {
             cluster: CLUSTER,
             authority,
             settings,
-            addresses: AddressPlan::default(),
+            network: NetworkPlan::default(),
             member: MemberId(1),
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(1),
@@ -583,5 +583,5 @@ fn host_name(number: u64) -> Name {
 }
 
 fn nothing_for(host: HostId) -> Assignment {
-    Assignment { cluster: CLUSTER, host, generation: 0, instances: Vec::new(), surplus: BTreeSet::new() }
+    Assignment::nothing(CLUSTER, host)
 }

@@ -174,6 +174,7 @@ impl Fleet {
             host: member.keyring.host,
             coordinators: member.keyring.coordinators.clone(),
             address: Some([127, 0, 0, 1].into()),
+            keeps_network: false,
         };
         let running = agent::run(config, transport, member.runtime.clone(), std::future::pending());
         let stop = member.stop.clone();

@@ -12,7 +12,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId, ServiceId, StackId},
     instance::{Observed, Phase},
     name::{Name, default_environment},
-    network::AddressPlan,
+    network::NetworkPlan,
     quantity::{Bytes, MilliCpu},
     secret::Secret,
     spec::{Mode, ServiceSpec, StackSpec},
@@ -55,10 +55,10 @@ impl World {
             cluster: ClusterId([1; 10]),
             authority,
             settings: Settings::default(),
-            addresses: AddressPlan {
+            network: NetworkPlan {
                 // Ten thousand hosts need a large range.
                 containers: "10.0.0.0/10".parse().expect("a range"),
-                ..AddressPlan::default()
+                ..NetworkPlan::default()
             },
             member: MemberId(1),
             address: ([10, 0, 0, 1], 7443).into(),

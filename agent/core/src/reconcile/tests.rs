@@ -3,6 +3,7 @@ use std::sync::Arc;
 use common::{
     id::{ClusterId, HostId},
     instance::Desired,
+    network::Network,
     spec::{PortSpec, Protocol, ServiceSpec},
 };
 
@@ -33,13 +34,14 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
         cluster: ClusterId([0; 10]),
         host: HostId([0; 10]),
         generation: 1,
+        network: Network::default(),
         instances: vec![instance],
         surplus: BTreeSet::new(),
     }
 }
 
 fn container(state: ContainerState) -> BTreeMap<PartId, Container> {
-    BTreeMap::from([(id().main(), Container { id: "c".into(), state, image_digest: None })])
+    BTreeMap::from([(id().main(), Container { id: "c".into(), state, image_digest: None, address: None })])
 }
 
 fn running(health: Health) -> ContainerState {

@@ -7,6 +7,7 @@ use common::{
     assignment::Assignment,
     id::{BootId, ClusterId, HostId, InstanceId},
     instance::{Desired, StopReason},
+    network::Network,
     spec::{ContainerSpec, RestartCondition, ServiceSpec, Sidekick},
     time::Timestamp,
 };
@@ -63,6 +64,7 @@ impl Host {
             cluster: ClusterId([0; 10]),
             host: HostId([0; 10]),
             generation: 1,
+            network: Network::default(),
             instances: vec![instance],
             surplus: BTreeSet::new(),
         };
@@ -100,7 +102,10 @@ impl Host {
             Action::Prepare(_) => return ActionResult::Prepared,
             Action::Create(_) => {
                 let state = ContainerState::Created;
-                self.containers.insert(id.clone(), Container { id: id.container_name(), state, image_digest: None });
+                self.containers.insert(
+                    id.clone(),
+                    Container { id: id.container_name(), state, image_digest: None, address: None },
+                );
                 return ActionResult::Done;
             }
             Action::Start { .. } => {

@@ -22,11 +22,11 @@ impl Cluster {
         taken.sort_unstable();
         let is_free =
             |subnet: &Subnet| taken.binary_search(subnet).is_err() && !self.released_subnets.contains_key(subnet);
-        let lowest = self.addresses.subnets().find(is_free);
+        let lowest = self.network.subnets().find(is_free);
         let oldest = || self.released_subnets.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
         let subnet = lowest.or_else(oldest).ok_or_else(|| {
             Problem::new(Code::Conflict, "The host was not admitted")
-                .why(format!("all {} subnets of {} are taken", taken.len(), self.addresses.containers))
+                .why(format!("all {} subnets of {} are taken", taken.len(), self.network.containers))
                 .fix("Remove hosts that are gone (wharf host rm), or make a cluster with a larger --cluster-cidr")
         })?;
         self.released_subnets.remove(&subnet);
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_cluster_without_free_subnets_admits_nobody() {
         let mut fixture = Fixture::of_hosts(1);
-        fixture.cluster.addresses.containers = "10.42.0.0/23".parse().expect("a range");
+        fixture.cluster.network.containers = "10.42.0.0/23".parse().expect("a range");
         fixture.apply(Command::Admit(Box::new(admission(2))));
         let refused = fixture.refused(Command::Admit(Box::new(admission(3))));
         assert!(refused.contains("all 2 subnets of 10.42.0.0/23 are taken"), "{refused}");

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use common::id::HostId;
 use imbl::ordmap::DiffItem;
 
-use crate::{Cluster, cluster::Instance};
+use crate::{
+    Cluster,
+    cluster::{Host, Instance},
+};
 
 /// The hosts that have to be told something, perhaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,15 @@ pub fn touched(before: &Cluster, after: &Cluster) -> Touched {
     if !same_for_all {
         return Touched::All;
     }
+    let place = |host: &Host| (host.subnet, host.facts.as_ref().map(|facts| facts.address));
     let mut hosts = BTreeSet::new();
+    for item in before.hosts.diff(&after.hosts) {
+        match item {
+            DiffItem::Update { old: (_, old), new: (_, new) } if place(old) == place(new) => {}
+            // The others have to know where it is.
+            _ => return Touched::All,
+        }
+    }
     for item in before.instances.diff(&after.instances) {
         let (one, other): (&Instance, Option<&Instance>) = match item {
             DiffItem::Add(_, instance) | DiffItem::Remove(_, instance) => (instance, None),
@@ -37,11 +48,6 @@ pub fn touched(before: &Cluster, after: &Cluster) -> Touched {
     for item in before.stacks.diff(&after.stacks) {
         let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) = item;
         hosts.extend(after.instances_of_stack(id).map(|(_, instance)| instance.host));
-    }
-    for item in before.hosts.diff(&after.hosts) {
-        if let DiffItem::Remove(id, _) = item {
-            hosts.insert(*id);
-        }
     }
     Touched::Hosts(hosts)
 }
@@ -79,8 +85,12 @@ mod tests {
         assert_eq!(touched(&before, &fixture.cluster), hosts(&[1, 2, 3]));
 
         let before = fixture.cluster.clone();
+        fixture.done(Command::PutHostLabels { host: host(4), labels: [("disk".into(), "ssd".into())].into() });
+        assert_eq!(touched(&before, &fixture.cluster), hosts(&[]), "labels are the planner's");
+
+        let before = fixture.cluster.clone();
         fixture.done(Command::RemoveHost(host(4)));
-        assert_eq!(touched(&before, &fixture.cluster), hosts(&[4]));
+        assert_eq!(touched(&before, &fixture.cluster), Touched::All, "the others lose a peer");
 
         let before = fixture.cluster.clone();
         let address = ([10, 0, 0, 9], 7443).into();

@@ -1,0 +1,128 @@
+//! Docker's network, which the containers of a host share.
+
+use std::{collections::HashMap, io, net::Ipv4Addr, time::Duration};
+
+use agent_core::network::{BRIDGE, TUNNEL};
+use bollard::{
+    errors::Error,
+    models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkSettings},
+    query_parameters::ListNetworksOptionsBuilder,
+};
+use tokio::sync::{Mutex, watch};
+
+use super::{
+    Docker,
+    render::{CLUSTER_LABEL, NETWORK},
+};
+use crate::runtime::HostBridge;
+
+/// How long what needs the network waits until it is known.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// What the network is to be, and who makes it at the moment.
+pub(super) struct HostNetwork {
+    wanted: watch::Sender<Result<HostBridge, String>>,
+    one_at_a_time: Mutex<()>,
+}
+
+impl Default for HostNetwork {
+    fn default() -> HostNetwork {
+        let unknown = Err("the cluster has not said yet which addresses this host has".to_owned());
+        HostNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default() }
+    }
+}
+
+fn failed(why: String) -> Error {
+    Error::IOError { err: io::Error::other(why) }
+}
+
+impl HostNetwork {
+    /// Notes what it is to be. What is known goes on being known while something else is wrong.
+    pub(super) fn note(&self, bridge: Result<HostBridge, String>) {
+        self.wanted.send_if_modified(|wanted| {
+            let changes = *wanted != bridge && (bridge.is_ok() || wanted.is_err());
+            if changes {
+                *wanted = bridge;
+            }
+            changes
+        });
+    }
+
+    async fn known(&self) -> Result<HostBridge, Error> {
+        let mut wanted = self.wanted.subscribe();
+        match tokio::time::timeout(WAIT, wanted.wait_for(Result::is_ok)).await {
+            Ok(Ok(known)) => known.clone().map_err(failed),
+            Ok(Err(_)) | Err(_) => self.wanted.borrow().clone().map_err(failed),
+        }
+    }
+}
+
+/// A container's address on our network.
+pub(super) fn address_of(settings: NetworkSettings) -> Option<Ipv4Addr> {
+    settings.networks?.get(NETWORK)?.ip_address.as_ref()?.parse().ok()
+}
+
+impl Docker {
+    /// Has exactly one network of the name, with the addresses that it is to have: Docker itself makes a second
+    /// one when asked twice at the same moment, and then finds neither.
+    pub(super) async fn ensure_network(&self) -> Result<(), Error> {
+        let bridge = self.network.known().await?;
+        let _one_at_a_time = self.network.one_at_a_time.lock().await;
+        let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let mut named = self.client()?.list_networks(Some(options)).await?;
+        named.retain(|network| network.name.as_deref() == Some(NETWORK));
+        named.sort_by(|one, other| one.created.cmp(&other.created));
+        let own = self.cluster.to_string();
+        // Somebody else's network of that name is not ours to remove.
+        let is_own = |labels: &HashMap<String, String>| labels.get(CLUSTER_LABEL) == Some(&own);
+        let mut kept = false;
+        for network in named {
+            let is_ours = network.labels.as_ref().is_some_and(is_own);
+            let subnet = network.ipam.and_then(|ipam| ipam.config?.into_iter().next()?.subnet);
+            let fits = match bridge {
+                HostBridge::Docker => true,
+                HostBridge::Overlay { subnet: wanted, .. } => is_ours && subnet == Some(wanted.to_string()),
+            };
+            if fits && !kept {
+                kept = true;
+            } else if is_ours && let Some(id) = network.id {
+                // Docker refuses as long as a container hangs on it, and says so.
+                self.client()?.remove_network(&id).await?;
+            } else if !fits {
+                return Err(failed(format!(
+                    "Docker has a network {NETWORK} already that is not this cluster's: docker network rm {NETWORK}"
+                )));
+            }
+        }
+        if kept { Ok(()) } else { self.client()?.create_network(request(bridge, own)).await.map(|_| ()) }
+    }
+}
+
+fn request(bridge: HostBridge, cluster: String) -> NetworkCreateRequest {
+    let plain = NetworkCreateRequest {
+        name: NETWORK.to_owned(),
+        driver: Some("bridge".to_owned()),
+        labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), cluster)])),
+        ..NetworkCreateRequest::default()
+    };
+    let HostBridge::Overlay { subnet, mtu } = bridge else { return plain };
+    let config = IpamConfig {
+        subnet: Some(subnet.to_string()),
+        gateway: Some(subnet.gateway().to_string()),
+        ..IpamConfig::default()
+    };
+    // What Docker does not know of it passes over: gateway_mode and trusted_host_interfaces are of 28.
+    let options = [
+        ("com.docker.network.bridge.name", BRIDGE.to_owned()),
+        ("com.docker.network.driver.mtu", mtu.to_string()),
+        ("com.docker.network.bridge.enable_ip_masquerade", "false".to_owned()),
+        ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected".to_owned()),
+        ("com.docker.network.bridge.trusted_host_interfaces", TUNNEL.to_owned()),
+    ];
+    NetworkCreateRequest {
+        ipam: Some(Ipam { config: Some(vec![config]), ..Ipam::default() }),
+        options: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..plain
+    }
+}

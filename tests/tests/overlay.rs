@@ -1,0 +1,254 @@
+//! Containers of different hosts reach each other by address, and nobody else reaches them; what is broken is
+//! mended, and an agent that is started anew is not noticed. On real hosts, with one beside them that is not of
+//! the cluster.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context, ensure};
+use tests::{lab::Lab, wait::until};
+
+const SOON: Duration = Duration::from_secs(20);
+/// A link that is missing or rules that were flushed are back within this time.
+const REPAIRED: Duration = Duration::from_secs(5);
+
+const STACK: &str = "
+services:
+  one:
+    image: lab/web:1
+    command: [/bin/httpd, -f, -vv, -p, '80', -h, /www]
+    deploy: {replicas: 2, placement: {constraints: [node.hostname == h1]}}
+  two:
+    image: lab/web:1
+    command: [/bin/httpd, -f, -vv, -p, '80', -h, /www]
+    deploy: {placement: {constraints: [node.hostname == h2]}}
+  open:
+    image: lab/web:1
+    ports: ['8080:80']
+    deploy: {placement: {constraints: [node.hostname == h1]}}
+";
+
+/// A program that runs in a host, and ends with it.
+const LISTEN: &str = "busybox httpd -p 9999 -h /var";
+
+/// A container, where it is, and where it is reached.
+struct Place {
+    host: String,
+    container: String,
+    address: Ipv4Addr,
+}
+
+struct Overlay {
+    lab: Lab,
+    one: [Place; 2],
+    two: Place,
+    open: Place,
+}
+
+impl Overlay {
+    fn deploy(lab: Lab) -> Overlay {
+        lab.deploy("net", STACK);
+        let place = |service: &str, slot: u32| {
+            until(SOON, "its address is known", || {
+                let instances = lab.instances("h1")?;
+                let is_it =
+                    |id: &common::id::InstanceId| id.service().service.as_str() == service && id.slot.slot == slot;
+                let instance = instances.into_iter().find(|i| is_it(&i.id)).context("it is there")?;
+                anyhow::Ok(Place {
+                    host: instance.host_name.context("its host is known")?.to_string(),
+                    container: instance.id.container_name(),
+                    address: instance.observed.address.context("it has an address")?,
+                })
+            })
+        };
+        let (one, two, open) = ([place("one", 1), place("one", 2)], place("two", 1), place("open", 1));
+        Overlay { lab, one, two, open }
+    }
+
+    /// Whether a container gets an answer from there.
+    fn reaches(&self, from: &Place, to: &str) -> bool {
+        let busybox = "/bin/busybox";
+        let words = ["exec", &from.container, busybox, "timeout", "2", busybox, "wget", "-q", "-O", "-", to];
+        self.lab.docker(&from.host, &words).is_ok_and(|said| said.contains("ok"))
+    }
+
+    /// Whether a host does.
+    fn host_reaches(&self, from: &str, to: &str) -> bool {
+        let words = ["busybox", "timeout", "2", "busybox", "wget", "-q", "-O", "-", to];
+        self.lab.exec(from, &words).is_ok_and(|said| said.contains("ok"))
+    }
+
+    /// How many TCP segments have come to a container.
+    fn segments(&self, at: &Place) -> u64 {
+        let words = ["exec", &at.container, "/bin/busybox", "cat", "/proc/net/snmp"];
+        let said = self.lab.docker(&at.host, &words).expect("it answers");
+        let counts = said.lines().filter(|line| line.starts_with("Tcp:")).nth(1).expect("there is a line of counts");
+        counts.split_whitespace().nth(10).and_then(|count| count.parse().ok()).expect("segments that came in")
+    }
+}
+
+fn url(address: Ipv4Addr) -> String {
+    format!("http://{address}/")
+}
+
+/// What a host's network consists of, without counts, what Docker numbers anew, and the order of its own jumps, which
+/// it changes when it is started anew.
+fn network_of(lab: &Lab, host: &str) -> String {
+    let script = "ip -o link | sed 's/^[0-9]*: //;s/@if[0-9]*//' | cut -d' ' -f1; ip route; \
+                  nft -s list ruleset | grep '^table'; iptables-save | grep -v '^[#:]' | sort";
+    lab.exec(host, &["sh", "-c", script]).expect("it can be read")
+}
+
+fn sh(lab: &Lab, host: &str, script: &str) {
+    lab.exec(host, &["sh", "-c", script]).expect("it is done");
+}
+
+#[test]
+fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
+    let lab = Lab::bare(3);
+    // What Docker itself leaves behind after its first network is not ours.
+    for host in ["h1", "h2"] {
+        lab.docker(host, &["network", "create", "first"]).expect("it is made");
+        lab.docker(host, &["network", "rm", "first"]).expect("it goes");
+    }
+    let before = network_of(&lab, "h2");
+    lab.run(&["up", "2"]).expect("h3 stays outside");
+    let overlay = Overlay::deploy(lab);
+    all_reach_each_other(&overlay);
+    outsiders_reach_what_is_published(&overlay);
+    nobody_forges_frames(&overlay);
+    what_is_broken_is_mended(&overlay);
+    an_agent_that_is_started_anew_is_not_noticed(&overlay);
+
+    let lab = overlay.lab;
+    lab.exec("h1", &["wharf", "rm", "net", "-y"]).expect("it goes");
+    lab.exec("h1", &["wharf", "member", "rm", "2", "-y"]).expect("it leaves the group");
+    lab.exec("h2", &["wharf", "uninstall", "-y"]).expect("it is removed");
+    assert_eq!(network_of(&lab, "h2"), before, "nothing is left of it");
+}
+
+fn all_reach_each_other(overlay: &Overlay) {
+    let Overlay { lab, one: [first, second], two, open } = overlay;
+    assert!(overlay.reaches(first, &url(second.address)), "a container of the same host");
+    assert!(overlay.reaches(first, &url(two.address)), "one of another host");
+    assert!(overlay.reaches(two, &url(first.address)), "and back");
+    assert!(overlay.host_reaches("h1", &url(first.address)), "a host its own");
+    assert!(overlay.host_reaches("h2", &url(first.address)), "and that of another");
+    assert!(overlay.reaches(two, "http://10.97.0.1:8080/"), "what is published, from a container of another host");
+    assert!(overlay.host_reaches("h2", "http://10.97.0.1:8080/"), "from another host");
+    assert!(overlay.host_reaches("h1", "http://10.97.0.1:8080/"), "from the host itself");
+    let seen = lab.exec("h1", &["sh", "-c", "wharf logs net/two 2>&1"]).expect("it logs");
+    assert!(seen.contains(&first.address.to_string()), "who asks is known by its own address: {seen}");
+    let largest = ["exec", &first.container, "/bin/busybox", "ping", "-c1", "-W1", "-s1422", &two.address.to_string()];
+    lab.docker(&first.host, &largest).expect("a packet of 1450 bytes passes");
+
+    // Of hosts, containers reach what is published and nothing else.
+    sh(lab, "h1", LISTEN);
+    assert!(lab.exec("h2", &["busybox", "nc", "-w", "2", "10.97.0.1", "9999"]).is_ok(), "it listens");
+    for (from, to) in [(first, "10.42.0.1"), (first, "10.97.0.1"), (two, "10.42.0.1"), (two, "10.42.0.0")] {
+        let words = ["exec", &from.container, "/bin/busybox", "nc", "-w", "2", to, "9999"];
+        assert!(lab.docker(&from.host, &words).is_err(), "{} does not reach {to}", from.container);
+    }
+    // An address of services that nobody has is refused, and not waited for.
+    let unknown = ["exec", &open.container, "/bin/busybox", "nc", "-w", "5", "10.43.0.9", "80"];
+    let began = std::time::Instant::now();
+    assert!(lab.docker(&open.host, &unknown).is_err(), "nobody is there");
+    assert!(began.elapsed() < Duration::from_secs(4), "it was refused at once");
+}
+
+fn outsiders_reach_what_is_published(overlay: &Overlay) {
+    let Overlay { lab, one: [first, _], open, .. } = overlay;
+    assert!(overlay.host_reaches("h3", "http://10.97.0.1:8080/"), "what is published");
+    sh(lab, "h3", "ip route add 10.42.0.0/24 via 10.97.0.1");
+    assert!(!overlay.host_reaches("h3", &url(first.address)), "not a container that publishes nothing");
+    assert!(!overlay.host_reaches("h3", &url(open.address)), "nor one that does, by its own address");
+    sh(lab, "h3", "ip route del 10.42.0.0/24 via 10.97.0.1");
+    // Containers are seen outside as their host.
+    sh(lab, "h3", "setsid busybox httpd -f -vv -p 7000 -h /var >/dev/null 2>/run/seen </dev/null & :");
+    until(SOON, "h3 was asked by h1", || {
+        overlay.reaches(first, "http://10.97.0.3:7000/");
+        let seen = lab.exec("h3", &["cat", "/run/seen"])?;
+        ensure!(seen.contains("10.97.0.1") && !seen.contains(&first.address.to_string()), "{seen}");
+        anyhow::Ok(())
+    });
+}
+
+/// A neighbour that knows how the overlay works sends packets into it.
+fn nobody_forges_frames(overlay: &Overlay) {
+    let Overlay { lab, one: [first, _], .. } = overlay;
+    sh(
+        lab,
+        "h3",
+        "ip link add v type vxlan id 4242 dstport 8472 local 10.97.0.3 dev eth0 nolearning; ip link set v up; \
+         ip addr add 10.42.9.0/32 dev v; bridge fdb replace 02:0a:0a:2a:00:00 dev v dst 10.97.0.1 self permanent; \
+         ip neigh replace 10.42.0.0 lladdr 02:0a:0a:2a:00:00 dev v nud permanent; \
+         ip route replace 10.42.0.0/24 via 10.42.0.0 dev v onlink src 10.42.9.0",
+    );
+    let arrives = || {
+        let before = overlay.segments(first);
+        assert!(!overlay.host_reaches("h3", &url(first.address)), "an answer finds no way back in any case");
+        overlay.segments(first) > before
+    };
+    assert!(!arrives(), "what comes from no peer is dropped");
+    // The other way round: it is that rule which keeps it away.
+    lab.run(&["stop-wharf", "h1"]).expect("nobody mends");
+    sh(lab, "h1", "nft flush chain ip wharf raw-in");
+    assert!(arrives(), "without the rule the same packet arrives");
+    lab.run(&["start-wharf", "h1"]).expect("it starts");
+    until(REPAIRED + SOON, "the rule is back", || {
+        let rules = lab.exec("h1", &["nft", "list", "chain", "ip", "wharf", "raw-in"])?;
+        ensure!(rules.contains("@peers drop"), "{rules}");
+        anyhow::Ok(())
+    });
+    sh(lab, "h3", "ip link del v");
+}
+
+fn what_is_broken_is_mended(overlay: &Overlay) {
+    let Overlay { lab, one: [first, _], two, .. } = overlay;
+    for (host, damage) in [
+        ("h1", "nft delete table ip wharf"),
+        ("h1", "nft flush chain ip wharf forward"),
+        ("h2", "ip link del wharf-vx0"),
+        ("h2", "ip route flush proto 77"),
+        ("h1", "bridge fdb del 02:0a:0a:2a:01:00 dev wharf-vx0 dst 10.97.0.2 self"),
+        ("h2", "iptables -F WHARF-FORWARD; iptables -P FORWARD DROP"),
+    ] {
+        let before = [rules_of(lab, "h1"), rules_of(lab, "h2")];
+        sh(lab, host, damage);
+        until(REPAIRED, damage, || {
+            ensure!([rules_of(lab, "h1"), rules_of(lab, "h2")] == before, "the rules differ");
+            ensure!(overlay.reaches(first, &url(two.address)), "it does not answer");
+            anyhow::Ok(())
+        });
+    }
+    lab.run(&["crash-docker", "h2"]).expect("it crashes");
+    assert!(overlay.reaches(first, &url(two.address)), "containers go on without their Docker");
+    lab.run(&["start-docker", "h2"]).expect("it starts");
+    until(SOON, "and with it again", || {
+        ensure!(overlay.reaches(first, &url(two.address)), "it does not answer");
+        anyhow::Ok(())
+    });
+}
+
+fn rules_of(lab: &Lab, host: &str) -> String {
+    let script = "nft -s list table ip wharf; nft -s list table bridge wharf; ip route show proto 77 | sort";
+    lab.exec(host, &["sh", "-c", script]).unwrap_or_else(|error| error.to_string())
+}
+
+fn an_agent_that_is_started_anew_is_not_noticed(overlay: &Overlay) {
+    let Overlay { lab, one: [first, _], two, .. } = overlay;
+    let calls = format!(
+        "failed=0; for i in $(/bin/busybox seq 300); do /bin/busybox wget -q -O /dev/null {} || failed=$((failed+1)); \
+         /bin/busybox usleep 20000; done; echo failed $failed",
+        url(two.address)
+    );
+    let said = std::thread::scope(|scope| {
+        let words = ["exec", &first.container, "/bin/busybox", "sh", "-c", &calls];
+        let calling = scope.spawn(move || lab.docker(&first.host, &words));
+        for host in ["h1", "h2"] {
+            lab.run(&["stop-wharf", host]).expect("it dies");
+            lab.run(&["start-wharf", host]).expect("it starts");
+        }
+        calling.join().expect("it does not panic").expect("it is asked")
+    });
+    assert_eq!(said.trim(), "failed 0");
+}
