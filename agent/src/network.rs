@@ -29,6 +29,8 @@ pub struct NetworkKeeper<R> {
     address: watch::Receiver<Option<IpAddr>>,
     /// The rules that were loaded last, and how the kernel showed them then.
     loaded: Option<(String, String)>,
+    /// What the runtime was told of the bridge.
+    told: Option<HostBridge>,
 }
 
 impl<R: ContainerRuntime> NetworkKeeper<R> {
@@ -38,7 +40,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         assignment: watch::Receiver<Assignment>,
         address: watch::Receiver<Option<IpAddr>>,
     ) -> NetworkKeeper<R> {
-        NetworkKeeper { runtime, assignment, address, loaded: None }
+        NetworkKeeper { runtime, assignment, address, loaded: None, told: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -90,9 +92,11 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             info!(?change, "the overlay changes");
             self.apply(&netlink, change, &wanted).await?;
         }
-        if !netlink.has_bridge().await? {
-            let (subnet, mtu) = (overlay.own, wanted.tunnel.mtu());
-            self.runtime.ensure_bridge(Ok(HostBridge::Overlay { subnet, mtu })).await?;
+        // From here on containers may start: the rules are there.
+        let bridge = HostBridge::Overlay { subnet: overlay.own, mtu: wanted.tunnel.mtu() };
+        if self.told != Some(bridge) || !netlink.has_bridge().await? {
+            self.runtime.ensure_bridge(Ok(bridge)).await?;
+            self.told = Some(bridge);
         }
         // Containers of this host reach each other by way of its routing.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;

@@ -251,4 +251,13 @@ fn an_agent_that_is_started_anew_is_not_noticed(overlay: &Overlay) {
         calling.join().expect("it does not panic").expect("it is asked")
     });
     assert_eq!(said.trim(), "failed 0");
+    // What comes later finds its network, too.
+    lab.exec("h1", &["wharf", "scale", "net/two=2"]).expect("one more is wanted");
+    until(SOON, "it has an address", || {
+        let instances = lab.instances("h1")?;
+        let addressed =
+            instances.iter().filter(|i| i.id.service().service.as_str() == "two" && i.observed.address.is_some());
+        ensure!(addressed.count() == 2, "{instances:?}");
+        anyhow::Ok(())
+    });
 }
