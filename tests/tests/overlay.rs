@@ -204,6 +204,13 @@ fn nobody_forges_frames(overlay: &Overlay) {
 
 fn what_is_broken_is_mended(overlay: &Overlay) {
     let Overlay { lab, one: [first, _], two, .. } = overlay;
+    // What is as it should be is left alone: nothing more is done to it.
+    for host in ["h1", "h2"] {
+        let changes = || lab.exec(host, &["grep", "-c", "the overlay changes", "/var/lib/wharf/wharf.log"]);
+        let before = changes().expect("there were some");
+        std::thread::sleep(REPAIRED);
+        assert_eq!(changes().expect("there were some"), before, "{host} is changed again and again");
+    }
     for (host, damage) in [
         ("h1", "nft delete table ip wharf"),
         ("h1", "nft flush chain ip wharf forward"),

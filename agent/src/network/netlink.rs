@@ -232,6 +232,11 @@ fn address_of(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        // Of a forwarding entry the family says nothing of the address.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            let short = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
+            short.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
+        }
         _ => None,
     })
 }
