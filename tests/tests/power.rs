@@ -89,7 +89,19 @@ impl Coordinator {
         let log_path = folder.join("wharf.log");
         let log = std::fs::File::create(&log_path).expect("a log");
         let process = Command::new(load::load().with_file_name("wharf"))
-            .args(["up", "--listen", &address, "--advertise", &address, "--docker", "/nowhere.sock", "--state"])
+            // It shares this machine's network, which is not the test's to change.
+            .args([
+                "up",
+                "--overlay",
+                "none",
+                "--listen",
+                &address,
+                "--advertise",
+                &address,
+                "--docker",
+                "/nowhere.sock",
+                "--state",
+            ])
             .arg(disk.mounted.join("state"))
             .env("WHARF_KEYS", folder.join("keys"))
             .env("WHARF_CONFIG", folder.join("config.toml"))
