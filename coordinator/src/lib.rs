@@ -33,7 +33,7 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// The times of a new cluster.
     pub settings: Settings,
-    /// The address ranges of a new cluster.
+    /// How a new cluster's containers are addressed and reached.
     pub network: NetworkPlan,
 }
 

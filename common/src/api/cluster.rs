@@ -30,7 +30,7 @@ pub struct ClusterView {
     pub version: String,
     /// The cluster's times.
     pub settings: Settings,
-    /// The ranges of its addresses.
+    /// How its containers are addressed and reached.
     pub network: NetworkPlan,
     /// The members.
     pub members: Vec<MemberView>,

@@ -62,7 +62,7 @@ pub struct Cluster {
     pub clock: Timestamp,
     /// The cluster's times.
     pub settings: Settings,
-    /// The ranges of its addresses; never change.
+    /// How its containers are addressed and reached; never changes.
     pub network: NetworkPlan,
     /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
     /// when it may.

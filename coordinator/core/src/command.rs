@@ -320,7 +320,7 @@ pub struct Genesis {
     pub authority: Authority,
     /// Its times.
     pub settings: Settings,
-    /// Its address ranges.
+    /// How its containers are addressed and reached.
     pub network: NetworkPlan,
     /// The first member.
     pub member: MemberId,
