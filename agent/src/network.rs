@@ -20,6 +20,8 @@ pub use nft::missing_programs;
 
 /// How often is looked whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long one look, with all that it finds to do, may take.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Keeps a host's network as it should be.
 pub struct NetworkKeeper<R> {
@@ -51,10 +53,13 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             let address = *self.address.borrow_and_update();
             let done = match (&network, address) {
                 (None, _) => Ok(()),
-                (Some(Network::Bridge), _) => self.runtime.ensure_bridge(Ok(HostBridge::Docker)).await,
+                (Some(Network::Bridge), _) => self.tell(HostBridge::Docker).await,
                 // What the kernel holds goes on until it is known where the host is.
                 (Some(Network::Overlay(_)), None) => Ok(()),
-                (Some(Network::Overlay(overlay)), Some(address)) => self.ensure(overlay, address).await,
+                (Some(Network::Overlay(overlay)), Some(address)) => {
+                    let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, address)).await;
+                    passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
+                }
             };
             if let (Err(why), before) = (&done, &problem)
                 && before.as_ref() != Some(why)
@@ -65,8 +70,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             }
             problem = done.err();
             if let Some(why) = &problem {
-                // Who waits for the network is told why there is none.
-                let _ = self.runtime.ensure_bridge(Err(why.clone())).await;
+                self.runtime.lacks_bridge(why);
             }
             let changed = tokio::select! {
                 changed = self.assignment.wait_for(|next| known_network(next) != network.as_ref()) => changed.map(drop),
@@ -93,16 +97,24 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             self.apply(&netlink, change, &wanted).await?;
         }
         // From here on containers may start: the rules are there.
-        let bridge = HostBridge::Overlay { subnet: overlay.own, mtu: wanted.tunnel.mtu() };
-        if self.told != Some(bridge) || !netlink.has_bridge().await? {
-            self.runtime.ensure_bridge(Ok(bridge)).await?;
-            self.told = Some(bridge);
+        if !netlink.has_bridge().await? {
+            self.told = None;
         }
+        self.tell(HostBridge::Overlay { subnet: overlay.own, mtu: wanted.tunnel.mtu() }).await?;
         // Containers of this host reach each other by way of its routing.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
         switch(&format!("ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
         switch("ipv4/ip_forward", "1")?;
         nft::admit_overlay().await
+    }
+
+    /// Tells the runtime of the bridge, unless it knows.
+    async fn tell(&mut self, bridge: HostBridge) -> Result<(), String> {
+        if self.told != Some(bridge) {
+            self.runtime.ensure_bridge(bridge).await?;
+            self.told = Some(bridge);
+        }
+        Ok(())
     }
 
     async fn apply(&mut self, netlink: &Netlink, change: &Change, wanted: &HostNetwork) -> Result<(), String> {

@@ -47,8 +47,11 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Sends the output of a part until it ends or nobody listens.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
 
-    /// Notes what containers hang on, and has it on the host; or why there is nothing for them to hang on.
-    async fn ensure_bridge(&self, bridge: Result<HostBridge, String>) -> Result<(), String>;
+    /// Has the bridge on the host that containers hang on from now on.
+    async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String>;
+
+    /// Notes why there is no bridge yet: what waits for it ends with that.
+    fn lacks_bridge(&self, why: &str);
 
     /// What the engine says of itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;

@@ -124,6 +124,14 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
     lab.exec("h1", &["wharf", "member", "rm", "2", "-y"]).expect("it leaves the group");
     lab.exec("h2", &["wharf", "uninstall", "-y"]).expect("it is removed");
     assert_eq!(network_of(&lab, "h2"), before, "nothing is left of it");
+    lab.exec("h1", &["wharf", "host", "rm", "h2", "-y"]).expect("the cluster forgets it");
+    until(REPAIRED, "nothing leads to it any more", || {
+        let script =
+            "ip route show 10.42.1.0/24; bridge fdb show dev wharf-vx0; ip neigh show dev wharf-vx0 nud permanent";
+        let left = lab.exec("h1", &["sh", "-c", script])?;
+        ensure!(left.trim().is_empty(), "{left}");
+        anyhow::Ok(())
+    });
 }
 
 fn all_reach_each_other(overlay: &Overlay) {

@@ -125,8 +125,10 @@ pub enum Change {
 /// What a host needs, by what the cluster says and where the host is.
 pub fn render(overlay: &Overlay, underlay: Underlay) -> HostNetwork {
     let tunnel = Tunnel { underlay, own: overlay.own };
-    let peers = overlay.peers.iter().map(|peer| (peer.subnet, peer.underlay)).collect();
-    HostNetwork { tunnel, peers, services: overlay.plan.services, rules: rules(overlay) }
+    // One that others reach by IPv6 alone says so itself, and must not keep the rest apart.
+    let peers = overlay.peers.iter().filter(|peer| peer.underlay.is_ipv4());
+    let peers = peers.map(|peer| (peer.subnet, peer.underlay)).collect();
+    HostNetwork { tunnel, rules: rules(overlay, &peers), peers, services: overlay.plan.services }
 }
 
 impl HostNetwork {
@@ -180,14 +182,12 @@ pub fn changes(wanted: &HostNetwork, observed: &Observed) -> Vec<Change> {
 }
 
 /// The rules. Each table is replaced as a whole and in one transaction, so no packet meets half of them.
-fn rules(overlay: &Overlay) -> String {
-    let Overlay { plan, own, peers } = overlay;
+fn rules(overlay: &Overlay, peers: &BTreeMap<Subnet, IpAddr>) -> String {
+    let Overlay { plan, own, .. } = overlay;
     let (containers, services, gateway) = (plan.containers, plan.services, own.gateway());
-    let underlays = elements(peers.iter().filter_map(|peer| match peer.underlay {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }));
-    let hosts = elements(peers.iter().map(|peer| peer.subnet).chain([*own]).map(Subnet::host));
+    let underlays = elements(peers.values());
+    let addresses: Vec<Ipv4Addr> = peers.keys().chain([own]).map(|subnet| subnet.host()).collect();
+    let hosts = elements(addresses.iter());
     format!(
         "\
 table bridge {TABLE} {{}}
@@ -256,12 +256,12 @@ table ip {TABLE} {{
 }
 
 /// The elements of a set: none has no such line.
-fn elements(addresses: impl Iterator<Item = Ipv4Addr>) -> String {
-    let sorted: BTreeSet<Ipv4Addr> = addresses.collect();
+fn elements<A: Ord + ToString>(addresses: impl Iterator<Item = A>) -> String {
+    let sorted: BTreeSet<A> = addresses.collect();
     if sorted.is_empty() {
         return String::new();
     }
-    let list: Vec<String> = sorted.iter().map(Ipv4Addr::to_string).collect();
+    let list: Vec<String> = sorted.iter().map(A::to_string).collect();
     format!("        elements = {{ {} }}\n", list.join(", "))
 }
 

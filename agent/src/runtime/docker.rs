@@ -40,7 +40,7 @@ use tracing::debug;
 
 use super::{ContainerRuntime, EngineFacts, HostBridge};
 use crate::files::Places;
-use network::HostNetwork;
+use network::DockerNetwork;
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL};
 
 /// Docker's usual socket.
@@ -65,7 +65,7 @@ pub struct Docker {
     places: Places,
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
-    network: HostNetwork,
+    network: DockerNetwork,
 }
 
 impl Docker {
@@ -77,7 +77,7 @@ impl Docker {
             cluster,
             places,
             inspected: Mutex::default(),
-            network: HostNetwork::default(),
+            network: DockerNetwork::default(),
         }
     }
 
@@ -415,10 +415,13 @@ impl ContainerRuntime for Docker {
         drop(output.send(LogFrame::End).await);
     }
 
-    async fn ensure_bridge(&self, bridge: Result<HostBridge, String>) -> Result<(), String> {
-        let is_known = bridge.is_ok();
+    async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String> {
         self.network.note(bridge);
-        if is_known { self.ensure_network().await.map_err(reason) } else { Ok(()) }
+        self.ensure_network().await.map_err(reason)
+    }
+
+    fn lacks_bridge(&self, why: &str) {
+        self.network.note_lack(why);
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {

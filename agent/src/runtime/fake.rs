@@ -154,9 +154,11 @@ impl ContainerRuntime for Fake {
         }
     }
 
-    async fn ensure_bridge(&self, _bridge: Result<HostBridge, String>) -> Result<(), String> {
+    async fn ensure_bridge(&self, _bridge: HostBridge) -> Result<(), String> {
         Ok(())
     }
+
+    fn lacks_bridge(&self, _why: &str) {}
 
     async fn facts(&self) -> Result<EngineFacts, String> {
         let devices = Devices::default();

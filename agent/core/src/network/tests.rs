@@ -108,3 +108,10 @@ fn rules_name_the_peers_and_the_own_subnet() {
     let alone = wanted(&[]).rules;
     assert!(!alone.contains("elements = {  }"), "a set without elements has no such line: {alone}");
 }
+
+#[test]
+fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_others() {
+    let distant = Peer { underlay: "fd00::9".parse().expect("an address"), ..peer(9) };
+    let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![distant, peer(2)] };
+    assert_eq!(render(&overlay, underlay()), wanted(&[2]));
+}

@@ -20,15 +20,15 @@ use crate::runtime::HostBridge;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// What the network is to be, and who makes it at the moment.
-pub(super) struct HostNetwork {
+pub(super) struct DockerNetwork {
     wanted: watch::Sender<Result<HostBridge, String>>,
     one_at_a_time: Mutex<()>,
 }
 
-impl Default for HostNetwork {
-    fn default() -> HostNetwork {
+impl Default for DockerNetwork {
+    fn default() -> DockerNetwork {
         let unknown = Err("the cluster has not said yet which addresses this host has".to_owned());
-        HostNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default() }
+        DockerNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default() }
     }
 }
 
@@ -36,15 +36,20 @@ fn failed(why: String) -> Error {
     Error::IOError { err: io::Error::other(why) }
 }
 
-impl HostNetwork {
-    /// Notes what it is to be. What is known goes on being known while something else is wrong.
-    pub(super) fn note(&self, bridge: Result<HostBridge, String>) {
+impl DockerNetwork {
+    /// Notes what it is to be.
+    pub(super) fn note(&self, bridge: HostBridge) {
+        self.wanted.send_modify(|wanted| *wanted = Ok(bridge));
+    }
+
+    /// Notes why that is not known. What is known goes on being known while something else is wrong.
+    pub(super) fn note_lack(&self, why: &str) {
         self.wanted.send_if_modified(|wanted| {
-            let changes = *wanted != bridge && (bridge.is_ok() || wanted.is_err());
-            if changes {
-                *wanted = bridge;
+            let is_unknown = wanted.is_err();
+            if is_unknown {
+                *wanted = Err(why.to_owned());
             }
-            changes
+            is_unknown
         });
     }
 

@@ -3,8 +3,10 @@
 use common::{
     error::{Code, Problem},
     network::Subnet,
-    time::Span,
+    time::{Span, Timestamp},
 };
+
+use imbl::OrdMap;
 
 use super::Cluster;
 
@@ -17,19 +19,19 @@ impl Cluster {
     pub(super) fn lease_subnet(&mut self) -> Result<Subnet, Problem> {
         let clock = self.clock;
         let kept_back = self.released_subnets.iter().filter(|(_, at)| clock.since(**at) < QUARANTINE);
-        self.released_subnets = kept_back.map(|(subnet, at)| (*subnet, *at)).collect();
+        let mut kept_back: OrdMap<Subnet, Timestamp> = kept_back.map(|(subnet, at)| (*subnet, *at)).collect();
         let mut taken: Vec<Subnet> = self.hosts.values().map(|host| host.subnet).collect();
         taken.sort_unstable();
-        let is_free =
-            |subnet: &Subnet| taken.binary_search(subnet).is_err() && !self.released_subnets.contains_key(subnet);
+        let is_free = |subnet: &Subnet| taken.binary_search(subnet).is_err() && !kept_back.contains_key(subnet);
         let lowest = self.network.subnets().find(is_free);
-        let oldest = || self.released_subnets.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
+        let oldest = || kept_back.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
         let subnet = lowest.or_else(oldest).ok_or_else(|| {
             Problem::new(Code::Conflict, "The host was not admitted")
                 .why(format!("all {} subnets of {} are taken", taken.len(), self.network.containers))
                 .fix("Remove hosts that are gone (wharf host rm), or make a cluster with a larger --cluster-cidr")
         })?;
-        self.released_subnets.remove(&subnet);
+        kept_back.remove(&subnet);
+        self.released_subnets = kept_back;
         Ok(subnet)
     }
 }
