@@ -2,8 +2,9 @@
 //! handshake itself negotiates it, and peers without a common version refuse each other by name.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -44,6 +45,9 @@ const LARGEST_PACKET: u16 = 8900;
 const MAX_STREAMS: u32 = 1024;
 /// Handshakes that may be under way at a time; more are refused.
 const MAX_HANDSHAKES: usize = 256;
+/// Handshakes that members may have under way beside those: ten thousand agents that come at once must not
+/// keep the members apart.
+const MEMBERS_HANDSHAKES: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A QUIC endpoint with the credentials that it uses at the moment.
@@ -51,10 +55,28 @@ pub struct Quic {
     endpoint: quinn::Endpoint,
     credentials: RwLock<Credentials>,
     client: RwLock<quinn::ClientConfig>,
+    members: Members,
     accepts: bool,
     accepted: Mutex<Option<mpsc::Receiver<Connection>>>,
     // Ends the accept loop when the transport is dropped.
     _accepting: JoinSet<()>,
+}
+
+/// Where members were met, dialled or dialling: what their certificates said.
+#[derive(Clone, Default)]
+struct Members(Arc<RwLock<BTreeSet<SocketAddr>>>);
+
+impl Members {
+    fn note(&self, connection: &Connection) {
+        let remote = connection.remote();
+        if connection.peer().member.is_some() && !self.lives_at(remote) {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(remote);
+        }
+    }
+
+    fn lives_at(&self, address: SocketAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    }
 }
 
 fn tls_error(error: impl std::fmt::Display) -> LinkError {
@@ -169,18 +191,20 @@ impl Quic {
         let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials, versions)?), socket, runtime)?;
         let (sender, receiver) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, sender));
-        Quic::new(endpoint, credentials, Some(receiver), accepting)
+        let members = Members::default();
+        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, members.clone(), sender));
+        Quic::new(endpoint, credentials, members, Some(receiver), accepting)
     }
 
     /// An endpoint that only dials.
     pub fn dial_only(local: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
-        Quic::new(quinn::Endpoint::client(local)?, credentials, None, JoinSet::new())
+        Quic::new(quinn::Endpoint::client(local)?, credentials, Members::default(), None, JoinSet::new())
     }
 
     fn new(
         endpoint: quinn::Endpoint,
         credentials: Credentials,
+        members: Members,
         accepted: Option<mpsc::Receiver<Connection>>,
         accepting: JoinSet<()>,
     ) -> Result<Quic, LinkError> {
@@ -189,6 +213,7 @@ impl Quic {
             endpoint,
             credentials: RwLock::new(credentials),
             client,
+            members,
             accepts: accepted.is_some(),
             accepted: Mutex::new(accepted),
             _accepting: accepting,
@@ -217,21 +242,30 @@ impl Quic {
     }
 }
 
-async fn accept_loop(endpoint: quinn::Endpoint, cluster: ClusterId, accepted: mpsc::Sender<Connection>) {
+async fn accept_loop(
+    endpoint: quinn::Endpoint,
+    cluster: ClusterId,
+    members: Members,
+    accepted: mpsc::Sender<Connection>,
+) {
     let mut handshakes: JoinSet<Option<Connection>> = JoinSet::new();
     loop {
         tokio::select! {
             incoming = endpoint.accept() => {
                 let Some(incoming) = incoming else { return };
-                if handshakes.len() >= MAX_HANDSHAKES {
+                let reserve = if members.lives_at(incoming.remote_address()) { MEMBERS_HANDSHAKES } else { 0 };
+                if handshakes.len() >= MAX_HANDSHAKES + reserve {
                     incoming.refuse();
                 } else {
                     handshakes.spawn(handshake(incoming, cluster));
                 }
             }
             Some(done) = handshakes.join_next() => {
-                if let Ok(Some(connection)) = done && accepted.send(connection).await.is_err() {
-                    return;
+                if let Ok(Some(connection)) = done {
+                    members.note(&connection);
+                    if accepted.send(connection).await.is_err() {
+                        return;
+                    }
                 }
             }
         }
@@ -269,7 +303,9 @@ impl Transport for Quic {
             Err(error) => return Err(unreachable(error.to_string())),
         };
         let peer = peer_of(&connection, cluster)?;
-        Ok(Connection::new(peer, to, Inner::Quic(connection)))
+        let connection = Connection::new(peer, to, Inner::Quic(connection));
+        self.members.note(&connection);
+        Ok(connection)
     }
 
     async fn accept(&self) -> Option<Connection> {
@@ -300,10 +336,14 @@ mod tests {
     };
 
     fn credentials(root: &Certified) -> Credentials {
+        credentials_of(root, Some(MemberId(1)))
+    }
+
+    fn credentials_of(root: &Certified, member: Option<MemberId>) -> Credentials {
         let cluster = ClusterId([1; 10]);
         let key = make_key().expect("a key");
         let request = make_request(&key).expect("a request");
-        let certificate = sign(root, cluster, &request, Some(MemberId(1)), now()).expect("signs");
+        let certificate = sign(root, cluster, &request, member, now()).expect("signs");
         let identity = identity_of(&certificate, cluster).expect("it was just signed");
         let own = Certified { certificate, key: Secret::new(key.expose().clone()) };
         Credentials { cluster, identity, own, root: root.certificate.clone() }
@@ -321,6 +361,39 @@ mod tests {
         let older = Quic::dial_only(loopback(), credentials(&root)).expect("dials");
         let error = older.dial(address).await.map(drop).expect_err("they share no version");
         assert!(matches!(error, LinkError::NoCommonProtocol { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn members_are_let_in_while_strangers_crowd_the_door() {
+        let root = make_root(ClusterId([1; 10]), now()).expect("a root");
+        let listen = || Quic::listen(loopback(), credentials(&root)).expect("listens");
+        let (server, member) = (listen(), listen());
+        let address = server.local_address().expect("an address");
+        member.dial(address).await.expect("the door is free");
+        server.accept().await.expect("they have met");
+        // Who comes through here hears no answer, and so never ends its handshake.
+        let bind = || tokio::net::UdpSocket::bind(loopback());
+        let (one_way, onward) = (bind().await.expect("binds"), bind().await.expect("binds"));
+        let dead_end = one_way.local_addr().expect("an address");
+        let mut crowd = JoinSet::new();
+        crowd.spawn(async move {
+            let mut packet = vec![0; 65_536];
+            while let Ok(length) = one_way.recv(&mut packet).await {
+                onward.send_to(&packet[..length], address).await.expect("sends");
+            }
+        });
+        let stranger = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
+        for _ in 0..2 * MAX_HANDSHAKES {
+            let stranger = stranger.clone();
+            crowd.spawn(async move { drop(stranger.dial(dead_end).await) });
+        }
+        let refused = async {
+            while stranger.dial(address).await.is_ok() {
+                server.accept().await.expect("there was room");
+            }
+        };
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, refused).await.expect("the door is crowded");
+        member.dial(address).await.expect("there is room for who was met as a member");
     }
 
     #[test]
