@@ -1,16 +1,24 @@
 //! Coordinators, and the cluster's state.
 
+use std::time::Duration;
+
 use common::{
     api::{ClusterView, CreateJoinToken, MemberView},
-    error::Problem,
+    error::{Code, Problem},
+    id::MemberId,
     token::JoinRole,
 };
+use tokio::time::Instant;
 
 use super::{Session, hosts};
 use crate::{
     args::Member,
     output::{self, Rows},
 };
+
+/// How long a coordinator may take to leave: the others agree on it twice.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
 
 /// Runs a command on coordinators.
 pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
@@ -46,9 +54,29 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
                 return Ok(1);
             }
             session.client.delete(&format!("/api/v1/members/{member}")).await?;
-            output::note(format!("✓ coordinator {member} leaves; its host stays until: wharf host rm"));
+            wait_until_gone(session, MemberId(member)).await?;
+            output::note(format!("✓ coordinator {member} has left; its host stays until: wharf host rm"));
             Ok(0)
         }
+    }
+}
+
+/// Waits until the group goes on without a member: who stops it sooner may take the majority away.
+async fn wait_until_gone(session: &Session, member: MemberId) -> Result<(), Problem> {
+    let deadline = Instant::now() + LEAVES_WITHIN;
+    loop {
+        // There may be no leader for a moment: the one that leaves may be it.
+        let why = match session.client.get::<ClusterView>("/api/v1/cluster").await {
+            Ok(cluster) if cluster.members.iter().all(|other| other.id != member) => return Ok(()),
+            Ok(_) => "the others have not agreed on it yet".to_owned(),
+            Err(problem) => problem.what,
+        };
+        if Instant::now() > deadline {
+            let problem =
+                Problem::new(Code::ResultUnknown, format!("It is not certain that coordinator {member} left"));
+            return Err(problem.why(why).fix("Let its host run, and look from another one: wharf member ls"));
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
