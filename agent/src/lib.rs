@@ -3,6 +3,8 @@
 //! It is autonomous: assignment and memory lie in its ledger, and restarts go on with every
 //! coordinator gone.
 
+pub mod directory;
+mod dns;
 pub mod facts;
 pub mod files;
 pub mod guard;
@@ -34,6 +36,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use directory::Learner;
+use dns::Known;
 use files::{Files, Places};
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
@@ -83,12 +87,17 @@ pub async fn run<R: ContainerRuntime>(
     let (leader, leads) = watch::channel(None);
     let leaving = Arc::new(Notify::new());
     let (addresses, address) = watch::channel(config.address);
+    let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
+    let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
+    tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
     if config.keeps_network {
-        let keeper = NetworkKeeper::new(runtime.clone(), assignment.clone(), address);
+        let keeper = NetworkKeeper::new(runtime.clone(), assignment.clone(), address, directory.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
+        let known = Known { assignment: assignment.clone(), report: report.clone(), directory: directory.clone() };
+        tasks.spawn(until(stop.clone(), dns::run(known)));
     }
     let files = Files::new(config.places.clone(), leads);
-    let host = HostParts { files, leases: leases.clone(), ledger, boot: facts::boot_id() };
+    let host = HostParts { files, leases: leases.clone(), directory, ledger, boot: facts::boot_id() };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
     tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
     let session = session::Session {
@@ -98,6 +107,7 @@ pub async fn run<R: ContainerRuntime>(
         assignment: assignments,
         report,
         leader,
+        directory: Learner::new(directories),
         leases,
         address: addresses,
         leaving: leaving.clone(),

@@ -4,11 +4,19 @@
 mod netlink;
 mod nft;
 
-use std::{fs, io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use agent_core::network::{BRIDGE, Change, HostNetwork, TUNNEL, changes, render};
+use agent_core::network::{BRIDGE, Change, HostNetwork, Rules, TUNNEL, changes, render, services};
 use common::{
     assignment::Assignment,
+    directory::Directory,
     network::{Network, Overlay},
 };
 use tokio::sync::watch;
@@ -29,8 +37,10 @@ pub struct NetworkKeeper<R> {
     assignment: watch::Receiver<Assignment>,
     /// The address under which other hosts reach this one.
     address: watch::Receiver<Option<IpAddr>>,
+    /// Where services lead.
+    directory: watch::Receiver<Directory>,
     /// The rules that were loaded last, and how the kernel showed them then.
-    loaded: Option<(String, String)>,
+    loaded: Option<(Rules, String)>,
     /// What the runtime was told of the bridge.
     told: Option<HostBridge>,
 }
@@ -41,8 +51,9 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         runtime: Arc<R>,
         assignment: watch::Receiver<Assignment>,
         address: watch::Receiver<Option<IpAddr>>,
+        directory: watch::Receiver<Directory>,
     ) -> NetworkKeeper<R> {
-        NetworkKeeper { runtime, assignment, address, loaded: None, told: None }
+        NetworkKeeper { runtime, assignment, address, directory, loaded: None, told: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -51,6 +62,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         loop {
             let network = known_network(&self.assignment.borrow_and_update()).cloned();
             let address = *self.address.borrow_and_update();
+            self.directory.mark_unchanged();
             let done = match (&network, address) {
                 (None, _) => Ok(()),
                 (Some(Network::Bridge), _) => self.tell(HostBridge::Docker).await,
@@ -75,6 +87,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             let changed = tokio::select! {
                 changed = self.assignment.wait_for(|next| known_network(next) != network.as_ref()) => changed.map(drop),
                 changed = self.address.changed() => changed,
+                changed = self.directory.changed() => changed,
                 () = tokio::time::sleep(LOOK) => Ok(()),
             };
             if changed.is_err() {
@@ -88,9 +101,11 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
         };
         let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
-        let wanted = render(overlay, netlink.underlay(address).await?);
+        let leads = services(&self.directory.borrow());
+        let wanted = render(overlay, leads, netlink.underlay(address).await?);
         let mut observed = netlink.observe().await?;
-        observed.has_rules = self.has_rules(&wanted.rules).await;
+        self.check_rules().await;
+        observed.has_rules = self.loaded.as_ref().is_some_and(|(rules, _)| *rules == wanted.rules);
         let changes = changes(&wanted, &observed);
         for change in &changes {
             info!(?change, "the overlay changes");
@@ -100,10 +115,15 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         if !netlink.has_bridge().await? {
             self.told = None;
         }
-        self.tell(HostBridge::Overlay { subnet: overlay.own, mtu: wanted.tunnel.mtu() }).await?;
+        let (mtu, next) = (wanted.tunnel.mtu(), overlay.next());
+        self.tell(HostBridge::Overlay { subnet: overlay.own, mtu, next }).await?;
         // Containers of this host reach each other by way of its routing.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
         switch(&format!("ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
+        // What asks for its own service may be led to itself.
+        for port in ports(BRIDGE)? {
+            write(&port.join("hairpin_mode"), "1")?;
+        }
         switch("ipv4/ip_forward", "1")?;
         nft::admit_overlay().await
     }
@@ -120,7 +140,8 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
     async fn apply(&mut self, netlink: &Netlink, change: &Change, wanted: &HostNetwork) -> Result<(), String> {
         match change {
             Change::LoadRules => {
-                nft::load(&wanted.rules).await?;
+                let update = self.loaded.take().and_then(|(held, _)| wanted.rules.update_from(&held));
+                nft::load(&update.unwrap_or_else(|| wanted.rules.whole())).await?;
                 self.loaded = Some((wanted.rules.clone(), nft::list().await?));
                 Ok(())
             }
@@ -133,12 +154,13 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         }
     }
 
-    /// Whether the kernel holds the rules as they were loaded. What an earlier process has loaded is loaded
-    /// again, which no packet notices.
-    async fn has_rules(&self, wanted: &str) -> bool {
-        match &self.loaded {
-            Some((rules, listed)) if rules == wanted => nft::list().await.as_ref() == Ok(listed),
-            _ => false,
+    /// Forgets what was loaded if the kernel does not hold it any more. What an earlier process has loaded is
+    /// loaded again, which no packet notices.
+    async fn check_rules(&mut self) {
+        if let Some((_, listed)) = &self.loaded
+            && nft::list().await.as_ref() != Ok(listed)
+        {
+            self.loaded = None;
         }
     }
 }
@@ -148,17 +170,31 @@ fn known_network(assignment: &Assignment) -> Option<&Network> {
     assignment.is_known().then_some(&assignment.network)
 }
 
-/// Sets a switch of the kernel's network, below `/proc/sys/net`.
+/// The ports of a bridge, as folders.
+fn ports(bridge: &str) -> Result<Vec<PathBuf>, String> {
+    let folder = format!("/sys/class/net/{bridge}/brif");
+    let failed = |error: io::Error| format!("{folder}: {error}");
+    let entries = fs::read_dir(&folder).map_err(failed)?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+}
+
+/// Sets a switch of the kernel's network, below `/proc/sys/net`. A kernel without IPv6 has none of its own.
 fn switch(name: &str, value: &str) -> Result<(), String> {
-    let path = format!("/proc/sys/net/{name}");
-    let failed = |error: std::io::Error| format!("{path}: {error}");
-    match fs::read_to_string(&path) {
+    let path = Path::new("/proc/sys/net").join(name);
+    if name.starts_with("ipv6/") && !path.exists() { Ok(()) } else { write(&path, value) }
+}
+
+/// Writes a value of the kernel's, unless it is that already. What has gone away meanwhile needs none.
+fn write(path: &Path, value: &str) -> Result<(), String> {
+    let written = match fs::read_to_string(path) {
         Ok(now) if now.trim() == value => Ok(()),
-        Ok(_) => fs::write(&path, value).map_err(failed),
-        // A kernel without IPv6.
-        Err(error) if error.kind() == ErrorKind::NotFound && name.starts_with("ipv6/") => Ok(()),
-        Err(error) => Err(failed(error)),
-    }
+        Ok(_) => fs::write(path, value),
+        Err(error) => Err(error),
+    };
+    written.or_else(|error| match error.kind() {
+        ErrorKind::NotFound if path.starts_with("/sys") => Ok(()),
+        _ => Err(format!("{}: {error}", path.display())),
+    })
 }
 
 /// Removes all of it from this host, once no container hangs on it any more: what went wrong.

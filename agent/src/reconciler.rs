@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use agent_core::{Action, ActionResult, Memory, Situation, reconcile};
 use common::{
     assignment::{AssignedInstance, Assignment},
-    id::BootId,
+    directory::Directory,
+    id::{BootId, InstanceId},
     part::{Part, PartId},
     report::Report,
 };
@@ -24,6 +25,10 @@ use crate::{files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRunt
 const TICK: Duration = Duration::from_secs(15);
 /// How soon after Docker failed to answer.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long an instance that is to end may go on because others are led to it.
+const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
+/// How much later other hosts may hear of it.
+const HEARD_ELSEWHERE: Duration = Duration::from_millis(500);
 
 /// What of the host the loop works with.
 pub struct HostParts {
@@ -31,6 +36,8 @@ pub struct HostParts {
     pub files: Files,
     /// The leases of strict singletons.
     pub leases: Arc<Leases>,
+    /// Where others are led.
+    pub directory: watch::Receiver<Directory>,
     /// What the agent was told and remembers.
     pub ledger: Ledger,
     /// The kernel's boot.
@@ -42,6 +49,7 @@ pub struct Reconciler<R> {
     runtime: Arc<R>,
     files: Files,
     leases: Arc<Leases>,
+    directory: watch::Receiver<Directory>,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -62,12 +70,13 @@ impl<R: ContainerRuntime> Reconciler<R> {
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
     ) -> Reconciler<R> {
-        let HostParts { files, leases, ledger, boot } = host;
+        let HostParts { files, leases, directory, ledger, boot } = host;
         let memory = ledger.contents().memory.clone();
         Reconciler {
             runtime,
             files,
             leases,
+            directory,
             ledger,
             memory,
             assignment,
@@ -157,8 +166,14 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let of = &action.part().instance;
         let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
         info!(instance = %action.part(), action = word(&action), "acting");
-        let host = (self.files.clone(), self.leases.clone());
-        self.actions.spawn(act(self.runtime.clone(), host, action, instance));
+        let (host, directory) = ((self.files.clone(), self.leases.clone()), self.directory.clone());
+        let runtime = self.runtime.clone();
+        self.actions.spawn(async move {
+            if matches!(action, Action::Stop { .. }) {
+                wait_until_unlisted(directory, &action.part().instance).await;
+            }
+            act(runtime, host, action, instance).await
+        });
     }
 
     fn learn(&mut self, done: Result<(Action, ActionResult), tokio::task::JoinError>) {
@@ -206,6 +221,21 @@ async fn act<R: ContainerRuntime>(
         }
     }
     (action, result)
+}
+
+/// Waits until others are led elsewhere, if there is an elsewhere: what is asked then is answered.
+async fn wait_until_unlisted(mut directory: watch::Receiver<Directory>, id: &InstanceId) {
+    let serves = |directory: &Directory| directory.instance(id).is_some_and(|endpoint| endpoint.serves);
+    let is_alone = |directory: &Directory| directory.instances_of(id.service()).filter(|(_, e)| e.serves).count() < 2;
+    let is_asked = |directory: &Directory| serves(directory) && !is_alone(directory);
+    if !is_asked(&directory.borrow()) {
+        return;
+    }
+    // Without a coordinator nobody says so; then it ends all the same.
+    let is_unlisted = tokio::time::timeout(UNLISTED_WITHIN, directory.wait_for(|now| !is_asked(now))).await.is_ok();
+    if is_unlisted {
+        tokio::time::sleep(HEARD_ELSEWHERE).await;
+    }
 }
 
 /// Whether all parts of an instance have ended once this one is removed.

@@ -4,7 +4,7 @@
 pub mod docker;
 pub mod fake;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use agent_core::{ActionResult, Container};
 use async_trait::async_trait;
@@ -68,7 +68,20 @@ pub enum HostBridge {
         subnet: Subnet,
         /// The largest packet, in bytes.
         mtu: u32,
+        /// The host that answers names when this one does not.
+        next: Option<Subnet>,
     },
+}
+
+impl HostBridge {
+    /// Who answers the names that its containers ask for, the first one first; nobody but the engine if there is
+    /// none.
+    pub fn name_servers(&self) -> Vec<Ipv4Addr> {
+        match self {
+            HostBridge::Docker => Vec::new(),
+            HostBridge::Overlay { subnet, next, .. } => [*subnet].iter().chain(next).map(|s| s.gateway()).collect(),
+        }
+    }
 }
 
 /// What an engine says of itself.

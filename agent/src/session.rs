@@ -22,7 +22,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    Config, facts,
+    Config,
+    directory::Learner,
+    facts,
     leases::{BootTime, Leases},
     logs,
     runtime::ContainerRuntime,
@@ -52,6 +54,8 @@ pub struct Session<R> {
     pub report: watch::Receiver<Report>,
     /// Where the connection goes for as long as its other end leads.
     pub leader: watch::Sender<Option<Connection>>,
+    /// Where it is learnt what names stand for.
+    pub directory: Learner,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
     /// Where others reach this host is noted here.
@@ -207,9 +211,10 @@ impl<R: ContainerRuntime> Session<R> {
         }
     }
 
-    fn hear(&self, message: ToAgent, coordinators: &mut VecDeque<SocketAddr>) -> Result<(), End> {
+    fn hear(&mut self, message: ToAgent, coordinators: &mut VecDeque<SocketAddr>) -> Result<(), End> {
         match message {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
+            ToAgent::Directory(piece) => self.directory.hear(piece),
             ToAgent::Coordinators(known) => learn_coordinators(coordinators, known),
             ToAgent::BeatAck { sent, grant } => self.leases.extend(BootTime(sent), &grant),
             ToAgent::ReportAck { .. } => {}

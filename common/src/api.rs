@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod doctor;
 mod files;
 mod hosts;
 mod stacks;
@@ -15,6 +16,7 @@ use crate::{error::Problem, name::Name, time::Timestamp};
 
 pub use access::*;
 pub use cluster::*;
+pub use doctor::*;
 pub use files::*;
 pub use hosts::*;
 pub use stacks::*;

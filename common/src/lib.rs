@@ -17,6 +17,7 @@ pub mod spec;
 
 pub mod assignment;
 pub mod device;
+pub mod directory;
 pub mod host;
 pub mod instance;
 pub mod network;

@@ -138,6 +138,15 @@ pub struct Overlay {
     pub peers: Vec<Peer>,
 }
 
+impl Overlay {
+    /// The host after this one, in a circle: it answers the names of this one's containers when this one does not.
+    pub fn next(&self) -> Option<Subnet> {
+        let mut others: Vec<Subnet> = self.peers.iter().map(|peer| peer.subnet).collect();
+        others.sort_unstable();
+        others.iter().find(|other| **other > self.own).or(others.first()).copied()
+    }
+}
+
 /// Another host of the overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
@@ -165,6 +174,19 @@ mod tests {
         assert_eq!((third.host().to_string(), third.gateway().to_string()), ("10.42.2.0".into(), "10.42.2.1".into()));
         assert_eq!(third.hardware_address(), [0x02, 0x0a, 10, 42, 2, 0]);
         assert_eq!((subnets.len(), subnets[255].to_string()), (256, "10.42.255.0/24".to_owned()));
+    }
+
+    #[test]
+    fn hosts_stand_in_a_circle() {
+        let subnet = |third: usize| NetworkPlan::default().subnets().nth(third).expect("it has 256");
+        let overlay = |own, others: &[usize]| Overlay {
+            plan: NetworkPlan::default(),
+            own: subnet(own),
+            peers: others.iter().map(|n| Peer { subnet: subnet(*n), underlay: [10, 0, 0, 1].into() }).collect(),
+        };
+        assert_eq!(overlay(2, &[9, 4, 1]).next(), Some(subnet(4)));
+        assert_eq!(overlay(9, &[4, 1, 2]).next(), Some(subnet(1)));
+        assert_eq!(overlay(1, &[]).next(), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::LeaseTimes,
     assignment::Assignment,
+    directory::Difference,
     error::Problem,
     host::HostFacts,
     id::{HostId, InstanceId, MemberId},
@@ -118,6 +119,8 @@ pub enum ToAgent {
     Refused(Problem),
     /// All that the host should run.
     Assignment(Box<Assignment>),
+    /// What names stand for, or how that differs from what was said before.
+    Directory(DirectoryPiece),
     /// The beat was received while leading.
     BeatAck {
         /// As the beat said.
@@ -134,6 +137,17 @@ pub enum ToAgent {
     Coordinators(Vec<SocketAddr>),
     /// It is noted that the agent leaves.
     Farewell,
+}
+
+/// A piece of what a coordinator says of the directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryPiece {
+    /// Whether it begins with nothing, not with what was said before.
+    pub anew: bool,
+    /// What differs.
+    pub difference: Difference,
+    /// Whether another piece follows before it is whole.
+    pub more: bool,
 }
 
 /// Which instances of strict singletons may run on, and for how long after the beat was sent.

@@ -12,13 +12,14 @@ use std::{
 };
 
 use common::{
+    directory::Directory,
     error::{Code, Problem},
     id::HostId,
     wire::{LogRequest, Open},
 };
 use coordinator_core::view::{self, Touched};
 use link::{Connection, LinkError, Stream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use session::serve as serve_session;
 
@@ -27,12 +28,22 @@ use crate::raft::Consensus;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Changes that come together are sent together.
 const GATHER: Duration = Duration::from_millis(20);
+/// The same of the directory, which goes to every host.
+const GATHER_DIRECTORY: Duration = Duration::from_millis(100);
 
 /// The sessions that this member has with agents. Clones share them.
 #[derive(Clone)]
 pub struct Dispatch {
     consensus: Consensus,
     hosts: Arc<Mutex<HashMap<HostId, Live>>>,
+    directory: watch::Sender<KnownDirectory>,
+}
+
+/// The directory, and the state that it was derived from.
+#[derive(Default)]
+struct KnownDirectory {
+    index: u64,
+    directory: Directory,
 }
 
 /// A host that speaks with this member.
@@ -50,7 +61,7 @@ struct Live {
 impl Dispatch {
     /// No sessions yet.
     pub fn new(consensus: Consensus) -> Dispatch {
-        Dispatch { consensus, hosts: Arc::default() }
+        Dispatch { consensus, hosts: Arc::default(), directory: watch::Sender::default() }
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<HostId, Live>> {
@@ -86,6 +97,25 @@ impl Dispatch {
                 }
             }
             drop(hosts);
+            seen = next;
+        }
+    }
+
+    /// Keeps the directory that all sessions send, for as long as it is awaited.
+    pub async fn keep_directory(self) {
+        let mut published = self.consensus.watch();
+        let mut seen = published.borrow_and_update().cluster.clone();
+        self.directory.send_replace(KnownDirectory { index: seen.index, directory: view::directory(&seen) });
+        while published.changed().await.is_ok() {
+            tokio::time::sleep(GATHER_DIRECTORY).await;
+            let next = published.borrow_and_update().cluster.clone();
+            let mut directory = self.directory.borrow().directory.clone();
+            view::follow(&mut directory, &seen, &next);
+            self.directory.send_if_modified(|known| {
+                let differs = !known.directory.difference(&directory).is_empty();
+                *known = KnownDirectory { index: next.index, directory };
+                differs
+            });
             seen = next;
         }
     }

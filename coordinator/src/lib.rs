@@ -81,6 +81,7 @@ pub async fn run(
     birth::finish(&config, &consensus).await?;
     tasks.spawn(until(stop.clone(), server::serve_peers(coordinator.clone(), transport)));
     tasks.spawn(until(stop.clone(), dispatch.clone().tell_hosts()));
+    tasks.spawn(until(stop.clone(), dispatch.clone().keep_directory()));
     tasks.spawn(until(stop.clone(), dispatch::lease::run(dispatch)));
     let sealing = consensus.clone();
     tasks.spawn(until(stop.clone(), async move { seals.fetch(&sealing).await }));

@@ -4,13 +4,17 @@
 
 use std::{collections::BTreeMap, fmt::Debug, path::Path, sync::Arc};
 
-use agent::ledger::{Contents, LEDGER_FORMAT};
+use agent::{
+    directory::{self, DIRECTORY_FORMAT},
+    ledger::{Contents, LEDGER_FORMAT},
+};
 use agent_core::{Local, Memory};
 use common::{
     api::{Access, Settings},
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     device::{BoundDevice, DeviceAmount, DeviceRequest, GPU},
+    directory::{Difference, Endpoint, Listing},
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
     host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
@@ -29,7 +33,7 @@ use common::{
     },
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
-    wire::{Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
+    wire::{DirectoryPiece, Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
 };
 use coordinator::{
     birth::{GENESIS_FORMAT, GenesisFile},
@@ -279,6 +283,15 @@ fn batch() -> Batch {
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }
 
+fn difference() -> Difference {
+    let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)] };
+    let endpoint = Endpoint { address: [10, 42, 0, 2].into(), serves: true };
+    Difference {
+        services: vec![(instance().service().clone(), Some(listing))],
+        instances: vec![(instance(), Some(endpoint)), (instance(), None)],
+    }
+}
+
 fn assignment() -> Assignment {
     Assignment {
         cluster: CLUSTER,
@@ -339,6 +352,8 @@ fn files_of_a_host_can_be_read_for_ever() {
     let coordinators = vec![([10, 0, 0, 1], 7443).into()];
     let contents = Contents { assignment: assignment(), memory, coordinators: coordinators.clone() };
     check_sealed("ledger-1.bin", &LEDGER_FORMAT, contents);
+    let known = directory::Contents { cluster: CLUSTER, directory: difference() };
+    check_sealed("directory-1.bin", &DIRECTORY_FORMAT, known);
     let keyring = Keyring {
         cluster: CLUSTER,
         host: HOST,
@@ -401,6 +416,7 @@ fn frames_can_be_read_by_later_versions() {
             ToAgent::Redirect { leader: Some(coordinators[0]) },
             ToAgent::Refused(problem()),
             ToAgent::Assignment(Box::new(assignment())),
+            ToAgent::Directory(DirectoryPiece { anew: true, difference: difference(), more: false }),
             ToAgent::BeatAck {
                 sent: AT.0,
                 grant: Grant { times: Settings::default().lease(), instances: vec![instance()] },

@@ -1,6 +1,8 @@
 //! What a host's kernel must hold so that its containers reach those of other hosts, as a value: rendered from
 //! what the cluster says and from where the host is, and compared with what the kernel shows.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
@@ -8,6 +10,8 @@ use std::{
 
 use common::network::{Overlay, Subnet};
 use ipnet::Ipv4Net;
+
+pub use services::{Rules, Services, services};
 
 /// The bridge that containers hang on; Docker makes it.
 pub const BRIDGE: &str = "wharf-br0";
@@ -21,6 +25,9 @@ pub const PROTOCOL: u8 = 77;
 pub const VNI: u32 = 4242;
 /// The port to which hosts send the overlay's packets. Swarm has 4789.
 pub const PORT: u16 = 8472;
+/// Marks packets to services: where the kernel shows bridged packets to the rules of IP (br_netfilter), one that is
+/// led to a container of the same host goes on along the bridge.
+const TO_SERVICE: &str = "0x01000000";
 /// What VXLAN adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers.
 pub const OVERHEAD: u32 = 50;
 
@@ -42,10 +49,10 @@ pub struct HostNetwork {
     pub tunnel: Tunnel,
     /// What it must lead to.
     pub peers: BTreeMap<Subnet, IpAddr>,
-    /// Routes into it without a peer behind them: what no rule has caught is refused.
+    /// The addresses of services, routed into it: what no rule leads to an instance is refused.
     pub services: Ipv4Net,
-    /// The rules, as `nft -f` takes them.
-    pub rules: String,
+    /// The rules.
+    pub rules: Rules,
 }
 
 /// The overlay's link.
@@ -122,13 +129,14 @@ pub enum Change {
     RemoveRoute(Route),
 }
 
-/// What a host needs, by what the cluster says and where the host is.
-pub fn render(overlay: &Overlay, underlay: Underlay) -> HostNetwork {
+/// What a host needs, by what the cluster says, where services lead, and where the host is.
+pub fn render(overlay: &Overlay, services: Services, underlay: Underlay) -> HostNetwork {
     let tunnel = Tunnel { underlay, own: overlay.own };
     // One that others reach by IPv6 alone says so itself, and must not keep the rest apart.
     let peers = overlay.peers.iter().filter(|peer| peer.underlay.is_ipv4());
     let peers = peers.map(|peer| (peer.subnet, peer.underlay)).collect();
-    HostNetwork { tunnel, rules: rules(overlay, &peers), peers, services: overlay.plan.services }
+    let rules = Rules { own: overlay.own, tables: tables(overlay, &peers), services };
+    HostNetwork { tunnel, rules, peers, services: overlay.plan.services }
 }
 
 impl HostNetwork {
@@ -181,10 +189,10 @@ pub fn changes(wanted: &HostNetwork, observed: &Observed) -> Vec<Change> {
     changes
 }
 
-/// The rules. Each table is replaced as a whole and in one transaction, so no packet meets half of them.
-fn rules(overlay: &Overlay, peers: &BTreeMap<Subnet, IpAddr>) -> String {
+/// The tables. Each is replaced as a whole and in one transaction, so no packet meets half of them.
+fn tables(overlay: &Overlay, peers: &BTreeMap<Subnet, IpAddr>) -> String {
     let Overlay { plan, own, .. } = overlay;
-    let (containers, services, gateway) = (plan.containers, plan.services, own.gateway());
+    let (containers, services, host, gateway) = (plan.containers, plan.services, own.host(), own.gateway());
     let underlays = elements(peers.values());
     let addresses: Vec<Ipv4Addr> = peers.keys().chain([own]).map(|subnet| subnet.host()).collect();
     let hosts = elements(addresses.iter());
@@ -196,6 +204,7 @@ table bridge {TABLE} {{
     # Containers of a host reach each other by way of the host's routing: rules are in one place.
     chain forward {{
         type filter hook forward priority -200;
+        meta mark & {TO_SERVICE} == {TO_SERVICE} accept
         ip saddr {own} drop
         ip daddr {own} drop
         arp daddr ip {own} drop
@@ -218,20 +227,44 @@ table ip {TABLE} {{
     set hosts {{
         type ipv4_addr
 {hosts}    }}
+    # A container that is led to itself must not be answered around the host.
+    set itself {{
+        type ipv4_addr . ipv4_addr
+    }}
+    map services {{
+        type ipv4_addr : verdict
+    }}
     # Who says that it is somebody must come from where that one lives.
     chain raw-in {{
         type filter hook prerouting priority -300;
         iifname != \"lo\" udp dport {PORT} ip saddr != @peers drop
         iifname \"{BRIDGE}\" ip saddr != {own} drop
+        iifname \"{BRIDGE}\" ip saddr {{ {host}, {gateway} }} drop
         iifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip saddr {containers} drop
         iifname \"{TUNNEL}\" ip saddr {own} drop
+        iifname \"{BRIDGE}\" ip daddr {{ {gateway}, {services} }} meta mark set meta mark | {TO_SERVICE}
+    }}
+    # What asks for a service is led to an instance, where it begins.
+    chain to-service {{
+        type nat hook prerouting priority -100;
+        iifname \"{BRIDGE}\" ip daddr vmap @services
+    }}
+    chain own-to-service {{
+        type nat hook output priority -100;
+        ip daddr vmap @services
+    }}
+    chain output {{
+        type filter hook output priority -10;
+        ip daddr {services} reject with tcp reset
+        ip daddr {services} reject
     }}
     chain forward {{
         type filter hook forward priority -10;
         tcp flags syn tcp option maxseg size set rt mtu
         ct state established,related accept
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} accept
-        ip daddr {services} reject with icmp host-prohibited
+        ip daddr {services} reject with tcp reset
+        ip daddr {services} reject
         oifname \"{BRIDGE}\" ct status & dnat == dnat accept
         oifname \"{BRIDGE}\" drop
     }}
@@ -248,6 +281,7 @@ table ip {TABLE} {{
     }}
     chain post {{
         type nat hook postrouting priority 100;
+        ip saddr . ip daddr @itself masquerade
         ip saddr {own} ip daddr != {{ {containers}, {services} }} oifname != {{ \"{BRIDGE}\", \"{TUNNEL}\" }} masquerade
     }}
 }}

@@ -217,14 +217,15 @@ impl Docker {
     }
 
     async fn try_create(&self, instance: &AssignedInstance, part: &Part) -> Result<(), Error> {
-        self.ensure_network().await?;
+        let bridge = self.ensure_network().await?;
         let name = instance.id.part(part.clone()).container_name();
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let guarded = match instance.spec.container_of(part).filter(|_| instance.spec.strict_singleton) {
             Some(container) => Some(self.words_of(container, instance.image_of(part)).await?),
             None => None,
         };
-        let body = render::container(instance, part, self.cluster, &self.places, guarded);
+        let mut body = render::container(instance, part, self.cluster, &self.places, guarded);
+        render::names(&mut body, instance, part, bridge);
         match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),
@@ -417,7 +418,7 @@ impl ContainerRuntime for Docker {
 
     async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String> {
         self.network.note(bridge);
-        self.ensure_network().await.map_err(reason)
+        self.ensure_network().await.map(drop).map_err(reason)
     }
 
     fn lacks_bridge(&self, why: &str) {

@@ -14,7 +14,7 @@ mod rollouts;
 mod runs;
 mod stacks;
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use common::{
     api::{Event, Settings},
@@ -85,6 +85,9 @@ pub struct Cluster {
     pub by_host: OrdSet<(HostId, InstanceId)>,
     /// Subnets of hosts that were removed, and when: somebody may still take them for what they were.
     pub released_subnets: OrdMap<Subnet, Timestamp>,
+    /// The address that was given to a service last: they are given in turn, so that one that was given up is not
+    /// at once another's.
+    pub last_service_address: Option<Ipv4Addr>,
     /// The coordinators.
     pub members: OrdMap<MemberId, Member>,
     /// The largest member id given out.

@@ -74,6 +74,12 @@ pub fn facts(number: u8) -> HostFacts {
     }
 }
 
+/// What a host observes of an instance that has come so far: an address while it runs.
+fn observed(id: &InstanceId, phase: Phase) -> Observed {
+    let address = (phase == Phase::Running).then(|| [10, 42, 0, id.slot.slot as u8].into());
+    Observed { phase, address, ..Observed::nothing() }
+}
+
 /// A cluster and its clock.
 pub struct Fixture {
     pub cluster: Cluster,
@@ -155,7 +161,7 @@ impl Fixture {
         let id = instance(id);
         let on = self.cluster.instances.get(&id).expect("it is there").host;
         let restart = self.cluster.instances.get(&id).expect("it is there").observed.restart;
-        let observed = Observed { phase, restart, ..Observed::nothing() };
+        let observed = Observed { restart, ..observed(&id, phase) };
         self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
     }
 
@@ -218,7 +224,7 @@ impl Fixture {
             for (id, host, phase) in waiting {
                 let restart = self.cluster.instances.get(&id).map_or(0, |i| i.observed.restart);
                 let message = if phase == Phase::Rejected { "there is no such image" } else { "" }.to_owned();
-                let observed = Observed { phase, restart, message, ..Observed::nothing() };
+                let observed = Observed { restart, message, ..observed(&id, phase) };
                 self.done(Command::Observe { host, instances: vec![(id, observed)] });
                 watch(&self.cluster);
             }

@@ -1,6 +1,7 @@
 //! What others are told, derived from the state and never stored.
 
 mod changes;
+mod directory;
 mod drain;
 mod touched;
 
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub use changes::{revisions, stack_plan};
+pub use directory::{directory, follow};
 pub use drain::{drain_plan, rebalance_plan};
 pub use touched::{Touched, touched};
 

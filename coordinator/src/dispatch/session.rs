@@ -4,19 +4,24 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
     assignment::Assignment,
+    directory::Directory,
     error::{Code, Problem},
     host::HostFacts,
     id::{HostId, InstanceId},
+    network::Network,
     report::Report,
-    wire::{Hello, ToAgent, ToCoordinator},
+    wire::{DirectoryPiece, Hello, ToAgent, ToCoordinator},
 };
 use coordinator_core::{Cluster, Command, Outcome, cluster::Host, lease, view};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::{Instrument, debug, info, info_span};
 
-use super::Dispatch;
+use super::{Dispatch, KnownDirectory};
 use crate::raft::NotProposed;
+
+/// Most entries of the directory that one message holds.
+const PIECE: usize = 10_000;
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,8 @@ pub async fn serve(dispatch: Dispatch, connection: Connection, hello: Hello, str
             changed: Arc::default(),
             unknown: BTreeSet::new(),
             sent: None,
+            since: 0,
+            told: None,
         };
         let ended = session.run(connection, hello, incoming, &mut outgoing).await;
         let farewell = match ended {
@@ -82,6 +89,10 @@ struct Session {
     unknown: BTreeSet<InstanceId>,
     /// What was sent last.
     sent: Option<Assignment>,
+    /// The state that the session began with: nothing older is told.
+    since: u64,
+    /// The directory that was sent last.
+    told: Option<Directory>,
 }
 
 impl Session {
@@ -136,6 +147,7 @@ impl Session {
                 .fix("On the host: wharf uninstall, then join it with a new line");
             return Err(Ended::Refused(removed));
         }
+        self.since = published.cluster.index;
         self.put_facts(facts).await?;
         (self.number, self.changed) = self.dispatch.begin(self.host, connection);
         let welcome = ToAgent::Welcome {
@@ -156,9 +168,12 @@ impl Session {
         let changed = self.changed.clone();
         let mut leadership = self.dispatch.consensus.watch_leadership();
         let mut known = view::coordinators(&published.borrow().cluster);
+        let mut directory = self.dispatch.directory.subscribe();
         loop {
             let cluster = published.borrow().cluster.clone();
             self.send_assignment(&cluster, outgoing).await?;
+            let now = self.directory_now(&directory.borrow_and_update(), &cluster);
+            self.send_directory(now, outgoing).await?;
             let now_known = view::coordinators(&cluster);
             if now_known != known {
                 known = now_known;
@@ -167,6 +182,7 @@ impl Session {
             tokio::select! {
                 message = heard.recv() => self.hear(message.ok_or(Ended::Gone)?, outgoing).await?,
                 () = changed.notified() => {}
+                _ = directory.changed() => {}
                 _ = leadership.changed() => {}
             }
             if !self.dispatch.consensus.leadership().leads {
@@ -194,6 +210,39 @@ impl Session {
         debug!(generation = assignment.generation, instances = assignment.instances.len(), "assignment sent");
         outgoing.send(&ToAgent::Assignment(Box::new(assignment.clone()))).await?;
         self.sent = Some(assignment);
+        Ok(())
+    }
+
+    /// The directory to tell. Where there is no overlay, the addresses of others are of no use.
+    fn directory_now(&self, known: &KnownDirectory, cluster: &Cluster) -> Option<Directory> {
+        self.sent.as_ref().filter(|sent| matches!(sent.network, Network::Overlay(_)))?;
+        match &self.told {
+            _ if known.index >= self.since => Some(known.directory.clone()),
+            // This member has just come to lead, and its own is not as far yet.
+            None => Some(view::directory(cluster)),
+            Some(_) => None,
+        }
+    }
+
+    /// Sends what has changed since it was sent last; all of it at first.
+    async fn send_directory(
+        &mut self,
+        now: Option<Directory>,
+        outgoing: &mut link::connection::Sender,
+    ) -> Result<(), Ended> {
+        let Some(now) = now else { return Ok(()) };
+        let anew = self.told.is_none();
+        let difference = self.told.as_ref().unwrap_or(&Directory::default()).difference(&now);
+        if !anew && difference.is_empty() {
+            return Ok(());
+        }
+        let pieces = difference.pieces(PIECE);
+        let last = pieces.len() - 1;
+        for (number, difference) in pieces.into_iter().enumerate() {
+            let piece = DirectoryPiece { anew: anew && number == 0, difference, more: number < last };
+            outgoing.send(&ToAgent::Directory(piece)).await?;
+        }
+        self.told = Some(now);
         Ok(())
     }
 

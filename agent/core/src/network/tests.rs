@@ -1,4 +1,7 @@
-use common::network::{NetworkPlan, Peer};
+use common::{
+    directory::{Directory, Endpoint, Listing},
+    network::{NetworkPlan, Peer},
+};
 
 use super::*;
 
@@ -16,7 +19,7 @@ fn underlay() -> Underlay {
 
 fn wanted(peers: &[u8]) -> HostNetwork {
     let peers = peers.iter().map(|number| peer(*number)).collect();
-    render(&Overlay { plan: NetworkPlan::default(), own: subnet(1), peers }, underlay())
+    render(&Overlay { plan: NetworkPlan::default(), own: subnet(1), peers }, Services::new(), underlay())
 }
 
 /// What the kernel holds once all changes have been made.
@@ -62,7 +65,7 @@ fn only_what_differs_is_changed() {
     let before = wanted(&[2, 3]);
     let moved = Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) };
     let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![moved, peer(4)] };
-    let after = render(&overlay, underlay());
+    let after = render(&overlay, Services::new(), underlay());
     let gone = Route { to: subnet(2).0, through: Some(subnet(2).host()) };
     let new = Route { to: subnet(4).0, through: Some(subnet(4).host()) };
     assert_eq!(
@@ -95,17 +98,19 @@ fn a_link_that_is_another_one_is_made_anew_with_all_that_leads_into_it() {
 
 #[test]
 fn rules_name_the_peers_and_the_own_subnet() {
-    let rules = wanted(&[3, 2]).rules;
+    let rules = wanted(&[3, 2]).rules.whole();
     for line in [
         "elements = { 192.168.0.2, 192.168.0.3 }",
         "elements = { 10.42.1.0, 10.42.2.0, 10.42.3.0 }",
         "iifname \"wharf-br0\" ip saddr != 10.42.1.0/24 drop",
+        "iifname \"wharf-br0\" ip saddr { 10.42.1.0, 10.42.1.1 } drop",
         "ip daddr 10.42.1.1 meta l4proto { tcp, udp } th dport 53 accept",
-        "ip daddr 10.43.0.0/16 reject with icmp host-prohibited",
+        "ip daddr 10.43.0.0/16 reject with tcp reset",
+        "ip saddr . ip daddr @itself masquerade",
     ] {
         assert!(rules.contains(line), "{line} in {rules}");
     }
-    let alone = wanted(&[]).rules;
+    let alone = wanted(&[]).rules.whole();
     assert!(!alone.contains("elements = {  }"), "a set without elements has no such line: {alone}");
 }
 
@@ -113,5 +118,60 @@ fn rules_name_the_peers_and_the_own_subnet() {
 fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_others() {
     let distant = Peer { underlay: "fd00::9".parse().expect("an address"), ..peer(9) };
     let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![distant, peer(2)] };
-    assert_eq!(render(&overlay, underlay()), wanted(&[2]));
+    assert_eq!(render(&overlay, Services::new(), underlay()), wanted(&[2]));
+}
+
+fn led(services: &[(u8, &[u8])]) -> Rules {
+    let backend = |last: &u8| Ipv4Addr::new(10, 42, 0, *last);
+    let lead = |(last, to): &(u8, &[u8])| (Ipv4Addr::new(10, 43, 0, *last), to.iter().map(backend).collect());
+    let services = services.iter().map(lead).collect();
+    Rules { services, ..wanted(&[2]).rules }
+}
+
+#[test]
+fn services_lead_to_what_serves() {
+    let whole = led(&[(1, &[2, 3])]).whole();
+    let lines = "add chain ip wharf service-10.43.0.1\n\
+                 flush chain ip wharf service-10.43.0.1\n\
+                 add rule ip wharf service-10.43.0.1 dnat to numgen random mod 2 map { 0 : 10.42.0.2, 1 : 10.42.0.3 }\n\
+                 add element ip wharf services { 10.43.0.1 : goto service-10.43.0.1 }\n";
+    assert!(whole.ends_with(lines), "{whole}");
+
+    let own = Ipv4Addr::new(10, 42, 1, 9);
+    let whole = Rules { services: [([10, 43, 0, 1].into(), [own].into())].into(), ..wanted(&[]).rules }.whole();
+    assert!(whole.contains("add element ip wharf itself { 10.42.1.9 . 10.42.1.9 }\n"), "it may ask itself: {whole}");
+
+    let mut directory = Directory::default();
+    let id = |text: &str| text.parse().expect("an id");
+    let listing = |last| Listing { address: Some([10, 43, 0, last].into()), ports: vec![] };
+    directory.put_service(id("default/shop/web"), Some(listing(1)));
+    directory.put_service(id("default/shop/idle"), Some(listing(2)));
+    directory.put_service(id("default/shop/plain"), Some(Listing { address: None, ports: vec![] }));
+    for (instance, last, serves) in
+        [("web/1.1", 2, true), ("web/2.1", 3, false), ("idle/1.1", 4, false), ("plain/1.1", 5, true)]
+    {
+        let id = format!("default/shop/{instance}").parse().expect("an id");
+        directory.put_instance(id, Some(Endpoint { address: [10, 42, 0, last].into(), serves }));
+    }
+    assert_eq!(services(&directory), led(&[(1, &[2])]).services, "what nobody serves is refused");
+}
+
+#[test]
+fn a_change_of_a_service_changes_that_service_alone() {
+    let before = led(&[(1, &[2, 3]), (2, &[4]), (3, &[5])]);
+    let update = |after: &[(u8, &[u8])]| led(after).update_from(&before).expect("the tables are the same");
+    assert_eq!(update(&[(1, &[2, 3]), (2, &[4]), (3, &[5])]), "");
+    let fewer = update(&[(1, &[3]), (2, &[4])]);
+    assert_eq!(
+        fewer,
+        "add chain ip wharf service-10.43.0.1\n\
+         flush chain ip wharf service-10.43.0.1\n\
+         add rule ip wharf service-10.43.0.1 dnat to numgen random mod 1 map { 0 : 10.42.0.3 }\n\
+         delete element ip wharf services { 10.43.0.3 }\n\
+         flush chain ip wharf service-10.43.0.3\n"
+    );
+    let more = update(&[(1, &[2, 3]), (2, &[4]), (3, &[5]), (4, &[6])]);
+    assert!(more.contains("add element ip wharf services { 10.43.0.4") && !more.contains("10.43.0.1"), "{more}");
+    let tables = wanted(&[2, 3]).rules;
+    assert_eq!(tables.update_from(&before), None, "another peer: all is loaded");
 }

@@ -69,8 +69,8 @@ pub(super) fn address_of(settings: NetworkSettings) -> Option<Ipv4Addr> {
 
 impl Docker {
     /// Has exactly one network of the name, with the addresses that it is to have: Docker itself makes a second
-    /// one when asked twice at the same moment, and then finds neither.
-    pub(super) async fn ensure_network(&self) -> Result<(), Error> {
+    /// one when asked twice at the same moment, and then finds neither. What it is.
+    pub(super) async fn ensure_network(&self) -> Result<HostBridge, Error> {
         let bridge = self.network.known().await?;
         let _one_at_a_time = self.network.one_at_a_time.lock().await;
         let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
@@ -100,7 +100,10 @@ impl Docker {
                 )));
             }
         }
-        if kept { Ok(()) } else { self.client()?.create_network(request(bridge, own)).await.map(|_| ()) }
+        if !kept {
+            self.client()?.create_network(request(bridge, own)).await?;
+        }
+        Ok(bridge)
     }
 }
 
@@ -111,7 +114,7 @@ fn request(bridge: HostBridge, cluster: String) -> NetworkCreateRequest {
         labels: Some(HashMap::from([(CLUSTER_LABEL.to_owned(), cluster)])),
         ..NetworkCreateRequest::default()
     };
-    let HostBridge::Overlay { subnet, mtu } = bridge else { return plain };
+    let HostBridge::Overlay { subnet, mtu, .. } = bridge else { return plain };
     let config = IpamConfig {
         subnet: Some(subnet.to_string()),
         gateway: Some(subnet.gateway().to_string()),

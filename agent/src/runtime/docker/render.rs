@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
+use agent_core::names::search_domain;
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
@@ -15,7 +16,7 @@ use common::{
 };
 
 use super::devices;
-use crate::{files::Places, guard};
+use crate::{files::Places, guard, runtime::HostBridge};
 
 /// Says which cluster a container belongs to.
 pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
@@ -95,7 +96,7 @@ fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> Hos
     let network = instance.id.part(Part::Network);
     HostConfig {
         network_mode: Some(if shares { format!("container:{}", network.container_name()) } else { NETWORK.to_owned() }),
-        port_bindings: has_ports(instance, part).then(|| port_bindings(instance)),
+        port_bindings: has_network(instance, part).then(|| port_bindings(instance)),
         // Restarting is the agent's: Docker must not do it behind its back.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         log_config: Some(HostConfigLogConfig {
@@ -109,8 +110,22 @@ fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> Hos
     }
 }
 
-/// Whether the instance's ports are those of this part: of the one that has the network.
-fn has_ports(instance: &AssignedInstance, part: &Part) -> bool {
+/// Lets a container ask for the cluster's names; those that share a network share this too.
+pub(super) fn names(body: &mut ContainerCreateBody, instance: &AssignedInstance, part: &Part, bridge: HostBridge) {
+    let servers: Vec<String> = bridge.name_servers().iter().map(ToString::to_string).collect();
+    if servers.is_empty() || !has_network(instance, part) {
+        return;
+    }
+    let host = body.host_config.get_or_insert_default();
+    host.dns = Some(servers);
+    host.dns_search = Some(vec![search_domain(instance.id.stack())]);
+    // A name with a dot is tried as it is first. Docker's own resolver stands between, and waits four seconds for
+    // the first server: who asks must not give up sooner, as it would with a shorter timeout than the usual one.
+    host.dns_options = Some(vec!["ndots:1".to_owned()]);
+}
+
+/// Whether the instance's addresses and ports are those of this part.
+fn has_network(instance: &AssignedInstance, part: &Part) -> bool {
     match part {
         Part::Network => true,
         Part::Main => !instance.spec.has_network_part(),
@@ -119,7 +134,7 @@ fn has_ports(instance: &AssignedInstance, part: &Part) -> bool {
 }
 
 fn exposed_ports(instance: &AssignedInstance, part: &Part) -> Vec<String> {
-    let ports = instance.ports.iter().filter(|_| has_ports(instance, part));
+    let ports = instance.ports.iter().filter(|_| has_network(instance, part));
     ports.map(|port| format!("{}/{}", port.spec.container, port.spec.protocol)).collect()
 }
 

@@ -161,7 +161,7 @@ impl Cluster {
             let containers = changed.services.values_mut().flat_map(ServiceSpec::containers_mut);
             let files = containers.flat_map(|container| &mut container.files);
             files.filter(|file| file.id(&stack) == *id).for_each(|file| file.version = Some(version));
-            self.replace_spec(&stack, &Arc::new(changed), format!("{id} has version {version}"));
+            self.replace_spec(&stack, &Arc::new(changed), format!("{id} has version {version}"), &BTreeMap::new());
         }
         self.prune_files(|other| other == id);
         Ok(Outcome::Revision(version))

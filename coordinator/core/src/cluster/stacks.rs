@@ -1,6 +1,6 @@
 //! Stacks and their services.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use common::{
     error::{Code, Problem},
@@ -72,6 +72,8 @@ pub struct Service {
     pub runs: Runs,
     /// Whether its instances move to hosts that suit them better.
     pub rebalancing: bool,
+    /// Its own address on the overlay, which it keeps for life; none where there is no overlay.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl Service {
@@ -107,6 +109,7 @@ impl Service {
     /// A service that the spec changes: instances of the last good revision go on if they may.
     fn changed(earlier: Option<&Service>, revision: u64, spec: &ServiceSpec, at: Timestamp) -> Service {
         let spec = Arc::new(spec.clone());
+        let address = earlier.and_then(|earlier| earlier.address);
         let rollout = |promoted| Rollout::begun(at, promoted);
         // What was due before there was a schedule was not missed.
         let had_schedule = earlier.filter(|earlier| earlier.spec.cron.is_some());
@@ -119,13 +122,22 @@ impl Service {
             _ => match stable {
                 Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
                     let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
-                    Service { revision, spec, digest, rollout: rollout(true), stable, runs, rebalancing: false }
+                    Service {
+                        revision,
+                        spec,
+                        digest,
+                        rollout: rollout(true),
+                        stable,
+                        runs,
+                        rebalancing: false,
+                        address,
+                    }
                 }
                 stable => {
                     // The first revision of all has nothing to be compared with.
                     let compared = stable.as_ref().is_some_and(|stable| stable.may_stand_in(&spec));
                     let rollout = rollout(spec.update.canary.is_none() || !compared);
-                    Service { revision, spec, digest: None, rollout, stable, runs, rebalancing: false }
+                    Service { revision, spec, digest: None, rollout, stable, runs, rebalancing: false, address }
                 }
             },
         }
@@ -189,19 +201,27 @@ impl Cluster {
         if existing.is_some_and(|stack| stack.spec == spec) {
             return Ok(Outcome::Revision(revision));
         }
+        let addresses = self.lease_addresses(id, &spec)?;
         self.add_files(files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
-        let revision = self.replace_spec(id, &spec, what.to_owned());
+        let revision = self.replace_spec(id, &spec, what.to_owned(), &addresses);
         self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         Ok(Outcome::Revision(revision))
     }
 
-    /// Gives a stack its next revision, whose services are rolled out.
-    pub(super) fn replace_spec(&mut self, id: &StackId, spec: &Arc<StackSpec>, what: String) -> u64 {
+    /// Gives a stack its next revision, whose services are rolled out; those that are new have these addresses.
+    pub(super) fn replace_spec(
+        &mut self,
+        id: &StackId,
+        spec: &Arc<StackSpec>,
+        what: String,
+        addresses: &BTreeMap<Name, Ipv4Addr>,
+    ) -> u64 {
         let existing = self.stacks.get(id);
         let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| {
-            Service::changed(earlier.and_then(|services| services.get(name)), revision, spec, self.clock)
+            let changed = Service::changed(earlier.and_then(|services| services.get(name)), revision, spec, self.clock);
+            Service { address: changed.address.or(addresses.get(name).copied()), ..changed }
         };
         let services = spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
@@ -209,6 +229,8 @@ impl Cluster {
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
         stack.remember(self.actor.clone(), what.clone());
         self.stacks.insert(id.clone(), stack);
+        // They were given in the order of names.
+        self.last_service_address = addresses.values().next_back().copied().or(self.last_service_address);
         self.forget_slots(id);
         self.record(id, "stack-deployed", format!("revision {revision}: {what}"));
         revision

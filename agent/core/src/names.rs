@@ -1,0 +1,228 @@
+//! What names mean, and for whom: `web`, `web.shop`, `web.shop.default`, `tasks.web`, `2.web`, and the same below
+//! the zone of the cluster. A container finds what is of its own environment.
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use common::{
+    directory::{Directory, Listing, Owner},
+    id::{InstanceId, ServiceId, StackId},
+    name::Name,
+    network::NetworkPlan,
+    spec::Protocol,
+};
+
+/// The zone below which everything has a whole name. `internal` is kept free for such uses (ICANN, 2024).
+pub const ZONE: &str = "wharf.internal";
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asker {
+    /// An instance.
+    Instance(InstanceId),
+    /// A host itself, which may ask for everything by its whole name.
+    Host,
+    /// Somebody whom the cluster does not know.
+    Stranger,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Addresses.
+    Address,
+    /// Ports, with names that have addresses (RFC 2782).
+    Service,
+    /// The name of an address.
+    Pointer,
+    /// Anything else; nothing of ours has it.
+    Other,
+}
+
+/// What a name has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// An address.
+    Address(Ipv4Addr),
+    /// A port of an instance.
+    Service {
+        /// The port.
+        port: u16,
+        /// The instance's whole name.
+        target: String,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// A whole name.
+    Pointer(String),
+}
+
+/// What a question is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// This; with no record if the name has others than were asked for.
+    Known(Vec<Record>),
+    /// There is no such name.
+    Unknown,
+    /// It is none of the cluster's names: others know.
+    Elsewhere,
+}
+
+/// What of a service is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The service by its own address.
+    Whole,
+    /// `tasks.web`: the addresses of its instances that serve.
+    Tasks,
+    /// `2.web`: the instance that fills a slot, whether it serves or not.
+    Slot(u32),
+}
+
+/// Answers a question. `name` has no dot at its end.
+pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &str, kind: Kind) -> Answer {
+    let name: Cow<'_, str> =
+        if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() };
+    if let Some(address) = reversed(&name) {
+        return pointer(directory, plan, asker, address, kind);
+    }
+    let inside = name.strip_suffix(ZONE).and_then(|rest| rest.strip_suffix('.').or(rest.is_empty().then_some(rest)));
+    let labels: Vec<&str> = inside.unwrap_or(&name).split('.').filter(|label| !label.is_empty()).collect();
+    let is_whole = inside.is_some();
+    let found = readings(&labels, asker, is_whole).into_iter().find_map(|(part, service)| {
+        let may_see = match asker {
+            Asker::Instance(own) => own.stack().environment == service.stack.environment,
+            Asker::Host => true,
+            Asker::Stranger => false,
+        };
+        let listing = directory.service(&service).filter(|_| may_see)?;
+        records(directory, &service, listing, part, kind)
+    });
+    match found {
+        Some(records) => Answer::Known(records),
+        // The zone itself is there, and names above those that are.
+        None if is_whole && labels.is_empty() => Answer::Known(Vec::new()),
+        // A name of one label is nobody else's: it would only tell others what runs here.
+        None if is_whole || labels.len() < 2 => Answer::Unknown,
+        None => Answer::Elsewhere,
+    }
+}
+
+/// The whole name of a service, below which its instances have theirs.
+pub fn name_of(service: &ServiceId) -> String {
+    format!("{}.{}", service.service, search_domain(&service.stack))
+}
+
+/// The name of a stack, below which a container looks for names of one label. It needs no others: what else is
+/// not whole is understood here.
+pub fn search_domain(of: &StackId) -> String {
+    let StackId { environment, stack } = of;
+    format!("{stack}.{environment}.{ZONE}")
+}
+
+/// What the labels of a name may mean, the likeliest first.
+fn readings(labels: &[&str], asker: &Asker, is_whole: bool) -> Vec<(Part, ServiceId)> {
+    let own = match asker {
+        Asker::Instance(own) if !is_whole => Some(own.stack()),
+        _ => None,
+    };
+    let service = |labels: &[&str]| -> Option<ServiceId> {
+        let names: Vec<Name> = labels.iter().map(|label| Name::parse(label).ok()).collect::<Option<_>>()?;
+        let (service, stack, environment) = match (names.as_slice(), own) {
+            ([service], Some(own)) => (service, &own.stack, &own.environment),
+            ([service, stack], Some(own)) => (service, stack, &own.environment),
+            ([service, stack, environment], _) => (service, stack, environment),
+            _ => return None,
+        };
+        let stack = StackId { environment: environment.clone(), stack: stack.clone() };
+        Some(stack.service(service.clone()))
+    };
+    let whole = service(labels).map(|service| (Part::Whole, service));
+    let part = labels.split_first().and_then(|(first, rest)| {
+        let part = if *first == "tasks" { Part::Tasks } else { Part::Slot(first.parse().ok()?) };
+        Some((part, service(rest)?))
+    });
+    whole.into_iter().chain(part).collect()
+}
+
+/// What a part of a service has; none if there is no such part.
+fn records(
+    directory: &Directory,
+    service: &ServiceId,
+    listing: &Listing,
+    part: Part,
+    kind: Kind,
+) -> Option<Vec<Record>> {
+    let instances = directory.instances_of(service).filter(|(id, endpoint)| match part {
+        Part::Whole | Part::Tasks => endpoint.serves,
+        Part::Slot(slot) => id.slot.slot == slot,
+    });
+    let mut instances: Vec<_> = instances.collect();
+    if let Part::Slot(_) = part {
+        // The one that was made last.
+        instances = instances.pop().into_iter().collect();
+        if instances.is_empty() {
+            return None;
+        }
+    }
+    Some(match (kind, part, listing.address) {
+        (Kind::Address, Part::Whole, Some(address)) => vec![Record::Address(address)],
+        (Kind::Address, ..) => instances.iter().map(|(_, endpoint)| Record::Address(endpoint.address)).collect(),
+        (Kind::Service, ..) => {
+            let ports = || listing.ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
+            let of = |(id, endpoint): &(&InstanceId, &common::directory::Endpoint)| {
+                let (target, address) = (format!("{}.{}", id.slot.slot, name_of(service)), endpoint.address);
+                ports().map(move |(port, _)| Record::Service { port: *port, target: target.clone(), address })
+            };
+            instances.iter().flat_map(|found| of(found).collect::<Vec<_>>()).collect()
+        }
+        (Kind::Pointer | Kind::Other, ..) => Vec::new(),
+    })
+}
+
+/// The address whose name is asked for (RFC 1035, section 3.5).
+fn reversed(name: &str) -> Option<Ipv4Addr> {
+    let mut parts: Vec<&str> = name.strip_suffix(".in-addr.arpa")?.split('.').collect();
+    parts.reverse();
+    parts.join(".").parse().ok()
+}
+
+fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ipv4Addr, kind: Kind) -> Answer {
+    if !plan.containers.contains(&address) && !plan.services.contains(&address) {
+        return Answer::Elsewhere;
+    }
+    let (service, name) = match directory.owner(address) {
+        None => return Answer::Unknown,
+        Some(Owner::Service(service)) => (service, name_of(service)),
+        Some(Owner::Instance(id)) => (id.service(), format!("{}.{}", id.slot.slot, name_of(id.service()))),
+    };
+    match asker {
+        Asker::Instance(own) if own.stack().environment == service.stack.environment => {}
+        Asker::Host => {}
+        Asker::Instance(_) | Asker::Stranger => return Answer::Unknown,
+    }
+    Answer::Known(if kind == Kind::Pointer { vec![Record::Pointer(name)] } else { Vec::new() })
+}
+
+/// Who asks from an address. `own` are the instances of this host as its agent sees them: it knows them first.
+pub fn asker<'a>(
+    directory: &Directory,
+    mut own: impl Iterator<Item = (&'a InstanceId, Option<Ipv4Addr>)>,
+    hosts: impl Fn(Ipv4Addr) -> bool,
+    from: IpAddr,
+) -> Asker {
+    let IpAddr::V4(from) = from else { return Asker::Stranger };
+    if let Some((id, _)) = own.find(|(_, address)| *address == Some(from)) {
+        return Asker::Instance(id.clone());
+    }
+    match directory.owner(from) {
+        Some(Owner::Instance(id)) => Asker::Instance(id.clone()),
+        _ if hosts(from) => Asker::Host,
+        _ => Asker::Stranger,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! DNS for containers, on the gateway of their bridge: the cluster's names are answered from the directory, all
+//! others by the resolvers of the host.
+
+mod recursion;
+mod reply;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+use common::{
+    assignment::Assignment,
+    directory::Directory,
+    network::{Network, Overlay, Subnet},
+    report::Report,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tracing::{debug, info, warn};
+
+use reply::{Asked, reply};
+
+/// The port of DNS.
+const PORT: u16 = 53;
+/// Questions that are being answered at a time; more are dropped, and asked again by who asked.
+const MOST_QUESTIONS: usize = 1024;
+/// TCP connections at a time.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a TCP connection may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long to wait before the port is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What questions are answered from.
+#[derive(Clone)]
+pub struct Known {
+    /// Where the host is on the overlay.
+    pub assignment: watch::Receiver<Assignment>,
+    /// What the host itself observes: it knows its own containers first.
+    pub report: watch::Receiver<Report>,
+    /// What the coordinators say.
+    pub directory: watch::Receiver<Directory>,
+}
+
+impl Known {
+    fn overlay(&self) -> Option<Overlay> {
+        overlay_of(&self.assignment.borrow())
+    }
+}
+
+fn overlay_of(assignment: &Assignment) -> Option<Overlay> {
+    match &assignment.network {
+        Network::Overlay(overlay) if assignment.is_known() => Some(overlay.clone()),
+        _ => None,
+    }
+}
+
+/// Answers for as long as it is awaited.
+pub async fn run(known: Known) {
+    let mut assignment = known.assignment.clone();
+    let mut problem = None;
+    loop {
+        let own = overlay_of(&assignment.borrow_and_update()).map(|overlay| overlay.own);
+        let moved = assignment.wait_for(|next| overlay_of(next).map(|overlay| overlay.own) != own);
+        let serving = async {
+            let Some(own) = own else { return std::future::pending().await };
+            let why = serve(&known, own).await.err().map(|error| error.to_string());
+            if why != problem {
+                let holder = link::socket::holder_of(PORT).unwrap_or_else(|| "nobody that is known".to_owned());
+                warn!(why, holder, "containers get no names from {}:{PORT}; it is tried again", own.gateway());
+                problem = why;
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
+        tokio::select! {
+            moved = moved => if moved.is_err() { return },
+            () = serving => {}
+        }
+    }
+}
+
+async fn serve(known: &Known, own: Subnet) -> io::Result<()> {
+    let address = own.gateway();
+    let udp = Arc::new(UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?);
+    let tcp = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
+    info!(%address, "names are answered");
+    let (questions, connections) =
+        (Arc::new(Semaphore::new(MOST_QUESTIONS)), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
+    let mut answering: JoinSet<()> = JoinSet::new();
+    let mut buffer = vec![0; 4096];
+    loop {
+        tokio::select! {
+            received = udp.recv_from(&mut buffer) => {
+                let (length, from) = received?;
+                let Ok(permit) = questions.clone().try_acquire_owned() else { continue };
+                let (known, udp, question) = (known.clone(), udp.clone(), buffer[..length].to_vec());
+                answering.spawn(async move {
+                    if let Some(answer) = reply(&known, &question, from.ip(), Asked::ByUdp).await
+                        && let Err(error) = udp.send_to(&answer, from).await
+                    {
+                        debug!(%from, %error, "an answer was not sent");
+                    }
+                    drop(permit);
+                });
+            }
+            accepted = tcp.accept() => {
+                let (stream, from) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Of one connection, or too many files are open for the moment.
+                        debug!(%error, "a connection was not accepted");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+                let known = known.clone();
+                answering.spawn(async move {
+                    if let Err(error) = converse(&known, stream, from).await {
+                        debug!(%from, %error, "a connection ended early");
+                    }
+                    drop(permit);
+                });
+            }
+            Some(_) = answering.join_next() => {}
+        }
+    }
+}
+
+/// Answers on a TCP connection until the other ends it (RFC 7766).
+async fn converse(known: &Known, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+    let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
+    loop {
+        let length = match tokio::time::timeout(SILENCE, stream.read_u16()).await.map_err(silent)? {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut question = vec![0; usize::from(length)];
+        tokio::time::timeout(SILENCE, stream.read_exact(&mut question)).await.map_err(silent)??;
+        let Some(answer) = reply(known, &question, from.ip(), Asked::ByTcp).await else { return Ok(()) };
+        let sending = async { stream.write_all(&framed(&answer)?).await };
+        tokio::time::timeout(SILENCE, sending).await.map_err(silent)??;
+    }
+}
+
+/// A message with its length before it, as TCP carries it.
+fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    Ok([&length.to_be_bytes(), message].concat())
+}
+
+/// A socket at an address that the host may not have yet: Docker makes the bridge.
+fn bound(address: Ipv4Addr, kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    if kind == SocketType::STREAM {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddrV4::new(address, PORT))?;
+    if kind == SocketType::STREAM {
+        rustix::net::listen(&socket, 128)?;
+    }
+    Ok(socket)
+}
+
+/// Whether an address is one that containers or hosts of the overlay have.
+fn is_inside(overlay: &Overlay, address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if overlay.plan.containers.contains(&address))
+}

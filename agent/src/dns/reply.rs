@@ -1,0 +1,187 @@
+//! The answer to one message.
+
+use std::{net::IpAddr, str::FromStr, time::Duration};
+
+use agent_core::names::{Answer, Asker, Kind, Record, ZONE, answer, asker};
+use common::network::Overlay;
+use hickory_proto::{
+    op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
+    rr::{
+        DNSClass, Name, RData, Record as Resource, RecordType,
+        rdata::{A, PTR, SOA, SRV},
+    },
+};
+use tracing::debug;
+
+use super::{Known, is_inside, recursion};
+
+/// For how long an answer may be kept, in seconds.
+const TTL: u32 = 5;
+/// Most records of an answer.
+const MOST_RECORDS: usize = 1000;
+/// The largest answer by UDP: no network between containers has to take it apart.
+const LARGEST_BY_UDP: u16 = 1232;
+/// The largest answer to who does not say what it takes (RFC 1035, section 4.2.1).
+const LARGEST_UNASKED: u16 = 512;
+/// How long a container may ask before its host has seen that it runs.
+const APPEARS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a question came, and how the answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    ByUdp,
+    ByTcp,
+}
+
+/// The answer to a message; none to what is no question.
+pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Option<Vec<u8>> {
+    let request = match Message::from_vec(message) {
+        Ok(request) if request.metadata.message_type == MessageType::Query => request,
+        Ok(_) => return None,
+        Err(error) => {
+            debug!(%from, %error, "a message cannot be read");
+            let id = u16::from_be_bytes(message.get(..2)?.try_into().ok()?);
+            return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok();
+        }
+    };
+    let overlay = known.overlay()?;
+    let decided = match request.queries.as_slice() {
+        _ if !is_inside(&overlay, from) => Err(ResponseCode::Refused),
+        _ if request.metadata.op_code != OpCode::Query => Err(ResponseCode::NotImp),
+        [query] if query.query_class() == DNSClass::IN => Ok(query),
+        [_] => Err(ResponseCode::Refused),
+        _ => Err(ResponseCode::FormErr),
+    };
+    let response = match decided {
+        Err(code) => respond(&request, code),
+        Ok(query) => {
+            let found = look_up(known, &overlay, query, from).await;
+            match found {
+                Answer::Known(records) => known_response(&request, query, &records),
+                Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
+                Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&overlay, server)).await {
+                    Ok(answer) => return Some(answer),
+                    Err(why) => {
+                        debug!(name = %query.name(), why, "nobody knows a name");
+                        respond(&request, ResponseCode::ServFail)
+                    }
+                },
+            }
+        }
+    };
+    encode(&request, &response, by)
+}
+
+async fn look_up(known: &Known, overlay: &Overlay, query: &Query, from: IpAddr) -> Answer {
+    let kind = match query.query_type() {
+        RecordType::A => Kind::Address,
+        RecordType::SRV => Kind::Service,
+        RecordType::PTR => Kind::Pointer,
+        _ => Kind::Other,
+    };
+    let asker = who_asks(known, overlay, from).await;
+    let name = query.name().to_ascii();
+    answer(&known.directory.borrow(), &overlay.plan, &asker, name.trim_end_matches('.'), kind)
+}
+
+/// Who asks. A program may ask for names before its host has noticed that it runs.
+async fn who_asks(known: &Known, overlay: &Overlay, from: IpAddr) -> Asker {
+    let hosts = |address| {
+        let mut subnets = overlay.peers.iter().map(|peer| peer.subnet).chain([overlay.own]);
+        subnets.any(|subnet| [subnet.host(), subnet.gateway()].contains(&address))
+    };
+    let look = || {
+        let report = known.report.borrow();
+        let own = report.instances.iter().map(|(id, observed)| (id, observed.address));
+        asker(&known.directory.borrow(), own, hosts, from)
+    };
+    let (mut report, mut directory) = (known.report.clone(), known.directory.clone());
+    report.mark_unchanged();
+    directory.mark_unchanged();
+    let appears = async {
+        loop {
+            let asker = look();
+            if asker != Asker::Stranger {
+                return asker;
+            }
+            tokio::select! {
+                Ok(()) = report.changed() => {}
+                Ok(()) = directory.changed() => {}
+                else => return asker,
+            }
+        }
+    };
+    tokio::time::timeout(APPEARS_WITHIN, appears).await.unwrap_or(Asker::Stranger)
+}
+
+fn respond(request: &Message, code: ResponseCode) -> Message {
+    let mut response = Message::response(request.metadata.id, request.metadata.op_code);
+    response.metadata = Metadata::response_from_request(&request.metadata);
+    response.metadata.recursion_available = true;
+    response.metadata.response_code = code;
+    response.queries = request.queries.clone();
+    if request.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(LARGEST_BY_UDP);
+        response.set_edns(edns);
+    }
+    response
+}
+
+/// That there is nothing of it, and for how long that may be kept (RFC 2308).
+fn without_records(request: &Message, code: ResponseCode) -> Message {
+    let mut response = respond(request, code);
+    response.metadata.authoritative = true;
+    let named = |text: &str| Name::from_str(text).unwrap_or_default();
+    let (zone, seconds) = (named(&format!("{ZONE}.")), i32::try_from(TTL).unwrap_or(i32::MAX));
+    let (server, person) = (named(&format!("ns.{ZONE}.")), named(&format!("root.{ZONE}.")));
+    let soa = SOA::new(server, person, 1, seconds, seconds, seconds, TTL);
+    response.add_authority(Resource::from_rdata(zone, TTL, RData::SOA(soa)));
+    response
+}
+
+fn known_response(request: &Message, query: &Query, records: &[Record]) -> Message {
+    if records.is_empty() {
+        return without_records(request, ResponseCode::NoError);
+    }
+    let mut response = respond(request, ResponseCode::NoError);
+    response.metadata.authoritative = true;
+    // Who takes the first address of all gets another one each time.
+    let first = usize::from(request.metadata.id) % records.len();
+    let (after, before) = (&records[first..], &records[..first]);
+    for record in after.iter().chain(before).take(MOST_RECORDS) {
+        add(&mut response, query.name(), record);
+    }
+    response
+}
+
+fn add(response: &mut Message, name: &Name, record: &Record) {
+    let resource = |name: &Name, data| Resource::from_rdata(name.clone(), TTL, data);
+    let parsed = |text: &str| Name::from_str(&format!("{text}."));
+    match record {
+        Record::Address(address) => {
+            response.add_answer(resource(name, RData::A(A(*address))));
+        }
+        // Names of ours are DNS labels: they can always be written.
+        Record::Service { port, target, address } => {
+            let Ok(target) = parsed(target) else { return };
+            response.add_answer(resource(name, RData::SRV(SRV::new(0, 0, *port, target.clone()))));
+            response.add_additional(resource(&target, RData::A(A(*address))));
+        }
+        Record::Pointer(text) => {
+            let Ok(text) = parsed(text) else { return };
+            response.add_answer(resource(name, RData::PTR(PTR(text))));
+        }
+    }
+}
+
+/// The message as it is sent: by UDP one that is too large says so, and is asked for by TCP then.
+fn encode(request: &Message, response: &Message, by: Asked) -> Option<Vec<u8>> {
+    let bytes = response.to_vec().ok()?;
+    let takes = request.edns.as_ref().map_or(LARGEST_UNASKED, |edns| edns.max_payload());
+    let limit = usize::from(takes.clamp(LARGEST_UNASKED, LARGEST_BY_UDP));
+    if by == Asked::ByTcp || bytes.len() <= limit { Some(bytes) } else { response.truncate().to_vec().ok() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Messages as they come from a container's resolver, and what is said to those that should not ask.
+
+use std::net::Ipv4Addr;
+
+use common::{
+    assignment::Assignment,
+    directory::{Directory, Endpoint, Listing},
+    id::{ClusterId, HostId},
+    instance::Observed,
+    network::{Network, NetworkPlan},
+    report::Report,
+};
+use tokio::sync::watch;
+
+use super::*;
+
+struct Host {
+    reports: watch::Sender<Report>,
+    directories: watch::Sender<Directory>,
+    known: Known,
+}
+
+/// A host whose containers are in 10.42.0.0/24; one of a service with so many instances runs at .2.
+fn host(instances: u8) -> Host {
+    let mut directory = Directory::default();
+    let service = "default/shop/web".parse().expect("an id");
+    directory.put_service(service, Some(Listing { address: None, ports: vec![] }));
+    for number in 0..instances {
+        let id = format!("default/shop/web/{}.1", number + 1).parse().expect("an id");
+        let address = Ipv4Addr::new(10, 42, 0, 2 + number);
+        directory.put_instance(id, Some(Endpoint { address, serves: true }));
+    }
+    let plan = NetworkPlan::default();
+    let own = plan.subnets().next().expect("it has some");
+    let mut assignment = Assignment::nothing(ClusterId([1; 10]), HostId([2; 10]));
+    assignment.generation = 1;
+    assignment.network = Network::Overlay(Overlay { plan, own, peers: vec![] });
+    let (reports, report) = watch::channel(Report::default());
+    let (directories, directory) = watch::channel(directory);
+    // Whoever has a receiver keeps the last value also without its sender.
+    let known = Known { assignment: watch::channel(assignment).1, report, directory };
+    Host { reports, directories, known }
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.id = 4;
+    message.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
+    message
+}
+
+async fn ask(known: &Known, question: &Message, from: [u8; 4], by: Asked) -> Message {
+    let bytes = question.to_vec().expect("it can be written");
+    let answer = reply(known, &bytes, from.into(), by).await.expect("it is answered");
+    Message::from_vec(&answer).expect("it can be read")
+}
+
+#[tokio::test]
+async fn answers_say_what_there_is_and_what_is_not() {
+    let host = host(2);
+    let asked = |name, kind| question(name, kind);
+    let found = ask(&host.known, &asked("Web.", RecordType::A), [10, 42, 0, 2], Asked::ByUdp).await;
+    assert_eq!((found.answers.len(), found.metadata.response_code, found.metadata.id), (2, ResponseCode::NoError, 4));
+    assert!(found.metadata.authoritative && found.metadata.recursion_available);
+    let none = ask(&host.known, &asked("web.", RecordType::AAAA), [10, 42, 0, 2], Asked::ByUdp).await;
+    assert_eq!((none.answers.len(), none.metadata.response_code), (0, ResponseCode::NoError));
+    assert_eq!(none.authorities.len(), 1, "how long that holds");
+    let unknown = ask(&host.known, &asked("nobody.", RecordType::A), [10, 42, 0, 2], Asked::ByUdp).await;
+    assert_eq!((unknown.metadata.response_code, unknown.authorities.len()), (ResponseCode::NXDomain, 1));
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_asked_for_again() {
+    let host = host(200);
+    let mut large = question("web.", RecordType::A);
+    let cut = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByUdp).await;
+    assert!(cut.metadata.truncation && cut.to_vec().expect("it can be written").len() <= 512);
+    let mut edns = Edns::new();
+    edns.set_max_payload(65_000);
+    large.set_edns(edns);
+    let cut = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByUdp).await;
+    assert!(cut.metadata.truncation && cut.edns.is_some());
+    let whole = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByTcp).await;
+    assert_eq!((whole.answers.len(), whole.metadata.truncation), (200, false));
+}
+
+#[tokio::test]
+async fn who_is_not_of_the_overlay_is_refused() {
+    let host = host(1);
+    let refused = |from| async move {
+        let asked = question("web.shop.default.wharf.internal.", RecordType::A);
+        ask(&host.known, &asked, from, Asked::ByUdp).await.metadata.response_code
+    };
+    assert_eq!(refused([192, 168, 0, 9]).await, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn a_program_may_ask_before_its_host_has_seen_it() {
+    let host = host(1);
+    let asked = question("web.", RecordType::A);
+    let asking = ask(&host.known, &asked, [10, 42, 0, 77], Asked::ByUdp);
+    let appearing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let observed = Observed { address: Some([10, 42, 0, 77].into()), ..Observed::nothing() };
+        let id = "default/shop/new/1.1".parse().expect("an id");
+        host.reports.send_modify(|report| report.instances.push((id, observed)));
+    };
+    let (found, ()) = tokio::join!(asking, appearing);
+    assert_eq!(found.answers.len(), 1);
+
+    // One that never appears is not of the cluster.
+    let stranger = ask(&host.known, &asked, [10, 42, 0, 78], Asked::ByUdp).await;
+    assert_eq!(stranger.metadata.response_code, ResponseCode::NXDomain);
+    drop(host.directories);
+}
+
+#[tokio::test]
+async fn what_is_no_question_is_not_answered_as_one() {
+    let host = host(1);
+    let known = &host.known;
+    let answered = |bytes: Vec<u8>| async move {
+        let answer = reply(known, &bytes, [10, 42, 0, 2].into(), Asked::ByUdp).await;
+        answer.map(|bytes| Message::from_vec(&bytes).expect("it can be read").metadata.response_code)
+    };
+    assert_eq!(answered(vec![]).await, None);
+    assert_eq!(answered(vec![0, 4, 1, 0, 0, 1, 0, 0]).await, Some(ResponseCode::FormErr));
+    let mut answer = question("web.", RecordType::A);
+    answer.metadata.message_type = MessageType::Response;
+    assert_eq!(answered(answer.to_vec().expect("it can be written")).await, None, "two servers would talk for ever");
+    let mut two = question("web.", RecordType::A);
+    two.add_query(Query::query(Name::root(), RecordType::A));
+    assert_eq!(answered(two.to_vec().expect("it can be written")).await, Some(ResponseCode::FormErr));
+    let mut update = question("web.", RecordType::A);
+    update.metadata.op_code = OpCode::Update;
+    assert_eq!(answered(update.to_vec().expect("it can be written")).await, Some(ResponseCode::NotImp));
+}

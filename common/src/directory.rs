@@ -1,0 +1,229 @@
+//! What names stand for: the services of a cluster, and where their instances are. Every host has all of it.
+
+use std::net::Ipv4Addr;
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{InstanceId, ServiceId},
+    spec::Protocol,
+};
+
+/// A service as others find it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Its own address, which leads to those of its instances that serve; none where there is no overlay.
+    pub address: Option<Ipv4Addr>,
+    /// The ports that its file names.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
+/// An instance as others reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether it serves: what does not can ask, and be asked for by its number alone.
+    pub serves: bool,
+}
+
+/// All services and instances that have addresses.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    services: OrdMap<ServiceId, Listing>,
+    instances: OrdMap<InstanceId, Endpoint>,
+    /// Whose address it is.
+    owners: OrdMap<Ipv4Addr, Owner>,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A service's own.
+    Service(ServiceId),
+    /// An instance's.
+    Instance(InstanceId),
+}
+
+/// A step from one directory to another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Services that are new or differ, and those that are gone.
+    pub services: Vec<(ServiceId, Option<Listing>)>,
+    /// Instances that are new or differ, and those that are gone.
+    pub instances: Vec<(InstanceId, Option<Endpoint>)>,
+}
+
+impl PartialEq for Directory {
+    fn eq(&self, other: &Directory) -> bool {
+        // The owners follow from the rest.
+        self.services == other.services && self.instances == other.instances
+    }
+}
+
+impl Difference {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.instances.is_empty()
+    }
+
+    /// The same in pieces of at most `most` entries, at least one piece.
+    pub fn pieces(self, most: usize) -> Vec<Difference> {
+        let services = self.services.chunks(most).map(|part| Difference { services: part.into(), instances: vec![] });
+        let instances = self.instances.chunks(most).map(|part| Difference { services: vec![], instances: part.into() });
+        let pieces: Vec<Difference> = services.chain(instances).collect();
+        if pieces.is_empty() { vec![Difference::default()] } else { pieces }
+    }
+}
+
+impl Directory {
+    /// A service.
+    pub fn service(&self, id: &ServiceId) -> Option<&Listing> {
+        self.services.get(id)
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Listing)> {
+        self.services.iter()
+    }
+
+    /// The instances of a service, by slot.
+    pub fn instances_of(&self, id: &ServiceId) -> impl Iterator<Item = (&InstanceId, &Endpoint)> {
+        let (first, last) = (id.slot(0).instance(0), id.slot(u32::MAX).instance(u64::MAX));
+        self.instances.range(first..=last)
+    }
+
+    /// An instance.
+    pub fn instance(&self, id: &InstanceId) -> Option<&Endpoint> {
+        self.instances.get(id)
+    }
+
+    /// All instances.
+    pub fn instances(&self) -> impl Iterator<Item = (&InstanceId, &Endpoint)> {
+        self.instances.iter()
+    }
+
+    /// Whose an address is.
+    pub fn owner(&self, address: Ipv4Addr) -> Option<&Owner> {
+        self.owners.get(&address)
+    }
+
+    /// Notes what is known of a service now; none if it is gone.
+    pub fn put_service(&mut self, id: ServiceId, listing: Option<Listing>) {
+        let before = match &listing {
+            Some(listing) => self.services.insert(id.clone(), listing.clone()),
+            None => self.services.remove(&id),
+        };
+        let address = |listing: Option<Listing>| listing.and_then(|listing| listing.address);
+        self.own(address(before), address(listing), Owner::Service(id));
+    }
+
+    /// Notes what is known of an instance now; none if it is gone.
+    pub fn put_instance(&mut self, id: InstanceId, endpoint: Option<Endpoint>) {
+        let before = match endpoint {
+            Some(endpoint) => self.instances.insert(id.clone(), endpoint),
+            None => self.instances.remove(&id),
+        };
+        let address = |endpoint: Option<Endpoint>| endpoint.map(|endpoint| endpoint.address);
+        self.own(address(before), address(endpoint), Owner::Instance(id));
+    }
+
+    fn own(&mut self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>, owner: Owner) {
+        // Another one may have been given the address meanwhile.
+        if let Some(before) = before.filter(|before| self.owners.get(before) == Some(&owner)) {
+            self.owners.remove(&before);
+        }
+        if let Some(now) = now {
+            self.owners.insert(now, owner);
+        }
+    }
+
+    /// What leads from this one to `next`.
+    pub fn difference(&self, next: &Directory) -> Difference {
+        Difference {
+            services: difference(&self.services, &next.services),
+            instances: difference(&self.instances, &next.instances),
+        }
+    }
+
+    /// Takes a step.
+    pub fn apply(&mut self, difference: Difference) {
+        for (id, listing) in difference.services {
+            self.put_service(id, listing);
+        }
+        for (id, endpoint) in difference.instances {
+            self.put_instance(id, endpoint);
+        }
+    }
+}
+
+fn difference<K: Ord + Clone, V: PartialEq + Clone>(
+    before: &OrdMap<K, V>,
+    after: &OrdMap<K, V>,
+) -> Vec<(K, Option<V>)> {
+    let items = before.diff(after).map(|item| match item {
+        DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => (key.clone(), Some(value.clone())),
+        DiffItem::Remove(key, _) => (key.clone(), None),
+    });
+    items.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> ServiceId {
+        format!("default/shop/{name}").parse().expect("an id")
+    }
+
+    fn instance(name: &str) -> InstanceId {
+        format!("default/shop/{name}").parse().expect("an id")
+    }
+
+    fn endpoint(last: u8, serves: bool) -> Option<Endpoint> {
+        Some(Endpoint { address: [10, 42, 0, last].into(), serves })
+    }
+
+    fn example() -> Directory {
+        let mut directory = Directory::default();
+        let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)] };
+        directory.put_service(service("web"), Some(listing.clone()));
+        directory.put_service(service("web2"), Some(Listing { address: None, ..listing }));
+        directory.put_instance(instance("web/1.1"), endpoint(2, true));
+        directory.put_instance(instance("web/10.1"), endpoint(3, false));
+        directory.put_instance(instance("web2/1.1"), endpoint(4, true));
+        directory
+    }
+
+    #[test]
+    fn instances_of_a_service_are_found_and_so_are_owners() {
+        let directory = example();
+        let of = |name| directory.instances_of(&service(name)).map(|(id, _)| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(of("web"), ["default/shop/web/1.1", "default/shop/web/10.1"]);
+        assert_eq!(of("web2"), ["default/shop/web2/1.1"]);
+        assert_eq!(directory.owner([10, 43, 0, 1].into()), Some(&Owner::Service(service("web"))));
+        assert_eq!(directory.owner([10, 42, 0, 3].into()), Some(&Owner::Instance(instance("web/10.1"))));
+    }
+
+    #[test]
+    fn steps_lead_from_one_to_the_other_also_in_pieces() {
+        let before = example();
+        let mut after = before.clone();
+        after.put_service(service("web2"), None);
+        after.put_instance(instance("web/1.1"), None);
+        // Its address has found another owner.
+        after.put_instance(instance("web/1.2"), endpoint(2, true));
+        after.put_instance(instance("web/10.1"), endpoint(3, true));
+        let step = before.difference(&after);
+        assert_eq!((step.services.len(), step.instances.len()), (1, 3));
+        for most in [1, 2, 100] {
+            let mut walked = before.clone();
+            step.clone().pieces(most).into_iter().for_each(|piece| walked.apply(piece));
+            assert_eq!(walked, after);
+            assert_eq!(walked.owner([10, 42, 0, 2].into()), Some(&Owner::Instance(instance("web/1.2"))));
+        }
+        assert!(after.difference(&after).is_empty());
+        assert_eq!(Difference::default().pieces(3).len(), 1, "a first message may say that there is nothing");
+    }
+}

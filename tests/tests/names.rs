@@ -1,0 +1,216 @@
+//! Containers find each other by name, wherever they run: a service has one address, which leads to what serves,
+//! also while it is rolled, while its coordinators are gone, and while its own host's agent is. On real hosts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use tests::{lab::Lab, wait::until};
+
+const SOON: Duration = Duration::from_secs(20);
+/// A service whose instance is gone leads elsewhere within this time.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// `web` on both hosts, `data` on the second one alone; who asks runs on the first one.
+fn stack(version: u32) -> String {
+    format!(
+        "
+services:
+  ask:
+    image: lab/web:1
+    command: [/bin/sleep, '100000']
+    stop_grace_period: 1s
+    deploy: {{placement: {{constraints: [node.hostname == h1]}}}}
+  web:
+    image: lab/web:1
+    command: [/bin/httpd, -f, -vv, -p, '80', -h, /www]
+    environment: {{VERSION: '{version}'}}
+    ports: ['80']
+    deploy:
+      replicas: 2
+      placement: {{max_replicas_per_node: 1}}
+      update_config: {{monitor: 1s}}
+  data:
+    image: lab/web:1
+    command: [/bin/httpd, -f, -vv, -p, '80', -h, /www]
+    deploy: {{placement: {{constraints: [node.hostname == h2]}}}}
+"
+    )
+}
+
+/// Runs busybox in a container: what it says, whether or not it is content.
+fn inside(lab: &Lab, host: &str, container: &str, words: &[&str]) -> (bool, String) {
+    let words = [&["exec", container, "/bin/busybox", "timeout", "20", "/bin/busybox"], words].concat();
+    match lab.docker(host, &words) {
+        Ok(said) => (true, said),
+        Err(error) => (false, format!("{error:#}")),
+    }
+}
+
+fn container(lab: &Lab, service: &str, host: &str) -> String {
+    let named = format!("default.names.{service}.");
+    let running = lab.running(host).expect("Docker answers");
+    let found = running.into_iter().map(|(name, _)| name).find(|name| name.starts_with(&named));
+    found.unwrap_or_else(|| panic!("{service} runs on {host}"))
+}
+
+/// What a container on h1 hears of a name, good or bad.
+fn look_up(lab: &Lab, asker: &str, words: &[&str]) -> String {
+    inside(lab, "h1", asker, &["sh", "-c", &format!("/bin/busybox nslookup {} 2>&1; true", words.join(" "))]).1
+}
+
+/// The addresses that a name has for a container on h1.
+fn addresses(lab: &Lab, asker: &str, name: &str) -> Vec<String> {
+    let said = look_up(lab, asker, &[name]);
+    // The first one is the server's.
+    let found = said.lines().filter_map(|line| line.strip_prefix("Address:")).skip(1);
+    let mut found: Vec<String> = found.map(|address| address.trim().to_owned()).collect();
+    found.sort();
+    found
+}
+
+/// Calls again and again from a container on h1 while something happens; how many calls failed.
+fn under_calls(lab: &Lab, asker: &str, url: &str, happens: impl FnOnce()) -> String {
+    let calls = format!(
+        "n=0; failed=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); \
+         /bin/busybox timeout 30 /bin/busybox wget -q -O /dev/null {url} || failed=$((failed+1)); \
+         /bin/busybox usleep 10000; done; /bin/busybox rm /tmp/enough; echo failed $failed of $n"
+    );
+    std::thread::scope(|scope| {
+        let calling = scope.spawn(|| lab.docker("h1", &["exec", asker, "/bin/busybox", "sh", "-c", &calls]));
+        happens();
+        assert!(inside(lab, "h1", asker, &["touch", "/tmp/enough"]).0, "the calls can be ended");
+        calling.join().expect("it does not panic").expect("it calls")
+    })
+}
+
+#[test]
+fn containers_find_each_other_by_name() {
+    let lab = Lab::up(2);
+    lab.deploy("names", &stack(1));
+    let asker = container(&lab, "ask", "h1");
+    names_lead_to_services(&lab, &asker);
+    a_service_is_all_of_its_instances(&lab, &asker);
+    other_names_are_asked_of_the_hosts_resolvers(&lab, &asker);
+    a_rollout_is_not_noticed(&lab, &asker);
+    names_go_on_without_coordinators_and_agents(&lab, &asker);
+}
+
+fn names_lead_to_services(lab: &Lab, asker: &str) {
+    // The seed of it all: a container of one host pings one of another by its name.
+    until(SOON, "data is found", || {
+        let (pinged, said) = inside(lab, "h1", asker, &["ping", "-c1", "-W2", "data"]);
+        ensure!(pinged, "{said}");
+        anyhow::Ok(())
+    });
+    let own = addresses(lab, asker, "data");
+    assert!(matches!(own.as_slice(), [one] if one.starts_with("10.43.")), "{own:?}");
+    for name in ["data.names", "data.names.default", "data.names.default.wharf.internal", "DATA"] {
+        assert_eq!(addresses(lab, asker, name), own, "{name}");
+    }
+    let instance = addresses(lab, asker, "tasks.data");
+    assert!(matches!(instance.as_slice(), [one] if one.starts_with("10.42.1.")), "{instance:?}");
+    assert_eq!(addresses(lab, asker, "1.data"), instance);
+    let ask = |words: &[&str]| look_up(lab, asker, words);
+    assert!(ask(&[instance[0].as_str()]).contains("1.data.names.default.wharf.internal"));
+    let found = ask(&["-type=srv", "web"]);
+    assert!(found.contains("80 1.web.names.default.wharf.internal"), "{found}");
+
+    let began = Instant::now();
+    let unknown = ask(&["nobody"]);
+    assert!(unknown.contains("NXDOMAIN") && began.elapsed() < TOLD, "{unknown}");
+}
+
+fn a_service_is_all_of_its_instances(lab: &Lab, asker: &str) {
+    until(SOON, "both are found", || {
+        let both = addresses(lab, asker, "tasks.web");
+        ensure!(both.len() == 2, "{both:?}");
+        anyhow::Ok(())
+    });
+    let call = |host: &str, from: &str| inside(lab, host, from, &["wget", "-q", "-O", "-", "http://web/"]);
+    for _ in 0..40 {
+        let (_, said) = call("h1", asker);
+        assert!(said.contains("ok"), "{said}");
+    }
+    let logs = lab.exec("h1", &["sh", "-c", "wharf logs names/web 2>&1"]).expect("it logs");
+    let answered =
+        |slot: &str| logs.lines().filter(|line| line.contains(slot) && line.contains("response:200")).count();
+    let (first, second) = (answered("web/1."), answered("web/2."));
+    assert!(first >= 8 && second >= 8, "chance is fair: {logs}");
+    assert!(logs.contains("10.42.0."), "who asks is known by its own address: {logs}");
+    // One that asks for its own service is led to itself half of the time.
+    for host in ["h1", "h2"] {
+        let own = container(lab, "web", host);
+        for _ in 0..4 {
+            let (_, said) = call(host, &own);
+            assert!(said.contains("ok"), "{own} asks for itself: {said}");
+        }
+    }
+    // A host itself gets there, too, and one without an instance is refused at once.
+    let address = addresses(lab, asker, "data").remove(0);
+    for host in ["h1", "h2"] {
+        let words = ["busybox", "timeout", "5", "busybox", "wget", "-q", "-O", "-", &format!("http://{address}/")];
+        assert!(lab.exec(host, &words).expect("it is reached").contains("ok"), "{host}");
+    }
+    lab.exec("h1", &["wharf", "scale", "names/data=0"]).expect("nobody serves");
+    until(SOON, "it is refused", || {
+        let began = Instant::now();
+        let (reached, said) = inside(lab, "h1", asker, &["wget", "-q", "-O", "-", "http://data/"]);
+        ensure!(!reached && said.contains("refused") && began.elapsed() < TOLD, "{said}");
+        anyhow::Ok(())
+    });
+    lab.exec("h1", &["wharf", "scale", "names/data=1"]).expect("one serves again");
+    until(SOON, "it is reached", || {
+        let (reached, said) = inside(lab, "h1", asker, &["wget", "-q", "-O", "-", "http://data/"]);
+        ensure!(reached, "{said}");
+        anyhow::Ok(())
+    });
+}
+
+/// A resolver like those that hosts have.
+fn other_names_are_asked_of_the_hosts_resolvers(lab: &Lab, asker: &str) {
+    let said = look_up(lab, asker, &["outside.example"]);
+    assert!(said.contains("SERVFAIL"), "nobody knows it: {said}");
+    let resolver = "setsid dnsmasq --keep-in-foreground --no-resolv --no-hosts --address=/outside.example/192.0.2.7 \
+                    --listen-address=10.97.0.2 --bind-interfaces --user=root --pid-file= >/dev/null 2>&1 </dev/null & \
+                    for host in 1 2 3; do echo \"nameserver 10.97.0.2\"; done >/etc/resolv.conf";
+    lab.exec("h2", &["sh", "-c", resolver]).expect("it starts");
+    lab.exec("h1", &["sh", "-c", "echo nameserver 10.97.0.2 >/etc/resolv.conf"]).expect("it is written");
+    until(SOON, "a name of the world is found", || {
+        let found = addresses(lab, asker, "outside.example");
+        ensure!(found == ["192.0.2.7"], "{found:?}");
+        anyhow::Ok(())
+    });
+}
+
+fn a_rollout_is_not_noticed(lab: &Lab, asker: &str) {
+    let said = under_calls(lab, asker, "http://web/", || {
+        lab.deploy("names", &stack(2));
+    });
+    eprintln!("a rollout under calls by name: {}", said.trim());
+    assert!(said.starts_with("failed 0 of"), "{said}");
+}
+
+fn names_go_on_without_coordinators_and_agents(lab: &Lab, asker: &str) {
+    let reached = |what: &str| {
+        until(SOON, what, || {
+            let (reached, said) = inside(lab, "h1", asker, &["wget", "-q", "-O", "-", "http://data/"]);
+            ensure!(reached, "{said}");
+            anyhow::Ok(())
+        });
+    };
+    // Two coordinators, one of which is gone: there is no leader.
+    lab.run(&["stop-wharf", "h2"]).expect("it dies");
+    reached("a name without a leader");
+    lab.run(&["stop-wharf", "h1"]).expect("it dies");
+    lab.run(&["start-wharf", "h1"]).expect("it starts, and nobody tells it anything");
+    reached("a name from the disk");
+    lab.run(&["start-wharf", "h2"]).expect("it starts");
+    lab.wait_until_whole(SOON);
+    let said = under_calls(lab, asker, "http://data/", || {
+        lab.run(&["stop-wharf", "h1"]).expect("its agent dies");
+        reached("a name that the next host answers");
+        lab.run(&["start-wharf", "h1"]).expect("it starts");
+    });
+    eprintln!("an agent that is away for a while, under calls by name: {}", said.trim());
+    assert!(said.starts_with("failed 0 of"), "the next host answers: {said}");
+}
