@@ -5,6 +5,7 @@ mod recursion;
 mod reply;
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     os::fd::OwnedFd,
@@ -15,7 +16,8 @@ use std::{
 use common::{
     assignment::Assignment,
     directory::Directory,
-    network::{Network, Overlay, Subnet},
+    finding::Finding,
+    network::{Overlay, Subnet},
     report::Report,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -27,6 +29,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use crate::findings::{Findings, Source};
 use reply::{Asked, reply};
 
 /// The port of DNS.
@@ -53,31 +56,26 @@ pub struct Known {
 
 impl Known {
     fn overlay(&self) -> Option<Overlay> {
-        overlay_of(&self.assignment.borrow())
-    }
-}
-
-fn overlay_of(assignment: &Assignment) -> Option<Overlay> {
-    match &assignment.network {
-        Network::Overlay(overlay) if assignment.is_known() => Some(overlay.clone()),
-        _ => None,
+        self.assignment.borrow().overlay().cloned()
     }
 }
 
 /// Answers for as long as it is awaited.
-pub async fn run(known: Known) {
+pub async fn run(known: Known, findings: Findings) {
     let mut assignment = known.assignment.clone();
     let mut problem = None;
     loop {
-        let own = overlay_of(&assignment.borrow_and_update()).map(|overlay| overlay.own);
-        let moved = assignment.wait_for(|next| overlay_of(next).map(|overlay| overlay.own) != own);
+        let own = assignment.borrow_and_update().overlay().map(|overlay| overlay.own);
+        let moved = assignment.wait_for(|next| next.overlay().map(|overlay| overlay.own) != own);
         let serving = async {
             let Some(own) = own else { return std::future::pending().await };
-            let why = serve(&known, own).await.err().map(|error| error.to_string());
-            if why != problem {
-                let holder = link::socket::holder_of(PORT).unwrap_or_else(|| "nobody that is known".to_owned());
-                warn!(why, holder, "containers get no names from {}:{PORT}; it is tried again", own.gateway());
-                problem = why;
+            let Err(error) = serve(&known, own, &findings).await;
+            let holder = link::socket::holder_of(PORT).map_or_else(String::new, |holder| format!(": {holder}"));
+            let why = format!("port {PORT} of {}: {error}{holder}", own.gateway());
+            findings.put(Source::Names, [Finding::Names { why: why.clone() }]);
+            if problem.as_ref() != Some(&why) {
+                warn!(why, "containers get no names from this host; it is tried again");
+                problem = Some(why);
             }
             tokio::time::sleep(AGAIN).await;
         };
@@ -88,11 +86,12 @@ pub async fn run(known: Known) {
     }
 }
 
-async fn serve(known: &Known, own: Subnet) -> io::Result<()> {
+async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<Infallible> {
     let address = own.gateway();
     let udp = Arc::new(UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?);
     let tcp = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
     info!(%address, "names are answered");
+    findings.put(Source::Names, []);
     let (questions, connections) =
         (Arc::new(Semaphore::new(MOST_QUESTIONS)), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
     let mut answering: JoinSet<()> = JoinSet::new();

@@ -4,15 +4,18 @@
 //! coordinator gone.
 
 pub mod directory;
+mod disks;
 mod dns;
 pub mod facts;
 pub mod files;
+pub mod findings;
 pub mod guard;
 pub mod holder;
 pub mod leases;
 pub mod ledger;
 mod logs;
 pub mod network;
+mod probe;
 pub mod reconciler;
 pub mod renewal;
 pub mod runtime;
@@ -39,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use directory::Learner;
 use dns::Known;
 use files::{Files, Places};
+use findings::Findings;
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
 use network::NetworkKeeper;
@@ -90,11 +94,15 @@ pub async fn run<R: ContainerRuntime>(
     let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
     let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
     tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
+    let findings = Findings::default();
+    tasks.spawn(until(stop.clone(), disks::watch(config.state.clone(), findings.clone())));
     if config.keeps_network {
-        let keeper = NetworkKeeper::new(runtime.clone(), assignment.clone(), address, directory.clone());
+        let keeper =
+            NetworkKeeper::new(runtime.clone(), assignment.clone(), address, directory.clone(), findings.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
         let known = Known { assignment: assignment.clone(), report: report.clone(), directory: directory.clone() };
-        tasks.spawn(until(stop.clone(), dns::run(known)));
+        tasks.spawn(until(stop.clone(), dns::run(known, findings.clone())));
+        tasks.spawn(until(stop.clone(), probe::run(assignment.clone(), findings.clone())));
     }
     let files = Files::new(config.places.clone(), leads);
     let host = HostParts { files, leases: leases.clone(), directory, ledger, boot: facts::boot_id() };
@@ -108,6 +116,7 @@ pub async fn run<R: ContainerRuntime>(
         report,
         leader,
         directory: Learner::new(directories),
+        findings,
         leases,
         address: addresses,
         leaving: leaving.clone(),

@@ -17,12 +17,16 @@ use agent_core::network::{BRIDGE, Change, HostNetwork, Rules, TUNNEL, changes, r
 use common::{
     assignment::Assignment,
     directory::Directory,
+    finding::Finding,
     network::{Network, Overlay},
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::runtime::{ContainerRuntime, HostBridge};
+use crate::{
+    findings::{Findings, Source},
+    runtime::{ContainerRuntime, HostBridge},
+};
 use netlink::Netlink;
 pub use nft::missing_programs;
 
@@ -39,6 +43,8 @@ pub struct NetworkKeeper<R> {
     address: watch::Receiver<Option<IpAddr>>,
     /// Where services lead.
     directory: watch::Receiver<Directory>,
+    /// Where it is told what is wrong.
+    findings: Findings,
     /// The rules that were loaded last, and how the kernel showed them then.
     loaded: Option<(Rules, String)>,
     /// What the runtime was told of the bridge.
@@ -52,8 +58,9 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         assignment: watch::Receiver<Assignment>,
         address: watch::Receiver<Option<IpAddr>>,
         directory: watch::Receiver<Directory>,
+        findings: Findings,
     ) -> NetworkKeeper<R> {
-        NetworkKeeper { runtime, assignment, address, directory, loaded: None, told: None }
+        NetworkKeeper { runtime, assignment, address, directory, findings, loaded: None, told: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -81,6 +88,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 info!("this host's network is as it should be again");
             }
             problem = done.err();
+            self.findings.put(Source::Network, problem.clone().map(|why| Finding::Network { why }));
             if let Some(why) = &problem {
                 self.runtime.lacks_bridge(why);
             }

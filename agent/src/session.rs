@@ -10,11 +10,13 @@ use std::{
 use common::{
     assignment::Assignment,
     error::{Code, Problem},
+    finding::Finding,
     host::HostFacts,
     report::Report,
+    time::Timestamp,
     wire::{Hello, Open, ToAgent, ToCoordinator},
 };
-use link::{Connection, LinkError, Stream, Transport};
+use link::{Connection, LinkError, Stream, Transport, clock::now};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -25,6 +27,7 @@ use crate::{
     Config,
     directory::Learner,
     facts,
+    findings::{Findings, Source},
     leases::{BootTime, Leases},
     logs,
     runtime::ContainerRuntime,
@@ -37,6 +40,8 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 /// How often the host's facts are looked at, and how often while Docker does not answer.
 const FACTS_EVERY: Duration = Duration::from_secs(15);
 const FACTS_EVERY_WITHOUT_DOCKER: Duration = Duration::from_secs(1);
+/// How far the host's clock and the leader's may be apart, in seconds, and what is more than that.
+const CLOCK_STEPS: [u64; 4] = [5, 60, 600, 3600];
 /// How many heartbeats may stay unanswered before another coordinator is tried.
 const MISSED_BEATS: u32 = 3;
 
@@ -56,6 +61,8 @@ pub struct Session<R> {
     pub leader: watch::Sender<Option<Connection>>,
     /// Where it is learnt what names stand for.
     pub directory: Learner,
+    /// What is wrong with the host.
+    pub findings: Findings,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
     /// Where others reach this host is noted here.
@@ -169,6 +176,8 @@ impl<R: ContainerRuntime> Session<R> {
         let mut beats = tokio::time::interval(heartbeat);
         let mut look_at_facts = Instant::now() + until_next_look(&facts);
         let mut unanswered = 0;
+        let mut findings = self.findings.watch();
+        findings.mark_changed();
         self.report.mark_changed();
         let speaking = async {
             loop {
@@ -194,6 +203,7 @@ impl<R: ContainerRuntime> Session<R> {
                         let report = self.report.borrow_and_update().clone();
                         outgoing.send(&ToCoordinator::Report { number, report }).await?;
                     }
+                    _ = findings.changed() => outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
                     () = tokio::time::sleep_until(look_at_facts) => {
                         let looked = self.facts(address).await?;
                         look_at_facts = Instant::now() + until_next_look(&looked);
@@ -216,7 +226,10 @@ impl<R: ContainerRuntime> Session<R> {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
             ToAgent::Directory(piece) => self.directory.hear(piece),
             ToAgent::Coordinators(known) => learn_coordinators(coordinators, known),
-            ToAgent::BeatAck { sent, grant } => self.leases.extend(BootTime(sent), &grant),
+            ToAgent::BeatAck { sent, grant, at } => {
+                self.leases.extend(BootTime(sent), &grant);
+                self.findings.put(Source::Clock, clock_finding(at, now()));
+            }
             ToAgent::ReportAck { .. } => {}
             ToAgent::Farewell => return Err(End::Left),
             ToAgent::Redirect { leader } => return Err(End::Redirected(leader)),
@@ -251,6 +264,14 @@ impl<R: ContainerRuntime> Session<R> {
     }
 }
 
+/// What is wrong if the leader said what time it is a moment ago.
+fn clock_finding(leader: Timestamp, own: Timestamp) -> Option<Finding> {
+    let apart = leader.0.abs_diff(own.0) / 1000;
+    // In steps, or each second of a drift would be told.
+    let seconds = CLOCK_STEPS.into_iter().rev().find(|step| apart >= *step)?;
+    Some(Finding::Clock { seconds })
+}
+
 fn until_next_look(facts: &HostFacts) -> Duration {
     if facts.docker.is_empty() { FACTS_EVERY_WITHOUT_DOCKER } else { FACTS_EVERY }
 }
@@ -262,5 +283,19 @@ fn learn_coordinators(known: &mut VecDeque<SocketAddr>, told: Vec<SocketAddr>) {
         if !known.contains(&address) {
             known.push_front(address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_apart_are_told_in_steps() {
+        let found = |leader: u64, own: u64| clock_finding(Timestamp(leader * 1000), Timestamp(own * 1000));
+        assert_eq!(found(104, 100), None);
+        assert_eq!(found(100, 106), Some(Finding::Clock { seconds: 5 }));
+        assert_eq!(found(100, 159), Some(Finding::Clock { seconds: 5 }));
+        assert_eq!(found(9000, 100), Some(Finding::Clock { seconds: 3600 }));
     }
 }

@@ -139,6 +139,8 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// What is wrong with the hosts and the paths between them, why, and what to do about it.
+    Doctor,
     /// The cluster's state and settings.
     Status,
     /// Versions of this command line and of the cluster.

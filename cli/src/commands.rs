@@ -2,6 +2,7 @@
 
 mod ctx;
 mod deploy;
+mod doctor;
 mod events;
 mod files;
 mod hosts;
@@ -115,6 +116,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Config(config) => files::configs(session, config).await,
         Command::Registry(registry) => tokens::registries(session, registry).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
+        Command::Doctor => doctor::doctor(session).await,
         Command::Status => members::status(session).await,
         Command::Version { .. } => version(session).await,
         Command::Up(_)

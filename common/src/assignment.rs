@@ -8,7 +8,7 @@ use crate::{
     device::BoundDevice,
     id::{ClusterId, HostId, InstanceId},
     instance::{BoundPort, Desired, Phase},
-    network::Network,
+    network::{Network, Overlay},
     part::Part,
     secret::Secret,
     spec::ServiceSpec,
@@ -107,6 +107,14 @@ impl Assignment {
     /// Whether the cluster has ever said what the host should run.
     pub fn is_known(&self) -> bool {
         self.generation > 0
+    }
+
+    /// The overlay, if the cluster has said that there is one.
+    pub fn overlay(&self) -> Option<&Overlay> {
+        match &self.network {
+            Network::Overlay(overlay) if self.is_known() => Some(overlay),
+            _ => None,
+        }
     }
 
     /// Whether `next` may replace this: same cluster and host, and not older.

@@ -18,6 +18,7 @@ pub mod spec;
 pub mod assignment;
 pub mod device;
 pub mod directory;
+pub mod finding;
 pub mod host;
 pub mod instance;
 pub mod network;

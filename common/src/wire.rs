@@ -12,12 +12,13 @@ use crate::{
     assignment::Assignment,
     directory::Difference,
     error::Problem,
+    finding::Finding,
     host::HostFacts,
     id::{HostId, InstanceId, MemberId},
     part::PartId,
     report::Report,
     secret::Secret,
-    time::Span,
+    time::{Span, Timestamp},
 };
 
 /// The wire protocols that this binary speaks, newest first; the handshake picks one by ALPN.
@@ -49,6 +50,8 @@ pub enum Open {
     /// The key that secrets are sealed with, asked by a coordinator that has just joined: the key follows, if
     /// the other has it.
     SealingKey,
+    /// What agents have found wrong, asked of the leader by a coordinator: it follows by host.
+    Findings,
     /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
     Files(InstanceId),
 }
@@ -61,7 +64,7 @@ impl Open {
             Open::Session(hello) => hello.host == peer.host,
             // What exactly is looked up by the host of the certificate.
             Open::Renew(_) | Open::Files(_) => true,
-            Open::Member(_) | Open::Logs(_) | Open::SealingKey => peer.member.is_some(),
+            Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::Findings => peer.member.is_some(),
         }
     }
 }
@@ -96,6 +99,8 @@ pub enum ToCoordinator {
     },
     /// What it observes of its host has changed.
     Facts(HostFacts),
+    /// All that is wrong with its host now, as it finds it.
+    Findings(Vec<Finding>),
     /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
     Leaving,
 }
@@ -127,6 +132,8 @@ pub enum ToAgent {
         sent: u64,
         /// What may run on, now that the beat was answered.
         grant: Grant,
+        /// What time it is where it was answered.
+        at: Timestamp,
     },
     /// The report is in the replicated state.
     ReportAck {

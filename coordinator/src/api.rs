@@ -3,6 +3,7 @@
 
 pub mod access;
 mod cluster;
+mod doctor;
 mod door;
 pub mod error;
 mod events;
@@ -54,6 +55,7 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(cluster::put_settings))
         .routes(routes!(cluster::remove_member))
         .routes(routes!(cluster::environments))
+        .routes(routes!(doctor::get))
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::remove))
         .routes(routes!(hosts::put_labels))

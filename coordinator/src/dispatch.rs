@@ -6,7 +6,7 @@ pub mod lease;
 mod session;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use std::{
 use common::{
     directory::Directory,
     error::{Code, Problem},
+    finding::Finding,
     id::HostId,
     wire::{LogRequest, Open},
 };
@@ -23,9 +24,11 @@ use tokio::sync::{Notify, watch};
 
 pub use session::serve as serve_session;
 
-use crate::raft::Consensus;
+use crate::raft::{Consensus, no_leader};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most findings of one host.
+const MOST_FINDINGS: usize = 100;
 /// Changes that come together are sent together.
 const GATHER: Duration = Duration::from_millis(20);
 /// The same of the directory, which goes to every host.
@@ -56,6 +59,8 @@ struct Live {
     reported: bool,
     /// Tells its session that its assignment may have changed.
     changed: Arc<Notify>,
+    /// What its agent has found wrong.
+    findings: Vec<Finding>,
 }
 
 impl Dispatch {
@@ -74,7 +79,7 @@ impl Dispatch {
         let number = hosts.get(&host).map_or(0, |live| live.number + 1);
         let changed = Arc::new(Notify::new());
         let (last_beat, reported) = (Instant::now(), false);
-        let live = Live { connection, number, last_beat, reported, changed: changed.clone() };
+        let live = Live { connection, number, last_beat, reported, changed: changed.clone(), findings: Vec::new() };
         if let Some(older) = hosts.insert(host, live) {
             older.connection.close("a newer session of this host has begun");
         }
@@ -131,6 +136,30 @@ impl Dispatch {
         if let Some(live) = self.hosts().get_mut(&host).filter(|live| live.number == number) {
             live.reported = true;
         }
+    }
+
+    fn found(&self, host: HostId, number: u64, mut findings: Vec<Finding>) {
+        findings.truncate(MOST_FINDINGS);
+        if let Some(live) = self.hosts().get_mut(&host).filter(|live| live.number == number) {
+            live.findings = findings;
+        }
+    }
+
+    /// What the agents that speak with this member have found wrong.
+    pub fn own_findings(&self) -> BTreeMap<HostId, Vec<Finding>> {
+        let hosts = self.hosts();
+        let with_findings = hosts.iter().filter(|(_, live)| !live.findings.is_empty());
+        with_findings.map(|(host, live)| (*host, live.findings.clone())).collect()
+    }
+
+    /// What all agents have found wrong: they speak with the leader.
+    pub async fn findings(&self) -> Result<BTreeMap<HostId, Vec<Finding>>, Problem> {
+        if self.consensus.leadership().leads {
+            return Ok(self.own_findings());
+        }
+        let leader = self.consensus.leader_address().ok_or_else(no_leader)?;
+        let asked = self.consensus.callers().get(leader).ask(&Open::Findings, DIAL_TIMEOUT).await;
+        asked.map_err(|error| no_leader().why(error.to_string()))
     }
 
     /// When a host that has reported was heard last.

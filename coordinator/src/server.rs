@@ -105,6 +105,10 @@ async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stre
             stream.outgoing.send(&coordinator.seals.share().filter(|_| is_member)).await?;
             stream.outgoing.finish().await
         }
+        Open::Findings => {
+            stream.outgoing.send(&coordinator.dispatch.own_findings()).await?;
+            stream.outgoing.finish().await
+        }
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
             Ok(source) => relay(source, stream).await,
             Err(problem) => {

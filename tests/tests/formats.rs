@@ -17,6 +17,7 @@ use common::{
     directory::{Difference, Endpoint, Listing},
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
+    finding::Finding,
     host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
@@ -283,6 +284,18 @@ fn batch() -> Batch {
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }
 
+fn findings() -> Vec<Finding> {
+    let (peer, why) = (NetworkPlan::default().subnets().next().expect("it has some"), "no".to_owned());
+    vec![
+        Finding::Unheard { peer, answers: true },
+        Finding::Narrow { peer, mtu: 1450 },
+        Finding::Network { why: why.clone() },
+        Finding::Names { why },
+        Finding::Disk { path: "/".into(), size: Bytes(1 << 40) },
+        Finding::Clock { seconds: 60 },
+    ]
+}
+
 fn difference() -> Difference {
     let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)] };
     let endpoint = Endpoint { address: [10, 42, 0, 2].into(), serves: true };
@@ -394,6 +407,7 @@ fn frames_can_be_read_by_later_versions() {
             Open::Member(vec![2]),
             Open::Logs(request),
             Open::SealingKey,
+            Open::Findings,
             Open::Files(instance()),
         ],
     );
@@ -406,6 +420,7 @@ fn frames_can_be_read_by_later_versions() {
             ToCoordinator::Beat { sent: AT.0 },
             ToCoordinator::Facts(facts()),
             ToCoordinator::Leaving,
+            ToCoordinator::Findings(findings()),
         ],
     );
     let coordinators = vec![([10, 0, 0, 1], 7443).into()];
@@ -420,6 +435,7 @@ fn frames_can_be_read_by_later_versions() {
             ToAgent::BeatAck {
                 sent: AT.0,
                 grant: Grant { times: Settings::default().lease(), instances: vec![instance()] },
+                at: AT,
             },
             ToAgent::ReportAck { number: 1 },
             ToAgent::Coordinators(coordinators),

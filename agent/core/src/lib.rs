@@ -10,6 +10,7 @@ pub mod memory;
 pub mod names;
 pub mod network;
 pub mod observed;
+pub mod probe;
 pub mod reconcile;
 mod unit;
 

@@ -2,6 +2,7 @@
 
 mod changes;
 mod directory;
+mod doctor;
 mod drain;
 mod touched;
 
@@ -26,6 +27,7 @@ use crate::{
 
 pub use changes::{revisions, stack_plan};
 pub use directory::{directory, follow};
+pub use doctor::doctor;
 pub use drain::{drain_plan, rebalance_plan};
 pub use touched::{Touched, touched};
 

@@ -46,6 +46,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/cluster", READ),
     ("PUT", "/api/v1/cluster/settings", CHANGE),
     ("DELETE", "/api/v1/members/{member}", CHANGE),
+    ("GET", "/api/v1/doctor", READ),
     ("GET", "/api/v1/environments", READ),
     ("GET", "/api/v1/hosts", READ),
     ("GET", "/api/v1/hosts/{host}", READ),

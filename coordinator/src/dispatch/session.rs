@@ -13,7 +13,7 @@ use common::{
     wire::{DirectoryPiece, Hello, ToAgent, ToCoordinator},
 };
 use coordinator_core::{Cluster, Command, Outcome, cluster::Host, lease, view};
-use link::{Connection, LinkError, Stream};
+use link::{Connection, LinkError, Stream, clock::now};
 use tokio::sync::{Notify, mpsc};
 use tracing::{Instrument, debug, info, info_span};
 
@@ -253,11 +253,12 @@ impl Session {
         match message {
             ToCoordinator::Beat { sent } if self.dispatch.consensus.leads_for_certain() => {
                 let grant = lease::grant(&self.dispatch.consensus.current().cluster, self.host);
-                outgoing.send(&ToAgent::BeatAck { sent, grant }).await?;
+                outgoing.send(&ToAgent::BeatAck { sent, grant, at: now() }).await?;
             }
             // Not answered: the agent looks for another coordinator if this goes on.
             ToCoordinator::Beat { .. } => {}
             ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
+            ToCoordinator::Findings(findings) => self.dispatch.found(self.host, self.number, findings),
             ToCoordinator::Leaving => {
                 self.dispatch.consensus.propose(vec![Command::HostLeaves(self.host).into()]).await?;
                 outgoing.send(&ToAgent::Farewell).await?;

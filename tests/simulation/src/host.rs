@@ -1,6 +1,9 @@
 //! A host: a real reconciler over a Docker that exists only as a map.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use agent_core::{
     Action, ActionResult, Container, ContainerState, Lease, Local, Memory, Situation, Stopped, reconcile,
@@ -281,7 +284,10 @@ impl Host {
             Action::Create(part) => {
                 self.made += 1;
                 let id = format!("c{}", self.made);
-                let container = Container { id, state: ContainerState::Created, image_digest: None, address: None };
+                // Docker gives addresses in turn, and again what was given up.
+                let IpAddr::V4(host) = self.facts.address else { return missing() };
+                let address = Some([10, 42, host.octets()[3], (self.made % 250) as u8 + 2].into());
+                let container = Container { id, state: ContainerState::Created, image_digest: None, address };
                 if self.assigned(part).is_some_and(|a| a.spec.strict_singleton) && part.part != Part::Network {
                     self.guarded.insert(part.clone());
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::Action;
 use common::{
+    directory::Directory,
     host::{Availability, Liveness},
     id::{InstanceId, ServiceId, SlotId},
     instance::{Health, Phase, Want},
@@ -16,7 +17,7 @@ use coordinator_core::{
     Batch, Cluster, Command, Outcome, Proposal,
     cluster::{Instance, Service, Task},
     command::Placement,
-    plan,
+    plan, view,
 };
 
 use crate::host::Host;
@@ -38,6 +39,8 @@ pub struct Oracle {
     revived: BTreeSet<InstanceId>,
     /// What jobs have done, by slot.
     done: Vec<(SlotId, Task)>,
+    /// What hosts were told of names, step by step.
+    directory: Directory,
 }
 
 impl Oracle {
@@ -50,6 +53,7 @@ impl Oracle {
         stacks_say_what_is(cluster)?;
         observations_only_rise(&before, cluster)?;
         slots_are_filled_once(cluster)?;
+        self.names_lead_where_they_should(&before, cluster)?;
         let revived = |(id, instance): &(&InstanceId, &Instance)| {
             let before = before.instances.get(*id).is_some_and(|before| before.observed.phase.is_terminal());
             before && !instance.observed.phase.is_terminal()
@@ -93,6 +97,28 @@ impl Oracle {
                     && !cluster.instances.contains_key(id)
             };
             self.purged.extend(instances.iter().filter(reported_gone).map(|(id, _)| id.clone()));
+        }
+        Ok(())
+    }
+
+    /// I13: the directory that is followed is the one of the state, names what serves and nothing that is to end, and
+    /// no two services have the same address.
+    fn names_lead_where_they_should(&mut self, before: &Cluster, cluster: &Cluster) -> Checked {
+        view::follow(&mut self.directory, before, cluster);
+        if self.directory != view::directory(cluster) {
+            return Err("I13: the directory is not what the state says".into());
+        }
+        let serves =
+            |id: &InstanceId| cluster.instances.get(id).is_some_and(|i| i.fills_slot() && i.observed.is_serving());
+        if let Some((id, _)) = self.directory.instances().find(|(id, endpoint)| endpoint.serves && !serves(id)) {
+            return Err(format!("I13: others are led to {id}, which does not serve"));
+        }
+        let mut owners = BTreeMap::new();
+        for (id, listing) in self.directory.services() {
+            let address = listing.address.ok_or_else(|| format!("I13: {id} has no address"))?;
+            if let Some(other) = owners.insert(address, id) {
+                return Err(format!("I13: {id} and {other} have the same address"));
+            }
         }
         Ok(())
     }

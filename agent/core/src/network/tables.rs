@@ -1,0 +1,138 @@
+//! The tables of rules, as `nft -f` takes them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use common::network::{NetworkPlan, Overlay, Subnet};
+
+use super::{BRIDGE, PORT, TABLE, TUNNEL};
+
+/// Marks packets to services: where the kernel shows bridged packets to the rules of IP (br_netfilter), one that is
+/// led to a container of the same host goes on along the bridge.
+const TO_SERVICE: &str = "0x01000000";
+
+/// All of them. Each is replaced as a whole and in one transaction, so no packet meets half of them.
+pub(super) fn tables(overlay: &Overlay, peers: &BTreeMap<Subnet, IpAddr>) -> String {
+    let Overlay { plan, own, .. } = overlay;
+    let underlays = elements(peers.values());
+    let addresses: Vec<Ipv4Addr> = peers.keys().chain([own]).map(|subnet| subnet.host()).collect();
+    let (sets, chains) = (sets(&underlays, &elements(addresses.iter())), chains(plan, *own));
+    format!(
+        "\
+table bridge {TABLE} {{}}
+delete table bridge {TABLE}
+table bridge {TABLE} {{
+    # Containers of a host reach each other by way of the host's routing: rules are in one place.
+    chain forward {{
+        type filter hook forward priority -200;
+        meta mark & {TO_SERVICE} == {TO_SERVICE} accept
+        ip saddr {own} drop
+        ip daddr {own} drop
+        arp daddr ip {own} drop
+    }}
+}}
+table ip6 {TABLE} {{}}
+delete table ip6 {TABLE}
+table ip6 {TABLE} {{
+    chain forward {{
+        type filter hook forward priority -10;
+        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} drop
+    }}
+}}
+table ip {TABLE} {{}}
+delete table ip {TABLE}
+table ip {TABLE} {{
+    {sets}    {chains}}}
+"
+    )
+}
+
+fn sets(underlays: &str, hosts: &str) -> String {
+    format!(
+        "\
+    set peers {{
+        type ipv4_addr
+{underlays}    }}
+    set hosts {{
+        type ipv4_addr
+{hosts}    }}
+    # A container that is led to itself must not be answered around the host.
+    set itself {{
+        type ipv4_addr . ipv4_addr
+    }}
+    map services {{
+        type ipv4_addr : verdict
+    }}
+"
+    )
+}
+
+fn chains(plan: &NetworkPlan, own: Subnet) -> String {
+    let (containers, services, host, gateway) = (plan.containers, plan.services, own.host(), own.gateway());
+    format!(
+        "\
+    # Who says that it is somebody must come from where that one lives.
+    chain raw-in {{
+        type filter hook prerouting priority -300;
+        iifname != \"lo\" udp dport {PORT} ip saddr != @peers drop
+        iifname \"{BRIDGE}\" ip saddr != {own} drop
+        iifname \"{BRIDGE}\" ip saddr {{ {host}, {gateway} }} drop
+        iifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip saddr {containers} drop
+        iifname \"{TUNNEL}\" ip saddr {own} drop
+        iifname \"{BRIDGE}\" ip daddr {{ {gateway}, {services} }} meta mark set meta mark | {TO_SERVICE}
+    }}
+    # What asks for a service is led to an instance, where it begins.
+    chain to-service {{
+        type nat hook prerouting priority -100;
+        iifname \"{BRIDGE}\" ip daddr vmap @services
+    }}
+    chain own-to-service {{
+        type nat hook output priority -100;
+        ip daddr vmap @services
+    }}
+    chain output {{
+        type filter hook output priority -10;
+        ip daddr {services} reject with tcp reset
+        ip daddr {services} reject
+    }}
+    chain forward {{
+        type filter hook forward priority -10;
+        tcp flags syn tcp option maxseg size set rt mtu
+        ct state established,related accept
+        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} accept
+        ip daddr {services} reject with tcp reset
+        ip daddr {services} reject
+        oifname \"{BRIDGE}\" ct status & dnat == dnat accept
+        oifname \"{BRIDGE}\" drop
+    }}
+    # Of a host, containers reach DNS and what is published.
+    chain input {{
+        type filter hook input priority -10;
+        iifname != {{ \"{BRIDGE}\", \"{TUNNEL}\" }} accept
+        iifname \"{TUNNEL}\" ip saddr @hosts accept
+        ct state established,related accept
+        ct status & dnat == dnat accept
+        ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip daddr {gateway} icmp type echo-request accept
+        drop
+    }}
+    chain post {{
+        type nat hook postrouting priority 100;
+        ip saddr . ip daddr @itself masquerade
+        ip saddr {own} ip daddr != {{ {containers}, {services} }} oifname != {{ \"{BRIDGE}\", \"{TUNNEL}\" }} masquerade
+    }}
+"
+    )
+}
+
+/// The elements of a set: none has no such line.
+fn elements<A: Ord + ToString>(addresses: impl Iterator<Item = A>) -> String {
+    let sorted: BTreeSet<A> = addresses.collect();
+    if sorted.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = sorted.iter().map(A::to_string).collect();
+    format!("        elements = {{ {} }}\n", list.join(", "))
+}

@@ -1,0 +1,228 @@
+//! Probes between hosts: each tells the others through the overlay that it is there, and asks those that it does
+//! not hear on the underlay.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket as StdUdpSocket},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use agent_core::{
+    network::TUNNEL,
+    probe::{EVERY, Heard, SMALL_FOR_A_LARGE},
+};
+use common::{
+    assignment::Assignment,
+    network::{NetworkPlan, Subnet},
+};
+use futures::{StreamExt, stream};
+use ipnet::Ipv4Net;
+use link::identity::random_bytes;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use tokio::{
+    net::UdpSocket,
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{debug, warn};
+
+use crate::findings::{Findings, Source};
+
+/// Where probes arrive, at the hosts' own addresses on the overlay; containers do not reach it.
+const PORT: u16 = 8473;
+/// How probes begin.
+const SMALL: &[u8] = b"wharf probe 1 small";
+const LARGE: &[u8] = b"wharf probe 1 large";
+/// Headers of IPv4 and UDP, in bytes.
+const HEADERS: u32 = 28;
+/// How often is judged who is silent.
+const JUDGE: Duration = Duration::from_secs(2);
+/// How long one that is asked on the underlay has to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How many are asked at a time.
+const ASKED_AT_ONCE: usize = 8;
+/// How long to wait before the port is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Probes for as long as it is awaited.
+pub async fn run(mut assignment: watch::Receiver<Assignment>, findings: Findings) {
+    loop {
+        let own = assignment.borrow_and_update().overlay().map(|overlay| overlay.own);
+        let known = assignment.clone();
+        let moved = assignment.wait_for(|next| next.overlay().map(|overlay| overlay.own) != own);
+        let probing = async {
+            let Some(own) = own else { return std::future::pending().await };
+            if let Err(error) = probe(own, known, &findings).await {
+                warn!(%error, "other hosts are not probed; it is tried again");
+            }
+            sleep(AGAIN).await;
+        };
+        tokio::select! {
+            moved = moved => if moved.is_err() { return },
+            () = probing => {}
+        }
+    }
+}
+
+async fn probe(own: Subnet, assignment: watch::Receiver<Assignment>, findings: &Findings) -> io::Result<()> {
+    let socket = bound(own.host())?;
+    let round = Round { assignment, heard: Mutex::default(), began: Instant::now() };
+    tokio::select! {
+        never = round.tell(&socket) => never,
+        broken = round.listen(&socket) => broken,
+        never = round.judge(findings) => never,
+    }
+}
+
+/// What is known of the peers, and has been heard of them.
+struct Round {
+    assignment: watch::Receiver<Assignment>,
+    heard: Mutex<Heard>,
+    began: Instant,
+}
+
+impl Round {
+    fn peers(&self) -> BTreeMap<Subnet, IpAddr> {
+        let assignment = self.assignment.borrow();
+        assignment.overlay().into_iter().flat_map(|o| &o.peers).map(|peer| (peer.subnet, peer.underlay)).collect()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every peer again and again, one after the other over the time of a round.
+    async fn tell(&self, socket: &UdpSocket) -> io::Result<()> {
+        for round in 0_u32.. {
+            let (began, peers) = (Instant::now(), self.peers());
+            let large = round.is_multiple_of(SMALL_FOR_A_LARGE).then(large_probe).flatten();
+            for (number, peer) in (0_u32..).zip(peers.keys()) {
+                sleep_until(began + EVERY * number / u32::try_from(peers.len()).unwrap_or(u32::MAX)).await;
+                for packet in [Some(SMALL), large.as_deref()].into_iter().flatten() {
+                    if let Err(error) = socket.send_to(packet, (peer.host(), PORT)).await {
+                        debug!(%peer, %error, "a probe was not sent");
+                    }
+                }
+            }
+            sleep_until(began + EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn listen(&self, socket: &UdpSocket) -> io::Result<()> {
+        // Of a larger one the rest is of no interest.
+        let mut buffer = [0; 64];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await?;
+            let (is_small, is_large) = (buffer[..length].starts_with(SMALL), buffer[..length].starts_with(LARGE));
+            let IpAddr::V4(from) = from.ip() else { continue };
+            if let Ok(subnet) = Ipv4Net::new(from, NetworkPlan::SUBNET)
+                && (is_small || is_large)
+            {
+                self.heard().note(Subnet(subnet), is_large, self.began.elapsed());
+            }
+        }
+    }
+
+    async fn judge(&self, findings: &Findings) -> io::Result<()> {
+        loop {
+            let peers = self.peers();
+            self.heard().keep(peers.keys().copied(), self.began.elapsed());
+            sleep(JUDGE).await;
+            let silent = self.heard().silent(self.began.elapsed());
+            let asking = peers.into_iter().filter(|(peer, _)| silent.contains(peer));
+            let answering: BTreeSet<Subnet> = stream::iter(asking)
+                .map(async |(peer, underlay)| answers(underlay).await.then_some(peer))
+                .buffer_unordered(ASKED_AT_ONCE)
+                .filter_map(std::future::ready)
+                .collect()
+                .await;
+            let found = self.heard().findings(&answering, mtu().unwrap_or(0), self.began.elapsed());
+            findings.put(Source::Probes, found);
+        }
+    }
+}
+
+/// The largest packet that the overlay's link takes, in bytes, if it is there.
+fn mtu() -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/net/{TUNNEL}/mtu")).ok()?.trim().parse().ok()
+}
+
+/// As much as the overlay carries in one packet.
+fn large_probe() -> Option<Vec<u8>> {
+    let length = mtu()?.checked_sub(HEADERS)?;
+    let mut packet = vec![0; usize::try_from(length).ok()?];
+    packet.get_mut(..LARGE.len())?.copy_from_slice(LARGE);
+    Some(packet)
+}
+
+/// A socket at an address that the host may not have yet.
+fn bound(address: Ipv4Addr) -> io::Result<UdpSocket> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(address, PORT))?;
+    UdpSocket::from_std(StdUdpSocket::from(socket))
+}
+
+/// Whether a host answers a ping (RFC 792).
+async fn answers(host: IpAddr) -> bool {
+    let IpAddr::V4(host) = host else { return false };
+    let id: [u8; 2] = random_bytes();
+    let asking = async {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
+        rustix::net::connect(&socket, &SocketAddrV4::new(host, 0))?;
+        // Not one of UDP, but it sends and receives like one.
+        let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
+        socket.send(&echo_request(id)).await?;
+        let mut buffer = [0; 256];
+        loop {
+            let length = socket.recv(&mut buffer).await?;
+            if is_reply(&buffer[..length], id) {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    matches!(timeout(ANSWERS_WITHIN, asking).await, Ok(Ok(())))
+}
+
+/// An echo request: type, code, checksum, identifier and a sequence number of zero.
+fn echo_request([a, b]: [u8; 2]) -> [u8; 8] {
+    // The sum of all words but itself, in ones' complement.
+    let sum = 0x0800 + u32::from(u16::from_be_bytes([a, b]));
+    let [high, low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
+    [8, 0, high, low, a, b, 0, 0]
+}
+
+/// Whether a packet, with its IP header, is the reply to an echo request.
+fn is_reply(packet: &[u8], id: [u8; 2]) -> bool {
+    let header = packet.first().map_or(0, |first| usize::from(first & 0x0f) * 4);
+    packet.get(header) == Some(&0) && packet.get(header + 4..header + 6) == Some(&id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn this_machine_answers_and_nobody_does_not() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        assert!(answers([127, 0, 0, 1].into()).await);
+        assert!(!answers([240, 0, 0, 1].into()).await, "an address that nobody has (RFC 1112, section 4)");
+    }
+
+    #[test]
+    fn requests_have_a_sum_that_comes_out() {
+        for id in [[0, 0], [0xff, 0xff], [0x12, 0x34], [0xf8, 0x00]] {
+            let words: u32 = echo_request(id).chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+            assert_eq!((words & 0xffff) + (words >> 16), 0xffff, "{id:?}");
+        }
+        assert!(is_reply(&[[0x45].as_slice(), &[0; 19], &[0, 0, 9, 9, 7, 8, 0, 0]].concat(), [7, 8]));
+        assert!(!is_reply(&[0x45], [7, 8]));
+    }
+}

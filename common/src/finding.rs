@@ -1,0 +1,50 @@
+//! What an agent finds wrong with its host.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{network::Subnet, quantity::Bytes};
+
+/// Something that is wrong, for as long as it is. A host may have several.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Nothing that a peer sends through the overlay arrives here.
+    Unheard {
+        /// The peer.
+        #[schema(value_type = String)]
+        peer: Subnet,
+        /// Whether the peer answers when it is asked on the underlay.
+        answers: bool,
+    },
+    /// What a peer sends arrives if it is small, and nothing as large as the overlay should carry.
+    Narrow {
+        /// The peer.
+        #[schema(value_type = String)]
+        peer: Subnet,
+        /// The largest packet that should pass, in bytes.
+        mtu: u32,
+    },
+    /// The host's network cannot be brought to what it should be.
+    Network {
+        /// What the system said.
+        why: String,
+    },
+    /// Containers get no names from this host.
+    Names {
+        /// What the system said.
+        why: String,
+    },
+    /// A file system is nearly full.
+    Disk {
+        /// A folder on it.
+        path: String,
+        /// Its size.
+        size: Bytes,
+    },
+    /// The host's clock and the leader's are apart.
+    Clock {
+        /// By how much at least, in seconds.
+        seconds: u64,
+    },
+}

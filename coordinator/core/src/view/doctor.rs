@@ -1,0 +1,163 @@
+//! What is wrong, as people should read it: where, why, and what to do.
+
+use std::collections::BTreeMap;
+
+use common::{
+    api::{DoctorView, FindingView},
+    finding::Finding,
+    host::Liveness,
+    id::HostId,
+    name::Name,
+    network::{Backend, Subnet},
+};
+
+use crate::{Cluster, cluster::Host};
+
+/// All that is wrong by what the hosts' agents have found, and by what the cluster knows of the hosts.
+pub fn doctor(cluster: &Cluster, found: &BTreeMap<HostId, Vec<Finding>>) -> DoctorView {
+    let ready = cluster.hosts.values().filter(|host| host.liveness == Liveness::Ready).count();
+    let mut findings: Vec<FindingView> = cluster.hosts.values().filter_map(absent).collect();
+    for (id, of_host) in found {
+        let Some(host) = cluster.hosts.get(id) else { continue };
+        findings.extend(of_host.iter().filter_map(|finding| explain(cluster, found, host, finding)));
+    }
+    let has_overlay = cluster.network.backend != Backend::None;
+    let directions = if has_overlay { ready * ready.saturating_sub(1) } else { 0 };
+    DoctorView { hosts: cluster.hosts.len(), ready, directions, findings }
+}
+
+/// A host whose agent is not heard.
+fn absent(host: &Host) -> Option<FindingView> {
+    if host.liveness == Liveness::Ready {
+        return None;
+    }
+    let what = format!("The agent of {} is not heard by the coordinators ({})", host.name, host.liveness.word());
+    let fix = format!("On {}: systemctl status wharf, and journalctl -u wharf", host.name);
+    Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
+}
+
+fn explain(
+    cluster: &Cluster,
+    found: &BTreeMap<HostId, Vec<Finding>>,
+    host: &Host,
+    finding: &Finding,
+) -> Option<FindingView> {
+    let name = &host.name;
+    let (what, why, fix) = match finding {
+        Finding::Unheard { peer, answers } => unheard(cluster, found, host, *peer, *answers)?,
+        Finding::Narrow { peer, mtu } => {
+            let (_, other) = of_subnet(cluster, *peer)?;
+            (
+                format!("Large packets of the overlay do not arrive from {} at {name}", other.name),
+                format!("small ones do; those of {mtu} bytes should"),
+                "The network between them carries less than their links say: lower the links' MTU".to_owned(),
+            )
+        }
+        Finding::Network { why } => (
+            format!("The network of {name} is not as it should be"),
+            why.clone(),
+            "The agent tries again every two seconds; take away what is in its way".to_owned(),
+        ),
+        Finding::Names { why } => (
+            format!("Containers of {name} get no names from their own host"),
+            why.clone(),
+            format!("Free port 53 of {}", host.subnet.gateway()),
+        ),
+        Finding::Disk { path, size } => (
+            format!("A disk of {name} is nearly full"),
+            format!("of the {size} at {path}, less than a twentieth is free"),
+            "Free some space: docker system df says what Docker holds".to_owned(),
+        ),
+        Finding::Clock { seconds } => (
+            format!("The clock of {name} is wrong, or the leader's"),
+            format!("they are more than {seconds} s apart"),
+            format!("Let both follow a time server: timedatectl on {name}"),
+        ),
+    };
+    Some(FindingView { host: name.clone(), finding: Some(finding.clone()), what, why: vec![why], fix: vec![fix] })
+}
+
+fn unheard(
+    cluster: &Cluster,
+    found: &BTreeMap<HostId, Vec<Finding>>,
+    host: &Host,
+    peer: Subnet,
+    answers: bool,
+) -> Option<(String, String, String)> {
+    let (id, other) = of_subnet(cluster, peer)?;
+    // Whose agent is away does not say anything, and that is told already.
+    if other.liveness != Liveness::Ready {
+        return None;
+    }
+    let address = |host: &Host| host.facts.as_ref().map(|facts| facts.address);
+    let (to, from) = (address(host)?, address(other)?);
+    let (here, there): (&Name, &Name) = (&host.name, &other.name);
+    let what = format!("No packet of the overlay arrives from {there} at {here}");
+    let is_broken = found.get(&id).is_some_and(|all| all.iter().any(|f| matches!(f, Finding::Network { .. })));
+    let (why, fix) = if is_broken {
+        (format!("the network of {there} is not as it should be"), format!("Mend {there} first"))
+    } else if answers {
+        (
+            format!("{there} answers {here} on the underlay: UDP 8472 from {from} to {to} is lost on the way"),
+            format!("Let UDP 8472 pass from {from} to {to}: firewalls of both hosts, and what is between them"),
+        )
+    } else {
+        (
+            format!("{there} ({from}) does not answer {here} ({to}) on the underlay either"),
+            format!("Look at the network between them: on {here}, ping {from} and ip route get {from}"),
+        )
+    };
+    Some((what, why, fix))
+}
+
+fn of_subnet(cluster: &Cluster, subnet: Subnet) -> Option<(HostId, &Host)> {
+    cluster.hosts.iter().find(|(_, host)| host.subnet == subnet).map(|(id, host)| (*id, host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Command,
+        testing::{Fixture, host},
+    };
+
+    fn subnet(fixture: &Fixture, number: u8) -> Subnet {
+        fixture.cluster.hosts.get(&host(number)).expect("it is there").subnet
+    }
+
+    fn told(fixture: &Fixture, found: &[(u8, Finding)]) -> Vec<String> {
+        let mut by_host: BTreeMap<HostId, Vec<Finding>> = BTreeMap::new();
+        for (number, finding) in found {
+            by_host.entry(host(*number)).or_default().push(finding.clone());
+        }
+        let view = doctor(&fixture.cluster, &by_host);
+        view.findings.iter().map(|f| format!("{}: {}", f.what, f.why.join("; "))).collect()
+    }
+
+    #[test]
+    fn a_silent_path_is_told_with_its_direction_and_likely_cause() {
+        let mut fixture = Fixture::of_hosts(3);
+        let unheard = |fixture: &Fixture, peer, answers| Finding::Unheard { peer: subnet(fixture, peer), answers };
+        let view = doctor(&fixture.cluster, &BTreeMap::new());
+        assert_eq!((view.hosts, view.ready, view.directions, view.findings.len()), (3, 3, 6, 0));
+
+        let blocked = told(&fixture, &[(2, unheard(&fixture, 1, true))]);
+        assert_eq!(
+            blocked,
+            ["No packet of the overlay arrives from h1 at h2: h1 answers h2 on the underlay: UDP 8472 from 10.0.0.1 \
+              to 10.0.0.2 is lost on the way"]
+        );
+        let apart = told(&fixture, &[(2, unheard(&fixture, 1, false))]);
+        assert!(apart[0].contains("does not answer h2 (10.0.0.2) on the underlay either"), "{apart:?}");
+        let broken = Finding::Network { why: "no".into() };
+        let two = told(&fixture, &[(1, broken), (2, unheard(&fixture, 1, true))]);
+        assert!(two[1].ends_with("the network of h1 is not as it should be"), "{two:?}");
+
+        let liveness = Liveness::Down { since: fixture.now };
+        fixture.done(Command::HostLiveness { host: host(1), liveness });
+        let down = told(&fixture, &[(2, unheard(&fixture, 1, true)), (3, unheard(&fixture, 1, false))]);
+        assert_eq!(down.len(), 1, "one cause, told once: {down:?}");
+        assert!(down[0].starts_with("The agent of h1 is not heard by the coordinators (down)"), "{down:?}");
+    }
+}

@@ -1,0 +1,18 @@
+//! What is wrong with the hosts and the paths between them.
+
+use axum::{Json, extract::State};
+use common::api::DoctorView;
+use coordinator_core::view;
+
+use super::{ApiError, extract::Reading};
+use crate::Coordinator;
+
+/// All that is wrong: hosts that are not heard, paths of the overlay that are broken, and what agents found.
+#[utoipa::path(get, path = "/api/v1/doctor", responses((status = 200, body = DoctorView)))]
+pub async fn get(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+) -> Result<Json<DoctorView>, ApiError> {
+    let found = coordinator.dispatch.findings().await?;
+    Ok(Json(view::doctor(&published.cluster, &found)))
+}

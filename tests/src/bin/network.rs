@@ -1,0 +1,231 @@
+//! Measures the overlay from inside: throughput, latency, connections, names, and how soon a host's kernel follows.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use agent::{findings::Findings, network::NetworkKeeper, runtime::fake::Fake};
+use anyhow::{Context, ensure};
+use clap::Parser;
+use common::{
+    assignment::Assignment,
+    directory::{Directory, Endpoint, Listing},
+    id::{ClusterId, HostId, ServiceId},
+    network::{Network, NetworkPlan, Overlay, Peer},
+};
+use tokio::sync::watch;
+
+/// What a connection begins with says what it is for.
+const POUR: u8 = b'P';
+const ECHO: u8 = b'E';
+const ONCE: u8 = b'O';
+/// Bytes that are written at a time.
+const CHUNK: usize = 128 << 10;
+
+#[derive(Parser)]
+enum Args {
+    /// Answers on a port until it is ended.
+    Serve { port: u16 },
+    /// Gigabits a second to a server.
+    Throughput { server: SocketAddr, seconds: f64 },
+    /// The median time of a byte there and back, in microseconds.
+    Latency { server: SocketAddr, count: usize },
+    /// Connections a second: each is made, answered and ended.
+    Connections { server: SocketAddr, seconds: f64 },
+    /// The median time of a question for a name, in microseconds.
+    Resolve { name: String, server: IpAddr, count: usize },
+    /// How soon a kernel has so many peers and services with ten instances each, and one change; in a network of its
+    /// own (unshare --net).
+    Apply { peers: usize, services: usize },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse() {
+        Args::Serve { port } => serve(port),
+        Args::Throughput { server, seconds } => throughput(server, Duration::from_secs_f64(seconds)),
+        Args::Latency { server, count } => latency(server, count),
+        Args::Connections { server, seconds } => connections(server, Duration::from_secs_f64(seconds)),
+        Args::Resolve { name, server, count } => resolve(&name, SocketAddr::new(server, 53), count),
+        Args::Apply { peers, services } => tokio::runtime::Runtime::new()?.block_on(apply(peers, services)),
+    }
+}
+
+fn serve(port: u16) -> anyhow::Result<()> {
+    for stream in TcpListener::bind(("0.0.0.0", port))?.incoming() {
+        let stream = stream?;
+        thread::spawn(move || {
+            // Who ends a measurement ends its connection.
+            let _ = answer(stream);
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut what = [0];
+    stream.read_exact(&mut what)?;
+    match what[0] {
+        POUR => {
+            let mut buffer = vec![0; CHUNK];
+            while stream.read(&mut buffer)? > 0 {}
+        }
+        ECHO => {
+            while stream.read_exact(&mut what).is_ok() {
+                stream.write_all(&what)?;
+            }
+        }
+        _ => stream.write_all(&what)?,
+    }
+    Ok(())
+}
+
+fn connect(server: SocketAddr, what: u8) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).with_context(|| server.to_string())?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&[what])?;
+    Ok(stream)
+}
+
+fn throughput(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
+    let mut stream = connect(server, POUR)?;
+    let chunk = vec![0; CHUNK];
+    let (began, mut bytes) = (Instant::now(), 0);
+    while began.elapsed() < time {
+        bytes += stream.write(&chunk)?;
+    }
+    println!("{:.3}", bytes as f64 * 8.0 / 1e9 / began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
+fn latency(server: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let mut stream = connect(server, ECHO)?;
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (began, mut byte) = (Instant::now(), [1]);
+        stream.write_all(&byte)?;
+        stream.read_exact(&mut byte)?;
+        times.push(began.elapsed());
+    }
+    println!("{:.1}", median(times));
+    Ok(())
+}
+
+fn connections(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
+    let (began, mut count) = (Instant::now(), 0);
+    while began.elapsed() < time {
+        let mut stream = connect(server, ONCE)?;
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest)?;
+        count += 1;
+    }
+    println!("{:.0}", f64::from(count) / began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn resolve(name: &str, server: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut times = Vec::with_capacity(count);
+    for number in 0..count {
+        // A question for the addresses of a name, with recursion wanted (RFC 1035, section 4).
+        let mut question = u16::try_from(number % 65_536)?.to_be_bytes().to_vec();
+        question.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        for label in name.split('.') {
+            question.push(u8::try_from(label.len())?);
+            question.extend(label.bytes());
+        }
+        question.extend([0, 0, 1, 0, 1]);
+        let (began, mut answer) = (Instant::now(), [0; 512]);
+        socket.send(&question)?;
+        let length = socket.recv(&mut answer)?;
+        times.push(began.elapsed());
+        ensure!(answer[3] & 0x0f == 0 && length > question.len(), "{name} is not known: {}", answer[3] & 0x0f);
+    }
+    println!("{:.0}", median(times));
+    Ok(())
+}
+
+/// A cluster's directory of so many services, the first of which has one instance more than the others.
+fn directory(services: usize, more: bool) -> anyhow::Result<Directory> {
+    let mut directory = Directory::default();
+    let mut addresses = NetworkPlan::default().services.hosts();
+    for number in 0..services {
+        let service: ServiceId = format!("default/bench/s{number}").parse()?;
+        let address = Some(addresses.next().context("there are enough addresses")?);
+        directory.put_service(service.clone(), Some(Listing { address, ports: vec![] }));
+        for slot in 1..=10 + u32::from(more && number == 0) {
+            let address =
+                Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 42, 1, 2)) + slot * 256 + u32::try_from(number % 200)?);
+            directory.put_instance(service.slot(slot).instance(1), Some(Endpoint { address, serves: true }));
+        }
+    }
+    Ok(directory)
+}
+
+fn said(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn wait_for(what: &str, is_so: impl Fn() -> anyhow::Result<bool>) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    while !is_so().unwrap_or(false) {
+        ensure!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(began.elapsed())
+}
+
+async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
+    ensure!(!Path::new("/sys/class/net/eth0").exists(), "this needs a network of its own: unshare --net");
+    said("ip", &["link", "add", "under0", "type", "dummy"])?;
+    said("ip", &["address", "add", "192.168.0.1/16", "dev", "under0"])?;
+    said("ip", &["link", "set", "under0", "up"])?;
+    // What Docker would make.
+    said("ip", &["link", "add", "wharf-br0", "type", "bridge"])?;
+    let plan = NetworkPlan { containers: "10.32.0.0/11".parse()?, ..NetworkPlan::default() };
+    let mut subnets = plan.subnets();
+    let own = subnets.next().context("there is a subnet")?;
+    let underlay = |number: usize| IpAddr::from([192, 168, (number / 250) as u8, (number % 250 + 2) as u8]);
+    let peers: Vec<Peer> =
+        subnets.take(peers).enumerate().map(|(number, subnet)| Peer { subnet, underlay: underlay(number) }).collect();
+    let routes = peers.len() + 1;
+    let mut assignment = Assignment::nothing(ClusterId([1; 10]), HostId([1; 10]));
+    assignment.generation = 1;
+    assignment.network = Network::Overlay(Overlay { plan, own, peers });
+    let (_assignments, assignment) = watch::channel(assignment);
+    let (_addresses, address) = watch::channel(Some(IpAddr::from([192, 168, 0, 1])));
+    let (directories, known) = watch::channel(directory(services, false)?);
+    let keeper = NetworkKeeper::new(Arc::new(Fake::default()), assignment, address, known, Findings::default());
+    let began = Instant::now();
+    let keeping = tokio::spawn(keeper.run());
+    let has_routes = || Ok(said("ip", &["route", "show", "proto", "77"])?.lines().count() == routes);
+    wait_for("the peers", has_routes).await?;
+    println!("{:.0}", began.elapsed().as_secs_f64() * 1e3);
+    // It looks again at once for what came meanwhile; then it rests.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let leads = || said("nft", &["list", "chain", "ip", "wharf", "service-10.43.0.1"]);
+    ensure!(leads()?.contains("mod 10 "), "{}", leads()?);
+    let looks = Instant::now();
+    leads()?;
+    let look = looks.elapsed();
+    directories.send_replace(directory(services, true)?);
+    let changed = wait_for("the change", || Ok(leads()?.contains("mod 11 "))).await?;
+    println!("{:.0}", changed.saturating_sub(look).as_secs_f64() * 1e3);
+    keeping.abort();
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! A path that carries nothing in one direction is named within half a minute, with the likely cause, and everything
+//! else stays green. On real hosts.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use common::{
+    api::{DoctorView, FindingView},
+    finding::Finding,
+};
+use tests::{lab::Lab, wait::until};
+
+/// A silent path is named within this time.
+const NAMED: Duration = Duration::from_secs(30);
+/// One that carries only small packets; large ones are sent four times a minute.
+const NARROW: Duration = Duration::from_secs(90);
+
+fn doctor(lab: &Lab) -> DoctorView {
+    let (_, said, error) = lab.try_exec("h1", &["wharf", "doctor", "-o", "json"]);
+    serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"))
+}
+
+/// Waits until exactly so much is wrong.
+fn wait_for(lab: &Lab, limit: Duration, what: &str, is_it: impl Fn(&[FindingView]) -> bool) -> Vec<FindingView> {
+    until(limit, what, || {
+        let findings = doctor(lab).findings;
+        ensure!(is_it(&findings), "{findings:?}");
+        anyhow::Ok(findings)
+    })
+}
+
+fn sh(lab: &Lab, host: &str, script: &str) {
+    lab.exec(host, &["sh", "-c", script]).expect("it is done");
+}
+
+#[test]
+fn a_broken_path_is_named_with_its_direction() {
+    let lab = Lab::up(3);
+    wait_for(&lab, NAMED, "all is well", <[FindingView]>::is_empty);
+    let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
+    assert!(code == 0 && said.contains("✓ 3 of 3 hosts") && said.contains("✓ 6 of 6 paths"), "{code} {said}");
+
+    // What h1 sends arrives at h3 if it is small, and at h2 not at all; the other ways are whole.
+    let lose = |host: &str, rule: &str| {
+        sh(
+            &lab,
+            host,
+            &format!("nft 'table ip lost {{ chain in {{ type filter hook prerouting priority -400; {rule}; }}; }}'"),
+        );
+    };
+    lose("h2", "ip saddr 10.97.0.1 udp dport 8472 drop");
+    lose("h3", "ip saddr 10.97.0.1 udp dport 8472 udp length > 1400 drop");
+    let began = std::time::Instant::now();
+    let found = wait_for(&lab, NAMED, "the path is named", |findings| !findings.is_empty());
+    eprintln!("a path that carries nothing in one direction was named after {:.1} s", began.elapsed().as_secs_f64());
+    let [silent] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
+    assert_eq!(silent.what, "No packet of the overlay arrives from h1 at h2");
+    assert!(silent.why[0].ends_with("UDP 8472 from 10.97.0.1 to 10.97.0.2 is lost on the way"), "{silent:?}");
+    let narrow = |found: &FindingView| matches!(found.finding, Some(Finding::Narrow { mtu: 1450, .. }));
+    let found = wait_for(&lab, NARROW, "the narrow path is named, too", |findings| findings.len() == 2);
+    assert!(found.iter().any(|f| narrow(f) && f.what.ends_with("from h1 at h3")), "{found:?}");
+    let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
+    assert!(code == 1 && said.contains("✓ 3 of 3 hosts") && said.contains("· 4 of 6 paths"), "{code} {said}");
+
+    for host in ["h2", "h3"] {
+        sh(&lab, host, "nft delete table ip lost");
+    }
+    wait_for(&lab, NAMED, "all is well again", <[FindingView]>::is_empty);
+
+    // Of the coordinators, the one that leads knows: the others ask it.
+    lab.run(&["stop-wharf", "h1"]).expect("the leader dies");
+    until(NAMED, "another one leads", || {
+        let leader = lab.leader()?;
+        ensure!(leader != "h1", "it is gone");
+        anyhow::Ok(())
+    });
+    lab.run(&["start-wharf", "h1"]).expect("it starts, and follows");
+    lab.wait_until_whole(NAMED);
+    lose("h3", "ip saddr 10.97.0.2 udp dport 8472 drop");
+    let found = wait_for(&lab, NAMED, "a follower knows it, too", |findings| !findings.is_empty());
+    assert!(lab.leader().is_ok_and(|leader| leader != "h1"), "h1 follows");
+    assert_eq!(found[0].what, "No packet of the overlay arrives from h2 at h3");
+    sh(&lab, "h3", "nft delete table ip lost");
+    wait_for(&lab, NAMED, "all is well once more", <[FindingView]>::is_empty);
+
+    // A host that is gone is one finding, not one of each of the others.
+    lab.run(&["kill", "h2"]).expect("its power is cut");
+    let found = wait_for(&lab, NAMED, "it is missed", |findings| findings.iter().any(|f| f.what.contains("(down)")));
+    let found = found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>();
+    assert_eq!(found, ["The agent of h2 is not heard by the coordinators (down)"]);
+}
