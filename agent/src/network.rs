@@ -28,6 +28,7 @@ use crate::{
     runtime::{ContainerRuntime, HostBridge},
 };
 use netlink::Netlink;
+use nft::Listed;
 pub use nft::missing_programs;
 
 /// How often is looked whether all is as it should be.
@@ -46,7 +47,7 @@ pub struct NetworkKeeper<R> {
     /// Where it is told what is wrong.
     findings: Findings,
     /// The rules that were loaded last, and how the kernel showed them then.
-    loaded: Option<(Rules, String)>,
+    loaded: Option<(Rules, Listed)>,
     /// What the runtime was told of the bridge.
     told: Option<HostBridge>,
 }
@@ -92,16 +93,49 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             if let Some(why) = &problem {
                 self.runtime.lacks_bridge(why);
             }
-            let changed = tokio::select! {
-                changed = self.assignment.wait_for(|next| known_network(next) != network.as_ref()) => changed.map(drop),
-                changed = self.address.changed() => changed,
-                changed = self.directory.changed() => changed,
-                () = tokio::time::sleep(LOOK) => Ok(()),
-            };
-            if changed.is_err() {
+            if self.wait(network.as_ref()).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Waits until all has to be looked at, and follows where services lead meanwhile.
+    async fn wait(&mut self, network: Option<&Network>) -> Result<(), watch::error::RecvError> {
+        let look = tokio::time::sleep(LOOK);
+        tokio::pin!(look);
+        loop {
+            tokio::select! {
+                changed = self.assignment.wait_for(|next| known_network(next) != network) => return changed.map(drop),
+                changed = self.address.changed() => return changed,
+                () = &mut look => return Ok(()),
+                changed = self.directory.changed() => changed?,
+            }
+            if let Err(why) = self.lead_services().await {
+                info!(why, "services are led with all the rest");
+                return Ok(());
+            }
+        }
+    }
+
+    /// Leads services where the directory says now, on top of the rules that were loaded.
+    async fn lead_services(&mut self) -> Result<(), String> {
+        let leads = services(&self.directory.borrow_and_update());
+        let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
+        let wanted = held.leading(leads);
+        let update = wanted.update_from(&held).filter(|script| !script.is_empty());
+        let listed = match update {
+            None => listed,
+            Some(script) => {
+                nft::load(&script).await?;
+                let now = nft::list().await?;
+                if now.fixed != listed.fixed {
+                    return Err("something else has changed them".to_owned());
+                }
+                now
+            }
+        };
+        self.loaded = Some((wanted, listed));
+        Ok(())
     }
 
     async fn ensure(&mut self, overlay: &Overlay, address: IpAddr) -> Result<(), String> {

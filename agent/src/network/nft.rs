@@ -3,7 +3,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use agent_core::network::{BRIDGE, TABLE, TUNNEL};
+use agent_core::network::{BRIDGE, Rules, TABLE, TUNNEL};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,24 +34,46 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, S
     Err(what(&String::from_utf8_lossy(&output.stderr).trim()))
 }
 
+/// Our tables as the kernel shows them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// What is the same whatever services there are.
+    pub(super) fixed: String,
+    /// What changes with services.
+    services: String,
+}
+
 /// Our tables as they are in the kernel.
-pub(super) async fn list() -> Result<String, String> {
+pub(super) async fn list() -> Result<Listed, String> {
     // Several tables cannot be asked for at once: nft 1.0.6 then finds none but the last.
     let all = run("nft", &["-s", "list", "ruleset"], "").await?;
     Ok(own_tables(&all))
 }
 
-/// Of a ruleset, what is in our tables. A table begins and ends at the left margin.
-fn own_tables(ruleset: &str) -> String {
+/// Of a ruleset, what is in our tables. A table begins and ends at the left margin, a chain, set or map one step
+/// to the right.
+fn own_tables(ruleset: &str) -> Listed {
     let heads = FAMILIES.map(|family| format!("table {family} {TABLE} {{"));
-    let mut is_own = false;
-    let own = ruleset.lines().filter(|line| {
+    let (mut is_own, mut is_for_services) = (false, false);
+    let mut listed = Listed::default();
+    for line in ruleset.lines() {
         if line.starts_with("table ") {
             is_own = heads.iter().any(|head| head == line);
         }
-        is_own
-    });
-    own.collect::<Vec<_>>().join("\n")
+        if !is_own {
+            continue;
+        }
+        let head = line.strip_prefix('\t').filter(|rest| !rest.starts_with('\t'));
+        let name = head.and_then(|head| head.strip_suffix(" {")).and_then(|head| head.split(' ').nth(1));
+        if let Some(name) = name {
+            is_for_services = Rules::is_for_services(name);
+        }
+        let part = if is_for_services { &mut listed.services } else { &mut listed.fixed };
+        part.push_str(line);
+        part.push('\n');
+        is_for_services &= head != Some("}");
+    }
+    listed
 }
 
 /// Loads rules in one transaction.
@@ -130,8 +152,13 @@ mod tests {
 
     #[test]
     fn of_a_ruleset_only_our_tables_are_looked_at() {
-        let ruleset = "table ip nat {\n\tchain x {\n\t}\n}\ntable ip wharf {\n\tset peers {\n\t}\n}\ntable ip6 wharf {\n}\n\
-                       table inet wharf {\n}\ntable ip wharf2 {\n}\n";
-        assert_eq!(own_tables(ruleset), "table ip wharf {\n\tset peers {\n\t}\n}\ntable ip6 wharf {\n}");
+        let ruleset = "table ip nat {\n\tchain x {\n\t}\n}\ntable ip wharf {\n\tset peers {\n\t}\n\tchain service-1 {\n\t\ta\n\t}\n\
+                       \tchain post {\n\t\tb\n\t}\n}\ntable ip6 wharf {\n}\ntable inet wharf {\n}\ntable ip wharf2 {\n}\n";
+        let Listed { fixed, services } = own_tables(ruleset);
+        assert_eq!(services, "\tchain service-1 {\n\t\ta\n\t}\n");
+        assert_eq!(
+            fixed,
+            "table ip wharf {\n\tset peers {\n\t}\n\tchain post {\n\t\tb\n\t}\n}\ntable ip6 wharf {\n}\n"
+        );
     }
 }

@@ -235,7 +235,15 @@ impl Fleet {
         let began = Instant::now();
         self.client.put(path, &put).await.map_err(said)?;
         let all = wanted * self.args.instances;
-        wait("all run", Duration::from_secs(540), async || Ok(self.running() == all)).await?;
+        let minutes = AtomicU64::new(0);
+        wait("all run", Duration::from_secs(540), async || {
+            let (running, minute) = (self.running(), began.elapsed().as_secs() / 60);
+            if minutes.swap(minute, Ordering::Relaxed) != minute {
+                figure(&format!("  run after {minute} min"), running);
+            }
+            Ok(running == all)
+        })
+        .await?;
         let running = began.elapsed().as_secs_f64();
         figure(&format!("{all} instances run"), format_args!("{running:.1} s, {:.0} a second", all as f64 / running));
         self.wait_for_rest().await?;

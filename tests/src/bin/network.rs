@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::Path,
     process::Command,
     sync::Arc,
     thread,
@@ -30,8 +29,8 @@ const CHUNK: usize = 128 << 10;
 
 #[derive(Parser)]
 enum Args {
-    /// Answers on a port until it is ended.
-    Serve { port: u16 },
+    /// Answers on ports until it is ended.
+    Serve { ports: Vec<u16> },
     /// Gigabits a second to a server.
     Throughput { server: SocketAddr, seconds: f64 },
     /// The median time of a byte there and back, in microseconds.
@@ -47,7 +46,7 @@ enum Args {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse() {
-        Args::Serve { port } => serve(port),
+        Args::Serve { ports } => serve(&ports),
         Args::Throughput { server, seconds } => throughput(server, Duration::from_secs_f64(seconds)),
         Args::Latency { server, count } => latency(server, count),
         Args::Connections { server, seconds } => connections(server, Duration::from_secs_f64(seconds)),
@@ -56,14 +55,21 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn serve(port: u16) -> anyhow::Result<()> {
-    for stream in TcpListener::bind(("0.0.0.0", port))?.incoming() {
-        let stream = stream?;
-        thread::spawn(move || {
-            // Who ends a measurement ends its connection.
-            let _ = answer(stream);
-        });
-    }
+fn serve(ports: &[u16]) -> anyhow::Result<()> {
+    let listen = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).with_context(|| port.to_string());
+    let listeners: Vec<TcpListener> = ports.iter().map(listen).collect::<anyhow::Result<_>>()?;
+    thread::scope(|scope| {
+        for listener in &listeners {
+            scope.spawn(|| {
+                for stream in listener.incoming().flatten() {
+                    thread::spawn(move || {
+                        // Who ends a measurement ends its connection.
+                        let _ = answer(stream);
+                    });
+                }
+            });
+        }
+    });
     Ok(())
 }
 
@@ -191,8 +197,8 @@ async fn wait_for(what: &str, is_so: impl Fn() -> anyhow::Result<bool>) -> anyho
 }
 
 async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
-    ensure!(!Path::new("/sys/class/net/eth0").exists(), "this needs a network of its own: unshare --net");
-    said("ip", &["link", "add", "under0", "type", "dummy"])?;
+    ensure!(said("ip", &["-o", "link"])?.lines().count() == 1, "this needs a network of its own: unshare --net");
+    said("ip", &["link", "add", "under0", "type", "bridge"])?;
     said("ip", &["address", "add", "192.168.0.1/16", "dev", "under0"])?;
     said("ip", &["link", "set", "under0", "up"])?;
     // What Docker would make.

@@ -10,6 +10,13 @@ use common::{directory::Directory, network::Subnet};
 
 use super::TABLE;
 
+/// How the names of services' chains begin.
+const CHAINS: &str = "service-";
+/// The map from services' addresses to their chains.
+const MAP: &str = "services";
+/// The set of own instances, as pairs of the same address.
+const ITSELF: &str = "itself";
+
 /// Where the addresses of services lead.
 pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
 
@@ -35,6 +42,16 @@ pub fn services(directory: &Directory) -> Services {
 }
 
 impl Rules {
+    /// The same with services that lead elsewhere.
+    pub fn leading(&self, services: Services) -> Rules {
+        Rules { own: self.own, tables: self.tables.clone(), services }
+    }
+
+    /// Whether a chain, set or map of our table is there for services, and changes with them.
+    pub fn is_for_services(name: &str) -> bool {
+        name.starts_with(CHAINS) || [MAP, ITSELF].contains(&name)
+    }
+
     /// What loads all of them in one transaction, whatever the kernel holds.
     pub fn whole(&self) -> String {
         let mut script = self.tables.clone();
@@ -63,7 +80,7 @@ impl Rules {
         // Its chain stays, empty and out of reach, until all is loaded anew.
         for address in loaded.services.keys().filter(|address| !self.services.contains_key(address)) {
             let chain = chain(*address);
-            write(&mut script, format_args!("delete element ip {TABLE} services {{ {address} }}"));
+            write(&mut script, format_args!("delete element ip {TABLE} {MAP} {{ {address} }}"));
             write(&mut script, format_args!("flush chain ip {TABLE} {chain}"));
         }
         Some(script)
@@ -78,18 +95,18 @@ impl Rules {
         write(script, format_args!("flush chain ip {TABLE} {chain}"));
         write(script, format_args!("add rule ip {TABLE} {chain} dnat to numgen random mod {count} map {{ {map} }}"));
         for backend in backends.iter().filter(|backend| self.own.0.contains(*backend)) {
-            write(script, format_args!("add element ip {TABLE} itself {{ {backend} . {backend} }}"));
+            write(script, format_args!("add element ip {TABLE} {ITSELF} {{ {backend} . {backend} }}"));
         }
     }
 }
 
 fn chain(address: Ipv4Addr) -> String {
-    format!("service-{address}")
+    format!("{CHAINS}{address}")
 }
 
 /// Lets a service's address lead into its chain.
 fn admit(script: &mut String, address: Ipv4Addr) {
-    write(script, format_args!("add element ip {TABLE} services {{ {address} : goto {} }}", chain(address)));
+    write(script, format_args!("add element ip {TABLE} {MAP} {{ {address} : goto {} }}", chain(address)));
 }
 
 fn write(script: &mut String, line: std::fmt::Arguments<'_>) {
