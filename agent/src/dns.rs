@@ -7,8 +7,7 @@ mod reply;
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
-    os::fd::OwnedFd,
+    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +19,7 @@ use common::{
     network::{Overlay, Subnet},
     report::Report,
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::SocketType;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -29,7 +28,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::findings::{Findings, Source};
+use crate::{
+    findings::{Findings, Source},
+    socket::bound,
+};
 use reply::{Asked, reply};
 
 /// The port of DNS.
@@ -87,7 +89,8 @@ pub async fn run(known: Known, findings: Findings) {
 }
 
 async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<Infallible> {
-    let address = own.gateway();
+    // Docker makes the bridge, perhaps later.
+    let address = SocketAddrV4::new(own.gateway(), PORT);
     let udp = Arc::new(UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?);
     let tcp = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
     info!(%address, "names are answered");
@@ -156,21 +159,6 @@ async fn converse(known: &Known, mut stream: TcpStream, from: SocketAddr) -> io:
 fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     Ok([&length.to_be_bytes(), message].concat())
-}
-
-/// A socket at an address that the host may not have yet: Docker makes the bridge.
-fn bound(address: Ipv4Addr, kind: SocketType) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
-    sockopt::set_ip_freebind(&socket, true)?;
-    if kind == SocketType::STREAM {
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-    }
-    rustix::net::bind(&socket, &SocketAddrV4::new(address, PORT))?;
-    if kind == SocketType::STREAM {
-        rustix::net::listen(&socket, 128)?;
-    }
-    Ok(socket)
 }
 
 /// Whether an address is one that containers or hosts of the overlay have.

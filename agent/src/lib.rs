@@ -20,6 +20,7 @@ pub mod reconciler;
 pub mod renewal;
 pub mod runtime;
 pub mod session;
+mod socket;
 
 use std::{
     net::{IpAddr, SocketAddr},

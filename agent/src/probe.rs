@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket as StdUdpSocket},
+    net::{IpAddr, SocketAddrV4, UdpSocket as StdUdpSocket},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,7 +20,7 @@ use common::{
 use futures::{StreamExt, stream};
 use ipnet::Ipv4Net;
 use link::identity::random_bytes;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use tokio::{
     net::UdpSocket,
     sync::watch,
@@ -28,7 +28,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::findings::{Findings, Source};
+use crate::{
+    findings::{Findings, Source},
+    socket::bound,
+};
 
 /// Where probes arrive, at the hosts' own addresses on the overlay; containers do not reach it.
 const PORT: u16 = 8473;
@@ -67,7 +70,8 @@ pub async fn run(mut assignment: watch::Receiver<Assignment>, findings: Findings
 }
 
 async fn probe(own: Subnet, assignment: watch::Receiver<Assignment>, findings: &Findings) -> io::Result<()> {
-    let socket = bound(own.host())?;
+    let socket = bound(SocketAddrV4::new(own.host(), PORT), SocketType::DGRAM)?;
+    let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
     let round = Round { assignment, heard: Mutex::default(), began: Instant::now() };
     tokio::select! {
         never = round.tell(&socket) => never,
@@ -156,15 +160,6 @@ fn large_probe() -> Option<Vec<u8>> {
     let mut packet = vec![0; usize::try_from(length).ok()?];
     packet.get_mut(..LARGE.len())?.copy_from_slice(LARGE);
     Some(packet)
-}
-
-/// A socket at an address that the host may not have yet.
-fn bound(address: Ipv4Addr) -> io::Result<UdpSocket> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
-    sockopt::set_ip_freebind(&socket, true)?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(address, PORT))?;
-    UdpSocket::from_std(StdUdpSocket::from(socket))
 }
 
 /// Whether a host answers a ping (RFC 792).

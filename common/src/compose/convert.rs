@@ -57,7 +57,7 @@ where
     let root = Node::root(file, &findings);
     root.warn_unknown(&TOP);
     if let Some(networks) = root.get("networks") {
-        networks.warn("networks are not supported yet: every service of the host shares one");
+        networks.warn("networks are not supported yet: all services of an environment share one");
     }
     let mut spec = StackSpec::default();
     for (key, node) in root.get("volumes").map(|volumes| volumes.entries()).unwrap_or_default() {
