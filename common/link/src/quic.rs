@@ -50,6 +50,14 @@ const MAX_HANDSHAKES: usize = 256;
 const MEMBERS_HANDSHAKES: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What an endpoint that accepts speaks, and how many it lets in at a time.
+struct Door<'a> {
+    versions: &'a [u16],
+    handshakes: usize,
+}
+
+const DOOR: Door = Door { versions: &PROTOCOLS, handshakes: MAX_HANDSHAKES };
+
 /// A QUIC endpoint with the credentials that it uses at the moment.
 pub struct Quic {
     endpoint: quinn::Endpoint,
@@ -181,18 +189,19 @@ fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIde
 impl Quic {
     /// An endpoint that dials and accepts.
     pub fn listen(address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
-        Quic::listen_speaking(&PROTOCOLS, address, credentials)
+        Quic::open(&DOOR, address, credentials)
     }
 
-    fn listen_speaking(versions: &[u16], address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
+    fn open(door: &Door, address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
         let runtime = quinn::default_runtime().ok_or_else(|| std::io::Error::other("this needs a tokio runtime"))?;
         let socket = std::net::UdpSocket::bind(address)?;
         let config = endpoint_config(&credentials);
-        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials, versions)?), socket, runtime)?;
+        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials, door.versions)?), socket, runtime)?;
         let (sender, receiver) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
         let members = Members::default();
-        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, members.clone(), sender));
+        let room = door.handshakes;
+        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, members.clone(), room, sender));
         Quic::new(endpoint, credentials, members, Some(receiver), accepting)
     }
 
@@ -246,6 +255,7 @@ async fn accept_loop(
     endpoint: quinn::Endpoint,
     cluster: ClusterId,
     members: Members,
+    room: usize,
     accepted: mpsc::Sender<Connection>,
 ) {
     let mut handshakes: JoinSet<Option<Connection>> = JoinSet::new();
@@ -254,7 +264,7 @@ async fn accept_loop(
             incoming = endpoint.accept() => {
                 let Some(incoming) = incoming else { return };
                 let reserve = if members.lives_at(incoming.remote_address()) { MEMBERS_HANDSHAKES } else { 0 };
-                if handshakes.len() >= MAX_HANDSHAKES + reserve {
+                if handshakes.len() >= room + reserve {
                     incoming.refuse();
                 } else {
                     handshakes.spawn(handshake(incoming, cluster));
@@ -356,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn peers_without_a_common_version_say_so() {
         let root = make_root(ClusterId([1; 10]), now()).expect("a root");
-        let newer = Quic::listen_speaking(&[99], loopback(), credentials(&root)).expect("listens");
+        let newer = Quic::open(&Door { versions: &[99], ..DOOR }, loopback(), credentials(&root)).expect("listens");
         let address = newer.local_address().expect("an address");
         let older = Quic::dial_only(loopback(), credentials(&root)).expect("dials");
         let error = older.dial(address).await.map(drop).expect_err("they share no version");
@@ -366,8 +376,9 @@ mod tests {
     #[tokio::test]
     async fn members_are_let_in_while_strangers_crowd_the_door() {
         let root = make_root(ClusterId([1; 10]), now()).expect("a root");
-        let listen = || Quic::listen(loopback(), credentials(&root)).expect("listens");
-        let (server, member) = (listen(), listen());
+        let narrow = Door { handshakes: 4, ..DOOR };
+        let server = Quic::open(&narrow, loopback(), credentials(&root)).expect("listens");
+        let member = Quic::listen(loopback(), credentials(&root)).expect("listens");
         let address = server.local_address().expect("an address");
         member.dial(address).await.expect("the door is free");
         server.accept().await.expect("they have met");
@@ -383,7 +394,7 @@ mod tests {
             }
         });
         let stranger = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
-        for _ in 0..2 * MAX_HANDSHAKES {
+        for _ in 0..2 * narrow.handshakes {
             let stranger = stranger.clone();
             crowd.spawn(async move { drop(stranger.dial(dead_end).await) });
         }
