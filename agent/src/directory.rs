@@ -11,14 +11,16 @@ use common::{
 };
 use link::file;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 /// How the directory is sealed.
 pub const DIRECTORY_FORMAT: Format = Format { magic: b"WDIR", version: 1 };
 const FILE: &str = "directory";
-/// How long changes are gathered before they are written: what is lost is told anew in the next session.
-const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// How long changes are gathered at least before they are written: what is lost is told anew in the next session.
+const GATHER: Duration = Duration::from_millis(250);
+/// How much longer it rests than it writes: a large directory is written less often.
+const REST: u32 = 20;
 
 /// What lies on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,13 +50,13 @@ pub fn load(state: &Path, cluster: ClusterId) -> Directory {
 /// Writes it whenever it has changed, for as long as it is awaited.
 pub async fn keep(state: &Path, cluster: ClusterId, mut directory: watch::Receiver<Directory>) {
     while directory.changed().await.is_ok() {
-        let now = directory.borrow_and_update().clone();
+        let (now, began) = (directory.borrow_and_update().clone(), Instant::now());
         let contents = Contents { cluster, directory: Directory::default().difference(&now) };
         let sealed = DIRECTORY_FORMAT.seal(&contents).map_err(io::Error::other);
         if let Err(error) = sealed.and_then(|bytes| file::replace(&state.join(FILE), &bytes)) {
             warn!(%error, "the names cannot be written; after a restart they are known once a coordinator answers");
         }
-        tokio::time::sleep(WRITE_EVERY).await;
+        tokio::time::sleep(GATHER.max(began.elapsed() * REST)).await;
     }
 }
 

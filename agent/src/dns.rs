@@ -13,23 +13,21 @@ use std::{
 };
 
 use common::{
-    assignment::Assignment,
-    directory::Directory,
     finding::Finding,
     network::{Overlay, Subnet},
-    report::Report,
 };
 use rustix::net::SocketType;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tracing::{debug, info, warn};
 
 use crate::{
     findings::{Findings, Source},
+    known::Known,
     socket::bound,
 };
 use reply::{Asked, reply};
@@ -44,23 +42,6 @@ const MOST_CONNECTIONS: usize = 64;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the port is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
-
-/// What questions are answered from.
-#[derive(Clone)]
-pub struct Known {
-    /// Where the host is on the overlay.
-    pub assignment: watch::Receiver<Assignment>,
-    /// What the host itself observes: it knows its own containers first.
-    pub report: watch::Receiver<Report>,
-    /// What the coordinators say.
-    pub directory: watch::Receiver<Directory>,
-}
-
-impl Known {
-    fn overlay(&self) -> Option<Overlay> {
-        self.assignment.borrow().overlay().cloned()
-    }
-}
 
 /// Answers for as long as it is awaited.
 pub async fn run(known: Known, findings: Findings) {

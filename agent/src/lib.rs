@@ -11,6 +11,7 @@ pub mod files;
 pub mod findings;
 pub mod guard;
 pub mod holder;
+pub mod known;
 pub mod leases;
 pub mod ledger;
 mod logs;
@@ -41,9 +42,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use directory::Learner;
-use dns::Known;
 use files::{Files, Places};
 use findings::Findings;
+use known::Known;
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
 use network::NetworkKeeper;
@@ -97,16 +98,18 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
     let findings = Findings::default();
     tasks.spawn(until(stop.clone(), disks::watch(config.state.clone(), findings.clone())));
+    let (told_residents, residents) = watch::channel(None);
+    let (admitting, admitted) = watch::channel(None);
     if config.keeps_network {
-        let keeper =
-            NetworkKeeper::new(runtime.clone(), assignment.clone(), address, directory.clone(), findings.clone());
+        let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
+        let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), address, admitting, findings.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
-        let known = Known { assignment: assignment.clone(), report: report.clone(), directory: directory.clone() };
         tasks.spawn(until(stop.clone(), dns::run(known, findings.clone())));
         tasks.spawn(until(stop.clone(), probe::run(assignment.clone(), findings.clone())));
     }
     let files = Files::new(config.places.clone(), leads);
-    let host = HostParts { files, leases: leases.clone(), directory, ledger, boot: facts::boot_id() };
+    let (residents, leases_kept, boot) = (told_residents, leases.clone(), facts::boot_id());
+    let host = HostParts { files, leases: leases_kept, directory, residents, admitted, ledger, boot };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
     tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
     let session = session::Session {

@@ -5,18 +5,18 @@ mod netlink;
 mod nft;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, ErrorKind},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use agent_core::network::{BRIDGE, Change, HostNetwork, Rules, TUNNEL, changes, render, services};
+use agent_core::network::{BRIDGE, Change, HostNetwork, Rules, TUNNEL, changes, render};
 use common::{
     assignment::Assignment,
-    directory::Directory,
     finding::Finding,
     network::{Network, Overlay},
 };
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::{
     findings::{Findings, Source},
+    known::Known,
     runtime::{ContainerRuntime, HostBridge},
 };
 use netlink::Netlink;
@@ -36,14 +37,17 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long one look, with all that it finds to do, may take.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How long rules that an earlier process has loaded are left alone while it is not known which instances are here.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+
 /// Keeps a host's network as it should be.
 pub struct NetworkKeeper<R> {
     runtime: Arc<R>,
-    assignment: watch::Receiver<Assignment>,
+    known: Known,
     /// The address under which other hosts reach this one.
     address: watch::Receiver<Option<IpAddr>>,
-    /// Where services lead.
-    directory: watch::Receiver<Directory>,
+    /// Where it is told which addresses the rules know; none if there are no rules.
+    admitted: watch::Sender<Option<BTreeSet<Ipv4Addr>>>,
     /// Where it is told what is wrong.
     findings: Findings,
     /// The rules that were loaded last, and how the kernel showed them then.
@@ -56,26 +60,33 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
     /// For a host.
     pub fn new(
         runtime: Arc<R>,
-        assignment: watch::Receiver<Assignment>,
+        known: Known,
         address: watch::Receiver<Option<IpAddr>>,
-        directory: watch::Receiver<Directory>,
+        admitted: watch::Sender<Option<BTreeSet<Ipv4Addr>>>,
         findings: Findings,
     ) -> NetworkKeeper<R> {
-        NetworkKeeper { runtime, assignment, address, directory, findings, loaded: None, told: None }
+        // Nobody is let in until there are rules, or none are wanted.
+        admitted.send_replace(Some(BTreeSet::new()));
+        NetworkKeeper { runtime, known, address, admitted, findings, loaded: None, told: None }
     }
 
     /// Keeps it for as long as it is awaited.
     pub async fn run(mut self) {
         let mut problem: Option<String> = None;
+        let began = Instant::now();
         loop {
-            let network = known_network(&self.assignment.borrow_and_update()).cloned();
+            let network = known_network(&self.known.assignment.borrow_and_update()).cloned();
             let address = *self.address.borrow_and_update();
-            self.directory.mark_unchanged();
+            let knows_residents = self.known.residents.borrow_and_update().is_some();
             let done = match (&network, address) {
                 (None, _) => Ok(()),
-                (Some(Network::Bridge), _) => self.tell(HostBridge::Docker).await,
-                // What the kernel holds goes on until it is known where the host is.
+                (Some(Network::Bridge), _) => {
+                    self.admitted.send_replace(None);
+                    self.tell(HostBridge::Docker).await
+                }
+                // What the kernel holds goes on until it is known where the host is, and who is here.
                 (Some(Network::Overlay(_)), None) => Ok(()),
+                (Some(Network::Overlay(_)), _) if !knows_residents && began.elapsed() < LEFT_ALONE => Ok(()),
                 (Some(Network::Overlay(overlay)), Some(address)) => {
                     let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, address)).await;
                     passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
@@ -105,23 +116,24 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         tokio::pin!(look);
         loop {
             tokio::select! {
-                changed = self.assignment.wait_for(|next| known_network(next) != network) => return changed.map(drop),
+                changed = self.known.assignment.wait_for(|next| known_network(next) != network) => return changed.map(drop),
                 changed = self.address.changed() => return changed,
                 () = &mut look => return Ok(()),
-                changed = self.directory.changed() => changed?,
+                changed = self.known.directory.changed() => changed?,
+                changed = self.known.residents.changed() => changed?,
             }
-            if let Err(why) = self.lead_services().await {
-                info!(why, "services are led with all the rest");
+            if let Err(why) = self.follow().await {
+                info!(why, "what is live is loaded with all the rest");
                 return Ok(());
             }
         }
     }
 
-    /// Leads services where the directory says now, on top of the rules that were loaded.
-    async fn lead_services(&mut self) -> Result<(), String> {
-        let leads = services(&self.directory.borrow_and_update());
+    /// Brings what is live to what it is now, on top of the rules that were loaded.
+    async fn follow(&mut self) -> Result<(), String> {
+        let live = self.known.live();
         let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
-        let wanted = held.leading(leads);
+        let wanted = held.living(live);
         let update = wanted.update_from(&held).filter(|script| !script.is_empty());
         let listed = match update {
             None => listed,
@@ -134,8 +146,19 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 now
             }
         };
-        self.loaded = Some((wanted, listed));
+        self.hold(wanted, listed);
         Ok(())
+    }
+
+    /// Notes what the kernel holds now.
+    fn hold(&mut self, rules: Rules, listed: Listed) {
+        let known = rules.known();
+        self.loaded = Some((rules, listed));
+        self.admitted.send_if_modified(|admitted| {
+            let differs = admitted.as_ref() != Some(&known);
+            *admitted = Some(known);
+            differs
+        });
     }
 
     async fn ensure(&mut self, overlay: &Overlay, address: IpAddr) -> Result<(), String> {
@@ -143,8 +166,8 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
         };
         let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
-        let leads = services(&self.directory.borrow());
-        let wanted = render(overlay, leads, netlink.underlay(address).await?);
+        let live = self.known.live();
+        let wanted = render(overlay, live, netlink.underlay(address).await?);
         let mut observed = netlink.observe().await?;
         self.check_rules().await;
         observed.has_rules = self.loaded.as_ref().is_some_and(|(rules, _)| *rules == wanted.rules);
@@ -184,7 +207,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             Change::LoadRules => {
                 let update = self.loaded.take().and_then(|(held, _)| wanted.rules.update_from(&held));
                 nft::load(&update.unwrap_or_else(|| wanted.rules.whole())).await?;
-                self.loaded = Some((wanted.rules.clone(), nft::list().await?));
+                self.hold(wanted.rules.clone(), nft::list().await?);
                 Ok(())
             }
             Change::MakeTunnel => {

@@ -1,8 +1,13 @@
 //! The loop of a host: look, decide, act, tell.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::Duration,
+};
 
-use agent_core::{Action, ActionResult, Memory, Situation, reconcile};
+use agent_core::{Action, ActionResult, Container, Memory, Situation, network::Residents, reconcile};
 use common::{
     assignment::{AssignedInstance, Assignment},
     directory::Directory,
@@ -27,6 +32,8 @@ const TICK: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long an instance that is to end may go on because others are led to it.
 const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
+/// How long an instance that is to start waits until the host's rules know it.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(5);
 /// How much later other hosts may hear of it.
 const HEARD_ELSEWHERE: Duration = Duration::from_millis(500);
 
@@ -38,6 +45,10 @@ pub struct HostParts {
     pub leases: Arc<Leases>,
     /// Where others are led.
     pub directory: watch::Receiver<Directory>,
+    /// Where it is told which instances are here, before they start.
+    pub residents: watch::Sender<Option<Residents>>,
+    /// The addresses that the rules of the host's network know; none if there are no such rules.
+    pub admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>,
     /// What the agent was told and remembers.
     pub ledger: Ledger,
     /// The kernel's boot.
@@ -50,6 +61,8 @@ pub struct Reconciler<R> {
     files: Files,
     leases: Arc<Leases>,
     directory: watch::Receiver<Directory>,
+    residents: watch::Sender<Option<Residents>>,
+    admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -70,13 +83,15 @@ impl<R: ContainerRuntime> Reconciler<R> {
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
     ) -> Reconciler<R> {
-        let HostParts { files, leases, directory, ledger, boot } = host;
+        let HostParts { files, leases, directory, residents, admitted, ledger, boot } = host;
         let memory = ledger.contents().memory.clone();
         Reconciler {
             runtime,
             files,
             leases,
             directory,
+            residents,
+            admitted,
             ledger,
             memory,
             assignment,
@@ -133,6 +148,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 warn!(%error, "configs and secrets of instances that are gone could not be removed");
             }
         }
+        self.tell_residents(&containers);
         let now = now();
         let leases = self.leases.by_wall_clock();
         let (busy, boot) = (&self.busy, self.boot);
@@ -150,7 +166,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
             return Instant::now() + RETRY;
         }
         for action in next.actions {
-            self.begin(action, &assignment);
+            let address = containers.get(action.part()).and_then(|container| container.address);
+            self.begin(action, address, &assignment);
         }
         self.reports.send_if_modified(|report| {
             let changed = *report != next.report;
@@ -161,16 +178,32 @@ impl<R: ContainerRuntime> Reconciler<R> {
         Instant::now() + until_wake
     }
 
-    fn begin(&mut self, action: Action, assignment: &Assignment) {
+    /// Tells which instances have which addresses here.
+    fn tell_residents(&self, containers: &BTreeMap<PartId, Container>) {
+        let addressed = containers.iter().filter_map(|(id, container)| Some((container.address?, id.instance.clone())));
+        let found: Residents = addressed.collect();
+        self.residents.send_if_modified(|residents| {
+            let differs = residents.as_ref() != Some(&found);
+            *residents = Some(found);
+            differs
+        });
+    }
+
+    fn begin(&mut self, action: Action, address: Option<Ipv4Addr>, assignment: &Assignment) {
         self.busy.insert(action.part().clone());
         let of = &action.part().instance;
         let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
         info!(instance = %action.part(), action = word(&action), "acting");
         let (host, directory) = ((self.files.clone(), self.leases.clone()), self.directory.clone());
-        let runtime = self.runtime.clone();
+        let (runtime, admitted) = (self.runtime.clone(), self.admitted.clone());
         self.actions.spawn(async move {
-            if matches!(action, Action::Stop { .. }) {
-                wait_until_unlisted(directory, &action.part().instance).await;
+            match (&action, address) {
+                (Action::Stop { .. }, _) => wait_until_unlisted(directory, &action.part().instance).await,
+                (Action::Start { .. }, Some(address)) if !is_admitted(admitted, address).await => {
+                    let why = "the rules of its host's network do not know it yet: wharf doctor";
+                    return (action, ActionResult::Waits(why.to_owned()));
+                }
+                _ => {}
             }
             act(runtime, host, action, instance).await
         });
@@ -221,6 +254,12 @@ async fn act<R: ContainerRuntime>(
         }
     }
     (action, result)
+}
+
+/// Whether the rules know an address, which takes a moment: what starts before that reaches nobody.
+async fn is_admitted(mut admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>, address: Ipv4Addr) -> bool {
+    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.contains(&address)));
+    tokio::time::timeout(ADMITTED_WITHIN, known).await.is_ok_and(|known| known.is_ok())
 }
 
 /// Waits until others are led elsewhere, if there is an elsewhere: what is asked then is answered.

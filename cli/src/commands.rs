@@ -3,6 +3,7 @@
 mod ctx;
 mod deploy;
 mod doctor;
+mod environments;
 mod events;
 mod files;
 mod hosts;
@@ -19,7 +20,7 @@ use clap::CommandFactory;
 use common::{
     api::ClusterView,
     error::{Code, Problem},
-    name::{Name, default_environment},
+    name::Name,
 };
 
 use crate::{
@@ -50,7 +51,7 @@ impl Session {
         Ok(Session {
             client: Client::of_context(&found)?,
             context,
-            environment: default_environment(),
+            environment: args.environment.clone(),
             format: args.output,
             yes: args.yes,
         })
@@ -109,6 +110,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Rollout(rollout) => rollouts::rollout(session, rollout).await,
         Command::Ps { target } => instances::ps(session, target.as_deref()).await,
         Command::Logs(logs) => instances::logs(session, logs).await,
+        Command::Env(command) => environments::run(session, command).await,
         Command::Host(host) => hosts::run(session, host).await,
         Command::Member(member) => members::run(session, member).await,
         Command::Token(token) => tokens::tokens(session, token).await,

@@ -12,6 +12,7 @@ mod devices;
 mod files;
 mod interpolate;
 mod merge;
+mod networks;
 mod node;
 mod short;
 mod unit;

@@ -1,12 +1,13 @@
 //! What names stand for: the services of a cluster, and where their instances are. Every host has all of it.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{InstanceId, ServiceId},
+    name::Name,
     spec::Protocol,
 };
 
@@ -17,6 +18,8 @@ pub struct Listing {
     pub address: Option<Ipv4Addr>,
     /// The ports that its file names.
     pub ports: Vec<(u16, Protocol)>,
+    /// The environments that it belongs to beside its own.
+    pub joins: BTreeSet<Name>,
 }
 
 /// An instance as others reach it.
@@ -81,6 +84,18 @@ impl Directory {
     /// A service.
     pub fn service(&self, id: &ServiceId) -> Option<&Listing> {
         self.services.get(id)
+    }
+
+    /// The environments that a service belongs to: its own first.
+    pub fn environments_of<'a>(&'a self, id: &'a ServiceId) -> impl Iterator<Item = &'a Name> {
+        let joined = self.services.get(id).map(|listing| &listing.joins);
+        [&id.stack.environment].into_iter().chain(joined.into_iter().flatten())
+    }
+
+    /// Whether two services reach each other: they do if they belong to the same environment, their own or one that
+    /// they have joined.
+    pub fn are_together(&self, one: &ServiceId, other: &ServiceId) -> bool {
+        self.environments_of(one).any(|mine| self.environments_of(other).any(|theirs| mine == theirs))
     }
 
     /// All services.
@@ -187,7 +202,8 @@ mod tests {
 
     fn example() -> Directory {
         let mut directory = Directory::default();
-        let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)] };
+        let listing =
+            Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)], joins: BTreeSet::new() };
         directory.put_service(service("web"), Some(listing.clone()));
         directory.put_service(service("web2"), Some(Listing { address: None, ..listing }));
         directory.put_instance(instance("web/1.1"), endpoint(2, true));

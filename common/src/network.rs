@@ -104,6 +104,14 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.0.network()) + 1)
     }
 
+    /// The addresses of its containers in turn, from the one after `last` on.
+    pub fn containers_after(self, last: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
+        let (first, count) =
+            (u32::from(self.gateway()) + 1, u32::from(self.0.broadcast()) - u32::from(self.gateway()) - 1);
+        let next = (u32::from(last) + 1).saturating_sub(first);
+        (0..count).map(move |step| Ipv4Addr::from(first + (next + step) % count))
+    }
+
     /// The hardware address of the host's end of the overlay: it follows from the subnet, so nobody has to tell it.
     pub fn hardware_address(self) -> [u8; 6] {
         let [a, b, c, d] = self.host().octets();

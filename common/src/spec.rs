@@ -87,6 +87,9 @@ pub struct ServiceSpec {
     /// main container starts.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
+    /// Environments beside its own that it belongs to: it reaches what belongs to them, and that reaches it.
+    #[serde(default)]
+    pub joins: BTreeSet<Name>,
 }
 
 /// What decides how many instances a service has.
@@ -288,6 +291,7 @@ impl ServiceSpec {
             strict_singleton: false,
             update: UpdatePolicy::default(),
             depends_on: BTreeMap::new(),
+            joins: BTreeSet::new(),
         }
     }
 
@@ -303,6 +307,7 @@ impl ServiceSpec {
             max_per_host: self.max_per_host,
             update: self.update.clone(),
             depends_on: self.depends_on.clone(),
+            joins: self.joins.clone(),
             ..other.clone()
         };
         as_here == *self

@@ -5,6 +5,7 @@ pub mod access;
 mod cluster;
 mod doctor;
 mod door;
+mod environments;
 pub mod error;
 mod events;
 mod extract;
@@ -54,7 +55,8 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(cluster::get))
         .routes(routes!(cluster::put_settings))
         .routes(routes!(cluster::remove_member))
-        .routes(routes!(cluster::environments))
+        .routes(routes!(environments::list))
+        .routes(routes!(environments::put, environments::remove))
         .routes(routes!(doctor::get))
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::remove))

@@ -243,6 +243,8 @@ fn commands_on_the_rest() -> Vec<Command> {
         })),
         Command::PutApiToken { id: TOKEN, name: name("ci"), access: Access::Viewer, secret: SecretHash([6; 32]) },
         Command::RemoveApiToken(TOKEN),
+        Command::PutEnvironment(environment.clone()),
+        Command::RemoveEnvironment(environment.clone()),
         Command::PutFile { id: config.clone(), content: Content::Plain(Arc::from(*b"plain")) },
         Command::RemoveFile(config),
         Command::PutRegistry(credentials()),
@@ -297,7 +299,11 @@ fn findings() -> Vec<Finding> {
 }
 
 fn difference() -> Difference {
-    let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)] };
+    let listing = Listing {
+        address: Some([10, 43, 0, 1].into()),
+        ports: vec![(80, Protocol::Tcp)],
+        joins: [name("shared")].into(),
+    };
     let endpoint = Endpoint { address: [10, 42, 0, 2].into(), serves: true };
     Difference {
         services: vec![(instance().service().clone(), Some(listing))],

@@ -14,6 +14,8 @@ use common::{
     spec::Protocol,
 };
 
+use crate::network::Residents;
+
 /// The zone below which everything has a whole name. `internal` is kept free for such uses (ICANN, 2024).
 pub const ZONE: &str = "wharf.internal";
 
@@ -93,7 +95,7 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
     let is_whole = inside.is_some();
     let found = readings(&labels, asker, is_whole).into_iter().find_map(|(part, service)| {
         let may_see = match asker {
-            Asker::Instance(own) => own.stack().environment == service.stack.environment,
+            Asker::Instance(own) => directory.are_together(own.service(), &service),
             Asker::Host => true,
             Asker::Stranger => false,
         };
@@ -199,22 +201,17 @@ fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ip
         Some(Owner::Instance(id)) => (id.service(), format!("{}.{}", id.slot.slot, name_of(id.service()))),
     };
     match asker {
-        Asker::Instance(own) if own.stack().environment == service.stack.environment => {}
+        Asker::Instance(own) if directory.are_together(own.service(), service) => {}
         Asker::Host => {}
         Asker::Instance(_) | Asker::Stranger => return Answer::Unknown,
     }
     Answer::Known(if kind == Kind::Pointer { vec![Record::Pointer(name)] } else { Vec::new() })
 }
 
-/// Who asks from an address. `own` are the instances of this host as its agent sees them: it knows them first.
-pub fn asker<'a>(
-    directory: &Directory,
-    mut own: impl Iterator<Item = (&'a InstanceId, Option<Ipv4Addr>)>,
-    hosts: impl Fn(Ipv4Addr) -> bool,
-    from: IpAddr,
-) -> Asker {
+/// Who asks from an address: the host knows its own instances first.
+pub fn asker(directory: &Directory, residents: &Residents, hosts: impl Fn(Ipv4Addr) -> bool, from: IpAddr) -> Asker {
     let IpAddr::V4(from) = from else { return Asker::Stranger };
-    if let Some((id, _)) = own.find(|(_, address)| *address == Some(from)) {
+    if let Some(id) = residents.get(&from) {
         return Asker::Instance(id.clone());
     }
     match directory.owner(from) {

@@ -1,6 +1,8 @@
 //! What a host's kernel must hold so that its containers reach those of other hosts, as a value: rendered from
 //! what the cluster says and from where the host is, and compared with what the kernel shows.
 
+mod environments;
+mod rules;
 mod services;
 mod tables;
 
@@ -9,10 +11,13 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use common::network::{Overlay, Subnet};
+use common::{
+    id::InstanceId,
+    network::{Overlay, Subnet},
+};
 use ipnet::Ipv4Net;
 
-pub use services::{Rules, Services, services};
+pub use rules::{Live, Rules};
 
 /// The bridge that containers hang on; Docker makes it.
 pub const BRIDGE: &str = "wharf-br0";
@@ -28,6 +33,9 @@ pub const VNI: u32 = 4242;
 pub const PORT: u16 = 8472;
 /// What VXLAN adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers.
 pub const OVERHEAD: u32 = 50;
+
+/// The instances whose containers are on the host, by their addresses: known before they start.
+pub type Residents = BTreeMap<Ipv4Addr, InstanceId>;
 
 /// The link and the address under which other hosts reach this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,13 +135,13 @@ pub enum Change {
     RemoveRoute(Route),
 }
 
-/// What a host needs, by what the cluster says, where services lead, and where the host is.
-pub fn render(overlay: &Overlay, services: Services, underlay: Underlay) -> HostNetwork {
+/// What a host needs, by what the cluster says, what is live, and where the host is.
+pub fn render(overlay: &Overlay, live: Live, underlay: Underlay) -> HostNetwork {
     let tunnel = Tunnel { underlay, own: overlay.own };
     // One that others reach by IPv6 alone says so itself, and must not keep the rest apart.
     let peers = overlay.peers.iter().filter(|peer| peer.underlay.is_ipv4());
     let peers = peers.map(|peer| (peer.subnet, peer.underlay)).collect();
-    let rules = Rules { own: overlay.own, tables: tables::tables(overlay, &peers), services };
+    let rules = Rules { own: overlay.own, tables: tables::tables(overlay, &peers), live };
     HostNetwork { tunnel, rules, peers, services: overlay.plan.services }
 }
 

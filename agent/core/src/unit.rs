@@ -128,7 +128,7 @@ impl<'a> Unit<'a> {
         let Some(main) = memory.0.get(&self.instance.id.main()) else { return Observed::nothing() };
         let mut told = main.observed.clone();
         let has_network = if self.instance.spec.has_network_part() { &Part::Network } else { &Part::Main };
-        told.address = self.container(has_network).filter(|container| container.runs()).and_then(|c| c.address);
+        told.address = self.container(has_network).and_then(|container| container.address);
         if self.parts.len() == 1 {
             return told;
         }

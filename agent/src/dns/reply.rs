@@ -1,8 +1,11 @@
 //! The answer to one message.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{net::IpAddr, str::FromStr};
 
-use agent_core::names::{Answer, Asker, Kind, Record, ZONE, answer, asker};
+use agent_core::{
+    names::{Answer, Asker, Kind, Record, ZONE, answer, asker},
+    network::Residents,
+};
 use common::network::Overlay;
 use hickory_proto::{
     op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
@@ -13,7 +16,8 @@ use hickory_proto::{
 };
 use tracing::debug;
 
-use super::{Known, is_inside, recursion};
+use super::{is_inside, recursion};
+use crate::known::Known;
 
 /// For how long an answer may be kept, in seconds.
 const TTL: u32 = 5;
@@ -23,8 +27,6 @@ const MOST_RECORDS: usize = 1000;
 const LARGEST_BY_UDP: u16 = 1232;
 /// The largest answer to who does not say what it takes (RFC 1035, section 4.2.1).
 const LARGEST_UNASKED: u16 = 512;
-/// How long a container may ask before its host has seen that it runs.
-const APPEARS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a question came, and how the answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,64 +56,40 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
     };
     let response = match decided {
         Err(code) => respond(&request, code),
-        Ok(query) => {
-            let found = look_up(known, &overlay, query, from).await;
-            match found {
-                Answer::Known(records) => known_response(&request, query, &records),
-                Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
-                Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&overlay, server)).await {
-                    Ok(answer) => return Some(answer),
-                    Err(why) => {
-                        debug!(name = %query.name(), why, "nobody knows a name");
-                        respond(&request, ResponseCode::ServFail)
-                    }
-                },
-            }
-        }
+        Ok(query) => match look_up(known, &overlay, query, from) {
+            Answer::Known(records) => known_response(&request, query, &records),
+            Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
+            Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&overlay, server)).await {
+                Ok(answer) => return Some(answer),
+                Err(why) => {
+                    debug!(name = %query.name(), why, "nobody knows a name");
+                    respond(&request, ResponseCode::ServFail)
+                }
+            },
+        },
     };
     encode(&request, &response, by)
 }
 
-async fn look_up(known: &Known, overlay: &Overlay, query: &Query, from: IpAddr) -> Answer {
+fn look_up(known: &Known, overlay: &Overlay, query: &Query, from: IpAddr) -> Answer {
     let kind = match query.query_type() {
         RecordType::A => Kind::Address,
         RecordType::SRV => Kind::Service,
         RecordType::PTR => Kind::Pointer,
         _ => Kind::Other,
     };
-    let asker = who_asks(known, overlay, from).await;
+    let asker = who_asks(known, overlay, from);
     let name = query.name().to_ascii();
     answer(&known.directory.borrow(), &overlay.plan, &asker, name.trim_end_matches('.'), kind)
 }
 
-/// Who asks. A program may ask for names before its host has noticed that it runs.
-async fn who_asks(known: &Known, overlay: &Overlay, from: IpAddr) -> Asker {
+fn who_asks(known: &Known, overlay: &Overlay, from: IpAddr) -> Asker {
     let hosts = |address| {
         let mut subnets = overlay.peers.iter().map(|peer| peer.subnet).chain([overlay.own]);
         subnets.any(|subnet| [subnet.host(), subnet.gateway()].contains(&address))
     };
-    let look = || {
-        let report = known.report.borrow();
-        let own = report.instances.iter().map(|(id, observed)| (id, observed.address));
-        asker(&known.directory.borrow(), own, hosts, from)
-    };
-    let (mut report, mut directory) = (known.report.clone(), known.directory.clone());
-    report.mark_unchanged();
-    directory.mark_unchanged();
-    let appears = async {
-        loop {
-            let asker = look();
-            if asker != Asker::Stranger {
-                return asker;
-            }
-            tokio::select! {
-                Ok(()) = report.changed() => {}
-                Ok(()) = directory.changed() => {}
-                else => return asker,
-            }
-        }
-    };
-    tokio::time::timeout(APPEARS_WITHIN, appears).await.unwrap_or(Asker::Stranger)
+    let residents = known.residents.borrow();
+    asker(&known.directory.borrow(), residents.as_ref().unwrap_or(&Residents::new()), hosts, from)
 }
 
 fn respond(request: &Message, code: ResponseCode) -> Message {

@@ -37,10 +37,10 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, S
 /// Our tables as the kernel shows them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// What is the same whatever services there are.
+    /// What is the same whatever instances there are.
     pub(super) fixed: String,
-    /// What changes with services.
-    services: String,
+    /// What changes as they come and go.
+    live: String,
 }
 
 /// Our tables as they are in the kernel.
@@ -54,24 +54,25 @@ pub(super) async fn list() -> Result<Listed, String> {
 /// to the right.
 fn own_tables(ruleset: &str) -> Listed {
     let heads = FAMILIES.map(|family| format!("table {family} {TABLE} {{"));
-    let (mut is_own, mut is_for_services) = (false, false);
+    let (mut is_own, mut is_live) = (false, false);
     let mut listed = Listed::default();
     for line in ruleset.lines() {
         if line.starts_with("table ") {
             is_own = heads.iter().any(|head| head == line);
         }
-        if !is_own {
+        // An empty line stands between two chains, whosever they are.
+        if !is_own || line.is_empty() {
             continue;
         }
         let head = line.strip_prefix('\t').filter(|rest| !rest.starts_with('\t'));
         let name = head.and_then(|head| head.strip_suffix(" {")).and_then(|head| head.split(' ').nth(1));
         if let Some(name) = name {
-            is_for_services = Rules::is_for_services(name);
+            is_live = Rules::is_live(name);
         }
-        let part = if is_for_services { &mut listed.services } else { &mut listed.fixed };
+        let part = if is_live { &mut listed.live } else { &mut listed.fixed };
         part.push_str(line);
         part.push('\n');
-        is_for_services &= head != Some("}");
+        is_live &= head != Some("}");
     }
     listed
 }
@@ -152,10 +153,10 @@ mod tests {
 
     #[test]
     fn of_a_ruleset_only_our_tables_are_looked_at() {
-        let ruleset = "table ip nat {\n\tchain x {\n\t}\n}\ntable ip wharf {\n\tset peers {\n\t}\n\tchain service-1 {\n\t\ta\n\t}\n\
+        let ruleset = "table ip nat {\n\tchain x {\n\t}\n}\ntable ip wharf {\n\tset peers {\n\t}\n\n\tchain service-1 {\n\t\ta\n\t}\n\n\
                        \tchain post {\n\t\tb\n\t}\n}\ntable ip6 wharf {\n}\ntable inet wharf {\n}\ntable ip wharf2 {\n}\n";
-        let Listed { fixed, services } = own_tables(ruleset);
-        assert_eq!(services, "\tchain service-1 {\n\t\ta\n\t}\n");
+        let Listed { fixed, live } = own_tables(ruleset);
+        assert_eq!(live, "\tchain service-1 {\n\t\ta\n\t}\n");
         assert_eq!(
             fixed,
             "table ip wharf {\n\tset peers {\n\t}\n\tchain post {\n\t\tb\n\t}\n}\ntable ip6 wharf {\n}\n"

@@ -127,7 +127,7 @@ impl Docker {
             (None, None) => None,
         };
         let state = state_of(inspected.state.unwrap_or_default());
-        let address = inspected.network_settings.and_then(network::address_of);
+        let address = inspected.network_settings.and_then(|settings| network::address_of(settings.networks));
         let container = Container { id: id.to_owned(), state, image_digest, address };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
@@ -225,7 +225,10 @@ impl Docker {
             None => None,
         };
         let mut body = render::container(instance, part, self.cluster, &self.places, guarded);
-        render::names(&mut body, instance, part, bridge);
+        if render::has_network(instance, part) {
+            render::names(&mut body, instance, bridge);
+            render::address(&mut body, self.next_address(bridge).await?);
+        }
         match self.client()?.create_container(Some(options), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),

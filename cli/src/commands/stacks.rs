@@ -35,6 +35,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
             service.spec.container.image.clone(),
             stack.revision.to_string(),
             notes.join("; "),
+            service.address.map_or_else(String::new, |address| address.to_string()),
         ]
     };
     let rows =
@@ -42,7 +43,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
     output::list(
         session.format,
         &stacks,
-        Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "NOTE"], narrow: 5, rows },
+        Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "NOTE", "ADDRESS"], narrow: 5, rows },
     );
     Ok(0)
 }

@@ -196,7 +196,8 @@ impl Quic {
         let runtime = quinn::default_runtime().ok_or_else(|| std::io::Error::other("this needs a tokio runtime"))?;
         let socket = std::net::UdpSocket::bind(address)?;
         let config = endpoint_config(&credentials);
-        let endpoint = quinn::Endpoint::new(config, Some(server_config(&credentials, door.versions)?), socket, runtime)?;
+        let endpoint =
+            quinn::Endpoint::new(config, Some(server_config(&credentials, door.versions)?), socket, runtime)?;
         let (sender, receiver) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
         let members = Members::default();

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    id::{ClusterId, HostId, MemberId},
+    id::{ClusterId, HostId, MemberId, ServiceId},
+    name::Name,
     network::NetworkPlan,
-    time::Span,
+    time::{Span, Timestamp},
 };
 
 /// The cluster and what this coordinator knows of its group.
@@ -48,6 +49,19 @@ pub struct MemberView {
     pub address: SocketAddr,
     /// Its part in the group: `leader`, `voter`, `learner`, `joining` or `leaving`.
     pub state: String,
+}
+
+/// An environment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EnvironmentView {
+    /// Its name.
+    pub name: Name,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The stacks in it.
+    pub stacks: Vec<Name>,
+    /// Services of other environments that have joined it.
+    pub joined_by: Vec<ServiceId>,
 }
 
 /// Times that the whole cluster shares.

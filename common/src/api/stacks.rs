@@ -1,6 +1,6 @@
 //! Stacks, their services, instances and revisions in the API.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -38,6 +38,9 @@ pub struct ServiceView {
     pub id: ServiceId,
     /// What was asked for.
     pub spec: ServiceSpec,
+    /// Its own address on the overlay, which leads to what serves; none where there is no overlay.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
     /// The stack's revision that last changed what its instances run.
     pub revision: u64,
     /// How many instances it wants now.

@@ -7,7 +7,7 @@ use serde_norway::Value;
 use super::{
     Composed, Project,
     container::{container, steps},
-    deploy, files,
+    deploy, files, networks,
     node::{Findings, Node},
     short,
     unit::{self, Grouped, Leaders},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 const TOP: [&str; 7] = ["name", "version", "services", "volumes", "networks", "configs", "secrets"];
-const SERVICE: [&str; 28] = [
+const SERVICE: [&str; 29] = [
     "image",
     "build",
     "command",
@@ -46,8 +46,15 @@ const SERVICE: [&str; 28] = [
     "configs",
     "secrets",
     "network_mode",
+    "networks",
     "pre_start",
 ];
+
+/// What a file declares for its services to use.
+struct Declared {
+    files: files::Files,
+    networks: networks::Networks,
+}
 
 pub(super) fn convert<R>(file: &Value, project: &Project<'_, R>) -> Result<Composed, Vec<String>>
 where
@@ -56,9 +63,7 @@ where
     let findings = Findings::default();
     let root = Node::root(file, &findings);
     root.warn_unknown(&TOP);
-    if let Some(networks) = root.get("networks") {
-        networks.warn("networks are not supported yet: all services of an environment share one");
-    }
+    let networks = networks::declared(&root);
     let mut spec = StackSpec::default();
     for (key, node) in root.get("volumes").map(|volumes| volumes.entries()).unwrap_or_default() {
         spec.volumes.extend(name_of(&key, &node));
@@ -69,7 +74,7 @@ where
     let mut contents = Vec::new();
     let files = files::declared(&root, project, &mut contents);
     match root.get("services") {
-        Some(node) => spec.services = services(&node, project, &files),
+        Some(node) => spec.services = services(&node, project, &Declared { files, networks }),
         None => {
             findings.problems.borrow_mut().push("services: it is missing; a stack needs at least one service".into())
         }
@@ -92,7 +97,7 @@ pub(super) fn name_of(key: &str, node: &Node<'_>) -> Option<Name> {
         .ok()
 }
 
-fn services<R>(node: &Node<'_>, project: &Project<'_, R>, files: &files::Files) -> BTreeMap<Name, ServiceSpec>
+fn services<R>(node: &Node<'_>, project: &Project<'_, R>, declared: &Declared) -> BTreeMap<Name, ServiceSpec>
 where
     R: Fn(&str) -> Result<Vec<u8>, String>,
 {
@@ -116,10 +121,11 @@ where
     }
     let (mut services, mut grouped) = (BTreeMap::new(), BTreeMap::new());
     for (name, node) in &named {
-        let Some(container) = container(node, project, files) else { continue };
+        let Some(container) = container(node, project, &declared.files) else { continue };
         match unit::root(&leaders, name) {
             Ok(root) if root == name => {
-                services.insert(name.clone(), service(node, project, container));
+                let joins = networks::joined(node, &declared.networks);
+                services.insert(name.clone(), ServiceSpec { joins, ..service(node, project, container) });
             }
             Ok(root) if named.iter().any(|(name, _)| name == root) => {
                 unit::check_sidekick(node, root);

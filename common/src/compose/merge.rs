@@ -4,10 +4,12 @@ use serde_norway::{Mapping, Value};
 
 /// Keys of a service whose list form `KEY=value` and mapping form mean the same.
 const PAIRS: [&str; 2] = ["environment", "labels"];
+/// Keys of a service whose list form names the keys of the mapping form.
+const NAMED: [&str; 2] = ["depends_on", "networks"];
 /// Lists that a later file replaces instead of adding to.
 const REPLACED: [&str; 4] = ["command", "entrypoint", "test", "env_file"];
 
-/// Brings `environment`, `labels` and `depends_on` of every service into their mapping form.
+/// Brings `environment`, `labels`, `depends_on` and `networks` of every service into their mapping form.
 pub(super) fn normalise(file: &mut Value) {
     let Some(services) = file.get_mut("services").and_then(Value::as_mapping_mut) else { return };
     for (_, service) in services.iter_mut() {
@@ -16,10 +18,12 @@ pub(super) fn normalise(file: &mut Value) {
                 pairs_to_mapping(value);
             }
         }
-        if let Some(Value::Sequence(names)) = service.get("depends_on") {
-            let mapping: Mapping = names.iter().map(|name| (name.clone(), Value::Mapping(Mapping::new()))).collect();
-            if let Some(value) = service.get_mut("depends_on") {
-                *value = Value::Mapping(mapping);
+        for key in NAMED {
+            if let Some(value) = service.get_mut(key)
+                && let Value::Sequence(names) = value
+            {
+                let named = names.iter().map(|name| (name.clone(), Value::Mapping(Mapping::new())));
+                *value = Value::Mapping(named.collect());
             }
         }
     }

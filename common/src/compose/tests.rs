@@ -174,7 +174,7 @@ fn what_is_not_supported_is_named_and_never_dropped_in_silence() {
     let composed = read(&["services: {web: {image: a, privileged: true, deploy: {rollback_config: {}, labels: {}}, x-own: 1}}\nconfigs: {c: {content: x}}\nnetworks: {n: {}}"]).expect("is accepted");
     let warnings = composed.warnings.join("\n");
     for place in
-        ["services.web.privileged", "services.web.deploy.rollback_config", "services.web.deploy.labels", "networks"]
+        ["services.web.privileged", "services.web.deploy.rollback_config", "services.web.deploy.labels", "networks.n"]
     {
         assert!(warnings.contains(place), "{place} in {warnings}");
     }
@@ -406,4 +406,39 @@ fn conditions_may_be_on_what_runs_there() {
     assert_eq!((placed.priority, placed.spread.len()), (5, 1));
     let stranger = "services: {web: {image: a, deploy: {placement: {constraints: [service == db]}}}}";
     assert!(refused(stranger).contains("service == db names a service that is not in this stack"));
+}
+
+#[test]
+fn external_networks_are_environments_that_a_service_joins() {
+    let file = "
+services:
+  web: {image: a, networks: [default, shared, own]}
+  db: {image: a, networks: {data: {}}}
+  log: {image: a}
+networks: {shared: {external: true}, data: {external: true, name: data-prod}, own: {}}
+";
+    let composed = read(&[file, "services: {web: {networks: {data: {aliases: [x]}}}}"]).expect("is accepted");
+    let joins = |name: &str| {
+        let service = &composed.spec.services[&name.parse().expect("a name")];
+        service.joins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!((joins("web"), joins("db"), joins("log")), ("data-prod shared".into(), "data-prod".into(), "".into()));
+    let warnings = composed.warnings.join("\n");
+    assert!(warnings.contains("networks.own: it keeps nothing apart"), "{warnings}");
+    assert!(warnings.contains("services.web.networks.data.aliases"), "{warnings}");
+    for (file, problem) in [
+        ("services: {web: {image: a, networks: [other]}}", "services.web.networks.other: there is no network other"),
+        ("services: {web: {image: a, networks: other}}", "services.web.networks: expected a mapping"),
+        (
+            "services: {web: {image: a, networks: [n]}}\nnetworks: {n: {external: true, name: A_b}}",
+            "networks.n: \"A_b\" is not a name",
+        ),
+        (
+            "services: {web: {image: a}, side: {image: a, x-group: web, networks: [default]}}",
+            "services.side.networks: it is a sidekick of web",
+        ),
+    ] {
+        let problems = read(&[file]).expect_err("it is refused").to_string();
+        assert!(problems.contains(problem), "{problem} in {problems}");
+    }
 }

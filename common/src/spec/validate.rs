@@ -24,6 +24,8 @@ pub const MAX_ENTRIES: usize = 1000;
 
 /// Most constraints, and most preferences, of a service.
 pub const MAX_CONDITIONS: usize = 50;
+/// Most environments that a service may join.
+pub const MAX_JOINS: usize = 16;
 /// Most sidekicks, and most steps, of an instance.
 pub const MAX_PARTS: usize = 20;
 
@@ -102,6 +104,10 @@ impl Check<'_> {
         }
         self.conditions("constraints", &service.constraints, stack);
         self.conditions("preferences", &service.prefer, stack);
+        if service.joins.len() > MAX_JOINS {
+            let reason = format!("{} other environments are more than the {MAX_JOINS} allowed", service.joins.len());
+            self.refuse("networks", reason);
+        }
         if !(-1000..=1000).contains(&service.priority) {
             self.refuse("x-priority", format!("{} is not between -1000 and 1000", service.priority));
         }

@@ -5,6 +5,7 @@
 
 mod access;
 mod candidate;
+mod environments;
 mod files;
 mod hosts;
 mod instances;
@@ -189,6 +190,8 @@ impl Cluster {
             Command::Admit(admission) => self.admit(admission),
             Command::PutApiToken { id, name, access, secret } => self.put_api_token(*id, name, *access, *secret),
             Command::RemoveApiToken(id) => self.remove_api_token(*id),
+            Command::PutEnvironment(name) => self.put_environment(name),
+            Command::RemoveEnvironment(name) => self.remove_environment(name),
             Command::PutFile { id, content } => self.put_file(id, content),
             Command::RemoveFile(id) => self.remove_file(id),
             Command::PutRegistry(credentials) => self.put_registry(credentials),
@@ -282,13 +285,6 @@ impl Cluster {
 
     fn done(&self) -> Applied {
         Ok(Outcome::Done { index: self.index })
-    }
-
-    fn known_environment(&self, environment: &Name) -> Result<(), Problem> {
-        if self.environments.contains_key(environment) {
-            return Ok(());
-        }
-        Err(not_found("environment", environment).fix("There is only the environment default yet"))
     }
 }
 

@@ -178,6 +178,10 @@ pub enum Command {
     },
     /// Ends an API token.
     RemoveApiToken(TokenId),
+    /// Makes an environment.
+    PutEnvironment(Name),
+    /// Removes an environment that holds nothing.
+    RemoveEnvironment(Name),
     /// Sets a config or a secret of an environment.
     PutFile {
         /// Which one.

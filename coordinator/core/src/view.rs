@@ -4,6 +4,7 @@ mod changes;
 mod directory;
 mod doctor;
 mod drain;
+mod environments;
 mod touched;
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -29,6 +30,7 @@ pub use changes::{revisions, stack_plan};
 pub use directory::{directory, follow};
 pub use doctor::doctor;
 pub use drain::{drain_plan, rebalance_plan};
+pub use environments::environments;
 pub use touched::{Touched, touched};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
@@ -107,6 +109,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
         };
         ServiceView {
             spec: (*service.spec).clone(),
+            address: service.address,
             revision: service.revision,
             wanted: wanted(cluster, &service_id, service) as u32,
             rollout: RolloutView {

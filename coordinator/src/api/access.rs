@@ -48,6 +48,8 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/members/{member}", CHANGE),
     ("GET", "/api/v1/doctor", READ),
     ("GET", "/api/v1/environments", READ),
+    ("PUT", "/api/v1/environments/{environment}", CHANGE),
+    ("DELETE", "/api/v1/environments/{environment}", CHANGE),
     ("GET", "/api/v1/hosts", READ),
     ("GET", "/api/v1/hosts/{host}", READ),
     ("DELETE", "/api/v1/hosts/{host}", CHANGE),

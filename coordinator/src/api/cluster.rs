@@ -1,10 +1,9 @@
-//! The cluster, its members and its environments.
+//! The cluster and its members.
 
 use axum::{Json, extract::State};
 use common::{
-    api::{ClusterView, List, MemberView, Settings},
+    api::{ClusterView, MemberView, Settings},
     id::MemberId,
-    name::Name,
 };
 use coordinator_core::{Command, cluster::MemberState};
 
@@ -68,11 +67,4 @@ pub async fn remove_member(
 ) -> Result<axum::http::StatusCode, ApiError> {
     coordinator.consensus.write(author, Command::RemoveMember(member)).await?;
     Ok(axum::http::StatusCode::NO_CONTENT)
-}
-
-/// The environments.
-#[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<Name>)))]
-pub async fn environments(super::extract::Reading(published): super::extract::Reading) -> Json<List<Name>> {
-    let items = published.cluster.environments.keys().cloned().collect();
-    Json(List { index: published.cluster.index, items })
 }

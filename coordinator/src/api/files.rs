@@ -31,7 +31,8 @@ fn of_environment(environment: Name, kind: FileKind, name: Name) -> FileId {
     FileId { environment, stack: None, kind, name }
 }
 
-fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> List<FileView> {
+fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> Result<List<FileView>, Problem> {
+    cluster.known_environment(environment)?;
     let view = |id: &FileId, record: &FileRecord| {
         let (version, newest) = record.newest()?;
         let used_by = cluster.services_with(id).iter().map(|id| format!("{}/{}", id.stack.stack, id.service)).collect();
@@ -39,7 +40,7 @@ fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> List<FileView
         Some(FileView { kind, stack: id.stack.clone(), name: id.name.clone(), version, changed_at, by, used_by })
     };
     let chosen = cluster.files.iter().filter(|(id, _)| id.environment == *environment && id.kind == kind);
-    List { index: cluster.index, items: chosen.filter_map(|(id, record)| view(id, record)).collect() }
+    Ok(List { index: cluster.index, items: chosen.filter_map(|(id, record)| view(id, record)).collect() })
 }
 
 /// The form in which the cluster keeps a content.
@@ -115,8 +116,11 @@ async fn remove(
 
 /// The secrets of an environment, without their values.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/secrets", params(("environment" = String, Path)), responses((status = 200, body = List<FileView>)))]
-pub async fn list_secrets(Reading(published): Reading, At(environment): At<Name>) -> Json<List<FileView>> {
-    Json(views(&published.cluster, &environment, FileKind::Secret))
+pub async fn list_secrets(
+    Reading(published): Reading,
+    At(environment): At<Name>,
+) -> Result<Json<List<FileView>>, ApiError> {
+    Ok(Json(views(&published.cluster, &environment, FileKind::Secret)?))
 }
 
 /// Sets a secret; the body is its value. Services that use it are rolled out.
@@ -142,8 +146,11 @@ pub async fn remove_secret(
 
 /// The configs of an environment, without their contents.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/configs", params(("environment" = String, Path)), responses((status = 200, body = List<FileView>)))]
-pub async fn list_configs(Reading(published): Reading, At(environment): At<Name>) -> Json<List<FileView>> {
-    Json(views(&published.cluster, &environment, FileKind::Config))
+pub async fn list_configs(
+    Reading(published): Reading,
+    At(environment): At<Name>,
+) -> Result<Json<List<FileView>>, ApiError> {
+    Ok(Json(views(&published.cluster, &environment, FileKind::Config)?))
 }
 
 /// What is in the newest version of a config.

@@ -40,13 +40,14 @@ pub async fn list(
     Reading(published): Reading,
     At(environment): At<Name>,
     Asked(wanted): Asked<Wanted>,
-) -> Json<List<InstanceView>> {
+) -> Result<Json<List<InstanceView>>, ApiError> {
+    published.cluster.known_environment(&environment)?;
     let items = view::instances(&published.cluster, |id, _| {
         id.stack().environment == environment
             && wanted.stack.as_ref().is_none_or(|stack| id.stack().stack == *stack)
             && wanted.service.as_ref().is_none_or(|service| id.service().service == *service)
     });
-    Json(List { index: published.cluster.index, items })
+    Ok(Json(List { index: published.cluster.index, items }))
 }
 
 /// Moves instances, one of a service after the other, to hosts that suit them better; says which would move now.

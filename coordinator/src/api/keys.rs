@@ -29,14 +29,15 @@ fn view(key: &str, record: &Key) -> KeyView {
 
 /// The keys of an environment with their values; the first 10,000.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/keys", params(("environment" = String, Path)), responses((status = 200, body = List<KeyView>)))]
-pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Json<List<KeyView>> {
+pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Result<Json<List<KeyView>>, ApiError> {
+    published.cluster.known_environment(&environment)?;
     let of_environment = published
         .cluster
         .keys
         .range((environment.clone(), Arc::from(""))..)
         .take_while(|((other, _), _)| *other == environment);
     let items = of_environment.take(PAGE).map(|((_, key), record)| view(key, record)).collect();
-    Json(List { index: published.cluster.index, items })
+    Ok(Json(List { index: published.cluster.index, items }))
 }
 
 /// A key.

@@ -25,10 +25,11 @@ const MAX_WHAT: usize = 500;
 
 /// All stacks of an environment.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks", params(("environment" = String, Path)), responses((status = 200, body = List<StackView>)))]
-pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Json<List<StackView>> {
+pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Result<Json<List<StackView>>, ApiError> {
+    published.cluster.known_environment(&environment)?;
     let stacks = view::stacks(&published.cluster, now());
     let items = stacks.into_iter().filter(|stack| stack.id.environment == environment).collect();
-    Json(List { index: published.cluster.index, items })
+    Ok(Json(List { index: published.cluster.index, items }))
 }
 
 /// A stack.

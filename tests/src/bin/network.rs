@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::{findings::Findings, network::NetworkKeeper, runtime::fake::Fake};
+use agent::{findings::Findings, known::Known, network::NetworkKeeper, runtime::fake::Fake};
+use agent_core::network::Residents;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use common::{
@@ -171,10 +172,9 @@ fn directory(services: usize, more: bool) -> anyhow::Result<Directory> {
     for number in 0..services {
         let service: ServiceId = format!("default/bench/s{number}").parse()?;
         let address = Some(addresses.next().context("there are enough addresses")?);
-        directory.put_service(service.clone(), Some(Listing { address, ports: vec![] }));
+        directory.put_service(service.clone(), Some(Listing { address, ports: vec![], joins: Default::default() }));
         for slot in 1..=10 + u32::from(more && number == 0) {
-            let address =
-                Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 42, 1, 2)) + slot * 256 + u32::try_from(number % 200)?);
+            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 42, 0, 2)) + slot * 4096 + u32::try_from(number)?);
             directory.put_instance(service.slot(slot).instance(1), Some(Endpoint { address, serves: true }));
         }
     }
@@ -215,8 +215,11 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     assignment.network = Network::Overlay(Overlay { plan, own, peers });
     let (_assignments, assignment) = watch::channel(assignment);
     let (_addresses, address) = watch::channel(Some(IpAddr::from([192, 168, 0, 1])));
-    let (directories, known) = watch::channel(directory(services, false)?);
-    let keeper = NetworkKeeper::new(Arc::new(Fake::default()), assignment, address, known, Findings::default());
+    let (directories, followed) = watch::channel(directory(services, false)?);
+    let residents = watch::channel(Some(Residents::new())).1;
+    let known = Known { assignment, directory: followed, residents };
+    let admitted = watch::channel(None).0;
+    let keeper = NetworkKeeper::new(Arc::new(Fake::default()), known, address, admitted, Findings::default());
     let began = Instant::now();
     let keeping = tokio::spawn(keeper.run());
     let has_routes = || Ok(said("ip", &["route", "show", "proto", "77"])?.lines().count() == routes);

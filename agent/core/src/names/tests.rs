@@ -19,7 +19,7 @@ fn directory() -> Directory {
     for (service, last) in services {
         let address = last.map(|last| [10, 43, 0, last].into());
         let ports = vec![(80, Protocol::Tcp), (53, Protocol::Udp)];
-        directory.put_service(id(service), Some(Listing { address, ports }));
+        directory.put_service(id(service), Some(Listing { address, ports, joins: Default::default() }));
     }
     for (instance, last, serves) in [
         ("default/shop/web/1.1", 2, true),
@@ -125,10 +125,10 @@ fn other_kinds_of_records_are_ports_names_or_nothing() {
 fn who_asks_is_known_by_the_address() {
     let directory = directory();
     let new: InstanceId = id("default/blog/web/1.1");
-    let own = [(&new, Some(Ipv4Addr::new(10, 42, 0, 9)))];
+    let residents = [(Ipv4Addr::new(10, 42, 0, 9), new.clone())].into();
     let asked = |last: u8| {
         let from = IpAddr::from([10, 42, 0, last]);
-        asker(&directory, own.into_iter(), |address| address.octets()[3] == 0, from)
+        asker(&directory, &residents, |address| address.octets()[3] == 0, from)
     };
     assert_eq!(asked(9), Asker::Instance(new.clone()), "known to its host first");
     assert_eq!(asked(2), Asker::Instance(id("default/shop/web/1.1")));

@@ -65,6 +65,9 @@ fn sets(underlays: &str, hosts: &str) -> String {
     map services {{
         type ipv4_addr : verdict
     }}
+    map environments {{
+        type ipv4_addr : verdict
+    }}
 "
     )
 }
@@ -101,11 +104,19 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         type filter hook forward priority -10;
         tcp flags syn tcp option maxseg size set rt mtu
         ct state established,related accept
-        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} accept
+        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} goto between
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
         oifname \"{BRIDGE}\" ct status & dnat == dnat accept
         oifname \"{BRIDGE}\" drop
+    }}
+    # Who is of no environment yet is not answered, so that it asks again; who is of another one is refused.
+    chain between {{
+        ip saddr @hosts accept
+        ip daddr & 0.0.0.255 == 0.0.0.1 meta l4proto {{ tcp, udp }} th dport 53 accept
+        ct status & dnat == dnat ct original ip daddr != {services} accept
+        ip saddr vmap @environments
+        drop
     }}
     # Of a host, containers reach DNS and what is published.
     chain input {{

@@ -19,7 +19,7 @@ fn underlay() -> Underlay {
 
 fn wanted(peers: &[u8]) -> HostNetwork {
     let peers = peers.iter().map(|number| peer(*number)).collect();
-    render(&Overlay { plan: NetworkPlan::default(), own: subnet(1), peers }, Services::new(), underlay())
+    render(&Overlay { plan: NetworkPlan::default(), own: subnet(1), peers }, Live::default(), underlay())
 }
 
 /// What the kernel holds once all changes have been made.
@@ -65,7 +65,7 @@ fn only_what_differs_is_changed() {
     let before = wanted(&[2, 3]);
     let moved = Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) };
     let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![moved, peer(4)] };
-    let after = render(&overlay, Services::new(), underlay());
+    let after = render(&overlay, Live::default(), underlay());
     let gone = Route { to: subnet(2).0, through: Some(subnet(2).host()) };
     let new = Route { to: subnet(4).0, through: Some(subnet(4).host()) };
     assert_eq!(
@@ -118,14 +118,18 @@ fn rules_name_the_peers_and_the_own_subnet() {
 fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_others() {
     let distant = Peer { underlay: "fd00::9".parse().expect("an address"), ..peer(9) };
     let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![distant, peer(2)] };
-    assert_eq!(render(&overlay, Services::new(), underlay()), wanted(&[2]));
+    assert_eq!(render(&overlay, Live::default(), underlay()), wanted(&[2]));
 }
 
 fn led(services: &[(u8, &[u8])]) -> Rules {
     let backend = |last: &u8| Ipv4Addr::new(10, 42, 0, *last);
-    let lead = |(last, to): &(u8, &[u8])| (Ipv4Addr::new(10, 43, 0, *last), to.iter().map(backend).collect());
+    let lead = |(last, to): &(u8, &[u8])| {
+        let backends = to.iter().map(backend).collect();
+        let environments = ["default".parse().expect("a name")].into();
+        (Ipv4Addr::new(10, 43, 0, *last), services::Lead { backends, environments })
+    };
     let services = services.iter().map(lead).collect();
-    Rules { services, ..wanted(&[2]).rules }
+    wanted(&[2]).rules.living(Live { services, ..Live::default() })
 }
 
 #[test]
@@ -133,27 +137,33 @@ fn services_lead_to_what_serves() {
     let whole = led(&[(1, &[2, 3])]).whole();
     let lines = "add chain ip wharf service-10.43.0.1\n\
                  flush chain ip wharf service-10.43.0.1\n\
+                 add rule ip wharf service-10.43.0.1 ip saddr != @in-default ip saddr != @hosts return\n\
                  add rule ip wharf service-10.43.0.1 dnat to numgen random mod 2 map { 0 : 10.42.0.2, 1 : 10.42.0.3 }\n\
                  add element ip wharf services { 10.43.0.1 : goto service-10.43.0.1 }\n";
     assert!(whole.ends_with(lines), "{whole}");
 
     let own = Ipv4Addr::new(10, 42, 1, 9);
-    let whole = Rules { services: [([10, 43, 0, 1].into(), [own].into())].into(), ..wanted(&[]).rules }.whole();
+    let lead = services::Lead { backends: [own].into(), environments: Default::default() };
+    let services = [([10, 43, 0, 1].into(), lead)].into();
+    let whole = wanted(&[]).rules.living(Live { services, ..Live::default() }).whole();
     assert!(whole.contains("add element ip wharf itself { 10.42.1.9 . 10.42.1.9 }\n"), "it may ask itself: {whole}");
 
     let mut directory = Directory::default();
     let id = |text: &str| text.parse().expect("an id");
-    let listing = |last| Listing { address: Some([10, 43, 0, last].into()), ports: vec![] };
+    let listing = |last| Listing { address: Some([10, 43, 0, last].into()), ports: vec![], joins: Default::default() };
     directory.put_service(id("default/shop/web"), Some(listing(1)));
     directory.put_service(id("default/shop/idle"), Some(listing(2)));
-    directory.put_service(id("default/shop/plain"), Some(Listing { address: None, ports: vec![] }));
+    directory.put_service(
+        id("default/shop/plain"),
+        Some(Listing { address: None, ports: vec![], joins: Default::default() }),
+    );
     for (instance, last, serves) in
         [("web/1.1", 2, true), ("web/2.1", 3, false), ("idle/1.1", 4, false), ("plain/1.1", 5, true)]
     {
         let id = format!("default/shop/{instance}").parse().expect("an id");
         directory.put_instance(id, Some(Endpoint { address: [10, 42, 0, last].into(), serves }));
     }
-    assert_eq!(services(&directory), led(&[(1, &[2])]).services, "what nobody serves is refused");
+    assert_eq!(services::services(&directory), led(&[(1, &[2])]).live.services, "what nobody serves is refused");
 }
 
 #[test]
@@ -166,6 +176,7 @@ fn a_change_of_a_service_changes_that_service_alone() {
         fewer,
         "add chain ip wharf service-10.43.0.1\n\
          flush chain ip wharf service-10.43.0.1\n\
+         add rule ip wharf service-10.43.0.1 ip saddr != @in-default ip saddr != @hosts return\n\
          add rule ip wharf service-10.43.0.1 dnat to numgen random mod 1 map { 0 : 10.42.0.3 }\n\
          delete element ip wharf services { 10.43.0.3 }\n\
          flush chain ip wharf service-10.43.0.3\n"
@@ -174,4 +185,69 @@ fn a_change_of_a_service_changes_that_service_alone() {
     assert!(more.contains("add element ip wharf services { 10.43.0.4") && !more.contains("10.43.0.1"), "{more}");
     let tables = wanted(&[2, 3]).rules;
     assert_eq!(tables.update_from(&before), None, "another peer: all is loaded");
+}
+
+/// Who is where, by the last byte of the address: `shop/web` belongs to `default` and, if `joins`, to `shared`.
+fn belonging(instances: &[(&str, u8)], joins: bool) -> Rules {
+    let mut directory = Directory::default();
+    let joined = joins.then(|| "shared".parse().expect("a name")).into_iter().collect();
+    let listing = Listing { address: None, ports: vec![], joins: joined };
+    directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
+    let residents = instances.iter().map(|(id, last)| ([10, 42, 1, *last].into(), id.parse().expect("an id")));
+    wanted(&[2]).rules.living(Live::of(&directory, &residents.collect()))
+}
+
+#[test]
+fn what_belongs_to_the_same_environment_reaches_each_other() {
+    let before = belonging(&[("default/shop/web/1.1", 2), ("default/shop/db/1.1", 3), ("shared/log/in/1.1", 4)], true);
+    let nothing = wanted(&[2]).rules;
+    assert_eq!(
+        before.update_from(&nothing).expect("the tables are the same"),
+        "add set ip wharf in-default { type ipv4_addr; }\n\
+         add element ip wharf in-default { 10.42.1.2, 10.42.1.3 }\n\
+         add set ip wharf in-shared { type ipv4_addr; }\n\
+         add element ip wharf in-shared { 10.42.1.2, 10.42.1.4 }\n\
+         add chain ip wharf environment-default\n\
+         flush chain ip wharf environment-default\n\
+         add rule ip wharf environment-default ip daddr @in-default accept\n\
+         add rule ip wharf environment-default ip saddr @in-shared ip daddr @in-shared accept\n\
+         add rule ip wharf environment-default reject with tcp reset\n\
+         add rule ip wharf environment-default reject with icmp admin-prohibited\n\
+         add chain ip wharf environment-shared\n\
+         flush chain ip wharf environment-shared\n\
+         add rule ip wharf environment-shared ip daddr @in-shared accept\n\
+         add rule ip wharf environment-shared reject with tcp reset\n\
+         add rule ip wharf environment-shared reject with icmp admin-prohibited\n\
+         add element ip wharf environments { 10.42.1.2 : goto environment-default, \
+         10.42.1.3 : goto environment-default, 10.42.1.4 : goto environment-shared }\n"
+    );
+    // An address that is another environment's now, one that is gone, and a service that has left.
+    let after = belonging(&[("default/shop/web/1.1", 2), ("shared/log/in/2.1", 3)], false);
+    assert_eq!(
+        after.update_from(&before).expect("the tables are the same"),
+        "delete element ip wharf in-default { 10.42.1.3 }\n\
+         delete element ip wharf in-shared { 10.42.1.2, 10.42.1.4 }\n\
+         add element ip wharf in-shared { 10.42.1.3 }\n\
+         add chain ip wharf environment-default\n\
+         flush chain ip wharf environment-default\n\
+         add rule ip wharf environment-default ip daddr @in-default accept\n\
+         add rule ip wharf environment-default reject with tcp reset\n\
+         add rule ip wharf environment-default reject with icmp admin-prohibited\n\
+         delete element ip wharf environments { 10.42.1.3, 10.42.1.4 }\n\
+         add element ip wharf environments { 10.42.1.3 : goto environment-shared }\n"
+    );
+    assert_eq!(after.update_from(&after).as_deref(), Some(""));
+    assert!(after.whole().ends_with(&after.update_from(&nothing).expect("the tables are the same")));
+}
+
+#[test]
+fn the_own_host_knows_its_instances_first() {
+    let mut directory = Directory::default();
+    let id = |text: &str| text.parse().expect("an id");
+    let endpoint = Endpoint { address: [10, 42, 1, 2].into(), serves: false };
+    directory.put_instance(id("default/shop/old/1.1"), Some(endpoint));
+    let residents = [(endpoint.address, id("other/shop/new/1.1"))].into();
+    let found = environments::environments(&directory, &residents);
+    let alone = environments::environments(&Directory::default(), &residents);
+    assert_eq!(found, alone, "the address is another one's now");
 }

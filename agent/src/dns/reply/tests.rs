@@ -6,17 +6,14 @@ use common::{
     assignment::Assignment,
     directory::{Directory, Endpoint, Listing},
     id::{ClusterId, HostId},
-    instance::Observed,
     network::{Network, NetworkPlan},
-    report::Report,
 };
 use tokio::sync::watch;
 
 use super::*;
 
 struct Host {
-    reports: watch::Sender<Report>,
-    directories: watch::Sender<Directory>,
+    residents: watch::Sender<Option<Residents>>,
     known: Known,
 }
 
@@ -24,7 +21,7 @@ struct Host {
 fn host(instances: u8) -> Host {
     let mut directory = Directory::default();
     let service = "default/shop/web".parse().expect("an id");
-    directory.put_service(service, Some(Listing { address: None, ports: vec![] }));
+    directory.put_service(service, Some(Listing { address: None, ports: vec![], joins: Default::default() }));
     for number in 0..instances {
         let id = format!("default/shop/web/{}.1", number + 1).parse().expect("an id");
         let address = Ipv4Addr::new(10, 42, 0, 2 + number);
@@ -35,11 +32,10 @@ fn host(instances: u8) -> Host {
     let mut assignment = Assignment::nothing(ClusterId([1; 10]), HostId([2; 10]));
     assignment.generation = 1;
     assignment.network = Network::Overlay(Overlay { plan, own, peers: vec![] });
-    let (reports, report) = watch::channel(Report::default());
-    let (directories, directory) = watch::channel(directory);
+    let (told_residents, residents) = watch::channel(None);
     // Whoever has a receiver keeps the last value also without its sender.
-    let known = Known { assignment: watch::channel(assignment).1, report, directory };
-    Host { reports, directories, known }
+    let known = Known { assignment: watch::channel(assignment).1, directory: watch::channel(directory).1, residents };
+    Host { residents: told_residents, known }
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
@@ -95,23 +91,15 @@ async fn who_is_not_of_the_overlay_is_refused() {
 }
 
 #[tokio::test]
-async fn a_program_may_ask_before_its_host_has_seen_it() {
+async fn a_program_may_ask_before_its_cluster_knows_it() {
     let host = host(1);
     let asked = question("web.", RecordType::A);
-    let asking = ask(&host.known, &asked, [10, 42, 0, 77], Asked::ByUdp);
-    let appearing = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let observed = Observed { address: Some([10, 42, 0, 77].into()), ..Observed::nothing() };
-        let id = "default/shop/new/1.1".parse().expect("an id");
-        host.reports.send_modify(|report| report.instances.push((id, observed)));
-    };
-    let (found, ()) = tokio::join!(asking, appearing);
-    assert_eq!(found.answers.len(), 1);
-
-    // One that never appears is not of the cluster.
-    let stranger = ask(&host.known, &asked, [10, 42, 0, 78], Asked::ByUdp).await;
-    assert_eq!(stranger.metadata.response_code, ResponseCode::NXDomain);
-    drop(host.directories);
+    let resident = [10, 42, 0, 77];
+    let stranger = ask(&host.known, &asked, resident, Asked::ByUdp).await;
+    assert_eq!(stranger.metadata.response_code, ResponseCode::NXDomain, "one that is not of the cluster");
+    let id = "default/shop/new/1.1".parse().expect("an id");
+    host.residents.send_replace(Some([(resident.into(), id)].into()));
+    assert_eq!(ask(&host.known, &asked, resident, Asked::ByUdp).await.answers.len(), 1);
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! Docker's network, which the containers of a host share.
 
-use std::{collections::HashMap, io, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use agent_core::network::{BRIDGE, TUNNEL};
 use bollard::{
     errors::Error,
-    models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkSettings},
-    query_parameters::ListNetworksOptionsBuilder,
+    models::{EndpointSettings, Ipam, IpamConfig, NetworkCreateRequest},
+    query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder},
 };
 use tokio::sync::{Mutex, watch};
 
@@ -23,12 +28,15 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct DockerNetwork {
     wanted: watch::Sender<Result<HostBridge, String>>,
     one_at_a_time: Mutex<()>,
+    /// The address that was given last: they are given in turn, so that one that was given up is not at once
+    /// another's.
+    last: Mutex<Option<Ipv4Addr>>,
 }
 
 impl Default for DockerNetwork {
     fn default() -> DockerNetwork {
         let unknown = Err("the cluster has not said yet which addresses this host has".to_owned());
-        DockerNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default() }
+        DockerNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default(), last: Mutex::default() }
     }
 }
 
@@ -62,9 +70,12 @@ impl DockerNetwork {
     }
 }
 
-/// A container's address on our network.
-pub(super) fn address_of(settings: NetworkSettings) -> Option<Ipv4Addr> {
-    settings.networks?.get(NETWORK)?.ip_address.as_ref()?.parse().ok()
+/// A container's address on our network: the one that it was made with, or else the one that it has while it runs.
+pub(super) fn address_of(networks: Option<HashMap<String, EndpointSettings>>) -> Option<Ipv4Addr> {
+    let mut networks = networks?;
+    let endpoint = networks.remove(NETWORK)?;
+    let made_with = endpoint.ipam_config.and_then(|config| config.ipv4_address?.parse().ok());
+    made_with.or_else(|| endpoint.ip_address?.parse().ok())
 }
 
 impl Docker {
@@ -104,6 +115,23 @@ impl Docker {
             self.client()?.create_network(request(bridge, own)).await?;
         }
         Ok(bridge)
+    }
+
+    /// An address for a container that is made next, so that it is known before anything runs there; Docker gives one
+    /// where there is no overlay.
+    pub(super) async fn next_address(&self, bridge: HostBridge) -> Result<Option<Ipv4Addr>, Error> {
+        let HostBridge::Overlay { subnet, .. } = bridge else { return Ok(None) };
+        let mut last = self.network.last.lock().await;
+        let filters = HashMap::from([("network".to_owned(), vec![NETWORK.to_owned()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listed = self.client()?.list_containers(Some(options)).await?;
+        let addresses = listed.into_iter().filter_map(|summary| address_of(summary.network_settings?.networks));
+        let taken: BTreeSet<Ipv4Addr> = addresses.collect();
+        let before = last.or(taken.last().copied()).unwrap_or(subnet.gateway());
+        let next = subnet.containers_after(before).find(|next| !taken.contains(next));
+        let next = next.ok_or_else(|| failed(format!("all {} addresses of {subnet} are taken", taken.len())))?;
+        *last = Some(next);
+        Ok(Some(next))
     }
 }
 

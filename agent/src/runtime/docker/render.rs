@@ -1,11 +1,11 @@
 //! What Docker is asked for: values from values.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, net::Ipv4Addr, path::Path};
 
 use agent_core::names::search_domain;
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountType, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use common::{
     assignment::AssignedInstance,
@@ -111,9 +111,9 @@ fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> Hos
 }
 
 /// Lets a container ask for the cluster's names; those that share a network share this too.
-pub(super) fn names(body: &mut ContainerCreateBody, instance: &AssignedInstance, part: &Part, bridge: HostBridge) {
+pub(super) fn names(body: &mut ContainerCreateBody, instance: &AssignedInstance, bridge: HostBridge) {
     let servers: Vec<String> = bridge.name_servers().iter().map(ToString::to_string).collect();
-    if servers.is_empty() || !has_network(instance, part) {
+    if servers.is_empty() {
         return;
     }
     let host = body.host_config.get_or_insert_default();
@@ -124,8 +124,17 @@ pub(super) fn names(body: &mut ContainerCreateBody, instance: &AssignedInstance,
     host.dns_options = Some(vec!["ndots:1".to_owned()]);
 }
 
+/// Gives a container its address.
+pub(super) fn address(body: &mut ContainerCreateBody, address: Option<Ipv4Addr>) {
+    let Some(address) = address else { return };
+    let config = EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..EndpointIpamConfig::default() };
+    let endpoint = EndpointSettings { ipam_config: Some(config), ..EndpointSettings::default() };
+    let endpoints_config = Some(HashMap::from([(NETWORK.to_owned(), endpoint)]));
+    body.networking_config = Some(NetworkingConfig { endpoints_config });
+}
+
 /// Whether the instance's addresses and ports are those of this part.
-fn has_network(instance: &AssignedInstance, part: &Part) -> bool {
+pub(super) fn has_network(instance: &AssignedInstance, part: &Part) -> bool {
     match part {
         Part::Network => true,
         Part::Main => !instance.spec.has_network_part(),

@@ -197,6 +197,9 @@ impl Cluster {
             let problem = Problem::new(Code::InvalidRequest, format!("Stack {id} cannot be deployed"));
             return Err(violations.iter().fold(problem, |problem, violation| problem.why(violation.to_string())));
         }
+        for environment in spec.services.values().flat_map(|service| &service.joins) {
+            self.known_environment(environment)?;
+        }
         let spec = self.resolve_files(id, spec, files)?;
         if existing.is_some_and(|stack| stack.spec == spec) {
             return Ok(Outcome::Revision(revision));

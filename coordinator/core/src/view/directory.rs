@@ -61,7 +61,7 @@ fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stac
 
 fn listing(service: &Service) -> Listing {
     let ports = service.spec.ports.iter().map(|port| (port.container, port.protocol)).collect();
-    Listing { address: service.address, ports }
+    Listing { address: service.address, ports, joins: service.spec.joins.clone() }
 }
 
 fn endpoint(instance: &Instance) -> Option<Endpoint> {

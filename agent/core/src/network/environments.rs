@@ -1,0 +1,108 @@
+//! Environments: two instances reach each other if they belong to the same one, their own or one that their services
+//! have joined. Both ends look: a host that has not heard of a change yet opens nothing on another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use common::{directory::Directory, name::Name};
+
+use super::{Residents, TABLE, rules::Script};
+
+/// How the names of environments' chains begin.
+pub(super) const CHAINS: &str = "environment-";
+/// How the names of the sets of what belongs to them begin.
+pub(super) const SETS: &str = "in-";
+/// The map from instances to the chains of their own environments.
+pub(super) const MAP: &str = "environments";
+
+/// What belongs to which environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environments {
+    /// The environment that each instance is of.
+    homes: BTreeMap<Ipv4Addr, Name>,
+    /// All that belongs to an environment, guests included.
+    members: BTreeMap<Name, BTreeSet<Ipv4Addr>>,
+    /// The environments that services of one have joined.
+    joined: BTreeMap<Name, BTreeSet<Name>>,
+}
+
+impl Environments {
+    /// All that belongs to one.
+    pub(super) fn known(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.homes.keys().copied()
+    }
+}
+
+/// What belongs to which environment by what is known of all hosts, and of the own one, whose word is newer.
+pub(super) fn environments(directory: &Directory, residents: &Residents) -> Environments {
+    let mut found = Environments::default();
+    // Rules name the sets of all that services belong to, instances or not.
+    for name in directory.services().flat_map(|(id, _)| directory.environments_of(id)) {
+        if !found.members.contains_key(name) {
+            found.members.insert(name.clone(), BTreeSet::new());
+        }
+    }
+    let elsewhere = directory.instances().map(|(id, endpoint)| (&endpoint.address, id));
+    let elsewhere = elsewhere.filter(|(address, _)| !residents.contains_key(address));
+    for (address, id) in elsewhere.chain(residents) {
+        let mut environments = directory.environments_of(id.service());
+        let Some(home) = environments.next() else { continue };
+        found.homes.insert(*address, home.clone());
+        found.members.entry(home.clone()).or_default().insert(*address);
+        for guest_of in environments {
+            found.members.entry(guest_of.clone()).or_default().insert(*address);
+            found.joined.entry(home.clone()).or_default().insert(guest_of.clone());
+        }
+    }
+    found
+}
+
+/// Leads from what belonged where before to what does now. What has to be known of an environment comes before the
+/// first instance of it.
+pub(super) fn update(script: &mut Script, before: &Environments, now: &Environments) {
+    let none = BTreeSet::new();
+    for (name, members) in &now.members {
+        if !before.members.contains_key(name) {
+            script.line(format_args!("add set ip {TABLE} {SETS}{name} {{ type ipv4_addr; }}"));
+        }
+        let earlier = before.members.get(name).unwrap_or(&none);
+        let elements = |addresses: BTreeSet<&Ipv4Addr>| -> Vec<String> {
+            addresses.into_iter().map(Ipv4Addr::to_string).collect()
+        };
+        script.elements("delete", &format!("{SETS}{name}"), &elements(earlier.difference(members).collect()));
+        script.elements("add", &format!("{SETS}{name}"), &elements(members.difference(earlier).collect()));
+    }
+    for (name, members) in before.members.iter().filter(|(name, _)| !now.members.contains_key(*name)) {
+        let elements: Vec<String> = members.iter().map(Ipv4Addr::to_string).collect();
+        script.elements("delete", &format!("{SETS}{name}"), &elements);
+    }
+    for name in now.members.keys() {
+        let (earlier, joined) = (before.joined.get(name), now.joined.get(name));
+        if !before.members.contains_key(name) || earlier != joined {
+            admit(script, name, joined.unwrap_or(&BTreeSet::new()));
+        }
+    }
+    let changed = |address: &Ipv4Addr, home: &Name, other: &Environments| other.homes.get(address) != Some(home);
+    let gone = before.homes.iter().filter(|(address, home)| changed(address, home, now));
+    script.elements("delete", MAP, &gone.map(|(address, _)| address.to_string()).collect::<Vec<_>>());
+    let new = now.homes.iter().filter(|(address, home)| changed(address, home, before));
+    let new: Vec<String> = new.map(|(address, home)| format!("{address} : goto {CHAINS}{home}")).collect();
+    script.elements("add", MAP, &new);
+}
+
+/// Lets what an environment's own instances send reach what belongs to it, and to those that its services have joined
+/// where the sender is one that has.
+fn admit(script: &mut Script, name: &Name, joined: &BTreeSet<Name>) {
+    let chain = format!("{CHAINS}{name}");
+    script.line(format_args!("add chain ip {TABLE} {chain}"));
+    script.line(format_args!("flush chain ip {TABLE} {chain}"));
+    script.line(format_args!("add rule ip {TABLE} {chain} ip daddr @{SETS}{name} accept"));
+    for other in joined {
+        let rule = format!("ip saddr @{SETS}{other} ip daddr @{SETS}{other} accept");
+        script.line(format_args!("add rule ip {TABLE} {chain} {rule}"));
+    }
+    script.line(format_args!("add rule ip {TABLE} {chain} reject with tcp reset"));
+    script.line(format_args!("add rule ip {TABLE} {chain} reject with icmp admin-prohibited"));
+}

@@ -1,0 +1,98 @@
+//! The rules of a host as scripts for `nft -f`: all of them, or what has changed.
+
+use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
+
+use common::{directory::Directory, network::Subnet};
+
+use super::{
+    Residents, TABLE,
+    environments::{self, Environments},
+    services::{self, Services},
+};
+
+/// The rules of a host, in the parts that change apart from each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// The host's own subnet.
+    pub(super) own: Subnet,
+    /// All but what is live: the tables are replaced as a whole.
+    pub(super) tables: String,
+    /// The rest.
+    pub(super) live: Live,
+}
+
+/// What changes as instances come and go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Where services lead.
+    pub(super) services: Services,
+    /// Who reaches whom.
+    pub(super) environments: Environments,
+}
+
+impl Live {
+    /// By what is known of all hosts, and of the own one.
+    pub fn of(directory: &Directory, residents: &Residents) -> Live {
+        Live { services: services::services(directory), environments: environments::environments(directory, residents) }
+    }
+}
+
+impl Rules {
+    /// The same with what is live now.
+    pub fn living(&self, live: Live) -> Rules {
+        Rules { own: self.own, tables: self.tables.clone(), live }
+    }
+
+    /// The addresses that they know.
+    pub fn known(&self) -> BTreeSet<Ipv4Addr> {
+        self.live.environments.known().collect()
+    }
+
+    /// Whether a chain, set or map of our table changes as instances come and go.
+    pub fn is_live(name: &str) -> bool {
+        [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
+            || [services::MAP, services::ITSELF, environments::MAP].contains(&name)
+    }
+
+    /// What loads all of them in one transaction, whatever the kernel holds.
+    pub fn whole(&self) -> String {
+        let mut script = Script(self.tables.clone());
+        self.enliven(&mut script, &Live::default());
+        script.0
+    }
+
+    /// What leads here from rules that the kernel holds, if that takes less than all: only what is live differs.
+    pub fn update_from(&self, loaded: &Rules) -> Option<String> {
+        if self.tables != loaded.tables {
+            return None;
+        }
+        let mut script = Script::default();
+        self.enliven(&mut script, &loaded.live);
+        Some(script.0)
+    }
+
+    fn enliven(&self, script: &mut Script, before: &Live) {
+        environments::update(script, &before.environments, &self.live.environments);
+        services::update(script, self.own, &before.services, &self.live.services);
+    }
+}
+
+/// Commands for `nft -f`, one a line.
+#[derive(Default)]
+pub(super) struct Script(String);
+
+impl Script {
+    /// Most elements in a command.
+    const MOST: usize = 1000;
+
+    pub(super) fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("a string takes all");
+    }
+
+    /// Adds elements to a set or a map, or deletes them.
+    pub(super) fn elements(&mut self, verb: &str, set: &str, elements: &[String]) {
+        for some in elements.chunks(Script::MOST) {
+            self.line(format_args!("{verb} element ip {TABLE} {set} {{ {} }}", some.join(", ")));
+        }
+    }
+}

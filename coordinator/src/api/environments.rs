@@ -1,0 +1,42 @@
+//! Environments.
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    api::{EnvironmentView, List},
+    name::Name,
+};
+use coordinator_core::{Command, view};
+
+use super::{
+    ApiError,
+    extract::{At, Reading, Writing},
+};
+use crate::Coordinator;
+
+/// The environments.
+#[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<EnvironmentView>)))]
+pub async fn list(Reading(published): Reading) -> Json<List<EnvironmentView>> {
+    Json(List { index: published.cluster.index, items: view::environments(&published.cluster) })
+}
+
+/// Makes an environment; one that is there already is as good.
+#[utoipa::path(put, path = "/api/v1/environments/{environment}", params(("environment" = String, Path)), responses((status = 204)))]
+pub async fn put(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At(environment): At<Name>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(author, Command::PutEnvironment(environment)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes an environment that holds nothing and that no service has joined.
+#[utoipa::path(delete, path = "/api/v1/environments/{environment}", params(("environment" = String, Path)), responses((status = 204)))]
+pub async fn remove(
+    State(coordinator): State<Coordinator>,
+    Writing(author): Writing,
+    At(environment): At<Name>,
+) -> Result<StatusCode, ApiError> {
+    coordinator.consensus.write(author, Command::RemoveEnvironment(environment)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
