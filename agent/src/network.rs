@@ -1,6 +1,7 @@
 //! The host's network: brings the kernel and Docker to what the overlay needs, and looks every other second
 //! whether they still are. Nothing is taken down when the agent ends: packets go on without it.
 
+mod conntrack;
 mod netlink;
 mod nft;
 
@@ -20,7 +21,7 @@ use common::{
     finding::Finding,
     network::{Network, Overlay},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{info, warn};
 
 use crate::{
@@ -134,6 +135,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         let live = self.known.live();
         let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
         let wanted = held.living(live);
+        let ends = wanted.end_something_of(&held);
         let update = wanted.update_from(&held).filter(|script| !script.is_empty());
         let listed = match update {
             None => listed,
@@ -147,6 +149,18 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             }
         };
         self.hold(wanted, listed);
+        if ends { self.forget_stale().await } else { Ok(()) }
+    }
+
+    /// Has the kernel forget connections that would not be begun any more.
+    async fn forget_stale(&self) -> Result<(), String> {
+        let Some((rules, _)) = self.loaded.clone() else { return Ok(()) };
+        let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow)));
+        let forgotten = forgetting.await.map_err(|error| error.to_string())?;
+        let forgotten = forgotten.map_err(|error| format!("the kernel's table of connections: {error}"))?;
+        if forgotten > 0 {
+            info!(forgotten, "connections that would not be begun any more are forgotten");
+        }
         Ok(())
     }
 
@@ -205,10 +219,13 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
     async fn apply(&mut self, netlink: &Netlink, change: &Change, wanted: &HostNetwork) -> Result<(), String> {
         match change {
             Change::LoadRules => {
-                let update = self.loaded.take().and_then(|(held, _)| wanted.rules.update_from(&held));
+                let held = self.loaded.take().map(|(held, _)| held);
+                let update = held.as_ref().and_then(|held| wanted.rules.update_from(held));
                 nft::load(&update.unwrap_or_else(|| wanted.rules.whole())).await?;
                 self.hold(wanted.rules.clone(), nft::list().await?);
-                Ok(())
+                // Nobody knows what an earlier process let pass.
+                let ends = held.is_none_or(|held| wanted.rules.end_something_of(&held));
+                if ends { self.forget_stale().await } else { Ok(()) }
             }
             Change::MakeTunnel => {
                 netlink.apply(change, wanted.tunnel).await?;

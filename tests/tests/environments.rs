@@ -159,7 +159,28 @@ fn what_joins_is_let_in(lab: &Lab, own: &[Place; 2], other: &[Place; 2]) {
         ensure!(reaches(lab, &own[0], "web.shop.other"), "nor is it led there");
         anyhow::Ok(())
     });
+    // What has begun does not go on for ever once they are apart.
+    let (to, busybox) = (&other[1], "/bin/busybox");
+    let listen = ["exec", "-d", &to.container, busybox, "sh", "-c", "/bin/busybox nc -l -p 7000 >/tmp/heard"];
+    lab.docker(&to.host, &listen).expect("it listens");
+    let send = format!("while :; do echo more; {busybox} usleep 100000; done | {busybox} nc {} 7000", to.address);
+    let heard =
+        || inside(lab, to, &["sh", "-c", "wc -c </tmp/heard"]).map_or(0, |said| said.trim().parse().unwrap_or(0));
+    until(SOON, "they speak", || {
+        if heard() == 0 {
+            lab.docker(&own[0].host, &["exec", "-d", &own[0].container, busybox, "sh", "-c", &send])?;
+            std::thread::sleep(AT_ONCE / 2);
+        }
+        ensure!(heard() > 0, "nothing");
+        anyhow::Ok(())
+    });
     deploy(lab, "default", &stack(""));
+    until(SOON, "nothing more is heard", || {
+        let before: u64 = heard();
+        std::thread::sleep(AT_ONCE / 2);
+        ensure!(heard() == before, "it goes on");
+        anyhow::Ok(())
+    });
     until(SOON, "they are apart", || {
         ensure!(!reaches(lab, &own[0], &other[1].address.to_string()), "it reaches it");
         ensure!(!reaches(lab, &other[0], &own[1].address.to_string()), "it is reached");

@@ -92,6 +92,7 @@ fn containers_find_each_other_by_name() {
     a_service_is_all_of_its_instances(&lab, &asker);
     other_names_are_asked_of_the_hosts_resolvers(&lab, &asker);
     a_rollout_is_not_noticed(&lab, &asker);
+    datagrams_follow_their_service(&lab, &asker);
     names_go_on_without_coordinators_and_agents(&lab, &asker);
 }
 
@@ -188,6 +189,40 @@ fn a_rollout_is_not_noticed(lab: &Lab, asker: &str) {
     });
     eprintln!("a rollout under calls by name: {}", said.trim());
     assert!(said.starts_with("failed 0 of"), "{said}");
+}
+
+/// A program that sends datagrams from one socket for ever is led to who serves now.
+fn datagrams_follow_their_service(lab: &Lab, asker: &str) {
+    let log = |version: u32| {
+        format!(
+            "services: {{log: {{image: lab/web:1, command: [/bin/sleep, '100000'], stop_grace_period: 1s, \
+             environment: {{VERSION: '{version}'}}, \
+             deploy: {{update_config: {{monitor: 1s}}, placement: {{constraints: [node.hostname == h2]}}}}}}}}"
+        )
+    };
+    lab.deploy("datagrams", &log(1));
+    let address = until(SOON, "it has an address", || {
+        addresses(lab, asker, "log.datagrams").pop().ok_or("its name is not known")
+    });
+    // One socket in the container's network; nobody listens, which changes nothing.
+    let send = format!(
+        "pid=$(docker inspect -f '{{{{.State.Pid}}}}' {asker}); setsid nsenter -t $pid -n bash -c \
+         'exec 3>/dev/udp/{address}/7000; while :; do echo more >&3; sleep 0.1; done' >/dev/null 2>&1 </dev/null & :"
+    );
+    lab.exec("h1", &["bash", "-c", &send]).expect("it sends");
+    let arrives = |incarnation: u64| {
+        until(SOON, "the one that serves gets it", || {
+            let container = format!("default.datagrams.log.1.{incarnation}");
+            let (_, counts) = inside(lab, "h2", &container, &["cat", "/proc/net/snmp"]);
+            let counts = counts.lines().filter(|line| line.starts_with("Udp:")).nth(1).ok_or("no counts")?;
+            let without_port = counts.split_whitespace().nth(2).ok_or("no count")?;
+            if without_port == "0" { Err("nothing has come") } else { Ok(()) }
+        });
+    };
+    arrives(1);
+    lab.deploy("datagrams", &log(2));
+    arrives(2);
+    lab.exec("h1", &["wharf", "rm", "datagrams", "-y"]).expect("it goes");
 }
 
 fn names_go_on_without_coordinators_and_agents(lab: &Lab, asker: &str) {

@@ -2,6 +2,7 @@
 //! what the cluster says and from where the host is, and compared with what the kernel shows.
 
 mod environments;
+mod flows;
 mod rules;
 mod services;
 mod tables;
@@ -17,6 +18,7 @@ use common::{
 };
 use ipnet::Ipv4Net;
 
+pub use flows::Flow;
 pub use rules::{Live, Rules};
 
 /// The bridge that containers hang on; Docker makes it.
@@ -141,7 +143,8 @@ pub fn render(overlay: &Overlay, live: Live, underlay: Underlay) -> HostNetwork 
     // One that others reach by IPv6 alone says so itself, and must not keep the rest apart.
     let peers = overlay.peers.iter().filter(|peer| peer.underlay.is_ipv4());
     let peers = peers.map(|peer| (peer.subnet, peer.underlay)).collect();
-    let rules = Rules { own: overlay.own, tables: tables::tables(overlay, &peers), live };
+    let rules =
+        Rules { own: overlay.own, tables: tables::tables(overlay, &peers), live, services: overlay.plan.services };
     HostNetwork { tunnel, rules, peers, services: overlay.plan.services }
 }
 

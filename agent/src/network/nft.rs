@@ -35,7 +35,7 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, S
 }
 
 /// Our tables as the kernel shows them.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Listed {
     /// What is the same whatever instances there are.
     pub(super) fixed: String,

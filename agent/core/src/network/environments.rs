@@ -29,6 +29,25 @@ pub struct Environments {
 }
 
 impl Environments {
+    /// Whether an address belongs to any.
+    pub(super) fn knows(&self, address: &Ipv4Addr) -> bool {
+        self.homes.contains_key(address)
+    }
+
+    /// Whether two addresses are known to belong to no environment in common.
+    pub(super) fn are_apart(&self, one: &Ipv4Addr, other: &Ipv4Addr) -> bool {
+        let Some(home) = self.homes.get(one).filter(|_| self.knows(other)) else { return false };
+        let is_in = |name: &Name, address| self.members.get(name).is_some_and(|members| members.contains(address));
+        let mut joined = self.joined.get(home).into_iter().flatten();
+        !is_in(home, other) && !joined.any(|name| is_in(name, one) && is_in(name, other))
+    }
+
+    /// Whether anything belonged somewhere at `before` and does not any more.
+    pub(super) fn end_something_of(&self, before: &Environments) -> bool {
+        let none = BTreeSet::new();
+        before.members.iter().any(|(name, earlier)| !earlier.is_subset(self.members.get(name).unwrap_or(&none)))
+    }
+
     /// All that belongs to one.
     pub(super) fn known(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.homes.keys().copied()

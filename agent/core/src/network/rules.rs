@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use common::{directory::Directory, network::Subnet};
 
+use ipnet::Ipv4Net;
+
 use super::{
-    Residents, TABLE,
+    Flow, Residents, TABLE,
     environments::{self, Environments},
     services::{self, Services},
 };
@@ -19,6 +21,8 @@ pub struct Rules {
     pub(super) tables: String,
     /// The rest.
     pub(super) live: Live,
+    /// The addresses that services may have.
+    pub(super) services: Ipv4Net,
 }
 
 /// What changes as instances come and go.
@@ -40,7 +44,17 @@ impl Live {
 impl Rules {
     /// The same with what is live now.
     pub fn living(&self, live: Live) -> Rules {
-        Rules { own: self.own, tables: self.tables.clone(), live }
+        Rules { own: self.own, tables: self.tables.clone(), live, services: self.services }
+    }
+
+    /// Whether connections may be stale that were begun under earlier rules.
+    pub fn end_something_of(&self, earlier: &Rules) -> bool {
+        self.live.ends_something_of(&earlier.live)
+    }
+
+    /// Whether a connection would not be begun like this any more.
+    pub fn is_stale(&self, flow: &Flow) -> bool {
+        self.live.is_stale(self.services, flow)
     }
 
     /// The addresses that they know.

@@ -1,0 +1,105 @@
+//! Which connections that the kernel remembers are to be forgotten: rules are asked for the first packet only, and who
+//! never falls silent would go on for ever as it was begun.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::rules::Live;
+
+/// The number of UDP (IANA, protocol numbers).
+const UDP: u8 = 17;
+
+/// A connection as the kernel remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Who began it.
+    pub from: Ipv4Addr,
+    /// Whom that one asked for.
+    pub to: Ipv4Addr,
+    /// Who answers.
+    pub answered_by: Ipv4Addr,
+    /// The protocol's number.
+    pub protocol: u8,
+}
+
+impl Live {
+    /// Whether anything that was let pass or led somewhere at `before` is not any more.
+    pub(super) fn ends_something_of(&self, before: &Live) -> bool {
+        self.environments.end_something_of(&before.environments)
+            || before.services.iter().any(|(address, earlier)| {
+                let now = self.services.get(address);
+                now.is_none_or(|now| !earlier.backends.is_subset(&now.backends))
+            })
+    }
+
+    /// Whether a connection would not be begun like this any more. What serves no longer may still end the TCP
+    /// connections that it has; datagrams have no end. `services` are the addresses that services may have.
+    pub(super) fn is_stale(&self, services: Ipv4Net, flow: &Flow) -> bool {
+        let Flow { from, to, answered_by, protocol } = flow;
+        let is_led_astray = services.contains(to)
+            && match (*protocol, self.services.get(to)) {
+                (UDP, lead) => lead.is_none_or(|lead| !lead.backends.contains(answered_by)),
+                _ => !self.environments.knows(answered_by),
+            };
+        is_led_astray || self.environments.are_apart(from, answered_by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::directory::{Directory, Endpoint, Listing};
+
+    use super::*;
+
+    const TCP: u8 = 6;
+
+    /// `web` with one instance for each last byte, which serves or not; `db` of another environment at .9.
+    fn live(web: &[(u8, bool)]) -> Live {
+        let mut directory = Directory::default();
+        let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![], joins: Default::default() };
+        directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
+        for (last, serves) in web {
+            let id = format!("default/shop/web/{last}.1").parse().expect("an id");
+            directory.put_instance(id, Some(Endpoint { address: [10, 42, 0, *last].into(), serves: *serves }));
+        }
+        let residents = [([10, 42, 0, 9].into(), "other/shop/db/1.1".parse().expect("an id"))];
+        Live::of(&directory, &residents.into())
+    }
+
+    #[test]
+    fn what_would_not_begin_any_more_is_forgotten() {
+        let services = "10.43.0.0/16".parse().expect("a range");
+        let now = live(&[(2, true), (3, false), (5, true)]);
+        let flow = |from: u8, to: [u8; 4], by: u8, protocol| Flow {
+            from: [10, 42, 0, from].into(),
+            to: to.into(),
+            answered_by: [10, 42, 0, by].into(),
+            protocol,
+        };
+        let (service, unled) = ([10, 43, 0, 1], [10, 43, 0, 7]);
+        for (from, to, by, protocol, stale, why) in [
+            (5, service, 2, UDP, false, "it serves"),
+            (5, service, 3, UDP, true, "it serves no longer"),
+            (5, service, 3, TCP, false, "what has begun may end"),
+            (5, service, 4, TCP, true, "nobody is there"),
+            (5, unled, 2, UDP, true, "the service is gone"),
+            (5, [10, 42, 0, 2], 2, TCP, false, "they are together"),
+            (5, [10, 42, 0, 9], 9, TCP, true, "they are apart"),
+            (9, [10, 42, 0, 5], 5, UDP, true, "in both directions"),
+            (0, [10, 42, 0, 9], 9, TCP, false, "the host itself"),
+            (77, [10, 42, 0, 9], 9, TCP, false, "one that is not known yet"),
+        ] {
+            assert_eq!(now.is_stale(services, &flow(from, to, by, protocol)), stale, "{why}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_taken_away_ends_anything() {
+        let before = live(&[(2, true), (3, true)]);
+        assert!(!before.ends_something_of(&before));
+        assert!(!live(&[(2, true), (3, true), (4, true)]).ends_something_of(&before));
+        assert!(live(&[(2, true), (3, false)]).ends_something_of(&before), "it serves no longer");
+        assert!(live(&[(2, true)]).ends_something_of(&before), "it is gone");
+    }
+}
