@@ -103,7 +103,7 @@ mod tests {
         let endpoint = Endpoint { address: [10, 42, 0, last].into(), serves: true };
         DirectoryPiece {
             anew,
-            difference: Difference { services: vec![], instances: vec![(id, Some(endpoint))] },
+            difference: Difference { instances: vec![(id, Some(endpoint))], ..Difference::default() },
             more,
         }
     }

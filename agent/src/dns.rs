@@ -14,7 +14,7 @@ use std::{
 
 use common::{
     finding::Finding,
-    network::{Overlay, Subnet},
+    network::{NetworkPlan, Subnet},
 };
 use rustix::net::SocketType;
 use tokio::{
@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     findings::{Findings, Source},
-    known::Known,
+    known::{Known, for_own_subnet},
     socket::bound,
 };
 use reply::{Asked, reply};
@@ -45,28 +45,16 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Answers for as long as it is awaited.
 pub async fn run(known: Known, findings: Findings) {
-    let mut assignment = known.assignment.clone();
-    let mut problem = None;
-    loop {
-        let own = assignment.borrow_and_update().overlay().map(|overlay| overlay.own);
-        let moved = assignment.wait_for(|next| next.overlay().map(|overlay| overlay.own) != own);
-        let serving = async {
-            let Some(own) = own else { return std::future::pending().await };
-            let Err(error) = serve(&known, own, &findings).await;
-            let holder = link::socket::holder_of(PORT).map_or_else(String::new, |holder| format!(": {holder}"));
-            let why = format!("port {PORT} of {}: {error}{holder}", own.gateway());
-            findings.put(Source::Names, [Finding::Names { why: why.clone() }]);
-            if problem.as_ref() != Some(&why) {
-                warn!(why, "containers get no names from this host; it is tried again");
-                problem = Some(why);
-            }
-            tokio::time::sleep(AGAIN).await;
-        };
-        tokio::select! {
-            moved = moved => if moved.is_err() { return },
-            () = serving => {}
+    let serving = async |own: Subnet| {
+        let Err(error) = serve(&known, own, &findings).await;
+        let holder = link::socket::holder_of(PORT).map_or_else(String::new, |holder| format!(": {holder}"));
+        let why = format!("port {PORT} of {}: {error}{holder}", own.gateway());
+        if findings.put(Source::Names, [Finding::Names { why: why.clone() }]) {
+            warn!(why, "containers get no names from this host; it is tried again");
         }
-    }
+        tokio::time::sleep(AGAIN).await;
+    };
+    for_own_subnet(known.assignment.clone(), serving).await;
 }
 
 async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<Infallible> {
@@ -143,6 +131,6 @@ fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Whether an address is one that containers or hosts of the overlay have.
-fn is_inside(overlay: &Overlay, address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if overlay.plan.containers.contains(&address))
+fn is_inside(plan: &NetworkPlan, address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if plan.containers.contains(&address))
 }

@@ -28,14 +28,14 @@ pub enum Source {
 pub struct Findings(Arc<watch::Sender<BTreeMap<Source, BTreeSet<Finding>>>>);
 
 impl Findings {
-    /// Replaces what one source has found; nothing, if all is well.
-    pub fn put(&self, source: Source, found: impl IntoIterator<Item = Finding>) {
+    /// Replaces what one source has found; nothing, if all is well. Whether that is news.
+    pub fn put(&self, source: Source, found: impl IntoIterator<Item = Finding>) -> bool {
         let found: BTreeSet<Finding> = found.into_iter().collect();
         self.0.send_if_modified(|all| {
             let differs = all.get(&source).map_or(!found.is_empty(), |before| *before != found);
             all.insert(source, found);
             differs
-        });
+        })
     }
 
     /// Tells when they change.

@@ -1,7 +1,11 @@
 //! What names, addresses and rules of a host follow from.
 
 use agent_core::network::{Live, Residents};
-use common::{assignment::Assignment, directory::Directory, network::Overlay};
+use common::{
+    assignment::Assignment,
+    directory::Directory,
+    network::{NetworkPlan, Subnet},
+};
 use tokio::sync::watch;
 
 /// What an agent knows of the cluster and of its own host; each changes by itself.
@@ -16,14 +20,35 @@ pub struct Known {
 }
 
 impl Known {
-    /// How containers of this host reach those of others, if there is an overlay.
-    pub fn overlay(&self) -> Option<Overlay> {
-        self.assignment.borrow().overlay().cloned()
+    /// How the cluster's containers are addressed, if there is an overlay.
+    pub fn plan(&self) -> Option<NetworkPlan> {
+        self.assignment.borrow().overlay().map(|overlay| overlay.plan)
     }
 
     /// What of the rules changes as instances come and go.
     pub fn live(&mut self) -> Live {
         let residents = self.residents.borrow_and_update();
         Live::of(&self.directory.borrow_and_update(), residents.as_ref().unwrap_or(&Residents::new()))
+    }
+}
+
+/// Works for the subnet that this host has, anew when that is another one or the work has ended.
+pub(crate) async fn for_own_subnet<F: Future<Output = ()>>(
+    mut assignment: watch::Receiver<Assignment>,
+    work: impl Fn(Subnet) -> F,
+) {
+    loop {
+        let own = assignment.borrow_and_update().overlay().map(|overlay| overlay.own);
+        let moved = assignment.wait_for(|next| next.overlay().map(|overlay| overlay.own) != own);
+        let working = async {
+            match own {
+                Some(own) => work(own).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            moved = moved => if moved.is_err() { return },
+            () = working => {}
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod known;
 pub mod leases;
 pub mod ledger;
 mod logs;
+mod metadata;
 pub mod network;
 mod probe;
 pub mod reconciler;
@@ -104,6 +105,7 @@ pub async fn run<R: ContainerRuntime>(
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
         let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), address, admitting, findings.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
+        tasks.spawn(until(stop.clone(), metadata::run(known.clone())));
         tasks.spawn(until(stop.clone(), dns::run(known, findings.clone())));
         tasks.spawn(until(stop.clone(), probe::run(assignment.clone(), findings.clone())));
     }

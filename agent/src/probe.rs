@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 
 use crate::{
     findings::{Findings, Source},
+    known::for_own_subnet,
     socket::bound,
 };
 
@@ -50,23 +51,14 @@ const ASKED_AT_ONCE: usize = 8;
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Probes for as long as it is awaited.
-pub async fn run(mut assignment: watch::Receiver<Assignment>, findings: Findings) {
-    loop {
-        let own = assignment.borrow_and_update().overlay().map(|overlay| overlay.own);
-        let known = assignment.clone();
-        let moved = assignment.wait_for(|next| next.overlay().map(|overlay| overlay.own) != own);
-        let probing = async {
-            let Some(own) = own else { return std::future::pending().await };
-            if let Err(error) = probe(own, known, &findings).await {
-                warn!(%error, "other hosts are not probed; it is tried again");
-            }
-            sleep(AGAIN).await;
-        };
-        tokio::select! {
-            moved = moved => if moved.is_err() { return },
-            () = probing => {}
+pub async fn run(assignment: watch::Receiver<Assignment>, findings: Findings) {
+    let probing = async |own| {
+        if let Err(error) = probe(own, assignment.clone(), &findings).await {
+            warn!(%error, "other hosts are not probed; it is tried again");
         }
-    }
+        sleep(AGAIN).await;
+    };
+    for_own_subnet(assignment.clone(), probing).await;
 }
 
 async fn probe(own: Subnet, assignment: watch::Receiver<Assignment>, findings: &Findings) -> io::Result<()> {

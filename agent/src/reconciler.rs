@@ -265,13 +265,14 @@ async fn is_admitted(mut admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>, 
 /// Waits until others are led elsewhere, if there is an elsewhere: what is asked then is answered.
 async fn wait_until_unlisted(mut directory: watch::Receiver<Directory>, id: &InstanceId) {
     let serves = |directory: &Directory| directory.instance(id).is_some_and(|endpoint| endpoint.serves);
-    let is_alone = |directory: &Directory| directory.instances_of(id.service()).filter(|(_, e)| e.serves).count() < 2;
-    let is_asked = |directory: &Directory| serves(directory) && !is_alone(directory);
-    if !is_asked(&directory.borrow()) {
+    let others_serve =
+        |directory: &Directory| directory.instances_of(id.service()).any(|(other, e)| other != id && e.serves);
+    if !others_serve(&directory.borrow()) {
         return;
     }
     // Without a coordinator nobody says so; then it ends all the same.
-    let is_unlisted = tokio::time::timeout(UNLISTED_WITHIN, directory.wait_for(|now| !is_asked(now))).await.is_ok();
+    let unlisted = directory.wait_for(|now| !serves(now) || !others_serve(now));
+    let is_unlisted = tokio::time::timeout(UNLISTED_WITHIN, unlisted).await.is_ok();
     if is_unlisted {
         tokio::time::sleep(HEARD_ELSEWHERE).await;
     }

@@ -1,29 +1,39 @@
 //! What names stand for: the services of a cluster, and where their instances are. Every host has all of it.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{InstanceId, ServiceId},
+    id::{HostId, InstanceId, ServiceId},
     name::Name,
+    network::Subnet,
     spec::Protocol,
 };
 
 /// A service as others find it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Listing {
     /// Its own address, which leads to those of its instances that serve; none where there is no overlay.
     pub address: Option<Ipv4Addr>,
+    /// Whether it leads the same caller to the same instance.
+    pub is_sticky: bool,
     /// The ports that its file names.
     pub ports: Vec<(u16, Protocol)>,
     /// The environments that it belongs to beside its own.
     pub joins: BTreeSet<Name>,
+    /// How many instances it is to have, if that is a number of its own.
+    pub replicas: Option<u32>,
+    /// The labels of its main container.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// An instance as others reach it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Its address.
     pub address: Ipv4Addr,
@@ -31,11 +41,25 @@ pub struct Endpoint {
     pub serves: bool,
 }
 
-/// All services and instances that have addresses.
+/// A host as its containers, and those of others, know it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HostListing {
+    /// Its identity.
+    pub id: HostId,
+    /// Its name.
+    pub name: Name,
+    /// The address under which other hosts reach it; none until its agent has said so.
+    pub address: Option<IpAddr>,
+    /// The labels that people gave it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// All services and instances that have addresses, and the hosts whose they are.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     services: OrdMap<ServiceId, Listing>,
     instances: OrdMap<InstanceId, Endpoint>,
+    hosts: OrdMap<Subnet, HostListing>,
     /// Whose address it is.
     owners: OrdMap<Ipv4Addr, Owner>,
 }
@@ -56,26 +80,31 @@ pub struct Difference {
     pub services: Vec<(ServiceId, Option<Listing>)>,
     /// Instances that are new or differ, and those that are gone.
     pub instances: Vec<(InstanceId, Option<Endpoint>)>,
+    /// Hosts that are new or differ, by the subnet that they have, and those that are gone.
+    pub hosts: Vec<(Subnet, Option<HostListing>)>,
 }
 
 impl PartialEq for Directory {
     fn eq(&self, other: &Directory) -> bool {
         // The owners follow from the rest.
-        self.services == other.services && self.instances == other.instances
+        self.services == other.services && self.instances == other.instances && self.hosts == other.hosts
     }
 }
 
 impl Difference {
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.instances.is_empty()
+        self.services.is_empty() && self.instances.is_empty() && self.hosts.is_empty()
     }
 
     /// The same in pieces of at most `most` entries, at least one piece.
     pub fn pieces(self, most: usize) -> Vec<Difference> {
-        let services = self.services.chunks(most).map(|part| Difference { services: part.into(), instances: vec![] });
-        let instances = self.instances.chunks(most).map(|part| Difference { services: vec![], instances: part.into() });
-        let pieces: Vec<Difference> = services.chain(instances).collect();
+        let Difference { services, instances, hosts } = self;
+        let none = Difference::default;
+        let services = services.chunks(most).map(|part| Difference { services: part.into(), ..none() });
+        let instances = instances.chunks(most).map(|part| Difference { instances: part.into(), ..none() });
+        let hosts = hosts.chunks(most).map(|part| Difference { hosts: part.into(), ..none() });
+        let pieces: Vec<Difference> = hosts.chain(services).chain(instances).collect();
         if pieces.is_empty() { vec![Difference::default()] } else { pieces }
     }
 }
@@ -154,11 +183,30 @@ impl Directory {
         }
     }
 
+    /// Notes what is known of the host that has a subnet now; none if it is gone.
+    pub fn put_host(&mut self, subnet: Subnet, host: Option<HostListing>) {
+        match host {
+            Some(host) => self.hosts.insert(subnet, host),
+            None => self.hosts.remove(&subnet),
+        };
+    }
+
+    /// All hosts, by their subnets.
+    pub fn hosts(&self) -> impl Iterator<Item = (&Subnet, &HostListing)> {
+        self.hosts.iter()
+    }
+
+    /// The host in whose subnet an address is.
+    pub fn host_of(&self, address: Ipv4Addr) -> Option<&HostListing> {
+        self.hosts.get(&Subnet::of(address))
+    }
+
     /// What leads from this one to `next`.
     pub fn difference(&self, next: &Directory) -> Difference {
         Difference {
             services: difference(&self.services, &next.services),
             instances: difference(&self.instances, &next.instances),
+            hosts: difference(&self.hosts, &next.hosts),
         }
     }
 
@@ -169,6 +217,9 @@ impl Directory {
         }
         for (id, endpoint) in difference.instances {
             self.put_instance(id, endpoint);
+        }
+        for (subnet, host) in difference.hosts {
+            self.put_host(subnet, host);
         }
     }
 }
@@ -202,8 +253,8 @@ mod tests {
 
     fn example() -> Directory {
         let mut directory = Directory::default();
-        let listing =
-            Listing { address: Some([10, 43, 0, 1].into()), ports: vec![(80, Protocol::Tcp)], joins: BTreeSet::new() };
+        let address = Some([10, 43, 0, 1].into());
+        let listing = Listing { address, ports: vec![(80, Protocol::Tcp)], ..Listing::default() };
         directory.put_service(service("web"), Some(listing.clone()));
         directory.put_service(service("web2"), Some(Listing { address: None, ..listing }));
         directory.put_instance(instance("web/1.1"), endpoint(2, true));
@@ -231,8 +282,13 @@ mod tests {
         // Its address has found another owner.
         after.put_instance(instance("web/1.2"), endpoint(2, true));
         after.put_instance(instance("web/10.1"), endpoint(3, true));
+        let name = "h1".parse().expect("a name");
+        let host = HostListing { id: HostId([1; 10]), name, address: None, labels: BTreeMap::new() };
+        after.put_host(Subnet::of([10, 42, 0, 0].into()), Some(host.clone()));
         let step = before.difference(&after);
-        assert_eq!((step.services.len(), step.instances.len()), (1, 3));
+        assert_eq!((step.services.len(), step.instances.len(), step.hosts.len()), (1, 3, 1));
+        assert_eq!(after.host_of([10, 42, 0, 9].into()), Some(&host));
+        assert_eq!(after.host_of([10, 42, 1, 9].into()), None);
         for most in [1, 2, 100] {
             let mut walked = before.clone();
             step.clone().pieces(most).into_iter().for_each(|piece| walked.apply(piece));

@@ -94,6 +94,11 @@ impl NetworkPlan {
 pub struct Subnet(pub Ipv4Net);
 
 impl Subnet {
+    /// The one that an address is in.
+    pub fn of(address: Ipv4Addr) -> Subnet {
+        Subnet(Ipv4Net::new_assert(address, NetworkPlan::SUBNET).trunc())
+    }
+
     /// The host's own address on the overlay: the first of all.
     pub fn host(self) -> Ipv4Addr {
         self.0.network()
@@ -102,6 +107,11 @@ impl Subnet {
     /// The gateway of its containers, where it answers DNS.
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.0.network()) + 1)
+    }
+
+    /// Whether an address is the host's own, and no container's.
+    pub fn is_own(self, address: Ipv4Addr) -> bool {
+        [self.host(), self.gateway()].contains(&address)
     }
 
     /// The addresses of its containers in turn, from the one after `last` on.

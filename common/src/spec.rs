@@ -87,9 +87,26 @@ pub struct ServiceSpec {
     /// main container starts.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
+    /// How others are led to its instances.
+    #[serde(default)]
+    pub endpoint_mode: EndpointMode,
     /// Environments beside its own that it belongs to: it reaches what belongs to them, and that reaches it.
     #[serde(default)]
     pub joins: BTreeSet<Name>,
+}
+
+/// How others are led to the instances of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointMode {
+    /// By an address of its own, to any of them by chance.
+    #[default]
+    Vip,
+    /// By an address of its own, from the same address to the same instance for as long as those that serve are the
+    /// same.
+    Sticky,
+    /// By its name, which has the addresses of all.
+    Dnsrr,
 }
 
 /// What decides how many instances a service has.
@@ -291,6 +308,7 @@ impl ServiceSpec {
             strict_singleton: false,
             update: UpdatePolicy::default(),
             depends_on: BTreeMap::new(),
+            endpoint_mode: EndpointMode::default(),
             joins: BTreeSet::new(),
         }
     }
@@ -307,6 +325,7 @@ impl ServiceSpec {
             max_per_host: self.max_per_host,
             update: self.update.clone(),
             depends_on: self.depends_on.clone(),
+            endpoint_mode: self.endpoint_mode,
             joins: self.joins.clone(),
             ..other.clone()
         };

@@ -14,7 +14,7 @@ use common::{
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     device::{BoundDevice, DeviceAmount, DeviceRequest, GPU},
-    directory::{Difference, Endpoint, Listing},
+    directory::{Difference, Endpoint, HostListing, Listing},
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
     finding::Finding,
@@ -301,13 +301,19 @@ fn findings() -> Vec<Finding> {
 fn difference() -> Difference {
     let listing = Listing {
         address: Some([10, 43, 0, 1].into()),
+        is_sticky: true,
         ports: vec![(80, Protocol::Tcp)],
         joins: [name("shared")].into(),
+        replicas: Some(2),
+        labels: labels(),
     };
+    let host = HostListing { id: HOST, name: name("h2"), address: Some([10, 0, 0, 2].into()), labels: labels() };
+    let subnet = NetworkPlan::default().subnets().next().expect("it has some");
     let endpoint = Endpoint { address: [10, 42, 0, 2].into(), serves: true };
     Difference {
         services: vec![(instance().service().clone(), Some(listing))],
         instances: vec![(instance(), Some(endpoint)), (instance(), None)],
+        hosts: vec![(subnet, Some(host)), (subnet, None)],
     }
 }
 

@@ -93,6 +93,7 @@ fn containers_find_each_other_by_name() {
     other_names_are_asked_of_the_hosts_resolvers(&lab, &asker);
     a_rollout_is_not_noticed(&lab, &asker);
     datagrams_follow_their_service(&lab, &asker);
+    services_are_led_to_as_their_file_says(&lab, &asker);
     names_go_on_without_coordinators_and_agents(&lab, &asker);
 }
 
@@ -132,11 +133,9 @@ fn a_service_is_all_of_its_instances(lab: &Lab, asker: &str) {
         let (_, said) = call("h1", asker);
         assert!(said.contains("ok"), "{said}");
     }
+    let each = answered(lab, "names/web");
+    assert!(each.iter().all(|count| *count >= 8), "chance is fair: {each:?}");
     let logs = lab.exec("h1", &["sh", "-c", "wharf logs names/web 2>&1"]).expect("it logs");
-    let answered =
-        |slot: &str| logs.lines().filter(|line| line.contains(slot) && line.contains("response:200")).count();
-    let (first, second) = (answered("web/1."), answered("web/2."));
-    assert!(first >= 8 && second >= 8, "chance is fair: {logs}");
     assert!(logs.contains("10.42.0."), "who asks is known by its own address: {logs}");
     // One that asks for its own service is led to itself half of the time.
     for host in ["h1", "h2"] {
@@ -223,6 +222,44 @@ fn datagrams_follow_their_service(lab: &Lab, asker: &str) {
     lab.deploy("datagrams", &log(2));
     arrives(2);
     lab.exec("h1", &["wharf", "rm", "datagrams", "-y"]).expect("it goes");
+}
+
+fn services_are_led_to_as_their_file_says(lab: &Lab, asker: &str) {
+    let web = "image: lab/web:1, command: [/bin/httpd, -f, -vv, -p, '80', -h, /www]";
+    let deploy = "replicas: 2, placement: {max_replicas_per_node: 1}";
+    let stack = format!(
+        "services: {{same: {{{web}, x-sticky: true, deploy: {{{deploy}}}}}, \
+         round: {{{web}, deploy: {{{deploy}, endpoint_mode: dnsrr}}}}}}"
+    );
+    lab.deploy("modes", &stack);
+    until(SOON, "its name has the addresses of both", || {
+        let found = addresses(lab, asker, "round.modes");
+        ensure!(found.len() == 2 && found.iter().all(|address| address.starts_with("10.42.")), "{found:?}");
+        anyhow::Ok(())
+    });
+    until(SOON, "both serve", || {
+        let both = addresses(lab, asker, "tasks.same.modes");
+        ensure!(both.len() == 2, "{both:?}");
+        anyhow::Ok(())
+    });
+    // Its host may still lead to the first of them alone.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = answered(lab, "modes/same");
+    for _ in 0..12 {
+        let (_, said) = inside(lab, "h1", asker, &["wget", "-q", "-O", "-", "http://same.modes/"]);
+        assert!(said.contains("ok"), "{said}");
+    }
+    let after = answered(lab, "modes/same");
+    let mut each = [after[0] - before[0], after[1] - before[1]];
+    each.sort_unstable();
+    assert_eq!(each, [0, 12], "the same caller is led to the same one");
+    lab.exec("h1", &["wharf", "rm", "modes", "-y"]).expect("it goes");
+}
+
+/// How many calls the first and the second instance of a service have answered.
+fn answered(lab: &Lab, service: &str) -> [usize; 2] {
+    let logs = lab.exec("h1", &["sh", "-c", &format!("wharf logs {service} 2>&1")]).expect("it logs");
+    ["/1.", "/2."].map(|slot| logs.lines().filter(|line| line.contains(slot) && line.contains("response:200")).count())
 }
 
 fn names_go_on_without_coordinators_and_agents(lab: &Lab, asker: &str) {

@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod memory;
+pub mod metadata;
 pub mod names;
 pub mod network;
 pub mod observed;

@@ -10,11 +10,11 @@ use common::{
     directory::{Directory, Listing, Owner},
     id::{InstanceId, ServiceId, StackId},
     name::Name,
-    network::NetworkPlan,
+    network::{NetworkPlan, Subnet},
     spec::Protocol,
 };
 
-use crate::network::Residents;
+use crate::{metadata, network::Residents};
 
 /// The zone below which everything has a whole name. `internal` is kept free for such uses (ICANN, 2024).
 pub const ZONE: &str = "wharf.internal";
@@ -104,12 +104,25 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
     });
     match found {
         Some(records) => Answer::Known(records),
+        None if is_metadata(&labels, is_whole) => {
+            Answer::Known(if kind == Kind::Address { vec![Record::Address(metadata::ADDRESS)] } else { Vec::new() })
+        }
         // The zone itself is there, and names above those that are.
         None if is_whole && labels.is_empty() => Answer::Known(Vec::new()),
         // A name of one label is nobody else's: it would only tell others what runs here.
         None if is_whole || labels.len() < 2 => Answer::Unknown,
         None => Answer::Elsewhere,
     }
+}
+
+/// Whether a name is that of the metadata service. Docker's resolver asks for one of a single label below the search
+/// domain alone.
+fn is_metadata(labels: &[&str], is_whole: bool) -> bool {
+    matches!(
+        (is_whole, labels),
+        (true, ["metadata"] | [metadata::RANCHERS_NAME, _, _])
+            | (false, [metadata::RANCHERS_NAME] | [metadata::RANCHERS_NAME, "rancher", "internal"])
+    )
 }
 
 /// The whole name of a service, below which its instances have theirs.
@@ -209,14 +222,14 @@ fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ip
 }
 
 /// Who asks from an address: the host knows its own instances first.
-pub fn asker(directory: &Directory, residents: &Residents, hosts: impl Fn(Ipv4Addr) -> bool, from: IpAddr) -> Asker {
+pub fn asker(directory: &Directory, residents: &Residents, plan: &NetworkPlan, from: IpAddr) -> Asker {
     let IpAddr::V4(from) = from else { return Asker::Stranger };
     if let Some(id) = residents.get(&from) {
         return Asker::Instance(id.clone());
     }
     match directory.owner(from) {
         Some(Owner::Instance(id)) => Asker::Instance(id.clone()),
-        _ if hosts(from) => Asker::Host,
+        _ if plan.containers.contains(&from) && Subnet::of(from).is_own(from) => Asker::Host,
         _ => Asker::Stranger,
     }
 }

@@ -33,6 +33,8 @@ pub const PROTOCOL: u8 = 77;
 pub const VNI: u32 = 4242;
 /// The port to which hosts send the overlay's packets. Swarm has 4789.
 pub const PORT: u16 = 8472;
+/// Where the host answers what containers ask of metadata; they reach it by the address of metadata alone.
+pub const METADATA_PORT: u16 = 8474;
 /// What VXLAN adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers.
 pub const OVERHEAD: u32 = 50;
 

@@ -3,10 +3,10 @@
 use std::{net::IpAddr, str::FromStr};
 
 use agent_core::{
-    names::{Answer, Asker, Kind, Record, ZONE, answer, asker},
+    names::{Answer, Kind, Record, ZONE, answer, asker},
     network::Residents,
 };
-use common::network::Overlay;
+use common::network::NetworkPlan;
 use hickory_proto::{
     op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{
@@ -46,9 +46,9 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
             return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok();
         }
     };
-    let overlay = known.overlay()?;
+    let plan = known.plan()?;
     let decided = match request.queries.as_slice() {
-        _ if !is_inside(&overlay, from) => Err(ResponseCode::Refused),
+        _ if !is_inside(&plan, from) => Err(ResponseCode::Refused),
         _ if request.metadata.op_code != OpCode::Query => Err(ResponseCode::NotImp),
         [query] if query.query_class() == DNSClass::IN => Ok(query),
         [_] => Err(ResponseCode::Refused),
@@ -56,10 +56,10 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
     };
     let response = match decided {
         Err(code) => respond(&request, code),
-        Ok(query) => match look_up(known, &overlay, query, from) {
+        Ok(query) => match look_up(known, &plan, query, from) {
             Answer::Known(records) => known_response(&request, query, &records),
             Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
-            Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&overlay, server)).await {
+            Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&plan, server)).await {
                 Ok(answer) => return Some(answer),
                 Err(why) => {
                     debug!(name = %query.name(), why, "nobody knows a name");
@@ -71,25 +71,17 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
     encode(&request, &response, by)
 }
 
-fn look_up(known: &Known, overlay: &Overlay, query: &Query, from: IpAddr) -> Answer {
+fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> Answer {
     let kind = match query.query_type() {
         RecordType::A => Kind::Address,
         RecordType::SRV => Kind::Service,
         RecordType::PTR => Kind::Pointer,
         _ => Kind::Other,
     };
-    let asker = who_asks(known, overlay, from);
+    let (directory, residents, nobody) = (known.directory.borrow(), known.residents.borrow(), Residents::new());
+    let asker = asker(&directory, residents.as_ref().unwrap_or(&nobody), plan, from);
     let name = query.name().to_ascii();
-    answer(&known.directory.borrow(), &overlay.plan, &asker, name.trim_end_matches('.'), kind)
-}
-
-fn who_asks(known: &Known, overlay: &Overlay, from: IpAddr) -> Asker {
-    let hosts = |address| {
-        let mut subnets = overlay.peers.iter().map(|peer| peer.subnet).chain([overlay.own]);
-        subnets.any(|subnet| [subnet.host(), subnet.gateway()].contains(&address))
-    };
-    let residents = known.residents.borrow();
-    asker(&known.directory.borrow(), residents.as_ref().unwrap_or(&Residents::new()), hosts, from)
+    answer(&directory, plan, &asker, name.trim_end_matches('.'), kind)
 }
 
 fn respond(request: &Message, code: ResponseCode) -> Message {

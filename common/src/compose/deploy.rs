@@ -5,8 +5,8 @@ use super::node::Node;
 use crate::{
     quantity::{Bytes, MilliCpu},
     spec::{
-        Canary, ContainerSpec, CronSpec, FailureAction, Mode, Overlap, Resources, RestartCondition, RestartPolicy,
-        ServiceSpec, UpdateOrder, UpdatePolicy,
+        Canary, ContainerSpec, CronSpec, EndpointMode, FailureAction, Mode, Overlap, Resources, RestartCondition,
+        RestartPolicy, ServiceSpec, UpdateOrder, UpdatePolicy,
     },
 };
 
@@ -25,6 +25,12 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     if let Some(deploy) = node.get("deploy") {
         deployment(&deploy, spec);
     }
+    if let Some(sticky) = node.get("x-sticky").filter(|sticky| sticky.boolean() == Some(true)) {
+        if spec.endpoint_mode == EndpointMode::Dnsrr {
+            sticky.problem("with endpoint_mode dnsrr the caller chooses");
+        }
+        spec.endpoint_mode = EndpointMode::Sticky;
+    }
     spec.update.canary = node.get("x-canary").and_then(|n| canary(&n));
     if spec.mode == Mode::Job && spec.container.restart.condition == RestartCondition::Any {
         // A job that has ended well has ended.
@@ -35,6 +41,7 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
 fn deployment(deploy: &Node<'_>, spec: &mut ServiceSpec) {
     deploy.warn_unknown(&[
         "mode",
+        "endpoint_mode",
         "replicas",
         "resources",
         "restart_policy",
@@ -51,6 +58,13 @@ fn deployment(deploy: &Node<'_>, spec: &mut ServiceSpec) {
             Some(other) => {
                 mode.problem(format!("{other:?} is not supported yet; there are replicated, global and replicated-job"))
             }
+        }
+    }
+    if let Some(mode) = deploy.get("endpoint_mode") {
+        match mode.text().as_deref() {
+            None | Some("vip") => {}
+            Some("dnsrr") => spec.endpoint_mode = EndpointMode::Dnsrr,
+            Some(other) => mode.problem(format!("{other:?} is not known; there are vip and dnsrr")),
         }
     }
     if let Some(replicas) = deploy.get("replicas").and_then(|n| n.number()) {

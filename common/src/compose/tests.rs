@@ -442,3 +442,22 @@ networks: {shared: {external: true}, data: {external: true, name: data-prod}, ow
         assert!(problems.contains(problem), "{problem} in {problems}");
     }
 }
+
+#[test]
+fn others_are_led_to_a_service_as_its_file_says() {
+    let mode = |rest: &str| {
+        read(&[&format!("services: {{web: {{image: a, {rest}}}}}")])
+            .map(|composed| composed.spec.services.into_values().next().expect("one").endpoint_mode)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(mode("scale: 1"), Ok(EndpointMode::Vip));
+    assert_eq!(mode("x-sticky: true"), Ok(EndpointMode::Sticky));
+    assert_eq!(mode("deploy: {endpoint_mode: dnsrr}"), Ok(EndpointMode::Dnsrr));
+    for (rest, problem) in [
+        ("deploy: {endpoint_mode: dns}", "\"dns\" is not known; there are vip and dnsrr"),
+        ("deploy: {endpoint_mode: dnsrr}, x-sticky: true", "x-sticky: with endpoint_mode dnsrr the caller chooses"),
+    ] {
+        let problems = mode(rest).expect_err("it is refused");
+        assert!(problems.contains(problem), "{problems}");
+    }
+}

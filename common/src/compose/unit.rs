@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// What a sidekick cannot say for itself.
-const OF_THE_SERVICE: [&str; 6] = ["ports", "scale", "pre_start", "networks", "x-cron", "x-strict-singleton"];
+const OF_THE_SERVICE: [&str; 7] =
+    ["ports", "scale", "pre_start", "networks", "x-cron", "x-sticky", "x-strict-singleton"];
 
 /// A service of the file that is a sidekick.
 pub(super) struct Grouped {

@@ -109,7 +109,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
         };
         ServiceView {
             spec: (*service.spec).clone(),
-            address: service.address,
+            address: service.reached_at(),
             revision: service.revision,
             wanted: wanted(cluster, &service_id, service) as u32,
             rollout: RolloutView {

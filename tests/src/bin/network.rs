@@ -172,7 +172,7 @@ fn directory(services: usize, more: bool) -> anyhow::Result<Directory> {
     for number in 0..services {
         let service: ServiceId = format!("default/bench/s{number}").parse()?;
         let address = Some(addresses.next().context("there are enough addresses")?);
-        directory.put_service(service.clone(), Some(Listing { address, ports: vec![], joins: Default::default() }));
+        directory.put_service(service.clone(), Some(Listing { address, ..Listing::default() }));
         for slot in 1..=10 + u32::from(more && number == 0) {
             let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 42, 0, 2)) + slot * 4096 + u32::try_from(number)?);
             directory.put_instance(service.slot(slot).instance(1), Some(Endpoint { address, serves: true }));
@@ -216,7 +216,7 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     let (_assignments, assignment) = watch::channel(assignment);
     let (_addresses, address) = watch::channel(Some(IpAddr::from([192, 168, 0, 1])));
     let (directories, followed) = watch::channel(directory(services, false)?);
-    let residents = watch::channel(Some(Residents::new())).1;
+    let (_residents, residents) = watch::channel(Some(Residents::new()));
     let known = Known { assignment, directory: followed, residents };
     let admitted = watch::channel(None).0;
     let keeper = NetworkKeeper::new(Arc::new(Fake::default()), known, address, admitted, Findings::default());

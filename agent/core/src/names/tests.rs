@@ -19,7 +19,7 @@ fn directory() -> Directory {
     for (service, last) in services {
         let address = last.map(|last| [10, 43, 0, last].into());
         let ports = vec![(80, Protocol::Tcp), (53, Protocol::Udp)];
-        directory.put_service(id(service), Some(Listing { address, ports, joins: Default::default() }));
+        directory.put_service(id(service), Some(Listing { address, ports, ..Listing::default() }));
     }
     for (instance, last, serves) in [
         ("default/shop/web/1.1", 2, true),
@@ -75,6 +75,10 @@ fn a_container_finds_what_is_of_its_environment() {
         ("nobody", "Unknown"),
         ("web.default.wharf.internal", "Unknown"),
         ("wharf.internal", ""),
+        // Metadata, also as a resolver asks for it that knows the search domain.
+        ("rancher-metadata", "169.254.169.250"),
+        ("rancher-metadata.shop.default.wharf.internal", "169.254.169.250"),
+        ("metadata.wharf.internal", "169.254.169.250"),
         // Other environments are as if they were not there.
         ("web.shop.live", "Elsewhere"),
         ("web.shop.live.wharf.internal", "Unknown"),
@@ -128,7 +132,7 @@ fn who_asks_is_known_by_the_address() {
     let residents = [(Ipv4Addr::new(10, 42, 0, 9), new.clone())].into();
     let asked = |last: u8| {
         let from = IpAddr::from([10, 42, 0, last]);
-        asker(&directory, &residents, |address| address.octets()[3] == 0, from)
+        asker(&directory, &residents, &NetworkPlan::default(), from)
     };
     assert_eq!(asked(9), Asker::Instance(new.clone()), "known to its host first");
     assert_eq!(asked(2), Asker::Instance(id("default/shop/web/1.1")));

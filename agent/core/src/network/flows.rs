@@ -57,7 +57,7 @@ mod tests {
     /// `web` with one instance for each last byte, which serves or not; `db` of another environment at .9.
     fn live(web: &[(u8, bool)]) -> Live {
         let mut directory = Directory::default();
-        let listing = Listing { address: Some([10, 43, 0, 1].into()), ports: vec![], joins: Default::default() };
+        let listing = Listing { address: Some([10, 43, 0, 1].into()), ..Listing::default() };
         directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
         for (last, serves) in web {
             let id = format!("default/shop/web/{last}.1").parse().expect("an id");

@@ -24,6 +24,8 @@ pub(super) type Services = BTreeMap<Ipv4Addr, Lead>;
 pub(super) struct Lead {
     /// The instances that serve.
     pub(super) backends: BTreeSet<Ipv4Addr>,
+    /// Whether the same caller is led to the same one.
+    pub(super) is_sticky: bool,
     /// The environments that it belongs to.
     pub(super) environments: BTreeSet<Name>,
 }
@@ -34,7 +36,8 @@ pub(super) fn services(directory: &Directory) -> Services {
         let serving = directory.instances_of(id).filter(|(_, endpoint)| endpoint.serves);
         let backends: BTreeSet<Ipv4Addr> = serving.map(|(_, endpoint)| endpoint.address).collect();
         let environments = directory.environments_of(id).cloned().collect();
-        Some((listing.address?, Lead { backends, environments })).filter(|(_, lead)| !lead.backends.is_empty())
+        Some((listing.address?, Lead { backends, is_sticky: listing.is_sticky, environments }))
+            .filter(|(_, lead)| !lead.backends.is_empty())
     });
     leads.collect()
 }
@@ -59,8 +62,10 @@ pub(super) fn update(script: &mut Script, own: Subnet, before: &Services, now: &
 
 /// Makes a service's chain lead to its backends whoever belongs to an environment of its own; who does not is refused
 /// like one that asks for a service that there is not.
-fn write(script: &mut Script, own: Subnet, address: Ipv4Addr, Lead { backends, environments }: &Lead) {
+fn write(script: &mut Script, own: Subnet, address: Ipv4Addr, lead: &Lead) {
+    let Lead { backends, is_sticky, environments } = lead;
     let chain = format!("{CHAINS}{address}");
+    let choice = if *is_sticky { "jhash ip saddr" } else { "numgen random" };
     let numbered = backends.iter().enumerate().map(|(number, backend)| format!("{number} : {backend}"));
     let (count, map) = (backends.len(), numbered.collect::<Vec<_>>().join(", "));
     script.line(format_args!("add chain ip {TABLE} {chain}"));
@@ -68,7 +73,7 @@ fn write(script: &mut Script, own: Subnet, address: Ipv4Addr, Lead { backends, e
     let strangers = environments.iter().map(|environment| format!("ip saddr != @{SETS}{environment} "));
     let strangers: String = strangers.collect();
     script.line(format_args!("add rule ip {TABLE} {chain} {strangers}ip saddr != @hosts return"));
-    script.line(format_args!("add rule ip {TABLE} {chain} dnat to numgen random mod {count} map {{ {map} }}"));
+    script.line(format_args!("add rule ip {TABLE} {chain} dnat to {choice} mod {count} map {{ {map} }}"));
     for backend in backends.iter().filter(|backend| own.0.contains(*backend)) {
         script.line(format_args!("add element ip {TABLE} {ITSELF} {{ {backend} . {backend} }}"));
     }

@@ -7,7 +7,8 @@ use std::{
 
 use common::network::{NetworkPlan, Overlay, Subnet};
 
-use super::{BRIDGE, PORT, TABLE, TUNNEL};
+use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL};
+use crate::metadata::ADDRESS as METADATA;
 
 /// Marks packets to services: where the kernel shows bridged packets to the rules of IP (br_netfilter), one that is
 /// led to a container of the same host goes on along the bridge.
@@ -90,6 +91,7 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
     chain to-service {{
         type nat hook prerouting priority -100;
         iifname \"{BRIDGE}\" ip daddr vmap @services
+        iifname \"{BRIDGE}\" ip daddr {METADATA} tcp dport 80 dnat to {gateway}:{METADATA_PORT}
     }}
     chain own-to-service {{
         type nat hook output priority -100;

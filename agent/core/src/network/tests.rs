@@ -126,7 +126,7 @@ fn led(services: &[(u8, &[u8])]) -> Rules {
     let lead = |(last, to): &(u8, &[u8])| {
         let backends = to.iter().map(backend).collect();
         let environments = ["default".parse().expect("a name")].into();
-        (Ipv4Addr::new(10, 43, 0, *last), services::Lead { backends, environments })
+        (Ipv4Addr::new(10, 43, 0, *last), services::Lead { backends, is_sticky: false, environments })
     };
     let services = services.iter().map(lead).collect();
     wanted(&[2]).rules.living(Live { services, ..Live::default() })
@@ -143,20 +143,18 @@ fn services_lead_to_what_serves() {
     assert!(whole.ends_with(lines), "{whole}");
 
     let own = Ipv4Addr::new(10, 42, 1, 9);
-    let lead = services::Lead { backends: [own].into(), environments: Default::default() };
+    let lead = services::Lead { backends: [own].into(), is_sticky: true, environments: Default::default() };
     let services = [([10, 43, 0, 1].into(), lead)].into();
     let whole = wanted(&[]).rules.living(Live { services, ..Live::default() }).whole();
     assert!(whole.contains("add element ip wharf itself { 10.42.1.9 . 10.42.1.9 }\n"), "it may ask itself: {whole}");
+    assert!(whole.contains("dnat to jhash ip saddr mod 1 map { 0 : 10.42.1.9 }"), "{whole}");
 
     let mut directory = Directory::default();
     let id = |text: &str| text.parse().expect("an id");
-    let listing = |last| Listing { address: Some([10, 43, 0, last].into()), ports: vec![], joins: Default::default() };
+    let listing = |last| Listing { address: Some([10, 43, 0, last].into()), ..Listing::default() };
     directory.put_service(id("default/shop/web"), Some(listing(1)));
     directory.put_service(id("default/shop/idle"), Some(listing(2)));
-    directory.put_service(
-        id("default/shop/plain"),
-        Some(Listing { address: None, ports: vec![], joins: Default::default() }),
-    );
+    directory.put_service(id("default/shop/plain"), Some(Listing::default()));
     for (instance, last, serves) in
         [("web/1.1", 2, true), ("web/2.1", 3, false), ("idle/1.1", 4, false), ("plain/1.1", 5, true)]
     {
@@ -191,7 +189,7 @@ fn a_change_of_a_service_changes_that_service_alone() {
 fn belonging(instances: &[(&str, u8)], joins: bool) -> Rules {
     let mut directory = Directory::default();
     let joined = joins.then(|| "shared".parse().expect("a name")).into_iter().collect();
-    let listing = Listing { address: None, ports: vec![], joins: joined };
+    let listing = Listing { joins: joined, ..Listing::default() };
     directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
     let residents = instances.iter().map(|(id, last)| ([10, 42, 1, *last].into(), id.parse().expect("an id")));
     wanted(&[2]).rules.living(Live::of(&directory, &residents.collect()))

@@ -6,7 +6,7 @@ use common::{
     assignment::Assignment,
     directory::{Directory, Endpoint, Listing},
     id::{ClusterId, HostId},
-    network::{Network, NetworkPlan},
+    network::{Network, NetworkPlan, Overlay},
 };
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ struct Host {
 fn host(instances: u8) -> Host {
     let mut directory = Directory::default();
     let service = "default/shop/web".parse().expect("an id");
-    directory.put_service(service, Some(Listing { address: None, ports: vec![], joins: Default::default() }));
+    directory.put_service(service, Some(Listing::default()));
     for number in 0..instances {
         let id = format!("default/shop/web/{}.1", number + 1).parse().expect("an id");
         let address = Ipv4Addr::new(10, 42, 0, 2 + number);

@@ -7,7 +7,7 @@ use common::{
     id::{ServiceId, StackId},
     name::Name,
     rollout::RolloutState,
-    spec::{Mode, ServiceSpec, StackSpec},
+    spec::{EndpointMode, Mode, ServiceSpec, StackSpec},
     time::Timestamp,
 };
 use imbl::{OrdMap, Vector};
@@ -90,6 +90,11 @@ impl Service {
         } else {
             None
         }
+    }
+
+    /// The address by which others are led to it; one that is kept for when it is wanted again is none.
+    pub fn reached_at(&self) -> Option<Ipv4Addr> {
+        self.address.filter(|_| self.spec.endpoint_mode != EndpointMode::Dnsrr)
     }
 
     /// The revision that it is to have now.

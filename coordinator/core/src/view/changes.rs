@@ -185,7 +185,7 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
         }
     }
     let waits = |spec: &ServiceSpec| -> Vec<_> { spec.sidekicks.values().map(|s| s.depends_on.clone()).collect() };
-    let fields: [(&str, bool); 12] = [
+    let fields: [(&str, bool); 13] = [
         ("ports", before.ports != after.ports),
         ("constraints", before.constraints != after.constraints),
         ("preferences", before.prefer != after.prefer),
@@ -196,6 +196,7 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
         ("most on one host", before.max_per_host != after.max_per_host),
         ("strict singleton", before.strict_singleton != after.strict_singleton),
         ("update policy", before.update != after.update),
+        ("endpoint mode", before.endpoint_mode != after.endpoint_mode),
         ("joined environments", before.joins != after.joins),
         ("dependencies", before.depends_on != after.depends_on || waits(before) != waits(after)),
     ];

@@ -1,16 +1,17 @@
 //! What names stand for, derived from the state and followed as it changes.
 
 use common::{
-    directory::{Directory, Endpoint, Listing},
-    id::{ServiceId, StackId},
+    directory::{Directory, Endpoint, HostListing, Listing},
+    id::{HostId, ServiceId, StackId},
     instance::Verdict,
     network::Backend,
+    spec::{EndpointMode, Mode},
 };
 use imbl::ordmap::DiffItem;
 
 use crate::{
     Cluster,
-    cluster::{Instance, Service, Stack},
+    cluster::{Host, Instance, Service, Stack},
 };
 
 /// All that has an address which other hosts reach: nothing where there is no overlay.
@@ -33,6 +34,18 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
             DiffItem::Remove(id, _) => directory.put_instance(id.clone(), None),
         }
     }
+    for item in before.hosts.diff(&after.hosts) {
+        // What a host reports changes more often than what others know of it.
+        let (subnet, listing) = match item {
+            DiffItem::Add(id, host) | DiffItem::Update { new: (id, host), .. } => {
+                (host.subnet, Some(host_listing(*id, host)))
+            }
+            DiffItem::Remove(_, host) => (host.subnet, None),
+        };
+        if directory.host_of(subnet.host()) != listing.as_ref() {
+            directory.put_host(subnet, listing);
+        }
+    }
     for item in before.stacks.diff(&after.stacks) {
         match item {
             DiffItem::Add(id, stack) => follow_services(directory, id, None, Some(stack)),
@@ -42,6 +55,11 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
             DiffItem::Remove(id, stack) => follow_services(directory, id, Some(stack), None),
         }
     }
+}
+
+fn host_listing(id: HostId, host: &Host) -> HostListing {
+    let address = host.facts.as_ref().map(|facts| facts.address);
+    HostListing { id, name: host.name.clone(), address, labels: host.labels.clone() }
 }
 
 fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stack>, after: Option<&Stack>) {
@@ -61,7 +79,11 @@ fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stac
 
 fn listing(service: &Service) -> Listing {
     let ports = service.spec.ports.iter().map(|port| (port.container, port.protocol)).collect();
-    Listing { address: service.address, ports, joins: service.spec.joins.clone() }
+    let spec = &service.spec;
+    let replicas = (spec.mode != Mode::Global).then_some(spec.replicas);
+    let (joins, labels) = (spec.joins.clone(), spec.container.labels.clone());
+    let address = service.reached_at();
+    Listing { address, is_sticky: spec.endpoint_mode == EndpointMode::Sticky, ports, joins, replicas, labels }
 }
 
 fn endpoint(instance: &Instance) -> Option<Endpoint> {
@@ -131,6 +153,6 @@ mod tests {
         fixture.done(Command::RemoveStack(stack()));
         fixture.settle();
         assert_eq!(follower.step(&fixture), "", "all are gone");
-        assert_eq!(follower.directory, Directory::default());
+        assert_eq!((follower.directory.services().count(), follower.directory.hosts().count()), (0, 3));
     }
 }
