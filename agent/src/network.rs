@@ -149,19 +149,21 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             }
         };
         self.hold(wanted, listed);
-        if ends { self.forget_stale().await } else { Ok(()) }
-    }
-
-    /// Has the kernel forget connections that would not be begun any more.
-    async fn forget_stale(&self) -> Result<(), String> {
-        let Some((rules, _)) = self.loaded.clone() else { return Ok(()) };
-        let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow)));
-        let forgotten = forgetting.await.map_err(|error| error.to_string())?;
-        let forgotten = forgotten.map_err(|error| format!("the kernel's table of connections: {error}"))?;
-        if forgotten > 0 {
-            info!(forgotten, "connections that would not be begun any more are forgotten");
+        if ends {
+            self.forget_stale().await;
         }
         Ok(())
+    }
+
+    /// Has the kernel forget connections that would not be begun any more. One that cannot keeps them until they end.
+    async fn forget_stale(&self) {
+        let Some(rules) = self.loaded.as_ref().map(|(rules, _)| rules.clone()) else { return };
+        let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow)));
+        match forgetting.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(0) => {}
+            Ok(forgotten) => info!(forgotten, "connections that would not be begun any more are forgotten"),
+            Err(error) => warn!(%error, "the kernel's table of connections cannot be looked through"),
+        }
     }
 
     /// Notes what the kernel holds now.
@@ -225,7 +227,10 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 self.hold(wanted.rules.clone(), nft::list().await?);
                 // Nobody knows what an earlier process let pass.
                 let ends = held.is_none_or(|held| wanted.rules.end_something_of(&held));
-                if ends { self.forget_stale().await } else { Ok(()) }
+                if ends {
+                    self.forget_stale().await;
+                }
+                Ok(())
             }
             Change::MakeTunnel => {
                 netlink.apply(change, wanted.tunnel).await?;

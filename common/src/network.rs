@@ -63,7 +63,7 @@ impl NetworkPlan {
     pub const SUBNET: u8 = 24;
 
     /// The subnets for hosts, lowest first.
-    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> + Clone {
         // A range that is shorter than a subnet was refused at the cluster's birth.
         self.containers.subnets(NetworkPlan::SUBNET).into_iter().flatten().map(Subnet)
     }
@@ -157,11 +157,14 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// The host after this one, in a circle: it answers the names of this one's containers when this one does not.
+    /// The host after this one, in a circle: it answers the names of this one's containers when this one does not. A
+    /// host that is alone names the one that will probably be next, for containers keep what they were told.
     pub fn next(&self) -> Option<Subnet> {
         let mut others: Vec<Subnet> = self.peers.iter().map(|peer| peer.subnet).collect();
         others.sort_unstable();
-        others.iter().find(|other| **other > self.own).or(others.first()).copied()
+        let after = others.iter().find(|other| **other > self.own).or(others.first()).copied();
+        let mut free = self.plan.subnets().filter(|subnet| *subnet != self.own);
+        after.or_else(|| free.clone().find(|subnet| *subnet > self.own)).or_else(|| free.next())
     }
 }
 
@@ -204,7 +207,8 @@ mod tests {
         };
         assert_eq!(overlay(2, &[9, 4, 1]).next(), Some(subnet(4)));
         assert_eq!(overlay(9, &[4, 1, 2]).next(), Some(subnet(1)));
-        assert_eq!(overlay(1, &[]).next(), None);
+        assert_eq!(overlay(1, &[]).next(), Some(subnet(2)), "alone for now");
+        assert_eq!(overlay(255, &[]).next(), Some(subnet(0)));
     }
 
     #[test]

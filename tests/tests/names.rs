@@ -71,7 +71,8 @@ fn addresses(lab: &Lab, asker: &str, name: &str) -> Vec<String> {
 /// Calls again and again from a container on h1 while something happens; how many calls failed.
 fn under_calls(lab: &Lab, asker: &str, url: &str, happens: impl FnOnce()) -> String {
     let calls = format!(
-        "n=0; failed=0; while [ ! -e /tmp/enough ] && [ $n -lt 3000 ]; do n=$((n+1)); \
+        "n=0; failed=0; end=$(($(/bin/busybox date +%s)+120)); \
+         while [ ! -e /tmp/enough ] && [ $(/bin/busybox date +%s) -lt $end ]; do n=$((n+1)); \
          /bin/busybox timeout 30 /bin/busybox wget -q -O /dev/null {url} || failed=$((failed+1)); \
          /bin/busybox usleep 10000; done; /bin/busybox rm /tmp/enough; echo failed $failed of $n"
     );

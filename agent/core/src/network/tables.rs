@@ -109,6 +109,8 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} goto between
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
+        # No other way leads to a container: what finds none of ours does not leave.
+        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
         oifname \"{BRIDGE}\" ct status & dnat == dnat accept
         oifname \"{BRIDGE}\" drop
     }}
