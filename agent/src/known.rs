@@ -25,10 +25,10 @@ impl Known {
         self.assignment.borrow().overlay().map(|overlay| overlay.plan)
     }
 
-    /// What of the rules changes as instances come and go.
-    pub fn live(&mut self) -> Live {
-        let residents = self.residents.borrow_and_update();
-        Live::of(&self.directory.borrow_and_update(), residents.as_ref().unwrap_or(&Residents::new()))
+    /// What of the rules changes as instances come and go, and the residents by which it is so.
+    pub fn live(&mut self) -> (Live, Residents) {
+        let residents = self.residents.borrow_and_update().clone().unwrap_or_default();
+        (Live::of(&self.directory.borrow_and_update(), &residents), residents)
     }
 }
 

@@ -30,7 +30,7 @@ use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -47,6 +47,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long a client that waits is kept waiting if it does not say, and at most.
 const WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long a connection lasts: whoever reads nothing keeps its place no longer than that.
+const CONVERSATION: Duration = Duration::from_secs(900);
 /// How long changes are gathered before who waits is told.
 const GATHER: Duration = Duration::from_millis(250);
 /// How long to wait before the port is tried again.
@@ -136,8 +138,10 @@ async fn converse(known: Known, stream: TcpStream, from: Ipv4Addr) {
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(16 << 10);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        debug!(%from, %error, "a connection ended early");
+    match timeout(CONVERSATION, server.serve_connection(TokioIo::new(stream), service)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%from, %error, "a connection ended early"),
+        Err(_) => debug!(%from, "a connection lasted too long"),
     }
 }
 

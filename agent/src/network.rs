@@ -6,16 +6,15 @@ mod netlink;
 mod nft;
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_core::network::{BRIDGE, Change, HostNetwork, Rules, TUNNEL, changes, render};
+use agent_core::network::{BRIDGE, Change, HostNetwork, Residents, Rules, TUNNEL, changes, render};
 use common::{
     assignment::Assignment,
     finding::Finding,
@@ -47,8 +46,8 @@ pub struct NetworkKeeper<R> {
     known: Known,
     /// The address under which other hosts reach this one.
     address: watch::Receiver<Option<IpAddr>>,
-    /// Where it is told which addresses the rules know; none if there are no rules.
-    admitted: watch::Sender<Option<BTreeSet<Ipv4Addr>>>,
+    /// Where it is told which residents the rules know; none if there are no rules.
+    admitted: watch::Sender<Option<Residents>>,
     /// Where it is told what is wrong.
     findings: Findings,
     /// The rules that were loaded last, and how the kernel showed them then.
@@ -63,11 +62,11 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         runtime: Arc<R>,
         known: Known,
         address: watch::Receiver<Option<IpAddr>>,
-        admitted: watch::Sender<Option<BTreeSet<Ipv4Addr>>>,
+        admitted: watch::Sender<Option<Residents>>,
         findings: Findings,
     ) -> NetworkKeeper<R> {
         // Nobody is let in until there are rules, or none are wanted.
-        admitted.send_replace(Some(BTreeSet::new()));
+        admitted.send_replace(Some(Residents::new()));
         NetworkKeeper { runtime, known, address, admitted, findings, loaded: None, told: None }
     }
 
@@ -132,7 +131,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
 
     /// Brings what is live to what it is now, on top of the rules that were loaded.
     async fn follow(&mut self) -> Result<(), String> {
-        let live = self.known.live();
+        let (live, residents) = self.known.live();
         let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
         let wanted = held.living(live);
         let ends = wanted.end_something_of(&held);
@@ -148,7 +147,8 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 now
             }
         };
-        self.hold(wanted, listed);
+        self.loaded = Some((wanted, listed));
+        self.admit(residents);
         if ends {
             self.forget_stale().await;
         }
@@ -166,13 +166,11 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         }
     }
 
-    /// Notes what the kernel holds now.
-    fn hold(&mut self, rules: Rules, listed: Listed) {
-        let known = rules.known();
-        self.loaded = Some((rules, listed));
+    /// Tells whom the rules know that are loaded now.
+    fn admit(&self, residents: Residents) {
         self.admitted.send_if_modified(|admitted| {
-            let differs = admitted.as_ref() != Some(&known);
-            *admitted = Some(known);
+            let differs = admitted.as_ref() != Some(&residents);
+            *admitted = Some(residents);
             differs
         });
     }
@@ -182,7 +180,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
         };
         let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
-        let live = self.known.live();
+        let (live, residents) = self.known.live();
         let wanted = render(overlay, live, netlink.underlay(address).await?);
         let mut observed = netlink.observe().await?;
         self.check_rules().await;
@@ -192,6 +190,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             info!(?change, "the overlay changes");
             self.apply(&netlink, change, &wanted).await?;
         }
+        self.admit(residents);
         // From here on containers may start: the rules are there.
         if !netlink.has_bridge().await? {
             self.told = None;
@@ -224,7 +223,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 let held = self.loaded.take().map(|(held, _)| held);
                 let update = held.as_ref().and_then(|held| wanted.rules.update_from(held));
                 nft::load(&update.unwrap_or_else(|| wanted.rules.whole())).await?;
-                self.hold(wanted.rules.clone(), nft::list().await?);
+                self.loaded = Some((wanted.rules.clone(), nft::list().await?));
                 // Nobody knows what an earlier process let pass.
                 let ends = held.is_none_or(|held| wanted.rules.end_something_of(&held));
                 if ends {

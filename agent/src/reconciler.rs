@@ -47,8 +47,8 @@ pub struct HostParts {
     pub directory: watch::Receiver<Directory>,
     /// Where it is told which instances are here, before they start.
     pub residents: watch::Sender<Option<Residents>>,
-    /// The addresses that the rules of the host's network know; none if there are no such rules.
-    pub admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>,
+    /// The instances that the rules of the host's network know; none if there are no such rules.
+    pub admitted: watch::Receiver<Option<Residents>>,
     /// What the agent was told and remembers.
     pub ledger: Ledger,
     /// The kernel's boot.
@@ -62,7 +62,7 @@ pub struct Reconciler<R> {
     leases: Arc<Leases>,
     directory: watch::Receiver<Directory>,
     residents: watch::Sender<Option<Residents>>,
-    admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>,
+    admitted: watch::Receiver<Option<Residents>>,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -199,7 +199,9 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.actions.spawn(async move {
             match (&action, address) {
                 (Action::Stop { .. }, _) => wait_until_unlisted(directory, &action.part().instance).await,
-                (Action::Start { .. }, Some(address)) if !is_admitted(admitted, address).await => {
+                (Action::Start { part, .. }, Some(address))
+                    if !is_admitted(admitted, address, &part.instance).await =>
+                {
                     let why = "the rules of its host's network do not know it yet: wharf doctor";
                     return (action, ActionResult::Waits(why.to_owned()));
                 }
@@ -256,9 +258,10 @@ async fn act<R: ContainerRuntime>(
     (action, result)
 }
 
-/// Whether the rules know an address, which takes a moment: what starts before that reaches nobody.
-async fn is_admitted(mut admitted: watch::Receiver<Option<BTreeSet<Ipv4Addr>>>, address: Ipv4Addr) -> bool {
-    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.contains(&address)));
+/// Whether the rules know an instance by its address, which takes a moment: what starts before that reaches nobody, or
+/// whom the one reached that had the address before.
+async fn is_admitted(mut admitted: watch::Receiver<Option<Residents>>, address: Ipv4Addr, id: &InstanceId) -> bool {
+    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.get(&address) == Some(id)));
     tokio::time::timeout(ADMITTED_WITHIN, known).await.is_ok_and(|known| known.is_ok())
 }
 

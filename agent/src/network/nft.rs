@@ -1,5 +1,5 @@
 //! The rules of the kernel's packet filter: ours by `nft`, and the one rule that Docker's own filter needs by
-//! `iptables`. No text of a user's comes near either.
+//! `iptables`. Of users' texts, names of environments alone come near: they are DNS labels by their type.
 
 use std::{process::Stdio, time::Duration};
 

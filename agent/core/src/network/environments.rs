@@ -47,11 +47,6 @@ impl Environments {
         let none = BTreeSet::new();
         before.members.iter().any(|(name, earlier)| !earlier.is_subset(self.members.get(name).unwrap_or(&none)))
     }
-
-    /// All that belongs to one.
-    pub(super) fn known(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.homes.keys().copied()
-    }
 }
 
 /// What belongs to which environment by what is known of all hosts, and of the own one, whose word is newer.

@@ -1,6 +1,6 @@
 //! The rules of a host as scripts for `nft -f`: all of them, or what has changed.
 
-use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
+use std::fmt::Write;
 
 use common::{directory::Directory, network::Subnet};
 
@@ -55,11 +55,6 @@ impl Rules {
     /// Whether a connection would not be begun like this any more.
     pub fn is_stale(&self, flow: &Flow) -> bool {
         self.live.is_stale(self.services, flow)
-    }
-
-    /// The addresses that they know.
-    pub fn known(&self) -> BTreeSet<Ipv4Addr> {
-        self.live.environments.known().collect()
     }
 
     /// Whether a chain, set or map of our table changes as instances come and go.
