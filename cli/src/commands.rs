@@ -20,7 +20,7 @@ use clap::CommandFactory;
 use common::{
     api::ClusterView,
     error::{Code, Problem},
-    name::Name,
+    name::{Name, default_environment},
 };
 
 use crate::{
@@ -55,6 +55,14 @@ impl Session {
             format: args.output,
             yes: args.yes,
         })
+    }
+
+    /// Where things are done, for people: the cluster, and the environment if it is not the usual one.
+    pub fn place(&self) -> String {
+        if self.environment == default_environment() {
+            return self.context.clone();
+        }
+        format!("{} ({})", self.context, self.environment)
     }
 
     /// The path of something in the environment.

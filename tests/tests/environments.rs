@@ -163,17 +163,15 @@ fn what_joins_is_let_in(lab: &Lab, own: &[Place; 2], other: &[Place; 2]) {
     let (to, busybox) = (&other[1], "/bin/busybox");
     let listen = ["exec", "-d", &to.container, busybox, "sh", "-c", "/bin/busybox nc -l -p 7000 >/tmp/heard"];
     lab.docker(&to.host, &listen).expect("it listens");
-    let send = format!("while :; do echo more; {busybox} usleep 100000; done | {busybox} nc {} 7000", to.address);
+    // It may begin before the other one listens.
+    let send = format!(
+        "while :; do while :; do echo more; {busybox} usleep 100000; done | {busybox} nc {} 7000; {busybox} usleep 100000; done",
+        to.address
+    );
+    lab.docker(&own[0].host, &["exec", "-d", &own[0].container, busybox, "sh", "-c", &send]).expect("it sends");
     let heard =
         || inside(lab, to, &["sh", "-c", "wc -c </tmp/heard"]).map_or(0, |said| said.trim().parse().unwrap_or(0));
-    until(SOON, "they speak", || {
-        if heard() == 0 {
-            lab.docker(&own[0].host, &["exec", "-d", &own[0].container, busybox, "sh", "-c", &send])?;
-            std::thread::sleep(AT_ONCE / 2);
-        }
-        ensure!(heard() > 0, "nothing");
-        anyhow::Ok(())
-    });
+    until(SOON, "they speak", || if heard() > 0 { Ok(()) } else { Err("nothing") });
     deploy(lab, "default", &stack(""));
     until(SOON, "nothing more is heard", || {
         let before: u64 = heard();

@@ -243,8 +243,11 @@ fn services_are_led_to_as_their_file_says(lab: &Lab, asker: &str) {
         ensure!(both.len() == 2, "{both:?}");
         anyhow::Ok(())
     });
-    // Its host may still lead to the first of them alone.
-    std::thread::sleep(Duration::from_secs(1));
+    until(SOON, "its host leads to both", || {
+        let rules = lab.exec("h1", &["nft", "list", "table", "ip", "wharf"])?;
+        ensure!(rules.contains("jhash ip saddr mod 2 "), "{rules}");
+        anyhow::Ok(())
+    });
     let before = answered(lab, "modes/same");
     for _ in 0..12 {
         let (_, said) = inside(lab, "h1", asker, &["wget", "-q", "-O", "-", "http://same.modes/"]);

@@ -161,7 +161,7 @@ fn name_of_folder(directory: &Path) -> Result<Name, Problem> {
 fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
     let services = wanted.composed.spec.services.len();
     let title =
-        format!("Plan for {} ({}, {services} services) against {}", wanted.stack, wanted.shown, session.context);
+        format!("Plan for {} ({}, {services} services) against {}", wanted.stack, wanted.shown, session.place());
     show_plan(session, &title, plan);
 }
 

@@ -60,7 +60,7 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         what: Some(format!("rolled back to revision {}", wanted.revision)),
     };
     let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(true)).await?;
-    let title = format!("Back to revision {} of {stack}, in {}", wanted.revision, session.context);
+    let title = format!("Back to revision {} of {stack}, in {}", wanted.revision, session.place());
     deploy::show_plan(session, &title, &plan);
     if plan.from_revision == plan.to_revision {
         return Ok(0);

@@ -61,7 +61,7 @@ pub fn canary(service: &ServiceView) -> Option<String> {
 
 /// Removes a stack and waits until it is gone.
 pub async fn rm(session: &Session, stack: Name, wait: Span) -> Result<u8, Problem> {
-    let question = format!("Remove the stack {stack} and all its instances from {}? Volumes stay.", session.context);
+    let question = format!("Remove the stack {stack} and all its instances from {}? Volumes stay.", session.place());
     if !output::confirm(&question, session.yes)? {
         return Ok(1);
     }
