@@ -11,6 +11,7 @@ use common::{
     device::{Devices, GPU},
     host::HostFacts,
     id::{BootId, ClusterId},
+    network::WireguardKey,
     quantity::{Bytes, MilliCpu},
 };
 use sha2::{Digest, Sha256};
@@ -20,8 +21,8 @@ use crate::runtime::{ContainerRuntime, EngineFacts};
 /// How long Docker may take to say what it is; a host must be heard of even while Docker starts.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Looks at the host.
-pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr) -> HostFacts {
+/// Looks at the host, which others reach at an address, and know by a key if it can encrypt.
+pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr, wireguard: Option<WireguardKey>) -> HostFacts {
     let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.facts()).await;
     // A host whose Docker does not answer says so by an empty version.
     let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| EngineFacts {
@@ -48,6 +49,7 @@ pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr) -> HostFa
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         boot: boot_id(),
         devices,
+        wireguard,
     }
 }
 

@@ -23,6 +23,7 @@ pub mod renewal;
 pub mod runtime;
 pub mod session;
 mod socket;
+pub mod tunnel;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -48,7 +49,7 @@ use findings::Findings;
 use known::Known;
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
-use network::NetworkKeeper;
+use network::{NetworkKeeper, OwnKey};
 use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
 
@@ -76,13 +77,29 @@ pub const FOR_GOOD: &str = "for-good";
 /// How long the cluster may take to note that the agent leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it remembers cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The host's key of WireGuard can neither be read nor made.
+    #[error("the host's key of WireGuard in {}: {source}", folder.display())]
+    Key {
+        /// The state folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
 /// Runs until `shutdown` completes, and says farewell then, unless it goes for good. Containers go on.
 pub async fn run<R: ContainerRuntime>(
     config: Config,
     transport: Arc<dyn Transport>,
     runtime: Arc<R>,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), LedgerError> {
+) -> Result<(), StartError> {
     let for_good = config.state.join(FOR_GOOD);
     let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
     let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
@@ -101,9 +118,12 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(until(stop.clone(), disks::watch(config.state.clone(), findings.clone())));
     let (told_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);
-    if config.keeps_network {
+    let own_key = || OwnKey::load_or_make(&config.state);
+    let key = config.keeps_network.then(own_key).transpose();
+    let key = key.map_err(|source| StartError::Key { folder: config.state.clone(), source })?;
+    if let Some(key) = key.clone() {
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
-        let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), address, admitting, findings.clone());
+        let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), key, address, admitting, findings.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
         tasks.spawn(until(stop.clone(), metadata::run(known.clone())));
         tasks.spawn(until(stop.clone(), dns::run(known, findings.clone())));
@@ -123,6 +143,7 @@ pub async fn run<R: ContainerRuntime>(
         leader,
         directory: Learner::new(directories),
         findings,
+        key,
         leases,
         address: addresses,
         leaving: leaving.clone(),

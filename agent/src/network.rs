@@ -4,6 +4,9 @@
 mod conntrack;
 mod netlink;
 mod nft;
+mod program;
+mod routes;
+mod wireguard;
 
 use std::{
     fs,
@@ -14,11 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_core::network::{BRIDGE, Change, HostNetwork, Residents, Rules, TUNNEL, changes, render};
+use agent_core::network::{BRIDGE, Carrier, Change, HostNetwork, Residents, Rules, TUNNEL, changes, render};
 use common::{
     assignment::Assignment,
     finding::Finding,
-    network::{Network, Overlay},
+    network::{Backend, Network, Overlay},
 };
 use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{info, warn};
@@ -27,10 +30,13 @@ use crate::{
     findings::{Findings, Source},
     known::Known,
     runtime::{ContainerRuntime, HostBridge},
+    tunnel,
 };
 use netlink::Netlink;
 use nft::Listed;
-pub use nft::missing_programs;
+use program::has;
+pub use routes::routes;
+pub use wireguard::OwnKey;
 
 /// How often is looked whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(2);
@@ -44,6 +50,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(5);
 pub struct NetworkKeeper<R> {
     runtime: Arc<R>,
     known: Known,
+    /// The host's own key of WireGuard.
+    key: OwnKey,
     /// The address under which other hosts reach this one.
     address: watch::Receiver<Option<IpAddr>>,
     /// Where it is told which residents the rules know; none if there are no rules.
@@ -61,13 +69,14 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
     pub fn new(
         runtime: Arc<R>,
         known: Known,
+        key: OwnKey,
         address: watch::Receiver<Option<IpAddr>>,
         admitted: watch::Sender<Option<Residents>>,
         findings: Findings,
     ) -> NetworkKeeper<R> {
         // Nobody is let in until there are rules, or none are wanted.
         admitted.send_replace(Some(Residents::new()));
-        NetworkKeeper { runtime, known, address, admitted, findings, loaded: None, told: None }
+        NetworkKeeper { runtime, known, key, address, admitted, findings, loaded: None, told: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -181,8 +190,8 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         };
         let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
         let (live, residents) = self.known.live();
-        let wanted = render(overlay, live, netlink.underlay(address).await?);
-        let mut observed = netlink.observe().await?;
+        let wanted = render(overlay, live, netlink.underlay(address).await?, self.key.usable())?;
+        let mut observed = netlink.observe(wanted.own).await?;
         self.check_rules().await;
         observed.has_rules = self.loaded.as_ref().is_some_and(|(rules, _)| *rules == wanted.rules);
         let changes = changes(&wanted, &observed);
@@ -190,12 +199,18 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             info!(?change, "the overlay changes");
             self.apply(&netlink, change, &wanted).await?;
         }
+        // Once routes lead to them.
+        for change in &changes {
+            if let Change::Admit(peers) = change {
+                wireguard::greet(peers).await?;
+            }
+        }
         self.admit(residents);
         // From here on containers may start: the rules are there.
         if !netlink.has_bridge().await? {
             self.told = None;
         }
-        let (mtu, next) = (wanted.tunnel.mtu(), overlay.next());
+        let (mtu, next) = (wanted.tunnel.mtu, overlay.next());
         self.tell(HostBridge::Overlay { subnet: overlay.own, mtu, next }).await?;
         // Containers of this host reach each other by way of its routing.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
@@ -232,11 +247,17 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 Ok(())
             }
             Change::MakeTunnel => {
-                netlink.apply(change, wanted.tunnel).await?;
+                netlink.apply(change, wanted).await?;
                 // The overlay is IPv4 alone.
-                switch(&format!("ipv6/conf/{TUNNEL}/disable_ipv6"), "1")
+                switch(&format!("ipv6/conf/{TUNNEL}/disable_ipv6"), "1")?;
+                match wanted.tunnel.carrier {
+                    Carrier::Vxlan { .. } => Ok(()),
+                    Carrier::Wireguard { .. } => wireguard::set_up(&self.key).await,
+                }
             }
-            _ => netlink.apply(change, wanted.tunnel).await,
+            Change::Admit(peers) => wireguard::admit(peers).await,
+            Change::Dismiss(keys) => wireguard::dismiss(keys).await,
+            _ => netlink.apply(change, wanted).await,
         }
     }
 
@@ -248,6 +269,16 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         {
             self.loaded = None;
         }
+    }
+}
+
+/// What an overlay needs and this host does not have, as a person would look for it.
+pub fn missing(backend: Backend) -> Vec<&'static str> {
+    let programs = ["nft", "iptables"].into_iter().filter(|program| !has(program));
+    match backend {
+        Backend::None => vec![],
+        Backend::Vxlan => programs.collect(),
+        Backend::Wireguard => programs.chain(wireguard::missing()).collect(),
     }
 }
 
@@ -285,9 +316,10 @@ fn write(path: &Path, value: &str) -> Result<(), String> {
 
 /// Removes all of it from this host, once no container hangs on it any more: what went wrong.
 pub async fn remove() -> Vec<String> {
-    let tunnel = match Netlink::open() {
+    let removed = match Netlink::open() {
         Ok(netlink) => netlink.remove_tunnel().await,
         Err(error) => Err(format!("the kernel's netlink socket: {error}")),
     };
-    [tunnel, nft::remove().await, nft::forget_overlay().await].into_iter().filter_map(Result::err).collect()
+    let forgotten = [removed, tunnel::forget(TUNNEL), nft::remove().await, nft::forget_overlay().await];
+    forgotten.into_iter().filter_map(Result::err).collect()
 }

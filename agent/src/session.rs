@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -30,6 +31,7 @@ use crate::{
     findings::{Findings, Source},
     leases::{BootTime, Leases},
     logs,
+    network::OwnKey,
     runtime::ContainerRuntime,
 };
 
@@ -63,6 +65,8 @@ pub struct Session<R> {
     pub directory: Learner,
     /// What is wrong with the host.
     pub findings: Findings,
+    /// The host's key of WireGuard, if it keeps a network.
+    pub key: Option<OwnKey>,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
     /// Where others reach this host is noted here.
@@ -148,19 +152,7 @@ impl<R: ContainerRuntime> Session<R> {
     ) -> Result<(), End> {
         let mut facts = self.facts(address).await?;
         let mut stream = connection.open().await?;
-        let generation = self.assignment.borrow().generation;
-        let machine = facts::machine_hash(self.config.cluster);
-        let hello = Hello { host: self.config.host, facts: facts.clone(), generation, machine };
-        stream.outgoing.send(&Open::Session(hello)).await?;
-        let heartbeat = match stream.incoming.receive::<ToAgent>().await? {
-            Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
-                learn_coordinators(coordinators, known);
-                heartbeat.duration()
-            }
-            Some(ToAgent::Redirect { leader }) => return Err(End::Redirected(leader)),
-            Some(ToAgent::Refused(problem)) => return Err(End::Refused(problem)),
-            _ => return Err(End::Broken("it answered something else".into())),
-        };
+        let heartbeat = self.greet(&mut stream, facts.clone(), coordinators).await?;
         self.leader.send_replace(Some(connection.clone()));
         info!(coordinator = %address, "a session has begun");
         let Stream { mut incoming, mut outgoing } = stream;
@@ -192,6 +184,10 @@ impl<R: ContainerRuntime> Session<R> {
                             return Err(End::Broken("heartbeats stay unanswered".into()));
                         }
                         unanswered += 1;
+                        // Others have to know at once where this host is reached now.
+                        if self.reached_at(address).is_ok_and(|now| now != facts.address) {
+                            look_at_facts = Instant::now();
+                        }
                         outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
                     }
                     () = leaving.notified() => outgoing.send(&ToCoordinator::Leaving).await?,
@@ -221,6 +217,28 @@ impl<R: ContainerRuntime> Session<R> {
         }
     }
 
+    /// Introduces this host; how often it is to be heard of.
+    async fn greet(
+        &self,
+        stream: &mut Stream,
+        facts: HostFacts,
+        coordinators: &mut VecDeque<SocketAddr>,
+    ) -> Result<Duration, End> {
+        let generation = self.assignment.borrow().generation;
+        let machine = facts::machine_hash(self.config.cluster);
+        let hello = Hello { host: self.config.host, facts, generation, machine };
+        stream.outgoing.send(&Open::Session(hello)).await?;
+        match stream.incoming.receive::<ToAgent>().await? {
+            Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
+                learn_coordinators(coordinators, known);
+                Ok(heartbeat.duration())
+            }
+            Some(ToAgent::Redirect { leader }) => Err(End::Redirected(leader)),
+            Some(ToAgent::Refused(problem)) => Err(End::Refused(problem)),
+            _ => Err(End::Broken("it answered something else".into())),
+        }
+    }
+
     fn hear(&mut self, message: ToAgent, coordinators: &mut VecDeque<SocketAddr>) -> Result<(), End> {
         match message {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
@@ -239,11 +257,16 @@ impl<R: ContainerRuntime> Session<R> {
         Ok(())
     }
 
+    /// The address under which others reach this host: what was given, or what the kernel would take.
+    fn reached_at(&self, coordinator: SocketAddr) -> io::Result<IpAddr> {
+        self.config.address.map_or_else(|| link::socket::local_address_towards(coordinator), Ok)
+    }
+
     async fn facts(&self, coordinator: SocketAddr) -> Result<HostFacts, End> {
-        let towards = || link::socket::local_address_towards(coordinator);
-        let address = self.config.address.map_or_else(towards, Ok).map_err(|e| End::Broken(e.to_string()))?;
+        let address = self.reached_at(coordinator).map_err(|e| End::Broken(e.to_string()))?;
         self.address.send_if_modified(|known| known.replace(address) != Some(address));
-        Ok(facts::observe(&*self.runtime, address).await)
+        let wireguard = self.key.as_ref().and_then(OwnKey::usable);
+        Ok(facts::observe(&*self.runtime, address, wireguard).await)
     }
 
     fn obey(&self, next: Assignment) {

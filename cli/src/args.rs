@@ -227,8 +227,8 @@ pub struct Up {
     /// Silence after which a host's instances run elsewhere.
     #[arg(long)]
     pub lost_after: Option<Span>,
-    /// How containers of different hosts reach each other: vxlan if absent, or none, where each host has a bridge
-    /// of its own. It cannot be changed later.
+    /// How containers of different hosts reach each other: vxlan if absent, wireguard, which is encrypted, or none,
+    /// where each host has a bridge of its own. It cannot be changed later.
     #[arg(long)]
     pub overlay: Option<Backend>,
     /// The range of containers' addresses, of which each host gets a /24: 10.42.0.0/16 if absent. It cannot be

@@ -13,6 +13,9 @@ fn main() -> ExitCode {
     if agent::holder::is_asked_for() {
         return ExitCode::from(agent::holder::run());
     }
+    if agent::tunnel::is_asked_for() {
+        return ExitCode::from(agent::tunnel::run());
+    }
     let args = args::Args::parse();
     log(&args);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

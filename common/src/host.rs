@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     device::Devices,
     id::BootId,
+    network::WireguardKey,
     quantity::{Bytes, MilliCpu},
     spec::Resources,
     time::Timestamp,
@@ -39,6 +40,9 @@ pub struct HostFacts {
     pub boot: BootId,
     /// The devices that containers may have to themselves.
     pub devices: Devices,
+    /// Its key of WireGuard, if it can encrypt what it sends through the overlay.
+    #[schema(value_type = Option<String>)]
+    pub wireguard: Option<WireguardKey>,
 }
 
 /// Whether the leader believes that a host is alive.

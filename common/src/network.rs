@@ -1,10 +1,14 @@
 //! The overlay: which addresses containers have, and how hosts reach those of others.
 
+mod key;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use key::WireguardKey;
 
 /// How containers of different hosts reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -13,6 +17,8 @@ pub enum Backend {
     /// Through VXLAN between the hosts (RFC 7348), in clear.
     #[default]
     Vxlan,
+    /// Through WireGuard between the hosts, encrypted: by the kernel where it can, else by a process of our own.
+    Wireguard,
     /// Not at all: each host has a bridge of its own.
     None,
 }
@@ -21,6 +27,7 @@ impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Backend::Vxlan => "vxlan",
+            Backend::Wireguard => "wireguard",
             Backend::None => "none",
         })
     }
@@ -29,10 +36,10 @@ impl std::fmt::Display for Backend {
 impl std::str::FromStr for Backend {
     type Err = String;
     fn from_str(text: &str) -> Result<Backend, String> {
-        [Backend::Vxlan, Backend::None]
+        [Backend::Vxlan, Backend::Wireguard, Backend::None]
             .into_iter()
             .find(|backend| backend.to_string() == text)
-            .ok_or_else(|| format!("{text:?} is not an overlay; there are vxlan and none"))
+            .ok_or_else(|| format!("{text:?} is not an overlay; there are vxlan, wireguard and none"))
     }
 }
 
@@ -68,10 +75,20 @@ impl NetworkPlan {
         self.containers.subnets(NetworkPlan::SUBNET).into_iter().flatten().map(Subnet)
     }
 
+    /// Which of a host's routes lead where the overlay would, if any.
+    pub fn conflict(&self, routes: &[HostRoute]) -> Option<String> {
+        if self.backend == Backend::None {
+            return None;
+        }
+        [(self.containers, "containers"), (self.services, "services")].into_iter().find_map(|(range, what)| {
+            let route = routes.iter().find(|route| overlap(&route.to, &range))?;
+            Some(format!("it has a route to {route}, and {range} is for the addresses of {what}"))
+        })
+    }
+
     /// What is wrong with it.
     pub fn violation(&self) -> Option<String> {
         let NetworkPlan { containers, services, .. } = self;
-        let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(&b.network()) || b.contains(&a.network());
         for (range, sizes) in [(containers, 8..=NetworkPlan::SUBNET), (services, 8..=24)] {
             if range.addr() != range.network() {
                 return Some(format!("{range} does not begin where its network does, at {}", range.network()));
@@ -85,6 +102,26 @@ impl NetworkPlan {
             }
         }
         overlap(containers, services).then(|| format!("{containers} and {services} overlap"))
+    }
+}
+
+fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// A route that a host has besides ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostRoute {
+    /// Where to.
+    #[schema(value_type = String)]
+    pub to: Ipv4Net,
+    /// Over which link.
+    pub link: String,
+}
+
+impl std::fmt::Display for HostRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.to, self.link)
     }
 }
 
@@ -175,6 +212,8 @@ pub struct Peer {
     pub subnet: Subnet,
     /// The address under which its packets come and go.
     pub underlay: IpAddr,
+    /// Its key of WireGuard, if it can encrypt.
+    pub key: Option<WireguardKey>,
 }
 
 #[cfg(test)]
@@ -203,12 +242,28 @@ mod tests {
         let overlay = |own, others: &[usize]| Overlay {
             plan: NetworkPlan::default(),
             own: subnet(own),
-            peers: others.iter().map(|n| Peer { subnet: subnet(*n), underlay: [10, 0, 0, 1].into() }).collect(),
+            peers: others
+                .iter()
+                .map(|n| Peer { subnet: subnet(*n), underlay: [10, 0, 0, 1].into(), key: None })
+                .collect(),
         };
         assert_eq!(overlay(2, &[9, 4, 1]).next(), Some(subnet(4)));
         assert_eq!(overlay(9, &[4, 1, 2]).next(), Some(subnet(1)));
         assert_eq!(overlay(1, &[]).next(), Some(subnet(2)), "alone for now");
         assert_eq!(overlay(255, &[]).next(), Some(subnet(0)));
+    }
+
+    #[test]
+    fn routes_of_a_host_must_lead_elsewhere() {
+        let route = |to: &str| HostRoute { to: to.parse().expect("a range"), link: "vpn".into() };
+        let plan = NetworkPlan::default();
+        assert_eq!(plan.conflict(&[route("10.41.0.0/16"), route("192.168.0.0/16")]), None);
+        for (to, what) in [("10.42.7.0/24", "containers"), ("10.0.0.0/8", "containers"), ("10.43.0.9/32", "services")] {
+            let why = plan.conflict(&[route("10.41.0.0/16"), route(to)]).expect("it is refused");
+            assert!(why.contains(&format!("{to} (vpn)")) && why.contains(what), "{why}");
+        }
+        let apart = NetworkPlan { backend: Backend::None, ..plan };
+        assert_eq!(apart.conflict(&[route("10.0.0.0/8")]), None);
     }
 
     #[test]

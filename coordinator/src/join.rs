@@ -14,6 +14,7 @@ use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
     hex,
+    network::{Backend, NetworkPlan},
     time::{Span, Timestamp},
     token::{JoinRole, Pin},
 };
@@ -143,6 +144,7 @@ pub async fn admit(
         .why("it was revoked long ago, or belongs to another cluster")
         .fix("Make a new line: wharf host add"));
     };
+    check_overlay(&cluster.network, &request)?;
     let role = record.role;
     let admission = Admission { token: request.token, host, name: request.name, from, address: request.address };
     let outcome = coordinator.consensus.write(RequestId(random_bytes()), Command::Admit(Box::new(admission))).await?;
@@ -175,6 +177,23 @@ fn check_clock(theirs: Timestamp, ours: Timestamp) -> Result<(), Problem> {
     Err(Problem::new(Code::ClockSkew, "Host not admitted: its clock is wrong")
         .why(format!("it is {apart} {direction} the coordinator's; certificates would not be valid"))
         .fix("Set the clock: timedatectl set-ntp true"))
+}
+
+/// A host that the overlay cannot reach, or not as it was asked for, is not admitted: encryption is never left out for
+/// one that cannot do it.
+fn check_overlay(plan: &NetworkPlan, request: &JoinRequest) -> Result<(), Problem> {
+    if plan.backend == Backend::Wireguard && !request.wireguard {
+        return Err(Problem::new(Code::Conflict, "Host not admitted: it cannot encrypt what it sends to the others")
+            .why("this cluster's overlay is WireGuard, and the host lacks wg, or both the kernel's WireGuard and /dev/net/tun")
+            .fix("Install and load what is missing, and paste the line again: apt-get install wireguard-tools; modprobe tun"));
+    }
+    if let Some(why) = plan.conflict(&request.routes) {
+        return Err(Problem::new(Code::Conflict, "Host not admitted: it has a route to the cluster's own addresses")
+            .why(why)
+            .fix("Remove the route, and paste the line again")
+            .fix("Or make a cluster with other ranges: wharf up --cluster-cidr … --service-cidr …"));
+    }
+    Ok(())
 }
 
 /// Compares without telling by its duration how much was alike.

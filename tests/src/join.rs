@@ -38,6 +38,8 @@ pub async fn join(
         name,
         clock: now(),
         address,
+        wireguard: false,
+        routes: vec![],
     };
     let said = |problem: Problem| anyhow::anyhow!("{problem}");
     let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &request).await.map_err(said)?;

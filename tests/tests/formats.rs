@@ -22,7 +22,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     name::Name,
-    network::{Network, NetworkPlan, Overlay, Peer, Subnet},
+    network::{Network, NetworkPlan, Overlay, Peer, Subnet, WireguardKey},
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
@@ -105,6 +105,7 @@ fn facts() -> HostFacts {
         agent: "0.1.0".into(),
         boot: BootId([4; 10]),
         devices: [("gpu".to_owned(), vec!["GPU-1".to_owned()])].into(),
+        wireguard: Some(WireguardKey([5; 32])),
     }
 }
 
@@ -328,6 +329,7 @@ fn assignment() -> Assignment {
             peers: vec![Peer {
                 subnet: Subnet("10.42.1.0/24".parse().expect("a range")),
                 underlay: [10, 0, 0, 2].into(),
+                key: Some(WireguardKey([6; 32])),
             }],
         }),
         instances: vec![AssignedInstance {

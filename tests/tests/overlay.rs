@@ -1,10 +1,11 @@
 //! Containers of different hosts reach each other by address, and nobody else reaches them; what is broken is
 //! mended, and an agent that is started anew is not noticed. On real hosts, with one beside them that is not of
-//! the cluster.
+//! the cluster; through VXLAN, and through WireGuard, where nobody on the way can read what passes.
 
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, ensure};
+use common::network::Backend;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -39,13 +40,20 @@ struct Place {
 
 struct Overlay {
     lab: Lab,
+    backend: Backend,
     one: [Place; 2],
     two: Place,
     open: Place,
 }
 
 impl Overlay {
-    fn deploy(lab: Lab) -> Overlay {
+    /// Two hosts with instances, and a third one that is not of the cluster.
+    fn up(lab: Lab, backend: Backend) -> Overlay {
+        lab.run(&["up", "2", "--overlay", &backend.to_string()]).expect("h3 stays outside");
+        Overlay::deploy(lab, backend)
+    }
+
+    fn deploy(lab: Lab, backend: Backend) -> Overlay {
         lab.deploy("net", STACK);
         let place = |service: &str, slot: u32| {
             until(SOON, "its address is known", || {
@@ -61,7 +69,15 @@ impl Overlay {
             })
         };
         let (one, two, open) = ([place("one", 1), place("one", 2)], place("two", 1), place("open", 1));
-        Overlay { lab, one, two, open }
+        Overlay { lab, backend, one, two, open }
+    }
+
+    /// The largest packet that the overlay carries, in bytes.
+    fn mtu(&self) -> u32 {
+        match self.backend {
+            Backend::Vxlan | Backend::None => 1450,
+            Backend::Wireguard => 1420,
+        }
     }
 
     /// Whether a container gets an answer from there.
@@ -111,23 +127,93 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
         lab.docker(host, &["network", "rm", "first"]).expect("it goes");
     }
     let before = network_of(&lab, "h2");
-    lab.run(&["up", "2"]).expect("h3 stays outside");
-    let overlay = Overlay::deploy(lab);
+    let overlay = Overlay::up(lab, Backend::Vxlan);
     all_reach_each_other(&overlay);
     outsiders_reach_what_is_published(&overlay);
     nobody_forges_frames(&overlay);
-    what_is_broken_is_mended(&overlay);
+    assert!(is_read_on_the_way(&overlay), "what is in clear is");
+    what_is_broken_is_mended(
+        &overlay,
+        &[
+            ("h1", "nft delete table ip wharf"),
+            ("h1", "nft flush chain ip wharf forward"),
+            ("h2", "ip link del wharf-tun0"),
+            ("h2", "ip route flush proto 77"),
+            ("h1", "bridge fdb del 02:0a:0a:2a:01:00 dev wharf-tun0 dst 10.97.0.2 self"),
+            ("h2", "iptables -F WHARF-FORWARD; iptables -P FORWARD DROP"),
+        ],
+    );
     an_agent_that_is_started_anew_is_not_noticed(&overlay);
+    nothing_is_left_of_it(overlay.lab, &before);
+}
 
-    let lab = overlay.lab;
+#[test]
+fn through_wireguard_nobody_on_the_way_reads_or_writes() {
+    let lab = Lab::bare(3);
+    for host in ["h1", "h2"] {
+        lab.docker(host, &["network", "create", "first"]).expect("it is made");
+        lab.docker(host, &["network", "rm", "first"]).expect("it goes");
+    }
+    let before = network_of(&lab, "h2");
+    let overlay = Overlay::up(lab, Backend::Wireguard);
+    all_reach_each_other(&overlay);
+    outsiders_reach_what_is_published(&overlay);
+    nobody_forges_frames(&overlay);
+    assert!(!is_read_on_the_way(&overlay), "what is encrypted is not");
+    who_cannot_encrypt_is_not_admitted(&overlay.lab);
+    what_is_broken_is_mended(
+        &overlay,
+        &[
+            ("h2", "ip link del wharf-tun0"),
+            ("h1", "pkill -9 -x wharf-tunnel"),
+            ("h2", "ip route flush proto 77"),
+            ("h1", "wg set wharf-tun0 peer $(wg show wharf-tun0 peers) remove"),
+            ("h1", "wg set wharf-tun0 listen-port 9"),
+        ],
+    );
+    an_agent_that_is_started_anew_is_not_noticed(&overlay);
+    nothing_is_left_of_it(overlay.lab, &before);
+}
+
+/// As when the network gives a host another address: it says so itself, and the others follow.
+#[test]
+fn a_host_may_be_given_another_address() {
+    for backend in [Backend::Vxlan, Backend::Wireguard] {
+        let lab = Lab::bare(2);
+        lab.run(&["up", "1", "--overlay", &backend.to_string()]).expect("it comes up");
+        // Where a coordinator is reached is agreed; h2 is none.
+        lab.run(&["join", "h2"]).expect("it joins");
+        let overlay = Overlay::deploy(lab, backend);
+        let Overlay { lab, one: [first, _], two, .. } = &overlay;
+        let both_ways = || overlay.reaches(first, &url(two.address)) && overlay.reaches(two, &url(first.address));
+        assert!(both_ways());
+        sh(lab, "h2", "ip addr del 10.97.0.2/24 dev eth0; ip addr add 10.97.0.22/24 dev eth0");
+        let began = std::time::Instant::now();
+        until(SOON, "they reach each other again", || {
+            ensure!(both_ways(), "they do not");
+            anyhow::Ok(())
+        });
+        println!("{backend}: they reach each other again after {:?}", began.elapsed());
+        let known = lab.hosts("h1").expect("they are listed").into_iter().find(|host| host.name.as_str() == "h2");
+        let address = known.and_then(|host| host.facts).map(|facts| facts.address.to_string());
+        assert_eq!(address.as_deref(), Some("10.97.0.22"));
+    }
+}
+
+fn nothing_is_left_of_it(lab: Lab, before: &str) {
     lab.exec("h1", &["wharf", "rm", "net", "-y"]).expect("it goes");
     lab.exec("h1", &["wharf", "member", "rm", "2", "-y"]).expect("it leaves the group");
     lab.exec("h2", &["wharf", "uninstall", "-y"]).expect("it is removed");
+    until(SOON, "nothing of it runs", || {
+        ensure!(lab.exec("h2", &["pgrep", "wharf"]).is_err(), "a process does");
+        anyhow::Ok(())
+    });
     assert_eq!(network_of(&lab, "h2"), before, "nothing is left of it");
     lab.exec("h1", &["wharf", "host", "rm", "h2", "-y"]).expect("the cluster forgets it");
     until(REPAIRED, "nothing leads to it any more", || {
-        let script =
-            "ip route show 10.42.1.0/24; bridge fdb show dev wharf-vx0; ip neigh show dev wharf-vx0 nud permanent";
+        let script = "ip route show 10.42.1.0/24; bridge fdb show dev wharf-tun0; \
+                      ip neigh show dev wharf-tun0 nud permanent; \
+                      if pgrep -x wharf-tunnel >/dev/null; then wg show wharf-tun0 peers; fi";
         let left = lab.exec("h1", &["sh", "-c", script])?;
         ensure!(left.trim().is_empty(), "{left}");
         anyhow::Ok(())
@@ -135,7 +221,7 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
 }
 
 fn all_reach_each_other(overlay: &Overlay) {
-    let Overlay { lab, one: [first, second], two, open } = overlay;
+    let Overlay { lab, one: [first, second], two, open, .. } = overlay;
     assert!(overlay.reaches(first, &url(second.address)), "a container of the same host");
     assert!(overlay.reaches(first, &url(two.address)), "one of another host");
     assert!(overlay.reaches(two, &url(first.address)), "and back");
@@ -146,8 +232,9 @@ fn all_reach_each_other(overlay: &Overlay) {
     assert!(overlay.host_reaches("h1", "http://10.97.0.1:8080/"), "from the host itself");
     let seen = lab.exec("h1", &["sh", "-c", "wharf logs net/two 2>&1"]).expect("it logs");
     assert!(seen.contains(&first.address.to_string()), "who asks is known by its own address: {seen}");
-    let largest = ["exec", &first.container, "/bin/busybox", "ping", "-c1", "-W1", "-s1422", &two.address.to_string()];
-    lab.docker(&first.host, &largest).expect("a packet of 1450 bytes passes");
+    let (content, address) = (format!("-s{}", overlay.mtu() - 28), two.address.to_string());
+    let largest = ["exec", &first.container, "/bin/busybox", "ping", "-c1", "-W1", &content, &address];
+    lab.docker(&first.host, &largest).expect("a packet as large as may be passes");
 
     // Of hosts, containers reach what is published and nothing else.
     sh(lab, "h1", LISTEN);
@@ -202,7 +289,8 @@ fn nobody_forges_frames(overlay: &Overlay) {
     sh(lab, "h1", "nft flush chain ip wharf raw-in");
     assert!(!arrives(), "who belongs nowhere is dropped, too");
     sh(lab, "h1", "nft insert rule ip wharf between accept");
-    assert!(arrives(), "without the rules the same packet arrives");
+    // Without the rules the same packet arrives, unless it would have to be encrypted.
+    assert_eq!(arrives(), overlay.backend == Backend::Vxlan);
     lab.run(&["start-wharf", "h1"]).expect("it starts");
     until(REPAIRED + SOON, "the rule is back", || {
         let rules = lab.exec("h1", &["nft", "list", "chain", "ip", "wharf", "raw-in"])?;
@@ -212,7 +300,35 @@ fn nobody_forges_frames(overlay: &Overlay) {
     sh(lab, "h3", "ip link del v");
 }
 
-fn what_is_broken_is_mended(overlay: &Overlay) {
+/// Whether who listens on the way can read what containers say to each other.
+fn is_read_on_the_way(overlay: &Overlay) -> bool {
+    let Overlay { lab, one: [first, _], two, .. } = overlay;
+    sh(lab, "h1", "setsid tcpdump -i eth0 -U -w /run/seen.pcap >/dev/null 2>&1 </dev/null & :");
+    let seen = |what: &str| lab.exec("h1", &["grep", "-c", "-a", what, "/run/seen.pcap"]).is_ok();
+    // What is said in clear is seen: before, so that it listens, and after, so that it has written down all.
+    let in_clear = |what: &str| {
+        until(SOON, what, || {
+            overlay.host_reaches("h2", &format!("http://10.97.0.1:8080/?{what}"));
+            ensure!(seen(what), "it is not seen yet");
+            anyhow::Ok(())
+        });
+    };
+    in_clear("said-before");
+    assert!(overlay.reaches(first, &format!("http://{}/?said-inside", two.address)), "it is asked");
+    in_clear("said-after");
+    sh(lab, "h1", "pkill -x tcpdump");
+    seen("said-inside")
+}
+
+fn who_cannot_encrypt_is_not_admitted(lab: &Lab) {
+    sh(lab, "h3", "mount -t tmpfs none /dev/net");
+    let refused = lab.run(&["join", "h3"]).expect_err("it is refused");
+    assert!(format!("{refused:#}").contains("it cannot encrypt what it sends to the others"), "{refused:#}");
+    assert_eq!(lab.hosts("h1").expect("they are listed").len(), 2);
+    sh(lab, "h3", "umount /dev/net");
+}
+
+fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
     let Overlay { lab, one: [first, _], two, .. } = overlay;
     // What is as it should be is left alone: nothing more is done to it.
     for host in ["h1", "h2"] {
@@ -221,14 +337,7 @@ fn what_is_broken_is_mended(overlay: &Overlay) {
         std::thread::sleep(REPAIRED);
         assert_eq!(changes().expect("there were some"), before, "{host} is changed again and again");
     }
-    for (host, damage) in [
-        ("h1", "nft delete table ip wharf"),
-        ("h1", "nft flush chain ip wharf forward"),
-        ("h2", "ip link del wharf-vx0"),
-        ("h2", "ip route flush proto 77"),
-        ("h1", "bridge fdb del 02:0a:0a:2a:01:00 dev wharf-vx0 dst 10.97.0.2 self"),
-        ("h2", "iptables -F WHARF-FORWARD; iptables -P FORWARD DROP"),
-    ] {
+    for (host, damage) in damages {
         let before = [rules_of(lab, "h1"), rules_of(lab, "h2")];
         sh(lab, host, damage);
         until(REPAIRED, damage, || {

@@ -6,6 +6,8 @@ mod flows;
 mod rules;
 mod services;
 mod tables;
+mod vxlan;
+mod wireguard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,30 +16,29 @@ use std::{
 
 use common::{
     id::InstanceId,
-    network::{Overlay, Subnet},
+    network::{Backend, Overlay, Peer, Subnet, WireguardKey},
 };
 use ipnet::Ipv4Net;
 
 pub use flows::Flow;
 pub use rules::{Live, Rules};
+pub use vxlan::Vxlan;
+pub use wireguard::{Wireguard, WireguardPeer};
 
 /// The bridge that containers hang on; Docker makes it.
 pub const BRIDGE: &str = "wharf-br0";
 /// The host's end of the overlay.
-pub const TUNNEL: &str = "wharf-vx0";
+pub const TUNNEL: &str = "wharf-tun0";
 /// The name of each of our nft tables.
 pub const TABLE: &str = "wharf";
 /// Marks our routes, as `ip route` shows it: `proto 77`.
 pub const PROTOCOL: u8 = 77;
 /// The network identifier of the overlay.
 pub const VNI: u32 = 4242;
-/// The port to which hosts send the overlay's packets. Swarm has 4789.
+/// The port to which hosts send the overlay's packets, whatever carries them. Swarm has 4789.
 pub const PORT: u16 = 8472;
 /// Where the host answers what containers ask of metadata; they reach it by the address of metadata alone.
 pub const METADATA_PORT: u16 = 8474;
-/// What VXLAN adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers.
-pub const OVERHEAD: u32 = 50;
-
 /// The instances whose containers are on the host, by their addresses: known before they start.
 pub type Residents = BTreeMap<Ipv4Addr, InstanceId>;
 
@@ -55,10 +56,12 @@ pub struct Underlay {
 /// All that a host's kernel must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNetwork {
+    /// The host's subnet.
+    pub own: Subnet,
     /// What the overlay's link must be like.
     pub tunnel: Tunnel,
-    /// What it must lead to.
-    pub peers: BTreeMap<Subnet, IpAddr>,
+    /// Where it must lead to.
+    pub peers: BTreeMap<Subnet, Peer>,
     /// The addresses of services, routed into it: what no rule leads to an instance is refused.
     pub services: Ipv4Net,
     /// The rules.
@@ -68,16 +71,38 @@ pub struct HostNetwork {
 /// The overlay's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Over which link, and from which address.
-    pub underlay: Underlay,
-    /// The host's subnet, from which its addresses follow.
-    pub own: Subnet,
+    /// What carries packets to other hosts.
+    pub carrier: Carrier,
+    /// The largest packet that it takes, in bytes.
+    pub mtu: u32,
 }
 
-impl Tunnel {
-    /// The largest packet that fits into one of the underlay, in bytes.
-    pub fn mtu(&self) -> u32 {
-        self.underlay.mtu.saturating_sub(OVERHEAD)
+/// What carries the overlay's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// VXLAN, in clear.
+    Vxlan {
+        /// Over which link.
+        link: u32,
+        /// From which address.
+        address: Ipv4Addr,
+        /// The host's subnet, from which its hardware address follows.
+        own: Subnet,
+    },
+    /// WireGuard.
+    Wireguard {
+        /// The host's own key.
+        key: WireguardKey,
+    },
+}
+
+impl Carrier {
+    /// What it adds to a packet, in bytes.
+    pub fn overhead(self) -> u32 {
+        match self {
+            Carrier::Vxlan { .. } => vxlan::OVERHEAD,
+            Carrier::Wireguard { .. } => wireguard::OVERHEAD,
+        }
     }
 }
 
@@ -86,11 +111,11 @@ impl Tunnel {
 pub struct Observed {
     /// The overlay's link, if there is one of its name.
     pub tunnel: Option<ObservedTunnel>,
-    /// To which underlay address frames for a hardware address go.
-    pub forwarding: BTreeMap<[u8; 6], IpAddr>,
-    /// The hardware addresses of hosts on the overlay.
-    pub neighbours: BTreeMap<Ipv4Addr, [u8; 6]>,
-    /// Our routes: to where, through which gateway, if any.
+    /// What is known of peers by VXLAN.
+    pub vxlan: Vxlan,
+    /// What is known of peers by WireGuard.
+    pub wireguard: Wireguard,
+    /// Our routes.
     pub routes: BTreeSet<Route>,
     /// Whether the tables are as they were loaded.
     pub has_rules: bool,
@@ -133,26 +158,46 @@ pub enum Change {
     Neighbour(Subnet),
     /// Say nothing of that peer any more.
     ForgetNeighbour(Ipv4Addr),
+    /// Say which peers may speak by WireGuard, where they are, and what is theirs.
+    Admit(BTreeMap<WireguardKey, WireguardPeer>),
+    /// Listen to those keys no more.
+    Dismiss(BTreeSet<WireguardKey>),
     /// Add a route.
     AddRoute(Route),
     /// Remove a route.
     RemoveRoute(Route),
 }
 
-/// What a host needs, by what the cluster says, what is live, and where the host is.
-pub fn render(overlay: &Overlay, live: Live, underlay: Underlay) -> HostNetwork {
-    let tunnel = Tunnel { underlay, own: overlay.own };
-    // One that others reach by IPv6 alone says so itself, and must not keep the rest apart.
-    let peers = overlay.peers.iter().filter(|peer| peer.underlay.is_ipv4());
-    let peers = peers.map(|peer| (peer.subnet, peer.underlay)).collect();
-    let rules =
-        Rules { own: overlay.own, tables: tables::tables(overlay, &peers), live, services: overlay.plan.services };
-    HostNetwork { tunnel, rules, peers, services: overlay.plan.services }
+/// What a host needs, by what the cluster says, what is live, where the host is, and its key, if it can encrypt.
+/// Where encryption is asked for, there is no other way: the error says why there is no overlay.
+pub fn render(
+    overlay: &Overlay,
+    live: Live,
+    underlay: Underlay,
+    key: Option<WireguardKey>,
+) -> Result<HostNetwork, &'static str> {
+    let Overlay { own, plan, .. } = *overlay;
+    let carrier = match plan.backend {
+        Backend::Wireguard => Carrier::Wireguard { key: key.ok_or(wireguard::MISSING)? },
+        Backend::Vxlan | Backend::None => Carrier::Vxlan { link: underlay.link, address: underlay.address, own },
+    };
+    let tunnel = Tunnel { carrier, mtu: underlay.mtu.saturating_sub(carrier.overhead()) };
+    // One that cannot be reached says so itself, and must not keep the rest apart.
+    let is_reached =
+        |peer: &&Peer| peer.underlay.is_ipv4() && (plan.backend != Backend::Wireguard || peer.key.is_some());
+    let peers: BTreeMap<Subnet, Peer> =
+        overlay.peers.iter().filter(is_reached).map(|peer| (peer.subnet, *peer)).collect();
+    let rules = Rules { own, tables: tables::tables(overlay, &peers), live, services: plan.services };
+    Ok(HostNetwork { own, tunnel, rules, peers, services: plan.services })
 }
 
 impl HostNetwork {
     fn routes(&self) -> BTreeSet<Route> {
-        let of_peer = |subnet: &Subnet| Route { to: subnet.0, through: Some(subnet.host()) };
+        let through = |subnet: &Subnet| match self.tunnel.carrier {
+            Carrier::Vxlan { .. } => Some(subnet.host()),
+            Carrier::Wireguard { .. } => None,
+        };
+        let of_peer = |subnet: &Subnet| Route { to: subnet.0, through: through(subnet) };
         let services = Route { to: self.services, through: None };
         self.peers.keys().map(of_peer).chain([services]).collect()
     }
@@ -180,23 +225,15 @@ pub fn changes(wanted: &HostNetwork, observed: &Observed) -> Vec<Change> {
             changes.extend([Change::MakeTunnel, Change::ReadyTunnel]);
         }
     }
-    for (subnet, underlay) in &wanted.peers {
-        if left.forwarding.get(&subnet.hardware_address()) != Some(underlay) {
-            changes.push(Change::Forward(*subnet, *underlay));
-        }
-        if left.neighbours.get(&subnet.host()) != Some(&subnet.hardware_address()) {
-            changes.push(Change::Neighbour(*subnet));
-        }
-    }
+    let (known, strangers) = match wanted.tunnel.carrier {
+        Carrier::Vxlan { .. } => left.vxlan.changes(&wanted.peers),
+        Carrier::Wireguard { .. } => left.wireguard.changes(&wanted.peers),
+    };
+    changes.extend(known);
     let routes = wanted.routes();
     changes.extend(routes.difference(&left.routes).map(|route| Change::AddRoute(*route)));
     changes.extend(left.routes.difference(&routes).map(|route| Change::RemoveRoute(*route)));
-    let by_address: BTreeMap<Ipv4Addr, &Subnet> = wanted.peers.keys().map(|subnet| (subnet.host(), subnet)).collect();
-    let strangers = left.neighbours.keys().filter(|address| !by_address.contains_key(address));
-    changes.extend(strangers.map(|address| Change::ForgetNeighbour(*address)));
-    let known: BTreeSet<[u8; 6]> = wanted.peers.keys().map(|subnet| subnet.hardware_address()).collect();
-    let strangers = left.forwarding.iter().filter(|(address, _)| !known.contains(*address));
-    changes.extend(strangers.map(|(address, underlay)| Change::ForgetForward(*address, *underlay)));
+    changes.extend(strangers);
     changes
 }
 

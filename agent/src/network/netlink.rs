@@ -6,25 +6,31 @@ use std::{
 };
 
 use agent_core::network::{
-    BRIDGE, Change, OVERHEAD, Observed, ObservedTunnel, PORT, PROTOCOL, Route, TUNNEL, Tunnel, Underlay, VNI,
+    BRIDGE, Carrier, Change, HostNetwork, Observed, ObservedTunnel, PORT, PROTOCOL, Route, TUNNEL, Tunnel, Underlay,
+    VNI,
 };
 use common::network::{NetworkPlan, Subnet};
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::{
-    Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder,
+    Handle, LinkUnspec, LinkVxlan, LinkWireguard, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
-        link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
     },
 };
 use tokio::task::JoinHandle;
 
+use super::wireguard::{self, Shown};
+use crate::tunnel;
+
 /// "No such device", as the kernel says it.
 const ENODEV: i32 = -19;
+/// "Operation not supported": the kernel knows no such kind of link.
+const EOPNOTSUPP: i32 = -95;
 /// "No such file or directory", of neighbours, and "no such process", of routes.
 const GONE: [i32; 3] = [ENODEV, -2, -3];
 
@@ -45,9 +51,14 @@ fn failed(what: &str) -> impl Fn(rtnetlink::Error) -> String {
     move |error| format!("{what}: {error}")
 }
 
+/// Whether the kernel said one of those.
+fn said(error: &rtnetlink::Error, codes: &[i32]) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if codes.contains(&message.raw_code()))
+}
+
 /// Whether the kernel said that there is no such thing.
 fn is_gone(error: &rtnetlink::Error) -> bool {
-    matches!(error, rtnetlink::Error::NetlinkError(message) if GONE.contains(&message.raw_code()))
+    said(error, &GONE)
 }
 
 impl Netlink {
@@ -90,19 +101,25 @@ impl Netlink {
         Ok(link.header.index)
     }
 
-    /// What the kernel holds of ours, but for the rules.
-    pub(super) async fn observe(&self) -> Result<Observed, String> {
+    /// What the kernel holds of ours, but for the rules; ready is a link with that address.
+    pub(super) async fn observe(&self, own: Subnet) -> Result<Observed, String> {
         let mut observed = Observed::default();
         let Some(link) = self.link(TUNNEL).await? else { return Ok(observed) };
         let index = link.header.index;
-        let is = tunnel_of(&link);
         let what = failed("the overlay cannot be read");
         let addresses: Vec<_> =
             self.handle.address().get().set_link_index_filter(index).execute().try_collect().await.map_err(&what)?;
-        let own = is.map(|tunnel| AddressAttribute::Address(IpAddr::V4(tunnel.own.host())));
-        let has_address = addresses.iter().flat_map(|message| &message.attributes).any(|a| Some(a) == own.as_ref());
+        let own = AddressAttribute::Address(IpAddr::V4(own.host()));
+        let has_address = addresses.iter().flat_map(|message| &message.attributes).any(|attribute| *attribute == own);
         let is_up = link.header.flags.contains(LinkFlags::Up);
+        let shown = if is_wireguard(&link) { wireguard::show().await? } else { None };
+        let carrier = match &shown {
+            Some(Shown { key, .. }) => Some(Carrier::Wireguard { key: *key }),
+            None => vxlan_of(&link),
+        };
+        let is = carrier.map(|carrier| Tunnel { carrier, mtu: mtu_of(&link) });
         observed.tunnel = Some(ObservedTunnel { is, is_ready: is_up && has_address });
+        observed.wireguard = shown.map(|shown| shown.peers).unwrap_or_default();
 
         for family in [AddressFamily::Bridge, AddressFamily::Inet] {
             let mut entries = self.handle.neighbours().get().set_address_family(family).execute();
@@ -115,8 +132,8 @@ impl Netlink {
                 }
                 let (Some(to), Some(hardware)) = (address_of(&message), hardware_of(&message)) else { continue };
                 match (family, to) {
-                    (AddressFamily::Bridge, to) => drop(observed.forwarding.insert(hardware, to)),
-                    (_, IpAddr::V4(to)) => drop(observed.neighbours.insert(to, hardware)),
+                    (AddressFamily::Bridge, to) => drop(observed.vxlan.forwarding.insert(hardware, to)),
+                    (_, IpAddr::V4(to)) => drop(observed.vxlan.neighbours.insert(to, hardware)),
                     (_, IpAddr::V6(_)) => {}
                 }
             }
@@ -128,16 +145,16 @@ impl Netlink {
         Ok(observed)
     }
 
-    /// Makes one change; the rules are not netlink's.
-    pub(super) async fn apply(&self, change: &Change, tunnel: Tunnel) -> Result<(), String> {
+    /// Makes one change; rules, and what `wg` is told, are not netlink's.
+    pub(super) async fn apply(&self, change: &Change, wanted: &HostNetwork) -> Result<(), String> {
         let what = format!("{change:?}");
         let made = match change {
-            Change::LoadRules => Ok(()),
+            Change::LoadRules | Change::Admit(_) | Change::Dismiss(_) => Ok(()),
             Change::RemoveTunnel => return self.remove_tunnel().await,
-            Change::MakeTunnel => self.handle.link().add(link_message(tunnel)).execute().await,
+            Change::MakeTunnel => return self.make_tunnel(wanted.tunnel).await,
             Change::ReadyTunnel => {
                 let index = self.tunnel_index().await?;
-                let own = IpAddr::V4(tunnel.own.host());
+                let own = IpAddr::V4(wanted.own.host());
                 self.handle.address().add(index, own, 32).replace().execute().await.map_err(failed(&what))?;
                 let up = LinkUnspec::new_with_index(index).up().build();
                 self.handle.link().set(up).execute().await
@@ -164,11 +181,11 @@ impl Netlink {
                 self.handle.neighbours().del(message).execute().await
             }
             Change::AddRoute(route) => {
-                let message = route_message(*route, self.tunnel_index().await?, tunnel);
+                let message = route_message(*route, self.tunnel_index().await?, wanted.own);
                 self.handle.route().add(message).replace().execute().await
             }
             Change::RemoveRoute(route) => {
-                let message = route_message(*route, self.tunnel_index().await?, tunnel);
+                let message = route_message(*route, self.tunnel_index().await?, wanted.own);
                 self.handle.route().del(message).execute().await
             }
         };
@@ -177,6 +194,24 @@ impl Netlink {
             Err(error) if forgets && is_gone(&error) => Ok(()),
             made => made.map_err(failed(&what)),
         }
+    }
+
+    /// Makes the overlay's link: of WireGuard without a key yet, by a process of our own if the kernel has none.
+    async fn make_tunnel(&self, tunnel: Tunnel) -> Result<(), String> {
+        let what = failed("the overlay's link cannot be made");
+        let message = match tunnel.carrier {
+            Carrier::Vxlan { link, address, own } => {
+                let vxlan = LinkVxlan::new(TUNNEL, VNI).dev(link).local(address).port(PORT).learning(false);
+                vxlan.address(own.hardware_address().to_vec()).build()
+            }
+            Carrier::Wireguard { .. } => LinkWireguard::new(TUNNEL).build(),
+        };
+        match self.handle.link().add(message).execute().await {
+            Err(error) if said(&error, &[EOPNOTSUPP]) && is_encrypted(tunnel) => tunnel::start(TUNNEL).await?,
+            made => made.map_err(&what)?,
+        }
+        let sized = LinkUnspec::new_with_index(self.tunnel_index().await?).mtu(tunnel.mtu).build();
+        self.handle.link().set(sized).execute().await.map_err(what)
     }
 
     /// Removes the overlay's link, and with it all that leads into it.
@@ -194,21 +229,25 @@ fn mtu_of(link: &LinkMessage) -> u32 {
     mtu.unwrap_or(1500)
 }
 
-fn link_message(tunnel: Tunnel) -> LinkMessage {
-    LinkVxlan::new(TUNNEL, VNI)
-        .dev(tunnel.underlay.link)
-        .local(tunnel.underlay.address)
-        .port(PORT)
-        .learning(false)
-        .mtu(tunnel.mtu())
-        .address(tunnel.own.hardware_address().to_vec())
-        .build()
+fn is_encrypted(tunnel: Tunnel) -> bool {
+    matches!(tunnel.carrier, Carrier::Wireguard { .. })
 }
 
-/// What a link is, if it is an overlay's as we make it.
-fn tunnel_of(link: &LinkMessage) -> Option<Tunnel> {
-    let infos = link.attributes.iter().find_map(|a| if let LinkAttribute::LinkInfo(i) = a { Some(i) } else { None })?;
-    let vxlan = infos.iter().find_map(|info| match info {
+fn infos_of(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    link.attributes.iter().flat_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.as_slice(),
+        _ => &[],
+    })
+}
+
+/// Whether a link may be WireGuard's: the kernel's, or that of a process.
+fn is_wireguard(link: &LinkMessage) -> bool {
+    infos_of(link).any(|info| matches!(info, LinkInfo::Kind(InfoKind::Wireguard | InfoKind::Tun)))
+}
+
+/// What a link is, if it is one of VXLAN as we make it.
+fn vxlan_of(link: &LinkMessage) -> Option<Carrier> {
+    let vxlan = infos_of(link).find_map(|info| match info {
         LinkInfo::Data(InfoData::Vxlan(vxlan)) => Some(vxlan),
         _ => None,
     })?;
@@ -224,8 +263,7 @@ fn tunnel_of(link: &LinkMessage) -> Option<Tunnel> {
     })?;
     let own =
         Subnet(Ipv4Net::new([hardware[2], hardware[3], hardware[4], hardware[5]].into(), NetworkPlan::SUBNET).ok()?);
-    let underlay = Underlay { link: over, address, mtu: mtu_of(link) + OVERHEAD };
-    (own.hardware_address() == hardware).then_some(Tunnel { underlay, own })
+    (own.hardware_address() == hardware).then_some(Carrier::Vxlan { link: over, address, own })
 }
 
 fn address_of(message: &NeighbourMessage) -> Option<IpAddr> {
@@ -260,14 +298,14 @@ fn neighbour_message(link: u32, family: AddressFamily, address: IpAddr) -> Neigh
     message
 }
 
-fn route_message(route: Route, link: u32, tunnel: Tunnel) -> RouteMessage {
+fn route_message(route: Route, link: u32, own: Subnet) -> RouteMessage {
     let message = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(route.to.network(), route.to.prefix_len())
         .output_interface(link)
         .protocol(RouteProtocol::Other(PROTOCOL));
     match route.through {
         Some(gateway) => message.gateway(gateway).onlink().build(),
-        None => message.pref_source(tunnel.own.host()).scope(RouteScope::Link).build(),
+        None => message.pref_source(own.host()).scope(RouteScope::Link).build(),
     }
 }
 

@@ -1,38 +1,13 @@
 //! The rules of the kernel's packet filter: ours by `nft`, and the one rule that Docker's own filter needs by
 //! `iptables`. Of users' texts, names of environments alone come near: they are DNS labels by their type.
 
-use std::{process::Stdio, time::Duration};
-
 use agent_core::network::{BRIDGE, Rules, TABLE, TUNNEL};
-use tokio::{io::AsyncWriteExt, process::Command};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+use super::program::{has, run};
+
 /// Our chain, to which Docker's `DOCKER-USER` jumps.
 const CHAIN: &str = "WHARF-FORWARD";
 const FAMILIES: [&str; 3] = ["bridge", "ip6", "ip"];
-
-/// Runs a program with something to read; what it said.
-async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
-    let what = |why: &dyn std::fmt::Display| format!("{program} {}: {why}", arguments.join(" "));
-    let mut command = Command::new(program);
-    // A service manager's PATH may be without the folders of administrators' programs.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| what(&error))?;
-    let mut stdin = child.stdin.take().ok_or_else(|| what(&"it takes no input"))?;
-    let work = async {
-        stdin.write_all(input.as_bytes()).await?;
-        drop(stdin);
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| what(&format!("not within {TIMEOUT:?}")))?;
-    let output = output.map_err(|error| what(&error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(what(&String::from_utf8_lossy(&output.stderr).trim()))
-}
 
 /// Our tables as the kernel shows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,17 +55,6 @@ fn own_tables(ruleset: &str) -> Listed {
 /// Loads rules in one transaction.
 pub(super) async fn load(rules: &str) -> Result<(), String> {
     run("nft", &["-f", "-"], rules).await.map(drop)
-}
-
-/// The programs that the overlay needs and this host does not have.
-pub fn missing_programs() -> Vec<&'static str> {
-    ["nft", "iptables"].into_iter().filter(|program| !has(program)).collect()
-}
-
-/// Whether a program is there: what it was never there for, it has not done.
-fn has(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).exists())
 }
 
 /// Removes our tables; those that are not there are no error.

@@ -13,6 +13,7 @@ use agent::{
 use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
+    network::Backend,
     time::Timestamp,
     token::{InvalidToken, JoinToken, SecretHash},
 };
@@ -127,6 +128,8 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
     let towards = link::socket::local_address_towards(install.coordinator)
         .map_err(|e| failed("finding this host's address", e))?;
     let address = service.advertise.unwrap_or_else(|| std::net::SocketAddr::new(towards, service.listen.port()));
+    let mut routes = agent::network::routes().map_err(|e| failed("reading this host's routes", e))?;
+    routes.truncate(JoinRequest::MOST_ROUTES);
     let asked = JoinRequest {
         token: token.id,
         csr: common::hex::encode(&request),
@@ -135,6 +138,8 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         name: install.name.clone().unwrap_or_else(host::own_name),
         clock: now(),
         address,
+        wireguard: agent::network::missing(Backend::Wireguard).is_empty(),
+        routes,
     };
     let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &asked).await?;
     let unpem =
@@ -155,14 +160,15 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         key,
         root,
         coordinators: reply.coordinators,
-        advertise: Some(address),
+        // Where a coordinator is reached is agreed; another host may be given another address any day.
+        advertise: service.advertise.or(reply.member.map(|_| address)),
     };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
-    let missing = agent::network::missing_programs();
+    let missing = agent::network::missing(Backend::Vxlan);
     if !missing.is_empty() {
         let missing = missing.join(" and ");
         output::note(format!("! {missing} is missing: if the cluster has an overlay, no container can start here yet"));
-        output::note("  install what it needs: apt-get install nftables iptables");
+        output::note(format!("  install what it needs: apt-get install {}", up::packages(Backend::Vxlan)));
     }
     let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
     output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));

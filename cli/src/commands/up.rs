@@ -63,12 +63,20 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     if let Some(violation) = settings.violation().or_else(|| network.violation()) {
         return Err(Problem::new(Code::InvalidRequest, "The cluster was not made").why(violation));
     }
+    let routes = agent::network::routes().map_err(|e| {
+        Problem::new(Code::InstallFailed, "The cluster was not made").why(format!("this host's routes: {e}"))
+    })?;
+    if let Some(why) = network.conflict(&routes) {
+        return Err(Problem::new(Code::Conflict, "The cluster was not made")
+            .why(format!("this host's addresses and the cluster's are to differ: {why}"))
+            .fix("Choose other ranges: --cluster-cidr and --service-cidr"));
+    }
     check_port(&up.service)?;
-    let missing = agent::network::missing_programs();
-    if network.backend != Backend::None && !missing.is_empty() {
+    let missing = agent::network::missing(network.backend);
+    if !missing.is_empty() {
         return Err(Problem::new(Code::InstallFailed, "The cluster was not made")
             .why(format!("the overlay needs {}, which this host does not have", missing.join(" and ")))
-            .fix("Install them: apt-get install nftables iptables")
+            .fix(format!("Install them: apt-get install {}", packages(network.backend)))
             .fix("Or make a cluster without an overlay: --overlay none"));
     }
     let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings, network);
@@ -94,6 +102,14 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
         );
     }
     Ok(keyring)
+}
+
+/// Debian's packages of what an overlay needs.
+pub fn packages(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Wireguard => "nftables iptables wireguard-tools",
+        Backend::Vxlan | Backend::None => "nftables iptables",
+    }
 }
 
 /// Says who holds the port before anything is made or started.

@@ -12,6 +12,7 @@ use crate::{
     host::HostLabels,
     id::{ClusterId, HostId, MemberId},
     name::Name,
+    network::HostRoute,
     time::{Span, Timestamp},
     token::{JoinRole, TokenId},
 };
@@ -178,6 +179,17 @@ pub struct JoinRequest {
     /// Where its coordinator would listen.
     #[schema(value_type = String)]
     pub address: SocketAddr,
+    /// Whether it can do what an overlay of WireGuard needs.
+    #[serde(default)]
+    pub wireguard: bool,
+    /// The routes that it has: a thousand at most.
+    #[serde(default)]
+    pub routes: Vec<HostRoute>,
+}
+
+impl JoinRequest {
+    /// Most routes that a host tells.
+    pub const MOST_ROUTES: usize = 1000;
 }
 
 /// What an admitted host gets.

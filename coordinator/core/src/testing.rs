@@ -71,6 +71,7 @@ pub fn facts(number: u8) -> HostFacts {
         agent: "0".into(),
         boot: BootId([0; 10]),
         devices: Default::default(),
+        wireguard: None,
     }
 }
 

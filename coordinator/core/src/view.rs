@@ -15,14 +15,14 @@ use common::{
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
     name::Name,
-    network::{Backend, Network, Overlay, Peer},
+    network::{Backend, Network, Overlay},
     spec::Mode,
     time::Timestamp,
 };
 
 use crate::{
     Cluster, Plan,
-    cluster::{Host, Instance, MemberState, Service, Stack},
+    cluster::{Instance, MemberState, Service, Stack},
     plan,
 };
 
@@ -53,8 +53,8 @@ fn network(cluster: &Cluster, host: HostId) -> Network {
     let own = cluster.hosts.get(&host).filter(|_| cluster.network.backend != Backend::None);
     let Some(own) = own.map(|own| own.subnet) else { return Network::Bridge };
     let others = cluster.hosts.iter().filter(|(id, _)| **id != host);
-    let peer = |(_, other): (_, &Host)| Some(Peer { subnet: other.subnet, underlay: other.facts.as_ref()?.address });
-    Network::Overlay(Overlay { plan: cluster.network, own, peers: others.filter_map(peer).collect() })
+    let peers = others.filter_map(|(_, other)| other.as_peer()).collect();
+    Network::Overlay(Overlay { plan: cluster.network, own, peers })
 }
 
 /// Where the coordinators that are to stay are reached.

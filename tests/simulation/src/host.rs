@@ -67,6 +67,7 @@ impl Host {
             agent: "0".into(),
             boot: BootId([0; 10]),
             devices: [(GPU.to_owned(), vec!["GPU-a".to_owned(), "GPU-b".to_owned()])].into(),
+            wireguard: None,
         };
         Host {
             facts,

@@ -9,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::{findings::Findings, known::Known, network::NetworkKeeper, runtime::fake::Fake};
+use agent::{
+    findings::Findings,
+    known::Known,
+    network::{NetworkKeeper, OwnKey},
+    runtime::fake::Fake,
+};
 use agent_core::network::Residents;
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -208,7 +213,7 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     let own = subnets.next().context("there is a subnet")?;
     let underlay = |number: usize| IpAddr::from([192, 168, (number / 250) as u8, (number % 250 + 2) as u8]);
     let peers: Vec<Peer> =
-        subnets.take(peers).enumerate().map(|(number, subnet)| Peer { subnet, underlay: underlay(number) }).collect();
+        subnets.take(peers).enumerate().map(|(n, subnet)| Peer { subnet, underlay: underlay(n), key: None }).collect();
     let routes = peers.len() + 1;
     let mut assignment = Assignment::nothing(ClusterId([1; 10]), HostId([1; 10]));
     assignment.generation = 1;
@@ -219,7 +224,9 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     let (_residents, residents) = watch::channel(Some(Residents::new()));
     let known = Known { assignment, directory: followed, residents };
     let admitted = watch::channel(None).0;
-    let keeper = NetworkKeeper::new(Arc::new(Fake::default()), known, address, admitted, Findings::default());
+    let folder = tempfile::tempdir()?;
+    let key = OwnKey::load_or_make(folder.path())?;
+    let keeper = NetworkKeeper::new(Arc::new(Fake::default()), known, key, address, admitted, Findings::default());
     let began = Instant::now();
     let keeping = tokio::spawn(keeper.run());
     let has_routes = || Ok(said("ip", &["route", "show", "proto", "77"])?.lines().count() == routes);

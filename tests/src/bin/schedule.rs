@@ -101,6 +101,7 @@ impl World {
                 agent: "0".into(),
                 boot: BootId([0; 10]),
                 devices: Default::default(),
+                wireguard: None,
             };
             let host = host_id(number);
             world.apply(vec![

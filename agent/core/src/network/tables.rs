@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
 };
 
-use common::network::{NetworkPlan, Overlay, Subnet};
+use common::network::{NetworkPlan, Overlay, Peer, Subnet};
 
 use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL};
 use crate::metadata::ADDRESS as METADATA;
@@ -15,9 +15,9 @@ use crate::metadata::ADDRESS as METADATA;
 const TO_SERVICE: &str = "0x01000000";
 
 /// All of them. Each is replaced as a whole and in one transaction, so no packet meets half of them.
-pub(super) fn tables(overlay: &Overlay, peers: &BTreeMap<Subnet, IpAddr>) -> String {
+pub(super) fn tables(overlay: &Overlay, peers: &BTreeMap<Subnet, Peer>) -> String {
     let Overlay { plan, own, .. } = overlay;
-    let underlays = elements(peers.values());
+    let underlays = elements(peers.values().map(|peer| peer.underlay));
     let addresses: Vec<Ipv4Addr> = peers.keys().chain([own]).map(|subnet| subnet.host()).collect();
     let (sets, chains) = (sets(&underlays, &elements(addresses.iter())), chains(plan, *own));
     format!(
@@ -101,6 +101,8 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         type filter hook output priority -10;
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
+        # While no route leads through the overlay, what is for a container does not leave by another.
+        oifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
     }}
     chain forward {{
         type filter hook forward priority -10;

@@ -10,34 +10,61 @@ fn subnet(number: usize) -> Subnet {
 }
 
 fn peer(number: u8) -> Peer {
-    Peer { subnet: subnet(number.into()), underlay: IpAddr::V4([192, 168, 0, number].into()) }
+    let key = Some(WireguardKey([number; 32]));
+    Peer { subnet: subnet(number.into()), underlay: IpAddr::V4([192, 168, 0, number].into()), key }
 }
 
 fn underlay() -> Underlay {
     Underlay { link: 2, address: [192, 168, 0, 1].into(), mtu: 1500 }
 }
 
+fn rendered(backend: Backend, peers: Vec<Peer>) -> HostNetwork {
+    let plan = NetworkPlan { backend, ..NetworkPlan::default() };
+    let key = Some(WireguardKey([1; 32]));
+    render(&Overlay { plan, own: subnet(1), peers }, Live::default(), underlay(), key).expect("it can be had")
+}
+
 fn wanted(peers: &[u8]) -> HostNetwork {
-    let peers = peers.iter().map(|number| peer(*number)).collect();
-    render(&Overlay { plan: NetworkPlan::default(), own: subnet(1), peers }, Live::default(), underlay())
+    rendered(Backend::Vxlan, peers.iter().map(|number| peer(*number)).collect())
+}
+
+fn encrypted(peers: &[u8]) -> HostNetwork {
+    rendered(Backend::Wireguard, peers.iter().map(|number| peer(*number)).collect())
 }
 
 /// What the kernel holds once all changes have been made.
 fn made(wanted: &HostNetwork) -> Observed {
-    Observed {
+    let mut observed = Observed {
         tunnel: Some(ObservedTunnel { is: Some(wanted.tunnel), is_ready: true }),
-        forwarding: wanted.peers.iter().map(|(subnet, underlay)| (subnet.hardware_address(), *underlay)).collect(),
-        neighbours: wanted.peers.keys().map(|subnet| (subnet.host(), subnet.hardware_address())).collect(),
         routes: wanted.routes(),
         has_rules: true,
+        ..Observed::default()
+    };
+    for (subnet, peer) in &wanted.peers {
+        match (wanted.tunnel.carrier, peer.key) {
+            (Carrier::Vxlan { .. }, _) => {
+                observed.vxlan.forwarding.insert(subnet.hardware_address(), peer.underlay);
+                observed.vxlan.neighbours.insert(subnet.host(), subnet.hardware_address());
+            }
+            (Carrier::Wireguard { .. }, Some(key)) => {
+                observed.wireguard.0.insert(key, speaks(peer));
+            }
+            (Carrier::Wireguard { .. }, None) => panic!("a peer without a key"),
+        }
     }
+    observed
+}
+
+fn speaks(peer: &Peer) -> WireguardPeer {
+    WireguardPeer { endpoint: Some((peer.underlay, PORT).into()), allowed: vec![peer.subnet.0] }
 }
 
 #[test]
 fn what_is_as_it_should_be_is_left_alone() {
-    let wanted = wanted(&[2, 3]);
-    assert_eq!(changes(&wanted, &made(&wanted)), []);
-    assert_eq!(wanted.tunnel.mtu(), 1450);
+    for (wanted, mtu) in [(wanted(&[2, 3]), 1450), (encrypted(&[2, 3]), 1420)] {
+        assert_eq!(changes(&wanted, &made(&wanted)), []);
+        assert_eq!(wanted.tunnel.mtu, mtu);
+    }
 }
 
 #[test]
@@ -64,8 +91,7 @@ fn an_empty_kernel_gets_rules_before_anything_can_pass() {
 fn only_what_differs_is_changed() {
     let before = wanted(&[2, 3]);
     let moved = Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) };
-    let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![moved, peer(4)] };
-    let after = render(&overlay, Live::default(), underlay());
+    let after = rendered(Backend::Vxlan, vec![moved, peer(4)]);
     let gone = Route { to: subnet(2).0, through: Some(subnet(2).host()) };
     let new = Route { to: subnet(4).0, through: Some(subnet(4).host()) };
     assert_eq!(
@@ -85,8 +111,10 @@ fn only_what_differs_is_changed() {
 #[test]
 fn a_link_that_is_another_one_is_made_anew_with_all_that_leads_into_it() {
     let wanted = wanted(&[2]);
-    let elsewhere = Tunnel { underlay: Underlay { address: [192, 168, 0, 9].into(), ..underlay() }, ..wanted.tunnel };
-    for is in [Some(elsewhere), None] {
+    let carrier = Carrier::Vxlan { link: 2, address: [192, 168, 0, 9].into(), own: subnet(1) };
+    let elsewhere = Tunnel { carrier, ..wanted.tunnel };
+    let narrow = Tunnel { mtu: 1400, ..wanted.tunnel };
+    for is in [Some(elsewhere), Some(narrow), Some(encrypted(&[]).tunnel), None] {
         let observed = Observed { tunnel: Some(ObservedTunnel { is, is_ready: true }), ..made(&wanted) };
         let found = changes(&wanted, &observed);
         assert_eq!(found[..3], [Change::RemoveTunnel, Change::MakeTunnel, Change::ReadyTunnel]);
@@ -117,8 +145,37 @@ fn rules_name_the_peers_and_the_own_subnet() {
 #[test]
 fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_others() {
     let distant = Peer { underlay: "fd00::9".parse().expect("an address"), ..peer(9) };
-    let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(1), peers: vec![distant, peer(2)] };
-    assert_eq!(render(&overlay, Live::default(), underlay()), wanted(&[2]));
+    assert_eq!(rendered(Backend::Vxlan, vec![distant, peer(2)]), wanted(&[2]));
+    let silent = Peer { key: None, ..peer(3) };
+    assert_eq!(rendered(Backend::Wireguard, vec![silent, peer(2)]), encrypted(&[2]));
+}
+
+#[test]
+fn where_encryption_is_asked_for_there_is_no_other_way() {
+    let plan = NetworkPlan { backend: Backend::Wireguard, ..NetworkPlan::default() };
+    let overlay = Overlay { plan, own: subnet(1), peers: vec![peer(2)] };
+    let why = render(&overlay, Live::default(), underlay(), None).expect_err("it cannot be had");
+    assert!(why.contains("/dev/net/tun"), "{why}");
+}
+
+#[test]
+fn by_wireguard_only_peers_that_differ_are_told_anew() {
+    let (before, moved) = (encrypted(&[2, 3, 4]), Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) });
+    let after = rendered(Backend::Wireguard, vec![peer(2), moved, peer(5)]);
+    let key = |number| WireguardKey([number; 32]);
+    let route = |number| Route { to: subnet(number).0, through: None };
+    assert_eq!(
+        changes(&after, &made(&before)),
+        [
+            Change::Admit([(key(3), speaks(&moved)), (key(5), speaks(&peer(5)))].into()),
+            Change::AddRoute(route(5)),
+            Change::RemoveRoute(route(4)),
+            Change::Dismiss([key(4)].into()),
+        ]
+    );
+    let found = changes(&before, &Observed::default());
+    assert_eq!(found[..3], [Change::LoadRules, Change::MakeTunnel, Change::ReadyTunnel]);
+    assert!(matches!(&found[3], Change::Admit(peers) if peers.len() == 3), "{found:?}");
 }
 
 fn led(services: &[(u8, &[u8])]) -> Rules {

@@ -28,7 +28,7 @@ pub fn touched(before: &Cluster, after: &Cluster) -> Touched {
     if !same_for_all {
         return Touched::All;
     }
-    let place = |host: &Host| (host.subnet, host.facts.as_ref().map(|facts| facts.address));
+    let place = |host: &Host| (host.subnet, host.as_peer());
     let mut hosts = BTreeSet::new();
     for item in before.hosts.diff(&after.hosts) {
         match item {

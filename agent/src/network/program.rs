@@ -1,0 +1,36 @@
+//! The programs of the distribution that the network is told by.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs a program with something to read; what it said.
+pub(super) async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+    let what = |why: &dyn std::fmt::Display| format!("{program} {}: {why}", arguments.join(" "));
+    let mut command = Command::new(program);
+    // A service manager's PATH may be without the folders of administrators' programs.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| what(&error))?;
+    let mut stdin = child.stdin.take().ok_or_else(|| what(&"it takes no input"))?;
+    let work = async {
+        stdin.write_all(input.as_bytes()).await?;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| what(&format!("not within {TIMEOUT:?}")))?;
+    let output = output.map_err(|error| what(&error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(what(&String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// Whether a program is there: what it was never there for, it has not done.
+pub(super) fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).exists())
+}
