@@ -83,7 +83,7 @@ pub enum StartError {
     /// What it remembers cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The host's key of WireGuard can neither be read nor made.
+    /// The host's key of WireGuard can neither be read nor written.
     #[error("the host's key of WireGuard in {}: {source}", folder.display())]
     Key {
         /// The state folder.

@@ -160,7 +160,7 @@ fn through_wireguard_nobody_on_the_way_reads_or_writes() {
     outsiders_reach_what_is_published(&overlay);
     nobody_forges_frames(&overlay);
     assert!(!is_read_on_the_way(&overlay), "what is encrypted is not");
-    who_cannot_encrypt_is_not_admitted(&overlay.lab);
+    who_does_not_fit_is_not_admitted(&overlay.lab);
     what_is_broken_is_mended(
         &overlay,
         &[
@@ -320,12 +320,17 @@ fn is_read_on_the_way(overlay: &Overlay) -> bool {
     seen("said-inside")
 }
 
-fn who_cannot_encrypt_is_not_admitted(lab: &Lab) {
-    sh(lab, "h3", "mount -t tmpfs none /dev/net");
-    let refused = lab.run(&["join", "h3"]).expect_err("it is refused");
-    assert!(format!("{refused:#}").contains("it cannot encrypt what it sends to the others"), "{refused:#}");
-    assert_eq!(lab.hosts("h1").expect("they are listed").len(), 2);
-    sh(lab, "h3", "umount /dev/net");
+fn who_does_not_fit_is_not_admitted(lab: &Lab) {
+    for (begin, why, end) in [
+        ("mount -t tmpfs none /dev/net", "it cannot encrypt what it sends to the others", "umount /dev/net"),
+        ("ip route add 10.42.7.0/24 dev eth0", "it has a route to 10.42.7.0/24 (eth0)", "ip route del 10.42.7.0/24"),
+    ] {
+        sh(lab, "h3", begin);
+        let refused = lab.run(&["join", "h3"]).expect_err("it is refused");
+        assert!(format!("{refused:#}").contains(why), "{refused:#}");
+        assert_eq!(lab.hosts("h1").expect("they are listed").len(), 2);
+        sh(lab, "h3", end);
+    }
 }
 
 fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {

@@ -9,7 +9,8 @@ use std::{
 };
 
 use agent_core::network::{PORT, TUNNEL, Wireguard, WireguardPeer};
-use common::network::WireguardKey;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use common::{network::WireguardKey, secret::Secret};
 use gotatun::x25519::{PublicKey, StaticSecret};
 use link::{file, identity::random_bytes};
 use tokio::net::UdpSocket;
@@ -33,26 +34,35 @@ pub struct OwnKey {
 }
 
 impl OwnKey {
-    /// Reads it from a state folder, or makes it there.
+    /// Reads it from a state folder, or makes it there. A damaged one is replaced: others hear of the new one.
     pub fn load_or_make(state: &Path) -> io::Result<OwnKey> {
         let file = state.join(FILE);
-        let of_secret = |secret: [u8; 32]| WireguardKey(PublicKey::from(&StaticSecret::from(secret)).to_bytes());
-        // The secret has the same form as a public key.
-        let secret = match file::read(&file)? {
-            Some(text) => String::from_utf8_lossy(&text).trim().parse::<WireguardKey>().map_err(io::Error::other)?.0,
+        let known = file::read(&file)?.map(|text| read_secret(&text));
+        if known.as_ref().is_some_and(Option::is_none) {
+            warn!(file = %file.display(), "the host's key of WireGuard is damaged; it gets a new one");
+        }
+        let secret = match known.flatten() {
+            Some(secret) => secret,
             None => {
-                let secret = random_bytes();
-                file::replace(&file, format!("{}\n", WireguardKey(secret)).as_bytes())?;
+                let secret = Secret::new(random_bytes());
+                file::replace(&file, BASE64_STANDARD.encode(secret.expose()).as_bytes())?;
                 secret
             }
         };
-        Ok(OwnKey { public: of_secret(secret), file })
+        let public = PublicKey::from(&StaticSecret::from(*secret.expose()));
+        Ok(OwnKey { public: WireguardKey(public.to_bytes()), file })
     }
 
     /// What others know it by, if this host can encrypt with it now.
     pub fn usable(&self) -> Option<WireguardKey> {
         missing().is_empty().then_some(self.public)
     }
+}
+
+/// The secret in a file as `wg genkey` writes it.
+fn read_secret(text: &[u8]) -> Option<Secret<[u8; 32]>> {
+    let bytes = BASE64_STANDARD.decode(text.trim_ascii()).ok()?;
+    bytes.try_into().ok().map(Secret::new)
 }
 
 /// What WireGuard needs and this host does not have.
@@ -176,6 +186,7 @@ mod tests {
         let known = OwnKey::load_or_make(folder.path()).expect("it is read");
         assert_eq!(known.public.to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
         std::fs::write(folder.path().join(FILE), "?").expect("it is written");
-        assert!(OwnKey::load_or_make(folder.path()).is_err(), "one that is damaged is not replaced");
+        let anew = OwnKey::load_or_make(folder.path()).expect("it is made anew");
+        assert!(anew.public != known.public);
     }
 }
