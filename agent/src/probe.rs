@@ -11,7 +11,7 @@ use std::{
 
 use agent_core::{
     network::TUNNEL,
-    probe::{EVERY, Heard, SMALL_FOR_A_LARGE},
+    probe::{EVERY, Heard, LARGE, SMALL, SMALL_FOR_A_LARGE},
 };
 use common::{
     assignment::Assignment,
@@ -36,9 +36,6 @@ use crate::{
 
 /// Where probes arrive, at the hosts' own addresses on the overlay; containers do not reach it.
 const PORT: u16 = 8473;
-/// How probes begin.
-const SMALL: &[u8] = b"wharf probe 1 small";
-const LARGE: &[u8] = b"wharf probe 1 large";
 /// Headers of IPv4 and UDP, in bytes.
 const HEADERS: u32 = 28;
 /// How often is judged who is silent.

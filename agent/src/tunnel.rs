@@ -32,8 +32,8 @@ pub fn is_asked_for() -> bool {
 pub(crate) async fn start(link: &str) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("WireGuard's own process: {why}");
     let mut command = std::process::Command::new("/proc/self/exe");
-    // Its errors go where ours go.
-    command.arg0(PROGRAM).arg(link).stdin(Stdio::null()).stdout(Stdio::piped()).current_dir("/");
+    // It outlives what reads this process's output.
+    command.arg0(PROGRAM).arg(link).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
     let mut child = Command::from(command).spawn().map_err(|error| failed(&error))?;
     let mut said = child.stdout.take().ok_or_else(|| failed(&"it says nothing"))?;
     let mut text = String::new();

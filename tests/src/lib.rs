@@ -6,3 +6,4 @@ pub mod join;
 pub mod lab;
 pub mod load;
 pub mod wait;
+pub mod world;

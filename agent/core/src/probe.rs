@@ -8,6 +8,10 @@ use std::{
 
 use common::{finding::Finding, network::Subnet};
 
+/// How probes begin; small ones have no more.
+pub const SMALL: &[u8] = b"wharf probe 1 small";
+/// How large ones begin.
+pub const LARGE: &[u8] = b"wharf probe 1 large";
 /// How often a host tells each peer that it is there.
 pub const EVERY: Duration = Duration::from_secs(4);
 /// How many of those are small for one that is as large as the overlay carries.
