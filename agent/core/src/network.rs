@@ -39,6 +39,7 @@ pub const VNI: u32 = 4242;
 pub const PORT: u16 = 8472;
 /// Where the host answers what containers ask of metadata; they reach it by the address of metadata alone.
 pub const METADATA_PORT: u16 = 8474;
+
 /// The instances whose containers are on the host, by their addresses: known before they start.
 pub type Residents = BTreeMap<Ipv4Addr, InstanceId>;
 

@@ -1,13 +1,25 @@
 //! The programs of the distribution that the network is told by.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use tokio::{io::AsyncWriteExt, process::Command};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a program with something to read; what it said.
+/// Runs a program with something to read; what it said. An error may mean that it could not be asked at all.
 pub(super) async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+    let output = ask(program, arguments, input).await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// Runs a program with something to read, whatever comes of it. An error means that it did not come to its end.
+pub(super) async fn ask(program: &str, arguments: &[&str], input: &str) -> Result<Output, String> {
     let what = |why: &dyn std::fmt::Display| format!("{program} {}: {why}", arguments.join(" "));
     let mut command = Command::new(program);
     // A service manager's PATH may be without the folders of administrators' programs.
@@ -22,11 +34,7 @@ pub(super) async fn run(program: &str, arguments: &[&str], input: &str) -> Resul
         child.wait_with_output().await
     };
     let output = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| what(&format!("not within {TIMEOUT:?}")))?;
-    let output = output.map_err(|error| what(&error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(what(&String::from_utf8_lossy(&output.stderr).trim()))
+    output.map_err(|error| what(&error))
 }
 
 /// Whether a program is there: what it was never there for, it has not done.

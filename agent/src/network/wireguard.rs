@@ -16,7 +16,7 @@ use link::{file, identity::random_bytes};
 use tokio::net::UdpSocket;
 use tracing::warn;
 
-use super::program::{has, run};
+use super::program::{ask, has, run};
 
 /// Where the host's key lies in the state folder.
 const FILE: &str = "wireguard.key";
@@ -83,13 +83,13 @@ pub(super) async fn show() -> Result<Option<Shown>, String> {
     if !has("wg") {
         return Err("wg is missing: apt-get install wireguard-tools".to_owned());
     }
-    match run("wg", &["show", TUNNEL, "dump"], "").await {
-        Ok(dump) => Ok(parse(&dump)),
-        Err(why) => {
-            warn!(why, "the overlay's link does not answer");
-            Ok(None)
-        }
+    // Only one that has said no is made anew: to have had no time for an answer is no reason to cut what passes.
+    let output = ask("wg", &["show", TUNNEL, "dump"], "").await?;
+    if !output.status.success() {
+        warn!(why = %String::from_utf8_lossy(&output.stderr).trim(), "the overlay's link does not answer");
+        return Ok(None);
     }
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Reads what `wg show dump` says: the link's private and public key, its port and its mark; of each peer its key, a
