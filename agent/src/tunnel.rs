@@ -11,7 +11,11 @@ use std::{
 
 use gotatun::device::{self, uapi::UapiServer};
 use link::file;
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::FlockOperation,
+    io::Errno,
+    net::{AddressFamily, SocketType, netdevice},
+};
 use tokio::{io::AsyncReadExt, process::Command};
 
 /// What the process is called.
@@ -22,6 +26,8 @@ const SOCKETS: &str = "/var/run/wireguard";
 const READY: &str = "ready";
 /// How long it may take until then.
 const READY_WITHIN: Duration = Duration::from_secs(5);
+/// How often it looks whether its link is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Whether this process was started as one.
 pub fn is_asked_for() -> bool {
@@ -72,8 +78,25 @@ async fn hold(link: &str) -> Result<(), String> {
     let mut device = builder.with_uapi(told).build().await.map_err(|error| error.to_string())?;
     println!("{READY}");
     close_output().map_err(|error| format!("its output: {error}"))?;
-    device.wait().await;
-    Ok(())
+    tokio::select! {
+        () = device.wait() => Ok(()),
+        gone = removal(link) => gone.map_err(|error| format!("its link cannot be looked at: {error}")),
+    }
+}
+
+/// Waits until a link is gone. Who waits for a packet from it is not woken then, and who writes none sees no error.
+async fn removal(link: &str) -> io::Result<()> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // Its name may be another link's by then.
+    let index = netdevice::name_to_index(&socket, link)?;
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        match netdevice::index_to_name(&socket, index) {
+            Err(Errno::NODEV) => return Ok(()),
+            found => drop(found?),
+        }
+    }
 }
 
 /// Waits until no other process holds the link: one whose link is gone ends a moment later, and has the port until then.

@@ -343,10 +343,10 @@ fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
         assert_eq!(changes().expect("there were some"), before, "{host} is changed again and again");
     }
     for (host, damage) in damages {
-        let before = [rules_of(lab, "h1"), rules_of(lab, "h2")];
+        let before = [made_on(lab, "h1"), made_on(lab, "h2")];
         sh(lab, host, damage);
         until(REPAIRED, damage, || {
-            ensure!([rules_of(lab, "h1"), rules_of(lab, "h2")] == before, "the rules differ");
+            ensure!([made_on(lab, "h1"), made_on(lab, "h2")] == before, "it differs");
             ensure!(overlay.reaches(first, &url(two.address)), "it does not answer");
             anyhow::Ok(())
         });
@@ -360,8 +360,10 @@ fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
     });
 }
 
-fn rules_of(lab: &Lab, host: &str) -> String {
-    let script = "nft -s list table ip wharf; nft -s list table bridge wharf; ip route show proto 77 | sort";
+/// What the agent has made of a host's network, as far as it does not differ from one time to the next.
+fn made_on(lab: &Lab, host: &str) -> String {
+    let script = "wg show all listen-port; wg show all allowed-ips; nft -s list table ip wharf; \
+                  nft -s list table bridge wharf; ip route show proto 77 | sort";
     lab.exec(host, &["sh", "-c", script]).unwrap_or_else(|error| error.to_string())
 }
 
