@@ -4,7 +4,7 @@ use agent_core::network::{Live, Residents};
 use common::{
     assignment::Assignment,
     directory::Directory,
-    network::{NetworkPlan, Subnet},
+    network::{NetworkPlan, Peers, Subnet},
 };
 use tokio::sync::watch;
 
@@ -23,6 +23,12 @@ impl Known {
     /// How the cluster's containers are addressed, if there is an overlay.
     pub fn plan(&self) -> Option<NetworkPlan> {
         self.assignment.borrow().overlay().map(|overlay| overlay.plan)
+    }
+
+    /// The other hosts of the overlay; none until it is known who they are.
+    pub fn peers(&self) -> Option<Peers> {
+        let own = self.assignment.borrow().overlay()?.own;
+        self.directory.borrow().peers(own)
     }
 
     /// What of the rules changes as instances come and go, and the residents by which it is so.

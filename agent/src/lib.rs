@@ -126,8 +126,8 @@ pub async fn run<R: ContainerRuntime>(
         let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), key, address, admitting, findings.clone());
         tasks.spawn(until(stop.clone(), keeper.run()));
         tasks.spawn(until(stop.clone(), metadata::run(known.clone())));
-        tasks.spawn(until(stop.clone(), dns::run(known, findings.clone())));
-        tasks.spawn(until(stop.clone(), probe::run(assignment.clone(), findings.clone())));
+        tasks.spawn(until(stop.clone(), dns::run(known.clone(), findings.clone())));
+        tasks.spawn(until(stop.clone(), probe::run(known, findings.clone())));
     }
     let files = Files::new(config.places.clone(), leads);
     let (residents, leases_kept, boot) = (told_residents, leases.clone(), facts::boot_id());

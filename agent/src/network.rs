@@ -21,7 +21,7 @@ use agent_core::network::{BRIDGE, Carrier, Change, HostNetwork, Residents, Rules
 use common::{
     assignment::Assignment,
     finding::Finding,
-    network::{Backend, Network, Overlay},
+    network::{Backend, Network, Overlay, Peers},
 };
 use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{info, warn};
@@ -84,22 +84,23 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         let mut problem: Option<String> = None;
         let began = Instant::now();
         loop {
-            let network = known_network(&self.known.assignment.borrow_and_update()).cloned();
+            let network = known_network(&self.known.assignment.borrow_and_update());
+            let peers = self.known.peers();
             let address = *self.address.borrow_and_update();
             let knows_residents = self.known.residents.borrow_and_update().is_some();
-            let done = match (&network, address) {
-                (None, _) => Ok(()),
-                (Some(Network::Bridge), _) => {
+            let done = match (network, address, &peers) {
+                (None, ..) => Ok(()),
+                (Some(Network::Bridge), ..) => {
                     self.admitted.send_replace(None);
                     self.tell(HostBridge::Docker).await
                 }
-                // What the kernel holds goes on until it is known where the host is, and who is here.
-                (Some(Network::Overlay(_)), None) => Ok(()),
-                (Some(Network::Overlay(_)), _) if !knows_residents && began.elapsed() < LEFT_ALONE => Ok(()),
-                (Some(Network::Overlay(overlay)), Some(address)) => {
-                    let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, address)).await;
+                (Some(Network::Overlay(_)), ..) if !knows_residents && began.elapsed() < LEFT_ALONE => Ok(()),
+                (Some(Network::Overlay(overlay)), Some(address), Some(peers)) => {
+                    let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, peers, address)).await;
                     passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
                 }
+                // What the kernel holds goes on until it is known where the hosts are, and who is here.
+                (Some(Network::Overlay(_)), ..) => Ok(()),
             };
             if let (Err(why), before) = (&done, &problem)
                 && before.as_ref() != Some(why)
@@ -113,17 +114,17 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
             if let Some(why) = &problem {
                 self.runtime.lacks_bridge(why);
             }
-            if self.wait(network.as_ref()).await.is_err() {
+            if self.wait(network, peers).await.is_err() {
                 return;
             }
         }
     }
 
     /// Waits until all has to be looked at, and follows where services lead meanwhile.
-    async fn wait(&mut self, network: Option<&Network>) -> Result<(), watch::error::RecvError> {
+    async fn wait(&mut self, network: Option<Network>, peers: Option<Peers>) -> Result<(), watch::error::RecvError> {
         let look = tokio::time::sleep(LOOK);
         tokio::pin!(look);
-        loop {
+        while self.known.peers() == peers {
             tokio::select! {
                 changed = self.known.assignment.wait_for(|next| known_network(next) != network) => return changed.map(drop),
                 changed = self.address.changed() => return changed,
@@ -136,6 +137,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Brings what is live to what it is now, on top of the rules that were loaded.
@@ -184,13 +186,13 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         });
     }
 
-    async fn ensure(&mut self, overlay: &Overlay, address: IpAddr) -> Result<(), String> {
+    async fn ensure(&mut self, overlay: Overlay, peers: &Peers, address: IpAddr) -> Result<(), String> {
         let IpAddr::V4(address) = address else {
             return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
         };
         let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
         let (live, residents) = self.known.live();
-        let wanted = render(overlay, live, netlink.underlay(address).await?, self.key.usable())?;
+        let wanted = render(overlay, peers.clone(), live, netlink.underlay(address).await?, self.key.usable())?;
         let mut observed = netlink.observe(wanted.own).await?;
         self.check_rules().await;
         observed.has_rules = self.loaded.as_ref().is_some_and(|(rules, _)| *rules == wanted.rules);
@@ -210,7 +212,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         if !netlink.has_bridge().await? {
             self.told = None;
         }
-        let (mtu, next) = (wanted.tunnel.mtu, overlay.next());
+        let (mtu, next) = (wanted.tunnel.mtu, overlay.next(peers));
         self.tell(HostBridge::Overlay { subnet: overlay.own, mtu, next }).await?;
         // Containers of this host reach each other by way of its routing.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
@@ -283,8 +285,8 @@ pub fn missing(backend: Backend) -> Vec<&'static str> {
 }
 
 /// What the cluster has said of the host's network.
-fn known_network(assignment: &Assignment) -> Option<&Network> {
-    assignment.is_known().then_some(&assignment.network)
+fn known_network(assignment: &Assignment) -> Option<Network> {
+    assignment.is_known().then_some(assignment.network)
 }
 
 /// The ports of a bridge, as folders.

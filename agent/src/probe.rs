@@ -2,7 +2,7 @@
 //! not hear on the underlay.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs, io,
     net::{IpAddr, SocketAddrV4, UdpSocket as StdUdpSocket},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,24 +13,20 @@ use agent_core::{
     network::TUNNEL,
     probe::{EVERY, Heard, LARGE, SMALL, SMALL_FOR_A_LARGE},
 };
-use common::{
-    assignment::Assignment,
-    network::{NetworkPlan, Subnet},
-};
+use common::network::{NetworkPlan, Peers, Subnet};
 use futures::{StreamExt, stream};
 use ipnet::Ipv4Net;
 use link::identity::random_bytes;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use tokio::{
     net::UdpSocket,
-    sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, warn};
 
 use crate::{
     findings::{Findings, Source},
-    known::for_own_subnet,
+    known::{Known, for_own_subnet},
     socket::bound,
 };
 
@@ -48,20 +44,20 @@ const ASKED_AT_ONCE: usize = 8;
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Probes for as long as it is awaited.
-pub async fn run(assignment: watch::Receiver<Assignment>, findings: Findings) {
+pub async fn run(known: Known, findings: Findings) {
     let probing = async |own| {
-        if let Err(error) = probe(own, assignment.clone(), &findings).await {
+        if let Err(error) = probe(own, known.clone(), &findings).await {
             warn!(%error, "other hosts are not probed; it is tried again");
         }
         sleep(AGAIN).await;
     };
-    for_own_subnet(assignment.clone(), probing).await;
+    for_own_subnet(known.assignment.clone(), probing).await;
 }
 
-async fn probe(own: Subnet, assignment: watch::Receiver<Assignment>, findings: &Findings) -> io::Result<()> {
+async fn probe(own: Subnet, known: Known, findings: &Findings) -> io::Result<()> {
     let socket = bound(SocketAddrV4::new(own.host(), PORT), SocketType::DGRAM)?;
     let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
-    let round = Round { assignment, heard: Mutex::default(), began: Instant::now() };
+    let round = Round { known, heard: Mutex::default(), began: Instant::now() };
     tokio::select! {
         never = round.tell(&socket) => never,
         broken = round.listen(&socket) => broken,
@@ -71,15 +67,14 @@ async fn probe(own: Subnet, assignment: watch::Receiver<Assignment>, findings: &
 
 /// What is known of the peers, and has been heard of them.
 struct Round {
-    assignment: watch::Receiver<Assignment>,
+    known: Known,
     heard: Mutex<Heard>,
     began: Instant,
 }
 
 impl Round {
-    fn peers(&self) -> BTreeMap<Subnet, IpAddr> {
-        let assignment = self.assignment.borrow();
-        assignment.overlay().into_iter().flat_map(|o| &o.peers).map(|peer| (peer.subnet, peer.underlay)).collect()
+    fn peers(&self) -> Peers {
+        self.known.peers().unwrap_or_default()
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -127,7 +122,7 @@ impl Round {
             let silent = self.heard().silent(self.began.elapsed());
             let asking = peers.into_iter().filter(|(peer, _)| silent.contains(peer));
             let answering: BTreeSet<Subnet> = stream::iter(asking)
-                .map(async |(peer, underlay)| answers(underlay).await.then_some(peer))
+                .map(async |(subnet, peer)| answers(peer.underlay).await.then_some(subnet))
                 .buffer_unordered(ASKED_AT_ONCE)
                 .filter_map(std::future::ready)
                 .collect()

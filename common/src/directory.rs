@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{HostId, InstanceId, ServiceId},
     name::Name,
-    network::Subnet,
+    network::{Peer, Peers, Subnet, WireguardKey},
     spec::Protocol,
 };
 
@@ -50,6 +50,8 @@ pub struct HostListing {
     pub name: Name,
     /// The address under which other hosts reach it; none until its agent has said so.
     pub address: Option<IpAddr>,
+    /// Its key of WireGuard, if it can encrypt.
+    pub key: Option<WireguardKey>,
     /// The labels that people gave it.
     pub labels: BTreeMap<String, String>,
 }
@@ -201,6 +203,15 @@ impl Directory {
         self.hosts.get(&Subnet::of(address))
     }
 
+    /// The hosts that have said where they are, but for the one whose subnet is `own`; nothing while that one is not
+    /// known here: then the others are not, either.
+    pub fn peers(&self, own: Subnet) -> Option<Peers> {
+        let others = self.hosts.iter().filter(|(subnet, _)| **subnet != own);
+        let peer =
+            |(subnet, host): (&Subnet, &HostListing)| Some((*subnet, Peer { underlay: host.address?, key: host.key }));
+        self.hosts.contains_key(&own).then(|| others.filter_map(peer).collect())
+    }
+
     /// What leads from this one to `next`.
     pub fn difference(&self, next: &Directory) -> Difference {
         Difference {
@@ -274,6 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn peers_are_the_others_that_have_said_where_they_are() {
+        let subnet = |third| Subnet::of([10, 42, third, 0].into());
+        let host = |address: Option<IpAddr>| {
+            let name = "h1".parse().expect("a name");
+            Some(HostListing { id: HostId([1; 10]), name, address, key: None, labels: BTreeMap::new() })
+        };
+        let mut directory = Directory::default();
+        let underlay = IpAddr::from([192, 168, 0, 2]);
+        directory.put_host(subnet(2), host(Some(underlay)));
+        directory.put_host(subnet(3), host(None));
+        assert_eq!(directory.peers(subnet(1)), None, "nothing is known yet");
+        directory.put_host(subnet(1), host(None));
+        assert_eq!(directory.peers(subnet(1)), Some([(subnet(2), Peer { underlay, key: None })].into()));
+    }
+
+    #[test]
     fn steps_lead_from_one_to_the_other_also_in_pieces() {
         let before = example();
         let mut after = before.clone();
@@ -283,7 +310,7 @@ mod tests {
         after.put_instance(instance("web/1.2"), endpoint(2, true));
         after.put_instance(instance("web/10.1"), endpoint(3, true));
         let name = "h1".parse().expect("a name");
-        let host = HostListing { id: HostId([1; 10]), name, address: None, labels: BTreeMap::new() };
+        let host = HostListing { id: HostId([1; 10]), name, address: None, key: None, labels: BTreeMap::new() };
         after.put_host(Subnet::of([10, 42, 0, 0].into()), Some(host.clone()));
         let step = before.difference(&after);
         assert_eq!((step.services.len(), step.instances.len(), step.hosts.len()), (1, 3, 1));

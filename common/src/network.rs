@@ -2,7 +2,10 @@
 
 mod key;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -173,7 +176,7 @@ impl std::fmt::Display for Subnet {
 }
 
 /// How a host's containers are reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Network {
     /// By the host's own bridge alone.
     #[default]
@@ -182,34 +185,32 @@ pub enum Network {
     Overlay(Overlay),
 }
 
-/// What a host has to know to reach the containers of all others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A host's place in the overlay. Where the others are, the directory knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
     /// The cluster's ranges.
     pub plan: NetworkPlan,
     /// The host's own subnet.
     pub own: Subnet,
-    /// The other hosts that have said where they are.
-    pub peers: Vec<Peer>,
 }
 
 impl Overlay {
     /// The host after this one, in a circle: it answers the names of this one's containers when this one does not. A
     /// host that is alone names the one that will probably be next, for containers keep what they were told.
-    pub fn next(&self) -> Option<Subnet> {
-        let mut others: Vec<Subnet> = self.peers.iter().map(|peer| peer.subnet).collect();
-        others.sort_unstable();
-        let after = others.iter().find(|other| **other > self.own).or(others.first()).copied();
+    pub fn next(self, others: &Peers) -> Option<Subnet> {
+        let (first, after) = (others.keys().next(), others.range(self.own..).next().map(|(subnet, _)| subnet));
+        let after = after.or(first).copied();
         let mut free = self.plan.subnets().filter(|subnet| *subnet != self.own);
         after.or_else(|| free.clone().find(|subnet| *subnet > self.own)).or_else(|| free.next())
     }
 }
 
+/// The other hosts of the overlay, by the subnets that they have.
+pub type Peers = BTreeMap<Subnet, Peer>;
+
 /// Another host of the overlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its subnet.
-    pub subnet: Subnet,
     /// The address under which its packets come and go.
     pub underlay: IpAddr,
     /// Its key of WireGuard, if it can encrypt.
@@ -239,18 +240,15 @@ mod tests {
     #[test]
     fn hosts_stand_in_a_circle() {
         let subnet = |third: usize| NetworkPlan::default().subnets().nth(third).expect("it has 256");
-        let overlay = |own, others: &[usize]| Overlay {
-            plan: NetworkPlan::default(),
-            own: subnet(own),
-            peers: others
-                .iter()
-                .map(|n| Peer { subnet: subnet(*n), underlay: [10, 0, 0, 1].into(), key: None })
-                .collect(),
+        let next = |own, others: &[usize]| {
+            let overlay = Overlay { plan: NetworkPlan::default(), own: subnet(own) };
+            let peer = Peer { underlay: [10, 0, 0, 1].into(), key: None };
+            overlay.next(&others.iter().map(|other| (subnet(*other), peer)).collect())
         };
-        assert_eq!(overlay(2, &[9, 4, 1]).next(), Some(subnet(4)));
-        assert_eq!(overlay(9, &[4, 1, 2]).next(), Some(subnet(1)));
-        assert_eq!(overlay(1, &[]).next(), Some(subnet(2)), "alone for now");
-        assert_eq!(overlay(255, &[]).next(), Some(subnet(0)));
+        assert_eq!(next(2, &[9, 4, 1]), Some(subnet(4)));
+        assert_eq!(next(9, &[4, 1, 2]), Some(subnet(1)));
+        assert_eq!(next(1, &[]), Some(subnet(2)), "alone for now");
+        assert_eq!(next(255, &[]), Some(subnet(0)));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     name::Name,
-    network::{Network, NetworkPlan, Overlay, Peer, Subnet, WireguardKey},
+    network::{Network, NetworkPlan, Overlay, Subnet, WireguardKey},
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
@@ -308,7 +308,13 @@ fn difference() -> Difference {
         replicas: Some(2),
         labels: labels(),
     };
-    let host = HostListing { id: HOST, name: name("h2"), address: Some([10, 0, 0, 2].into()), labels: labels() };
+    let host = HostListing {
+        id: HOST,
+        name: name("h2"),
+        address: Some([10, 0, 0, 2].into()),
+        key: Some(WireguardKey([6; 32])),
+        labels: labels(),
+    };
     let subnet = NetworkPlan::default().subnets().next().expect("it has some");
     let endpoint = Endpoint { address: [10, 42, 0, 2].into(), serves: true };
     Difference {
@@ -326,11 +332,6 @@ fn assignment() -> Assignment {
         network: Network::Overlay(Overlay {
             plan: NetworkPlan::default(),
             own: Subnet("10.42.0.0/24".parse().expect("a range")),
-            peers: vec![Peer {
-                subnet: Subnet("10.42.1.0/24".parse().expect("a range")),
-                underlay: [10, 0, 0, 2].into(),
-                key: Some(WireguardKey([6; 32])),
-            }],
         }),
         instances: vec![AssignedInstance {
             id: instance(),

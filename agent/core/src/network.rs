@@ -16,7 +16,7 @@ use std::{
 
 use common::{
     id::InstanceId,
-    network::{Backend, Overlay, Peer, Subnet, WireguardKey},
+    network::{Backend, Overlay, Peers, Subnet, WireguardKey},
 };
 use ipnet::Ipv4Net;
 
@@ -62,7 +62,7 @@ pub struct HostNetwork {
     /// What the overlay's link must be like.
     pub tunnel: Tunnel,
     /// Where it must lead to.
-    pub peers: BTreeMap<Subnet, Peer>,
+    pub peers: Peers,
     /// The addresses of services, routed into it: what no rule leads to an instance is refused.
     pub services: Ipv4Net,
     /// The rules.
@@ -169,25 +169,23 @@ pub enum Change {
     RemoveRoute(Route),
 }
 
-/// What a host needs, by what the cluster says, what is live, where the host is, and its key, if it can encrypt.
-/// Where encryption is asked for, there is no other way: the error says why there is no overlay.
+/// What a host needs, by what the cluster says, who else there is, what is live, where the host is, and its key, if it
+/// can encrypt. Where encryption is asked for, there is no other way: the error says why there is no overlay.
 pub fn render(
-    overlay: &Overlay,
+    overlay: Overlay,
+    mut peers: Peers,
     live: Live,
     underlay: Underlay,
     key: Option<WireguardKey>,
 ) -> Result<HostNetwork, &'static str> {
-    let Overlay { own, plan, .. } = *overlay;
+    let Overlay { own, plan } = overlay;
     let carrier = match plan.backend {
         Backend::Wireguard => Carrier::Wireguard { key: key.ok_or(wireguard::MISSING)? },
         Backend::Vxlan | Backend::None => Carrier::Vxlan { link: underlay.link, address: underlay.address, own },
     };
     let tunnel = Tunnel { carrier, mtu: underlay.mtu.saturating_sub(carrier.overhead()) };
     // One that cannot be reached says so itself, and must not keep the rest apart.
-    let is_reached =
-        |peer: &&Peer| peer.underlay.is_ipv4() && (plan.backend != Backend::Wireguard || peer.key.is_some());
-    let peers: BTreeMap<Subnet, Peer> =
-        overlay.peers.iter().filter(is_reached).map(|peer| (peer.subnet, *peer)).collect();
+    peers.retain(|_, peer| peer.underlay.is_ipv4() && (plan.backend != Backend::Wireguard || peer.key.is_some()));
     let rules = Rules { own, tables: tables::tables(overlay, &peers), live, services: plan.services };
     Ok(HostNetwork { own, tunnel, rules, peers, services: plan.services })
 }

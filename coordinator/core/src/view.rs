@@ -51,10 +51,7 @@ pub fn assignment(cluster: &Cluster, host: HostId, reported: &BTreeSet<InstanceI
 /// How a host's containers are reached.
 fn network(cluster: &Cluster, host: HostId) -> Network {
     let own = cluster.hosts.get(&host).filter(|_| cluster.network.backend != Backend::None);
-    let Some(own) = own.map(|own| own.subnet) else { return Network::Bridge };
-    let others = cluster.hosts.iter().filter(|(id, _)| **id != host);
-    let peers = others.filter_map(|(_, other)| other.as_peer()).collect();
-    Network::Overlay(Overlay { plan: cluster.network, own, peers })
+    own.map_or(Network::Bridge, |own| Network::Overlay(Overlay { plan: cluster.network, own: own.subnet }))
 }
 
 /// Where the coordinators that are to stay are reached.

@@ -24,7 +24,7 @@ fn directory() -> Directory {
         directory.put_instance(id(instance), Some(Endpoint { address: [10, 42, 0, last].into(), serves: last != 3 }));
     }
     let (name, labels) = (id("h1"), [("zone".to_owned(), "a".to_owned())].into());
-    let host = HostListing { id: HostId([1; 10]), name, address: Some([192, 168, 0, 1].into()), labels };
+    let host = HostListing { id: HostId([1; 10]), name, address: Some([192, 168, 0, 1].into()), key: None, labels };
     directory.put_host(Subnet::of([10, 42, 0, 0].into()), Some(host));
     directory
 }

@@ -1,11 +1,8 @@
 //! The tables of rules, as `nft -f` takes them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use common::network::{NetworkPlan, Overlay, Peer, Subnet};
+use common::network::{NetworkPlan, Overlay, Peers, Subnet};
 
 use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL};
 use crate::metadata::ADDRESS as METADATA;
@@ -15,11 +12,11 @@ use crate::metadata::ADDRESS as METADATA;
 const TO_SERVICE: &str = "0x01000000";
 
 /// All of them. Each is replaced as a whole and in one transaction, so no packet meets half of them.
-pub(super) fn tables(overlay: &Overlay, peers: &BTreeMap<Subnet, Peer>) -> String {
-    let Overlay { plan, own, .. } = overlay;
+pub(super) fn tables(overlay: Overlay, peers: &Peers) -> String {
+    let Overlay { plan, own } = overlay;
     let underlays = elements(peers.values().map(|peer| peer.underlay));
-    let addresses: Vec<Ipv4Addr> = peers.keys().chain([own]).map(|subnet| subnet.host()).collect();
-    let (sets, chains) = (sets(&underlays, &elements(addresses.iter())), chains(plan, *own));
+    let addresses: Vec<Ipv4Addr> = peers.keys().chain([&own]).map(|subnet| subnet.host()).collect();
+    let (sets, chains) = (sets(&underlays, &elements(addresses.iter())), chains(&plan, own));
     format!(
         "\
 table bridge {TABLE} {{}}

@@ -1,6 +1,6 @@
 use common::{
     directory::{Directory, Endpoint, Listing},
-    network::{NetworkPlan, Peer},
+    network::{NetworkPlan, Peer, Peers},
 };
 
 use super::*;
@@ -9,19 +9,19 @@ fn subnet(number: usize) -> Subnet {
     NetworkPlan::default().subnets().nth(number).expect("there are 256")
 }
 
-fn peer(number: u8) -> Peer {
-    let key = Some(WireguardKey([number; 32]));
-    Peer { subnet: subnet(number.into()), underlay: IpAddr::V4([192, 168, 0, number].into()), key }
+fn peer(number: u8) -> (Subnet, Peer) {
+    let (underlay, key) = (IpAddr::V4([192, 168, 0, number].into()), Some(WireguardKey([number; 32])));
+    (subnet(number.into()), Peer { underlay, key })
 }
 
 fn underlay() -> Underlay {
     Underlay { link: 2, address: [192, 168, 0, 1].into(), mtu: 1500 }
 }
 
-fn rendered(backend: Backend, peers: Vec<Peer>) -> HostNetwork {
+fn rendered(backend: Backend, peers: Peers) -> HostNetwork {
     let plan = NetworkPlan { backend, ..NetworkPlan::default() };
     let key = Some(WireguardKey([1; 32]));
-    render(&Overlay { plan, own: subnet(1), peers }, Live::default(), underlay(), key).expect("it can be had")
+    render(Overlay { plan, own: subnet(1) }, peers, Live::default(), underlay(), key).expect("it can be had")
 }
 
 fn wanted(peers: &[u8]) -> HostNetwork {
@@ -47,7 +47,7 @@ fn made(wanted: &HostNetwork) -> Observed {
                 observed.vxlan.neighbours.insert(subnet.host(), subnet.hardware_address());
             }
             (Carrier::Wireguard { .. }, Some(key)) => {
-                observed.wireguard.0.insert(key, speaks(peer));
+                observed.wireguard.0.insert(key, speaks(*subnet, peer));
             }
             (Carrier::Wireguard { .. }, None) => panic!("a peer without a key"),
         }
@@ -55,8 +55,8 @@ fn made(wanted: &HostNetwork) -> Observed {
     observed
 }
 
-fn speaks(peer: &Peer) -> WireguardPeer {
-    WireguardPeer { endpoint: Some((peer.underlay, PORT).into()), allowed: vec![peer.subnet.0] }
+fn speaks(subnet: Subnet, peer: &Peer) -> WireguardPeer {
+    WireguardPeer { endpoint: Some((peer.underlay, PORT).into()), allowed: vec![subnet.0] }
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn an_empty_kernel_gets_rules_before_anything_can_pass() {
             Change::LoadRules,
             Change::MakeTunnel,
             Change::ReadyTunnel,
-            Change::Forward(subnet(2), peer(2).underlay),
+            Change::Forward(subnet(2), peer(2).1.underlay),
             Change::Neighbour(subnet(2)),
             Change::AddRoute(route),
             Change::AddRoute(services),
@@ -90,20 +90,20 @@ fn an_empty_kernel_gets_rules_before_anything_can_pass() {
 #[test]
 fn only_what_differs_is_changed() {
     let before = wanted(&[2, 3]);
-    let moved = Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) };
-    let after = rendered(Backend::Vxlan, vec![moved, peer(4)]);
+    let moved = Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3).1 };
+    let after = rendered(Backend::Vxlan, [(subnet(3), moved), peer(4)].into());
     let gone = Route { to: subnet(2).0, through: Some(subnet(2).host()) };
     let new = Route { to: subnet(4).0, through: Some(subnet(4).host()) };
     assert_eq!(
         changes(&after, &made(&before)),
         [
             Change::Forward(subnet(3), moved.underlay),
-            Change::Forward(subnet(4), peer(4).underlay),
+            Change::Forward(subnet(4), peer(4).1.underlay),
             Change::Neighbour(subnet(4)),
             Change::AddRoute(new),
             Change::RemoveRoute(gone),
             Change::ForgetNeighbour(subnet(2).host()),
-            Change::ForgetForward(subnet(2).hardware_address(), peer(2).underlay),
+            Change::ForgetForward(subnet(2).hardware_address(), peer(2).1.underlay),
         ]
     );
 }
@@ -144,30 +144,30 @@ fn rules_name_the_peers_and_the_own_subnet() {
 
 #[test]
 fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_others() {
-    let distant = Peer { underlay: "fd00::9".parse().expect("an address"), ..peer(9) };
-    assert_eq!(rendered(Backend::Vxlan, vec![distant, peer(2)]), wanted(&[2]));
-    let silent = Peer { key: None, ..peer(3) };
-    assert_eq!(rendered(Backend::Wireguard, vec![silent, peer(2)]), encrypted(&[2]));
+    let distant = Peer { underlay: "fd00::9".parse().expect("an address"), key: None };
+    assert_eq!(rendered(Backend::Vxlan, [(subnet(9), distant), peer(2)].into()), wanted(&[2]));
+    let silent = Peer { key: None, ..peer(3).1 };
+    assert_eq!(rendered(Backend::Wireguard, [(subnet(3), silent), peer(2)].into()), encrypted(&[2]));
 }
 
 #[test]
 fn where_encryption_is_asked_for_there_is_no_other_way() {
     let plan = NetworkPlan { backend: Backend::Wireguard, ..NetworkPlan::default() };
-    let overlay = Overlay { plan, own: subnet(1), peers: vec![peer(2)] };
-    let why = render(&overlay, Live::default(), underlay(), None).expect_err("it cannot be had");
+    let overlay = Overlay { plan, own: subnet(1) };
+    let why = render(overlay, [peer(2)].into(), Live::default(), underlay(), None).expect_err("it cannot be had");
     assert!(why.contains("/dev/net/tun"), "{why}");
 }
 
 #[test]
 fn by_wireguard_only_peers_that_differ_are_told_anew() {
-    let (before, moved) = (encrypted(&[2, 3, 4]), Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3) });
-    let after = rendered(Backend::Wireguard, vec![peer(2), moved, peer(5)]);
+    let (before, moved) = (encrypted(&[2, 3, 4]), Peer { underlay: IpAddr::V4([192, 168, 0, 30].into()), ..peer(3).1 });
+    let after = rendered(Backend::Wireguard, [peer(2), (subnet(3), moved), peer(5)].into());
     let key = |number| WireguardKey([number; 32]);
     let route = |number| Route { to: subnet(number).0, through: None };
     assert_eq!(
         changes(&after, &made(&before)),
         [
-            Change::Admit([(key(3), speaks(&moved)), (key(5), speaks(&peer(5)))].into()),
+            Change::Admit([(key(3), speaks(subnet(3), &moved)), (key(5), speaks(subnet(5), &peer(5).1))].into()),
             Change::AddRoute(route(5)),
             Change::RemoveRoute(route(4)),
             Change::Dismiss([key(4)].into()),

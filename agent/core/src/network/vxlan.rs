@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use common::network::{Peer, Subnet};
+use common::network::{Peer, Peers};
 
 use super::Change;
 
@@ -23,7 +23,7 @@ pub struct Vxlan {
 
 impl Vxlan {
     /// What has to be said of peers, and what has to be forgotten of others.
-    pub(super) fn changes(&self, peers: &BTreeMap<Subnet, Peer>) -> (Vec<Change>, Vec<Change>) {
+    pub(super) fn changes(&self, peers: &Peers) -> (Vec<Change>, Vec<Change>) {
         let mut known = Vec::new();
         for (subnet, Peer { underlay, .. }) in peers {
             if self.forwarding.get(&subnet.hardware_address()) != Some(underlay) {

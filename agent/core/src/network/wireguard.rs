@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use common::network::{Peer, Subnet, WireguardKey};
+use common::network::{Peers, Subnet, WireguardKey};
 use ipnet::Ipv4Net;
 
 use super::{Change, PORT};
@@ -38,7 +38,7 @@ pub struct Wireguard(pub BTreeMap<WireguardKey, WireguardPeer>);
 
 impl Wireguard {
     /// What has to be said of peers, and what has to be forgotten of others.
-    pub(super) fn changes(&self, peers: &BTreeMap<Subnet, Peer>) -> (Vec<Change>, Vec<Change>) {
+    pub(super) fn changes(&self, peers: &Peers) -> (Vec<Change>, Vec<Change>) {
         let wanted =
             peers.iter().filter_map(|(subnet, peer)| Some((peer.key?, WireguardPeer::of(*subnet, peer.underlay))));
         let wanted: BTreeMap<WireguardKey, WireguardPeer> = wanted.collect();

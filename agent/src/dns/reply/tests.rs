@@ -31,7 +31,7 @@ fn host(instances: u8) -> Host {
     let own = plan.subnets().next().expect("it has some");
     let mut assignment = Assignment::nothing(ClusterId([1; 10]), HostId([2; 10]));
     assignment.generation = 1;
-    assignment.network = Network::Overlay(Overlay { plan, own, peers: vec![] });
+    assignment.network = Network::Overlay(Overlay { plan, own });
     let (told_residents, residents) = watch::channel(None);
     // Whoever has a receiver keeps the last value also without its sender.
     let known = Known { assignment: watch::channel(assignment).1, directory: watch::channel(directory).1, residents };

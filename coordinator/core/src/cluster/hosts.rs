@@ -8,7 +8,7 @@ use common::{
     id::{HostId, InstanceId, MemberId, SlotId},
     instance::Verdict,
     name::Name,
-    network::{Peer, Subnet},
+    network::Subnet,
     spec::Resources,
     time::{Span, Timestamp},
 };
@@ -58,12 +58,6 @@ impl Host {
     /// What may be reserved of it; nothing before it has reported.
     pub fn capacity(&self) -> Resources {
         self.facts.as_ref().map_or_else(Resources::default, |facts| self.oversubscription.of(facts))
-    }
-
-    /// How other hosts reach its containers; unknown before it has reported.
-    pub fn as_peer(&self) -> Option<Peer> {
-        let facts = self.facts.as_ref()?;
-        Some(Peer { subnet: self.subnet, underlay: facts.address, key: facts.wireguard })
     }
 
     /// Until when it gets nothing new, because it comes and goes.

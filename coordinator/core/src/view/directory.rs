@@ -58,8 +58,9 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
 }
 
 fn host_listing(id: HostId, host: &Host) -> HostListing {
-    let address = host.facts.as_ref().map(|facts| facts.address);
-    HostListing { id, name: host.name.clone(), address, labels: host.labels.clone() }
+    let facts = host.facts.as_ref();
+    let (address, key) = (facts.map(|facts| facts.address), facts.and_then(|facts| facts.wireguard));
+    HostListing { id, name: host.name.clone(), address, key, labels: host.labels.clone() }
 }
 
 fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stack>, after: Option<&Stack>) {

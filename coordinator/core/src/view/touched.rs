@@ -6,10 +6,7 @@ use std::collections::BTreeSet;
 use common::id::HostId;
 use imbl::ordmap::DiffItem;
 
-use crate::{
-    Cluster,
-    cluster::{Host, Instance},
-};
+use crate::{Cluster, cluster::Instance};
 
 /// The hosts that have to be told something, perhaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +25,13 @@ pub fn touched(before: &Cluster, after: &Cluster) -> Touched {
     if !same_for_all {
         return Touched::All;
     }
-    let place = |host: &Host| (host.subnet, host.as_peer());
     let mut hosts = BTreeSet::new();
     for item in before.hosts.diff(&after.hosts) {
         match item {
-            DiffItem::Update { old: (_, old), new: (_, new) } if place(old) == place(new) => {}
-            // The others have to know where it is.
-            _ => return Touched::All,
+            DiffItem::Update { old: (_, old), new: (_, new) } if old.subnet == new.subnet => {}
+            DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => {
+                hosts.insert(*id);
+            }
         }
     }
     for item in before.instances.diff(&after.instances) {
@@ -90,7 +87,7 @@ mod tests {
 
         let before = fixture.cluster.clone();
         fixture.done(Command::RemoveHost(host(4)));
-        assert_eq!(touched(&before, &fixture.cluster), Touched::All, "the others lose a peer");
+        assert_eq!(touched(&before, &fixture.cluster), hosts(&[4]), "the others hear of it by the directory");
 
         let before = fixture.cluster.clone();
         let address = ([10, 0, 0, 9], 7443).into();
