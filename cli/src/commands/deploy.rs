@@ -29,6 +29,8 @@ use crate::{
 
 const DEFAULT_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 const POLL: Duration = Duration::from_millis(300);
+/// How long everything has to serve until that is the result: what ends as soon as it has begun was seen running, too.
+const STEADY: Duration = Duration::from_secs(1);
 /// How long instances that fit nowhere are waited for before that is the result.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -195,7 +197,7 @@ pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
 pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
     let began = Instant::now();
     let mut progress = Progress::new();
-    let mut blocked_since: Option<Instant> = None;
+    let (mut settled_since, mut blocked_since) = (None, None);
     loop {
         let view: StackView = session.client.get(&session.in_environment(&format!("stacks/{stack}"))).await?;
         let instances: List<InstanceView> =
@@ -209,9 +211,11 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
             return Ok(6);
         }
         progress.update(&view, &instances.items);
-        if is_settled(&view, &instances.items) {
+        settled_since = is_settled(&view, &instances.items).then(|| settled_since.unwrap_or_else(Instant::now));
+        if let Some(since) = settled_since.filter(|since| since.elapsed() >= STEADY) {
             progress.end();
-            output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", began.elapsed().as_secs_f64()));
+            let after = since.duration_since(began).as_secs_f64();
+            output::note(format!("✓ {stack} revision {revision} runs, after {after:.1} s"));
             return Ok(0);
         }
         if let Some(waits) = waits_for_promotion(&view) {
@@ -226,7 +230,7 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
             .flat_map(|service| service.blocked.iter().map(|reason| format!("{}: {reason}", service.id.service)))
             .filter(|reason| !reason.contains(": it waits for "))
             .collect();
-        blocked_since = if stuck.is_empty() { None } else { blocked_since.or(Some(Instant::now())) };
+        blocked_since = (!stuck.is_empty()).then(|| blocked_since.unwrap_or_else(Instant::now));
         if blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE) {
             progress.end();
             let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
