@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     process::Stdio,
     time::Duration,
 };
@@ -76,25 +76,33 @@ async fn hold(link: &str) -> Result<(), String> {
     let builder = device::build().with_default_udp().create_tun(link).map_err(|error| error.to_string())?;
     let told = UapiServer::default_unix_socket(link, None, None).map_err(|error| error.to_string())?;
     let mut device = builder.with_uapi(told).build().await.map_err(|error| error.to_string())?;
+    let link = Link::of(link).map_err(|error| format!("{link} cannot be found: {error}"))?;
     println!("{READY}");
     close_output().map_err(|error| format!("its output: {error}"))?;
     tokio::select! {
         () = device.wait() => Ok(()),
-        gone = removal(link) => gone.map_err(|error| format!("its link cannot be looked at: {error}")),
+        () = link.is_gone() => Ok(()),
     }
 }
 
-/// Waits until a link is gone. Who waits for a packet from it is not woken then, and who writes none sees no error.
-async fn removal(link: &str) -> io::Result<()> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    // Its name may be another link's by then.
-    let index = netdevice::name_to_index(&socket, link)?;
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    loop {
-        looks.tick().await;
-        match netdevice::index_to_name(&socket, index) {
-            Err(Errno::NODEV) => return Ok(()),
-            found => drop(found?),
+/// A link by its number: its name may be another one's later.
+struct Link {
+    socket: OwnedFd,
+    index: u32,
+}
+
+impl Link {
+    fn of(name: &str) -> io::Result<Link> {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+        let index = netdevice::name_to_index(&socket, name)?;
+        Ok(Link { socket, index })
+    }
+
+    /// Waits until it is. Who waits for a packet from it is not woken then, and who writes none sees no error.
+    async fn is_gone(&self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        while netdevice::index_to_name(&self.socket, self.index) != Err(Errno::NODEV) {
+            looks.tick().await;
         }
     }
 }
