@@ -38,6 +38,9 @@ services:
         )
     };
     lab.deploy("cards", &cards(4));
+    let same = lab.put_file("h1", "same.yaml", &cards(4));
+    let again = ["wharf", "deploy", "-f", &same, "-n", "cards", "-y", "--wait", "100ms"];
+    lab.exec("h1", &again).expect("what runs already has not to be waited for");
     let mut given: Vec<String> = Vec::new();
     for instance in
         lab.instances("h1").expect("they are listed").iter().filter(|i| i.id.stack().stack.as_str() == "cards")

@@ -239,7 +239,8 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
                 .fold(problem, Problem::why)
                 .fix("It goes on by itself as soon as that changes: wharf ls"));
         }
-        if began.elapsed() > wait.duration() {
+        // What runs by now is given the rest of its second.
+        if settled_since.is_none() && began.elapsed() > wait.duration() {
             progress.end();
             let problem = Problem::new(Code::ResultUnknown, format!("{stack} does not run within {wait}"));
             let notes = instances
