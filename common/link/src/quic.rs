@@ -36,8 +36,11 @@ use crate::{
     provider,
 };
 
+/// A connection of whose peer nothing is heard for so long is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Who has dialled says after so much silence that it is there, and repeats it until that is acknowledged: so each
+/// hears the other, and a coordinator of ten thousand agents has not to ask for them.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Largest packet that is tried: a log entry in three of them instead of twenty costs much less where
 /// the network takes jumbo frames.
 const LARGEST_PACKET: u16 = 8900;
@@ -95,10 +98,10 @@ fn protocols(versions: &[u16]) -> Vec<Vec<u8>> {
     versions.iter().map(|version| format!("wharf/{version}").into_bytes()).collect()
 }
 
-fn transport_config() -> Arc<quinn::TransportConfig> {
+fn transport_config(keep_alive: Option<Duration>) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     config.max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("a few seconds fit")));
-    config.keep_alive_interval(Some(KEEP_ALIVE));
+    config.keep_alive_interval(keep_alive);
     config.max_concurrent_bidi_streams(MAX_STREAMS.into());
     config.max_concurrent_uni_streams(0u32.into());
     config.initial_rtt(Duration::from_millis(20));
@@ -130,7 +133,7 @@ fn client_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::C
         .map_err(tls_error)?;
     tls.alpn_protocols = protocols(versions);
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(tls_error)?));
-    config.transport_config(transport_config());
+    config.transport_config(transport_config(Some(KEEP_ALIVE)));
     Ok(config)
 }
 
@@ -147,7 +150,7 @@ fn server_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::S
         .map_err(tls_error)?;
     tls.alpn_protocols = protocols(versions);
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(tls_error)?));
-    config.transport_config(transport_config());
+    config.transport_config(transport_config(None));
     Ok(config)
 }
 

@@ -38,7 +38,7 @@ const JOINING: usize = 16;
 /// So long nothing is written before a cluster counts as being at rest: a rollout watches new instances for
 /// five seconds before it is done.
 const QUIET: Duration = Duration::from_secs(6);
-/// How often is looked.
+/// How often is looked, with up to a thousand agents: a look at all of them costs the machine that they share.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
@@ -105,23 +105,6 @@ fn name(text: &str) -> Name {
 
 fn figure(what: &str, value: impl Display) {
     println!("{what:<66} {value}");
-}
-
-/// Waits until something is so; how long that took.
-async fn wait(
-    what: &str,
-    limit: Duration,
-    mut is_so: impl AsyncFnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<f64> {
-    let began = Instant::now();
-    loop {
-        match is_so().await {
-            Ok(true) => return Ok(began.elapsed().as_secs_f64()),
-            Ok(false) | Err(_) if began.elapsed() < limit => tokio::time::sleep(LOOK).await,
-            Ok(false) => bail!("{what}: not within {limit:?}"),
-            Err(error) => return Err(error.context(format!("{what}: not within {limit:?}"))),
-        }
-    }
 }
 
 impl Fleet {
@@ -202,15 +185,30 @@ impl Fleet {
         self.client.get("/api/v1/cluster?stale").await.map_err(said)
     }
 
-    /// How long something may take that takes so many seconds at most with 2,500 agents.
-    fn patience(&self, seconds: u64) -> Duration {
-        Duration::from_secs(seconds) * u32::try_from(self.args.agents.div_ceil(2500)).unwrap_or(u32::MAX)
+    /// Waits until something is so that takes so many seconds at most with 2,500 agents; how long it took.
+    async fn wait(
+        &self,
+        what: &str,
+        seconds: u64,
+        mut is_so: impl AsyncFnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<f64> {
+        let times = |agents: usize| u32::try_from(self.args.agents.div_ceil(agents)).unwrap_or(u32::MAX);
+        let (limit, pause) = (Duration::from_secs(seconds) * times(2500), LOOK * times(1000));
+        let began = Instant::now();
+        loop {
+            match is_so().await {
+                Ok(true) => return Ok(began.elapsed().as_secs_f64()),
+                Ok(false) | Err(_) if began.elapsed() < limit => tokio::time::sleep(pause).await,
+                Ok(false) => bail!("{what}: not within {limit:?}"),
+                Err(error) => return Err(error.context(format!("{what}: not within {limit:?}"))),
+            }
+        }
     }
 
     /// Waits until nothing is written any more.
     async fn wait_for_rest(&self) -> anyhow::Result<f64> {
         let last = AtomicU64::new(0);
-        wait("nothing is written any more", self.patience(300), async || {
+        self.wait("nothing is written any more", 300, async || {
             let index = self.cluster().await?.log_index;
             let is_same = last.swap(index, Ordering::Relaxed) == index;
             tokio::time::sleep(QUIET).await;
@@ -225,7 +223,7 @@ impl Fleet {
         for member in &mut self.members {
             Fleet::start(&mut self.tasks, member)?;
         }
-        let ready = wait("all are ready", self.patience(300), async || Ok(self.count_ready().await? == wanted)).await?;
+        let ready = self.wait("all are ready", 300, async || Ok(self.count_ready().await? == wanted)).await?;
         figure("all agents start and are ready", format_args!("{ready:.1} s"));
         let mut service = ServiceSpec::of_image("web");
         service.mode = Mode::Global;
@@ -240,7 +238,7 @@ impl Fleet {
         self.client.put(path, &put).await.map_err(said)?;
         let all = wanted * self.args.instances;
         let minutes = AtomicU64::new(0);
-        wait("all run", self.patience(540), async || {
+        self.wait("all run", 540, async || {
             let (running, minute) = (self.running(), began.elapsed().as_secs() / 60);
             if minutes.swap(minute, Ordering::Relaxed) != minute {
                 figure(&format!("  run after {minute} min"), running);
@@ -300,19 +298,19 @@ impl Fleet {
         self.client.put("/api/v1/environments/default/stacks/spread", &put).await.map_err(said)?;
         let globals = self.args.agents * self.args.instances;
         let all = globals + replicas as usize;
-        wait("all are placed", self.patience(120), async || Ok(self.running() == all)).await?;
+        self.wait("all are placed", 120, async || Ok(self.running() == all)).await?;
         self.wait_for_rest().await?;
         for member in &self.members[..lost] {
             member.stop.cancel();
         }
         let staying = self.args.agents - lost;
-        wait("they are missed", self.patience(120), async || Ok(self.count_ready().await? == staying)).await?;
+        self.wait("they are missed", 120, async || Ok(self.count_ready().await? == staying)).await?;
         let elsewhere: usize = self.members[..lost].iter().map(|m| m.runtime.count_running()).sum();
         let replaced = elsewhere - lost * self.args.instances;
         let is_replaced = async || Ok(self.running() == all + replaced);
         if replaces {
             // The rest of lost_after passes first; from then on it is work.
-            let took = wait("what they ran is replaced", self.patience(180), is_replaced).await?;
+            let took = self.wait("what they ran is replaced", 180, is_replaced).await?;
             figure(
                 &format!("{percent} % vanish: {replaced} instances replaced"),
                 format_args!("{took:.1} s after they were missed"),
@@ -326,9 +324,9 @@ impl Fleet {
             Fleet::start(&mut self.tasks, member)?;
         }
         let wanted = self.args.agents;
-        let back = wait("all are back", self.patience(300), async || Ok(self.count_ready().await? == wanted)).await?;
+        let back = self.wait("all are back", 300, async || Ok(self.count_ready().await? == wanted)).await?;
         figure("they come back at once: all are ready", format_args!("{back:.1} s"));
-        let again = wait("the surplus is gone", self.patience(300), async || Ok(self.running() == all)).await?;
+        let again = self.wait("the surplus is gone", 300, async || Ok(self.running() == all)).await?;
         figure("and the surplus is gone", format_args!("{again:.1} s later"));
         self.wait_for_rest().await.map(drop)
     }
@@ -346,13 +344,13 @@ impl Fleet {
         self.client.put("/api/v1/environments/default/stacks/late", &put).await.map_err(said)?;
         ensure!(Command::new("kill").args(["-9", &pid.to_string()]).status()?.success(), "it is killed");
         let at_kill = self.running();
-        let first = wait("something is placed again", self.patience(60), async || Ok(self.running() > at_kill)).await?;
+        let first = self.wait("something is placed again", 60, async || Ok(self.running() > at_kill)).await?;
         figure("the leader is killed under a deployment: the next instance runs", format_args!("{first:.2} s"));
         let all = before + replicas as usize;
-        let rest = wait("all are placed", self.patience(120), async || Ok(self.running() == all)).await?;
+        let rest = self.wait("all are placed", 120, async || Ok(self.running() == all)).await?;
         figure(&format!("and all {replicas} of them"), format_args!("{:.2} s", first + rest));
         let wanted = self.args.agents;
-        let back = wait("all are back", self.patience(120), async || Ok(self.count_ready().await? == wanted)).await?;
+        let back = self.wait("all are back", 120, async || Ok(self.count_ready().await? == wanted)).await?;
         figure("all agents are ready under the new leader", format_args!("{back:.1} s later"));
         self.wait_for_rest().await.map(drop)
     }
