@@ -17,8 +17,12 @@ pub enum Source {
     Names,
     /// The probes between hosts.
     Probes,
+    /// The questions to other hosts' instances.
+    Instances,
     /// The look at the host's disks.
     Disks,
+    /// The look at the host's certificate.
+    Certificate,
     /// The session: it hears what time it is elsewhere.
     Clock,
 }

@@ -3,6 +3,7 @@
 //! It is autonomous: assignment and memory lie in its ledger, and restarts go on with every
 //! coordinator gone.
 
+mod certificate;
 pub mod directory;
 mod disks;
 mod dns;
@@ -116,6 +117,7 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
     let findings = Findings::default();
     tasks.spawn(until(stop.clone(), disks::watch(config.state.clone(), findings.clone())));
+    tasks.spawn(until(stop.clone(), certificate::watch(config.state.clone(), findings.clone())));
     let (told_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);
     let own_key = || OwnKey::load_or_make(&config.state);

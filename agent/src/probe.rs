@@ -1,17 +1,18 @@
 //! Probes between hosts: each tells the others through the overlay that it is there, and asks those that it does
-//! not hear on the underlay.
+//! not hear on the underlay. Their instances it asks, too: what is for a container passes rules that nothing passes
+//! that is for its host.
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{IpAddr, SocketAddrV4, UdpSocket as StdUdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket as StdUdpSocket},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use agent_core::{
     network::TUNNEL,
-    probe::{EVERY, Heard, LARGE, SMALL, SMALL_FOR_A_LARGE},
+    probe::{ASK_EVERY, EVERY, Heard, LARGE, Missed, SMALL, SMALL_FOR_A_LARGE},
 };
 use common::network::{NetworkPlan, Peers, Subnet};
 use futures::{StreamExt, stream};
@@ -36,7 +37,7 @@ const PORT: u16 = 8473;
 const HEADERS: u32 = 28;
 /// How often is judged who is silent.
 const JUDGE: Duration = Duration::from_secs(2);
-/// How long one that is asked on the underlay has to answer.
+/// How long one that is asked has to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// How many are asked at a time.
 const ASKED_AT_ONCE: usize = 8;
@@ -57,17 +58,19 @@ pub async fn run(known: Known, findings: Findings) {
 async fn probe(own: Subnet, known: Known, findings: &Findings) -> io::Result<()> {
     let socket = bound(SocketAddrV4::new(own.host(), PORT), SocketType::DGRAM)?;
     let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
-    let round = Round { known, heard: Mutex::default(), began: Instant::now() };
+    let round = Round { known, own, heard: Mutex::default(), began: Instant::now() };
     tokio::select! {
         never = round.tell(&socket) => never,
         broken = round.listen(&socket) => broken,
         never = round.judge(findings) => never,
+        () = round.ask(findings) => Ok(()),
     }
 }
 
 /// What is known of the peers, and has been heard of them.
 struct Round {
     known: Known,
+    own: Subnet,
     heard: Mutex<Heard>,
     began: Instant,
 }
@@ -86,8 +89,8 @@ impl Round {
         for round in 0_u32.. {
             let (began, peers) = (Instant::now(), self.peers());
             let large = round.is_multiple_of(SMALL_FOR_A_LARGE).then(large_probe).flatten();
-            for (number, peer) in (0_u32..).zip(peers.keys()) {
-                sleep_until(began + EVERY * number / u32::try_from(peers.len()).unwrap_or(u32::MAX)).await;
+            for (number, peer) in peers.keys().enumerate() {
+                sleep_until(turn(began, EVERY, number, peers.len())).await;
                 for packet in [Some(SMALL), large.as_deref()].into_iter().flatten() {
                     if let Err(error) = socket.send_to(packet, (peer.host(), PORT)).await {
                         debug!(%peer, %error, "a probe was not sent");
@@ -122,7 +125,10 @@ impl Round {
             let silent = self.heard().silent(self.began.elapsed());
             let asking = peers.into_iter().filter(|(peer, _)| silent.contains(peer));
             let answering: BTreeSet<Subnet> = stream::iter(asking)
-                .map(async |(subnet, peer)| answers(peer.underlay).await.then_some(subnet))
+                .map(async |(subnet, peer)| match peer.underlay {
+                    IpAddr::V4(host) if answers(Ipv4Addr::UNSPECIFIED, host).await => Some(subnet),
+                    _ => None,
+                })
                 .buffer_unordered(ASKED_AT_ONCE)
                 .filter_map(std::future::ready)
                 .collect()
@@ -131,6 +137,38 @@ impl Round {
             findings.put(Source::Probes, found);
         }
     }
+
+    /// Asks one instance of every peer that has any, another one each time, again and again.
+    async fn ask(&self, findings: &Findings) {
+        let mut missed = Missed::default();
+        for round in 0.. {
+            let (began, asked) = (Instant::now(), self.instances(round));
+            let count = asked.len();
+            let asking = asked.into_iter().enumerate().map(async |(number, (peer, instance))| {
+                sleep_until(turn(began, ASK_EVERY, number, count)).await;
+                (peer, answers(self.own.host(), instance).await)
+            });
+            missed.note(stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<_>>().await);
+            findings.put(Source::Instances, missed.findings());
+            sleep_until(began + ASK_EVERY).await;
+        }
+    }
+
+    /// One serving instance of each peer that has any.
+    fn instances(&self, round: usize) -> Vec<(Subnet, Ipv4Addr)> {
+        let (peers, directory) = (self.peers(), self.known.directory.borrow());
+        let one_of = |peer: Subnet| {
+            let count = directory.serving_on(peer).count();
+            Some((peer, directory.serving_on(peer).nth(round.checked_rem(count)?)?))
+        };
+        peers.into_keys().filter_map(one_of).collect()
+    }
+}
+
+/// When it is whose turn in a round that began then.
+fn turn(began: Instant, round: Duration, number: usize, count: usize) -> Instant {
+    let small = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    began + round * small(number) / small(count).max(1)
 }
 
 /// The largest packet that the overlay's link takes, in bytes, if it is there.
@@ -146,13 +184,13 @@ fn large_probe() -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// Whether a host answers a ping (RFC 792).
-async fn answers(host: IpAddr) -> bool {
-    let IpAddr::V4(host) = host else { return false };
+/// Whether somebody answers a ping (RFC 792) from an address of this host.
+async fn answers(from: Ipv4Addr, host: Ipv4Addr) -> bool {
     let id: [u8; 2] = random_bytes();
     let asking = async {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
+        rustix::net::bind(&socket, &SocketAddrV4::new(from, 0))?;
         rustix::net::connect(&socket, &SocketAddrV4::new(host, 0))?;
         // Not one of UDP, but it sends and receives like one.
         let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
@@ -191,8 +229,9 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        assert!(answers([127, 0, 0, 1].into()).await);
-        assert!(!answers([240, 0, 0, 1].into()).await, "an address that nobody has (RFC 1112, section 4)");
+        let any = Ipv4Addr::UNSPECIFIED;
+        assert!(answers(any, Ipv4Addr::LOCALHOST).await);
+        assert!(!answers(any, [240, 0, 0, 1].into()).await, "an address that nobody has (RFC 1112, section 4)");
     }
 
     #[test]

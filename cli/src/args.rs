@@ -150,7 +150,11 @@ pub enum Command {
         follow: bool,
     },
     /// What is wrong with the hosts and the paths between them, why, and what to do about it.
-    Doctor,
+    Doctor {
+        /// Show what each path between two hosts carries.
+        #[arg(long)]
+        paths: bool,
+    },
     /// The cluster's state and settings.
     Status,
     /// Versions of this command line and of the cluster.

@@ -126,7 +126,8 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Config(config) => files::configs(session, config).await,
         Command::Registry(registry) => tokens::registries(session, registry).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
-        Command::Doctor => doctor::doctor(session).await,
+        Command::Doctor { paths: false } => doctor::doctor(session).await,
+        Command::Doctor { paths: true } => doctor::paths(session).await,
         Command::Status => members::status(session).await,
         Command::Version { .. } => version(session).await,
         Command::Up(_)

@@ -198,6 +198,15 @@ impl Directory {
         self.hosts.iter()
     }
 
+    /// Where the instances are that serve on the host that has a subnet.
+    pub fn serving_on(&self, subnet: Subnet) -> impl Iterator<Item = Ipv4Addr> {
+        let owners = self.owners.range(subnet.host()..=subnet.0.broadcast());
+        owners.filter_map(|(address, owner)| match owner {
+            Owner::Instance(id) => self.instances.get(id).is_some_and(|endpoint| endpoint.serves).then_some(*address),
+            Owner::Service(_) => None,
+        })
+    }
+
     /// The host in whose subnet an address is.
     pub fn host_of(&self, address: Ipv4Addr) -> Option<&HostListing> {
         self.hosts.get(&Subnet::of(address))

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{network::Subnet, quantity::Bytes};
+use crate::{network::Subnet, quantity::Bytes, time::Timestamp};
+
+/// Most peers that an agent names for the same reason: where more are not heard, the host itself is the one that is
+/// apart.
+pub const MOST_NAMED: usize = 32;
 
 /// Something that is wrong, for as long as it is. A host may have several.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -47,4 +51,32 @@ pub enum Finding {
         /// By how much at least, in seconds.
         seconds: u64,
     },
+    /// None of a peer's instances that were asked answers, one after the other.
+    Unreached {
+        /// The peer.
+        #[schema(value_type = String)]
+        peer: Subnet,
+    },
+    /// The host's certificate ends soon: it has not been renewed when it should have been.
+    Certificate {
+        /// When it ends.
+        #[schema(value_type = String)]
+        ends: Timestamp,
+    },
+}
+
+impl Finding {
+    /// A word for it, as metrics label it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Finding::Unheard { .. } => "unheard",
+            Finding::Narrow { .. } => "narrow",
+            Finding::Network { .. } => "network",
+            Finding::Names { .. } => "names",
+            Finding::Disk { .. } => "disk",
+            Finding::Clock { .. } => "clock",
+            Finding::Unreached { .. } => "unreached",
+            Finding::Certificate { .. } => "certificate",
+        }
+    }
 }

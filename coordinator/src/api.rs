@@ -14,6 +14,7 @@ mod hosts;
 mod instances;
 mod keys;
 mod linger;
+mod metrics;
 mod stacks;
 mod tokens;
 
@@ -58,6 +59,8 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(environments::list))
         .routes(routes!(environments::put, environments::remove))
         .routes(routes!(doctor::get))
+        .routes(routes!(doctor::paths))
+        .routes(routes!(metrics::get))
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::remove))
         .routes(routes!(hosts::put_labels))

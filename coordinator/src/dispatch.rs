@@ -6,7 +6,7 @@ pub mod lease;
 mod session;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use common::{
     id::HostId,
     wire::{LogRequest, Open},
 };
-use coordinator_core::view::{self, Touched};
+use coordinator_core::view::{self, Found, Touched};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::{Notify, watch};
 
@@ -146,14 +146,12 @@ impl Dispatch {
     }
 
     /// What the agents that speak with this member have found wrong.
-    pub fn own_findings(&self) -> BTreeMap<HostId, Vec<Finding>> {
-        let hosts = self.hosts();
-        let with_findings = hosts.iter().filter(|(_, live)| !live.findings.is_empty());
-        with_findings.map(|(host, live)| (*host, live.findings.clone())).collect()
+    pub fn own_findings(&self) -> Found {
+        self.hosts().iter().map(|(host, live)| (*host, live.findings.clone())).collect()
     }
 
     /// What all agents have found wrong: they speak with the leader.
-    pub async fn findings(&self) -> Result<BTreeMap<HostId, Vec<Finding>>, Problem> {
+    pub async fn findings(&self) -> Result<Found, Problem> {
         if self.consensus.leadership().leads {
             return Ok(self.own_findings());
         }

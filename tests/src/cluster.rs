@@ -142,6 +142,11 @@ impl TestCluster {
         Ok(())
     }
 
+    /// Where it is reached, and with which token.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The API through whichever coordinator answers.
     pub fn client(&self) -> Client {
         Client::of_context(&self.context).expect("the context is right")

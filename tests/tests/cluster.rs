@@ -14,8 +14,8 @@ use common::{
     time::Span,
     token::{ApiToken, TokenId},
 };
-use hyper::Method;
-use tests::{cluster::TestCluster, wait::until_async};
+use hyper::{Method, StatusCode};
+use tests::{cluster::TestCluster, http::Endpoint, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -47,6 +47,16 @@ async fn a_stack_is_deployed_scaled_updated_and_removed() {
         anyhow::Ok(())
     })
     .await;
+
+    // Whichever coordinator is asked, it tells of all.
+    let endpoint = Endpoint::wharf(cluster.context()).expect("a context");
+    for server in 0..3 {
+        let mut client = endpoint.connect(server).await.expect("it answers");
+        let answered = client.send(Method::GET, "/api/v1/metrics", Bytes::new(), None, SOON).await;
+        let (status, text) = answered.expect("it answers");
+        let text = String::from_utf8_lossy(&text);
+        assert!(status == StatusCode::OK && text.contains("wharf_hosts{state=\"ready\"} 3\n"), "{status} {text}");
+    }
 
     cluster.client().delete("/api/v1/environments/default/stacks/shop").await.expect("it is removed");
     cluster.wait_for_running(0).await;

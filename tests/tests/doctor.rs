@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use common::{
-    api::{DoctorView, FindingView},
+    api::{DoctorView, FindingView, PathState, PathsView},
     finding::Finding,
+    name::Name,
 };
 use tests::{lab::Lab, wait::until};
 
@@ -61,11 +62,37 @@ fn a_broken_path_is_named_with_its_direction() {
     assert!(found.iter().any(|f| narrow(f) && f.what.ends_with("from h1 at h3")), "{found:?}");
     let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
     assert!(code == 1 && said.contains("✓ 3 of 3 hosts") && said.contains("· 4 of 6 paths"), "{code} {said}");
+    let state = |from: &str, to: &str| match (from, to) {
+        ("h1", "h2") => PathState::Silent,
+        ("h1", "h3") => PathState::Narrow,
+        _ => PathState::Whole,
+    };
+    let name = |text: &str| Name::parse(text).expect("a name");
+    let hosts = ["h1", "h2", "h3"];
+    let others = |to| hosts.iter().filter(move |from| **from != to).map(move |from| (name(from), state(from, to)));
+    let wanted = PathsView { arriving: hosts.iter().map(|to| (name(to), others(to).collect())).collect() };
+    let (code, said, error) = lab.try_exec("h1", &["wharf", "doctor", "--paths", "-o", "json"]);
+    assert_eq!((code, serde_json::from_str(&said).ok()), (1, Some(wanted)), "{said}{error}");
+    let (_, said, _) = lab.try_exec("h1", &["wharf", "doctor", "--paths"]);
+    let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let table: Vec<Vec<String>> = said.lines().map(cells).collect();
+    assert_eq!(table, [["FROM", "h1", "h2", "h3"].as_slice(), &["h1", "✗", "~"], &["h2", "✓", "✓"], &["h3", "✓", "✓"]]);
 
     for host in ["h2", "h3"] {
         sh(&lab, host, "nft delete table ip lost");
     }
     wait_for(&lab, NAMED, "all is well again", <[FindingView]>::is_empty);
+
+    // A host may be heard while what it forwards is lost: a firewall that somebody has turned on.
+    lab.deploy("web", "services: {web: {image: lab/web:1, deploy: {mode: global}}}");
+    sh(&lab, "h2", "iptables -I FORWARD -j DROP");
+    let found = wait_for(&lab, NAMED, "it is named", |findings| !findings.is_empty());
+    let whole = |found: &[FindingView]| found.len() == 1 && found[0].what == "No instance of h2 answers h1, h3";
+    if !whole(&found) {
+        wait_for(&lab, NAMED, "by both of the others, and nothing else", whole);
+    }
+    sh(&lab, "h2", "iptables -D FORWARD -j DROP");
+    wait_for(&lab, NAMED, "all is well, with instances to be asked", <[FindingView]>::is_empty);
 
     // Of the coordinators, the one that leads knows: the others ask it.
     lab.run(&["stop-wharf", "h1"]).expect("the leader dies");

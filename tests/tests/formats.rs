@@ -296,6 +296,8 @@ fn findings() -> Vec<Finding> {
         Finding::Names { why },
         Finding::Disk { path: "/".into(), size: Bytes(1 << 40) },
         Finding::Clock { seconds: 60 },
+        Finding::Unreached { peer },
+        Finding::Certificate { ends: Timestamp(1) },
     ]
 }
 

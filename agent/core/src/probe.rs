@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use common::{finding::Finding, network::Subnet};
+use common::{
+    finding::{Finding, MOST_NAMED},
+    network::Subnet,
+};
 
 /// How probes begin; small ones have no more.
 pub const SMALL: &[u8] = b"wharf probe 1 small";
@@ -20,8 +23,10 @@ pub const SMALL_FOR_A_LARGE: u32 = 4;
 const SILENT_AFTER: Duration = Duration::from_secs(13);
 /// The same of large ones.
 const NARROW_AFTER: Duration = Duration::from_secs(55);
-/// Most peers that are named: where more are not heard, the host itself is the one that is apart.
-const MOST_NAMED: usize = 32;
+/// How often one of each peer's instances is asked.
+pub const ASK_EVERY: Duration = Duration::from_secs(6);
+/// A peer is not reached when so many in a row did not answer.
+const MISSES: u32 = 3;
 
 /// What has been heard of each peer. Times are those of a clock that never jumps, since any moment.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +75,26 @@ impl Heard {
     }
 }
 
+/// How many instances of each peer did not answer, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Missed(BTreeMap<Subnet, u32>);
+
+impl Missed {
+    /// Notes which peers' instances were asked, and whether they answered: nothing is missed of others.
+    pub fn note(&mut self, asked: impl IntoIterator<Item = (Subnet, bool)>) {
+        let before = std::mem::take(&mut self.0);
+        let misses = |peer: Subnet| before.get(&peer).copied().unwrap_or_default();
+        let count = |(peer, answered)| (peer, if answered { 0 } else { misses(peer).saturating_add(1) });
+        self.0 = asked.into_iter().map(count).collect();
+    }
+
+    /// The peers of whose instances none is reached.
+    pub fn findings(&self) -> BTreeSet<Finding> {
+        let unreached = self.0.iter().filter(|(_, misses)| **misses >= MISSES).take(MOST_NAMED);
+        unreached.map(|(peer, _)| Finding::Unreached { peer: *peer }).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +137,21 @@ mod tests {
         );
         heard.note(peer(1), true, at(61));
         assert!(heard.findings(&BTreeSet::new(), 1450, at(62)).is_empty());
+    }
+
+    #[test]
+    fn who_does_not_answer_three_times_in_a_row_is_not_reached() {
+        let mut missed = Missed::default();
+        let (one, two) = (peer(1), peer(2));
+        missed.note([(one, false), (two, false)]);
+        missed.note([(one, false), (two, true)]);
+        assert!(missed.findings().is_empty());
+        missed.note([(one, false), (two, false)]);
+        assert_eq!(missed.findings(), [Finding::Unreached { peer: one }].into());
+        missed.note([(one, true), (two, false)]);
+        missed.note([(two, false)]);
+        assert_eq!(missed.findings(), [Finding::Unreached { peer: two }].into());
+        missed.note([(one, false)]);
+        assert!(missed.findings().is_empty(), "what has no instances any more is not missed");
     }
 }

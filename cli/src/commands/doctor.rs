@@ -1,9 +1,21 @@
 //! What is wrong with the cluster's hosts and the paths between them.
 
-use common::{api::DoctorView, error::Problem};
+use std::collections::BTreeMap;
+
+use common::{
+    api::{DoctorView, PathState, PathsView},
+    error::Problem,
+    name::Name,
+};
 
 use super::Session;
-use crate::{args::Format, output};
+use crate::{
+    args::Format,
+    output::{self, Rows},
+};
+
+/// With more hosts, those whose paths are all whole are not shown.
+const MOST_HOSTS: usize = 20;
 
 /// Shows it; the exit code is 1 if anything is.
 pub async fn doctor(session: &Session) -> Result<u8, Problem> {
@@ -28,5 +40,40 @@ fn show(view: &DoctorView) {
     if view.directions > 0 {
         let (mark, whole) = (mark(unheard == 0), view.directions.saturating_sub(unheard));
         output::line(&format!("{mark} {whole} of {} paths of the overlay carry packets", view.directions));
+    }
+}
+
+/// Shows what each path carries; the exit code is 1 if any does not carry all.
+pub async fn paths(session: &Session) -> Result<u8, Problem> {
+    let view: PathsView = session.client.get("/api/v1/doctor/paths").await?;
+    let mut states = view.arriving.values().flat_map(BTreeMap::values);
+    let is_broken = states.any(|state| matches!(state, PathState::Silent | PathState::Narrow));
+    let state = |from: &Name, to: &Name| view.arriving.get(to).and_then(|arriving| arriving.get(from)).copied();
+    let is_shown = |host: &&Name| {
+        let differs = |state: Option<PathState>| state.is_some_and(|state| state != PathState::Whole);
+        view.arriving.len() <= MOST_HOSTS
+            || view.arriving.keys().any(|other| differs(state(host, other)) || differs(state(other, host)))
+    };
+    let shown: Vec<&Name> = view.arriving.keys().filter(is_shown).collect();
+    let head: Vec<&str> = ["FROM"].into_iter().chain(shown.iter().map(|host| host.as_str())).collect();
+    let row = |from: &&Name| {
+        let cells = shown.iter().map(|to| state(from, to).map_or("", mark_of).to_owned());
+        [from.to_string()].into_iter().chain(cells).collect()
+    };
+    let rows = shown.iter().map(row).collect();
+    output::list(session.format, &view, Rows { head: &head, narrow: head.len(), rows });
+    output::note("To the host of the column: ✓ all, ~ small packets alone, ✗ nothing, ? not known");
+    if shown.len() < view.arriving.len() {
+        output::note(format!("{} hosts whose paths are all whole are not shown", view.arriving.len() - shown.len()));
+    }
+    Ok(u8::from(is_broken))
+}
+
+fn mark_of(state: PathState) -> &'static str {
+    match state {
+        PathState::Whole => "✓",
+        PathState::Narrow => "~",
+        PathState::Silent => "✗",
+        PathState::Unknown => "?",
     }
 }

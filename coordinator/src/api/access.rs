@@ -47,6 +47,8 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("PUT", "/api/v1/cluster/settings", CHANGE),
     ("DELETE", "/api/v1/members/{member}", CHANGE),
     ("GET", "/api/v1/doctor", READ),
+    ("GET", "/api/v1/doctor/paths", READ),
+    ("GET", "/api/v1/metrics", READ),
     ("GET", "/api/v1/environments", READ),
     ("PUT", "/api/v1/environments/{environment}", CHANGE),
     ("DELETE", "/api/v1/environments/{environment}", CHANGE),

@@ -1,7 +1,7 @@
 //! What is wrong with the hosts and the paths between them.
 
 use axum::{Json, extract::State};
-use common::api::DoctorView;
+use common::api::{DoctorView, PathsView};
 use coordinator_core::view;
 
 use super::{ApiError, extract::Reading};
@@ -15,4 +15,14 @@ pub async fn get(
 ) -> Result<Json<DoctorView>, ApiError> {
     let found = coordinator.dispatch.findings().await?;
     Ok(Json(view::doctor(&published.cluster, &found)))
+}
+
+/// What every path of the overlay carries, by the host where it ends and the one where it begins.
+#[utoipa::path(get, path = "/api/v1/doctor/paths", responses((status = 200, body = PathsView)))]
+pub async fn paths(
+    State(coordinator): State<Coordinator>,
+    Reading(published): Reading,
+) -> Result<Json<PathsView>, ApiError> {
+    let found = coordinator.dispatch.findings().await?;
+    Ok(Json(view::paths(&published.cluster, &found)))
 }

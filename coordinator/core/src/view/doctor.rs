@@ -1,5 +1,7 @@
 //! What is wrong, as people should read it: where, why, and what to do.
 
+mod paths;
+
 use std::collections::BTreeMap;
 
 use common::{
@@ -13,14 +15,29 @@ use common::{
 
 use crate::{Cluster, cluster::Host};
 
+pub use paths::paths;
+
+/// What hosts' agents have found wrong: nothing, of a host whose agent is not heard.
+pub type Found = BTreeMap<HostId, Vec<Finding>>;
+
+/// Most hosts that are named in one line.
+const MOST_SHOWN: usize = 3;
+
 /// All that is wrong by what the hosts' agents have found, and by what the cluster knows of the hosts.
-pub fn doctor(cluster: &Cluster, found: &BTreeMap<HostId, Vec<Finding>>) -> DoctorView {
+pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
     let ready = cluster.hosts.values().filter(|host| host.liveness == Liveness::Ready).count();
     let mut findings: Vec<FindingView> = cluster.hosts.values().filter_map(absent).collect();
+    let mut misses: BTreeMap<Subnet, Vec<(HostId, &Host)>> = BTreeMap::new();
     for (id, of_host) in found {
         let Some(host) = cluster.hosts.get(id) else { continue };
-        findings.extend(of_host.iter().filter_map(|finding| explain(cluster, found, host, finding)));
+        for finding in of_host {
+            match finding {
+                Finding::Unreached { peer } => misses.entry(*peer).or_default().push((*id, host)),
+                _ => findings.extend(explain(cluster, found, host, finding)),
+            }
+        }
     }
+    findings.extend(misses.into_iter().filter_map(|(peer, by)| unreached(cluster, found, peer, &by)));
     let has_overlay = cluster.network.backend != Backend::None;
     let directions = if has_overlay { ready * ready.saturating_sub(1) } else { 0 };
     DoctorView { hosts: cluster.hosts.len(), ready, directions, findings }
@@ -36,12 +53,7 @@ fn absent(host: &Host) -> Option<FindingView> {
     Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
 }
 
-fn explain(
-    cluster: &Cluster,
-    found: &BTreeMap<HostId, Vec<Finding>>,
-    host: &Host,
-    finding: &Finding,
-) -> Option<FindingView> {
+fn explain(cluster: &Cluster, found: &Found, host: &Host, finding: &Finding) -> Option<FindingView> {
     let name = &host.name;
     let (what, why, fix) = match finding {
         Finding::Unheard { peer, answers } => unheard(cluster, found, host, *peer, *answers)?,
@@ -73,13 +85,20 @@ fn explain(
             format!("they are more than {seconds} s apart"),
             format!("Let both follow a time server: timedatectl on {name}"),
         ),
+        Finding::Certificate { ends } => (
+            format!("The certificate of {name} ends soon, at {ends}"),
+            "it should have been renewed at half of its life".to_owned(),
+            format!("Its log says why it was not: on {name}, journalctl -u wharf | grep certificate"),
+        ),
+        // Told once for all who find it.
+        Finding::Unreached { .. } => return None,
     };
     Some(FindingView { host: name.clone(), finding: Some(finding.clone()), what, why: vec![why], fix: vec![fix] })
 }
 
 fn unheard(
     cluster: &Cluster,
-    found: &BTreeMap<HostId, Vec<Finding>>,
+    found: &Found,
     host: &Host,
     peer: Subnet,
     answers: bool,
@@ -93,8 +112,7 @@ fn unheard(
     let (to, from) = (address(host)?, address(other)?);
     let (here, there): (&Name, &Name) = (&host.name, &other.name);
     let what = format!("No packet of the overlay arrives from {there} at {here}");
-    let is_broken = found.get(&id).is_some_and(|all| all.iter().any(|f| matches!(f, Finding::Network { .. })));
-    let (why, fix) = if is_broken {
+    let (why, fix) = if has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
         (format!("the network of {there} is not as it should be"), format!("Mend {there} first"))
     } else if answers {
         (
@@ -108,6 +126,40 @@ fn unheard(
         )
     };
     Some((what, why, fix))
+}
+
+/// A host that is heard while its instances are not: what it forwards is lost.
+fn unreached(cluster: &Cluster, found: &Found, peer: Subnet, by: &[(HostId, &Host)]) -> Option<FindingView> {
+    let (id, host) = of_subnet(cluster, peer)?;
+    // What is told already is the reason.
+    if host.liveness != Liveness::Ready || has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
+        return None;
+    }
+    let hears = |id: HostId, other: &Host| {
+        !has(found, id, |finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == other.subnet))
+    };
+    let whole = by.iter().filter(|(asker, asking)| hears(id, asking) && hears(*asker, host));
+    let mut names: Vec<&str> = whole.map(|(_, asking)| asking.name.as_str()).collect();
+    names.sort_unstable();
+    let (shown, more) = names.split_at(names.len().min(MOST_SHOWN));
+    let from = match (shown, more) {
+        ([], _) => return None,
+        (_, []) => shown.join(", "),
+        _ => format!("{} and {} more", shown.join(", "), more.len()),
+    };
+    let name = &host.name;
+    Some(FindingView {
+        host: name.clone(),
+        finding: Some(Finding::Unreached { peer }),
+        what: format!("No instance of {name} answers {from}"),
+        why: vec![format!("{name} itself is heard: what it forwards to its containers is lost, or what they answer")],
+        fix: vec![format!("On {name}, look for rules that drop it: iptables -S FORWARD, nft list ruleset")],
+    })
+}
+
+/// Whether a host has found something.
+fn has(found: &Found, host: HostId, is_it: impl Fn(&Finding) -> bool) -> bool {
+    found.get(&host).is_some_and(|all| all.iter().any(is_it))
 }
 
 fn of_subnet(cluster: &Cluster, subnet: Subnet) -> Option<(HostId, &Host)> {
@@ -127,7 +179,7 @@ mod tests {
     }
 
     fn told(fixture: &Fixture, found: &[(u8, Finding)]) -> Vec<String> {
-        let mut by_host: BTreeMap<HostId, Vec<Finding>> = BTreeMap::new();
+        let mut by_host = Found::new();
         for (number, finding) in found {
             by_host.entry(host(*number)).or_default().push(finding.clone());
         }
@@ -139,7 +191,7 @@ mod tests {
     fn a_silent_path_is_told_with_its_direction_and_likely_cause() {
         let mut fixture = Fixture::of_hosts(3);
         let unheard = |fixture: &Fixture, peer, answers| Finding::Unheard { peer: subnet(fixture, peer), answers };
-        let view = doctor(&fixture.cluster, &BTreeMap::new());
+        let view = doctor(&fixture.cluster, &Found::new());
         assert_eq!((view.hosts, view.ready, view.directions, view.findings.len()), (3, 3, 6, 0));
 
         let blocked = told(&fixture, &[(2, unheard(&fixture, 1, true))]);
@@ -159,5 +211,22 @@ mod tests {
         let down = told(&fixture, &[(2, unheard(&fixture, 1, true)), (3, unheard(&fixture, 1, false))]);
         assert_eq!(down.len(), 1, "one cause, told once: {down:?}");
         assert!(down[0].starts_with("The agent of h1 is not heard by the coordinators (down)"), "{down:?}");
+    }
+
+    #[test]
+    fn who_forwards_nothing_is_told_once_and_only_if_it_is_heard() {
+        let fixture = Fixture::of_hosts(6);
+        let misses = |by: u8| (by, Finding::Unreached { peer: subnet(&fixture, 2) });
+        let all = told(&fixture, &[misses(1), misses(3), misses(4), misses(5), misses(6)]);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].starts_with("No instance of h2 answers h1, h3, h4 and 2 more: h2 itself is heard"), "{all:?}");
+
+        let silent = |at: u8, from: u8| (at, Finding::Unheard { peer: subnet(&fixture, from), answers: true });
+        let one = told(&fixture, &[misses(1), silent(1, 2)]);
+        assert!(one.len() == 1 && one[0].starts_with("No packet of the overlay"), "{one:?}");
+        let other_way = told(&fixture, &[misses(1), misses(3), silent(2, 1)]);
+        assert!(other_way.iter().any(|text| text.starts_with("No instance of h2 answers h3: ")), "{other_way:?}");
+        let broken = told(&fixture, &[misses(1), (2, Finding::Network { why: "no".into() })]);
+        assert_eq!(broken.len(), 1, "{broken:?}");
     }
 }
