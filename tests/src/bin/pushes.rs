@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use agent_core::probe::{EVERY, SMALL, SMALL_FOR_A_LARGE};
+use agent_core::probe::{ASK_EVERY, EVERY, SMALL, SMALL_FOR_A_LARGE};
 use common::{
     assignment::Assignment,
     codec,
@@ -118,10 +118,14 @@ fn main() {
     let peers = f64::from(HOSTS - 1);
     let small = peers / EVERY.as_secs_f64();
     let large = small / f64::from(SMALL_FOR_A_LARGE);
-    let bytes = small * (SMALL.len() + INSIDE + AROUND) as f64 + large * (LARGE_PACKET + AROUND) as f64;
+    // What it asks of others' instances, and what its own answer; a ping's headers are as long as those of UDP.
+    let pings = 2.0 * peers / ASK_EVERY.as_secs_f64();
+    let bytes = small * (SMALL.len() + INSIDE + AROUND) as f64
+        + large * (LARGE_PACKET + AROUND) as f64
+        + pings * (INSIDE + AROUND) as f64;
     println!(
         "doctor, each host: {:.0} packets and {:.0} KB a second, {:.2} Mbit/s",
-        small + large,
+        small + large + pings,
         bytes / 1e3,
         bytes * 8.0 / 1e6
     );
