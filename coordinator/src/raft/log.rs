@@ -24,6 +24,9 @@ const COMMITTED: &[u8] = b"m/committed";
 const PURGED: &[u8] = b"m/purged";
 /// Bytes of entries kept in memory; older ones are read from the store.
 const CACHE_BYTES: usize = 32 << 20;
+/// Bytes of entries for a follower in one message; the first entry is always in it. openraft gives a message the time
+/// between two heartbeats and sends all of it again if that is over before it is answered.
+const MESSAGE_BYTES: usize = 256 << 10;
 /// Entries removed in one batch.
 const REMOVE_STEP: u64 = 256;
 
@@ -93,7 +96,7 @@ impl LogStore {
         }
         let purged: Option<LogId> = self.store.record(PURGED)?;
         let range = self.store.check_log(purged.map(|purged| purged.index))?;
-        let last = range.map(|(_, last)| self.store.entry(last)).transpose()?.map(|entry| entry.log_id);
+        let last = range.map(|(_, last)| self.store.entry(last)).transpose()?.map(|(entry, _)| entry.log_id);
         let mut state = self.state();
         state.purged = purged;
         state.first = range.map(|(first, _)| first);
@@ -118,7 +121,7 @@ impl LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        (start.max(first)..end.min(last)).map(|index| self.entry(index)).collect()
+        (start.max(first)..end.min(last)).map(|index| Ok(self.entry(index)?.0)).collect()
     }
 
     fn is_stored(&self, index: u64) -> bool {
@@ -126,9 +129,10 @@ impl LogStore {
         state.purged.is_none_or(|purged| index > purged.index) && state.first.is_some_and(|first| first <= index)
     }
 
-    fn entry(&self, index: u64) -> Result<Entry, StoreError> {
-        let cached = self.state().cache.get(&index).map(|(entry, _)| entry.clone());
-        cached.map_or_else(|| self.store.entry(index), |entry| Ok((*entry).clone()))
+    /// An entry and the bytes that it takes.
+    fn entry(&self, index: u64) -> Result<(Entry, usize), StoreError> {
+        let cached = self.state().cache.get(&index).cloned();
+        cached.map_or_else(|| self.store.entry(index), |(entry, size)| Ok(((*entry).clone(), size)))
     }
 }
 
@@ -138,6 +142,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
         self.read_range(range).map_err(read_error)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for index in start..end {
+            let (entry, size) = self.entry(index).map_err(read_error)?;
+            bytes += size;
+            if bytes > MESSAGE_BYTES && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 }
 
@@ -203,7 +220,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.store.write_durably(batch).await.map_err(write_error)?;
         let before = log_id.index.checked_sub(1);
         let last = match before {
-            Some(index) if self.is_stored(index) => Some(self.entry(index).map_err(read_error)?.log_id),
+            Some(index) if self.is_stored(index) => Some(self.entry(index).map_err(read_error)?.0.log_id),
             _ => self.state().purged,
         };
         let mut state = self.state();

@@ -216,13 +216,14 @@ impl Store {
         Ok(range)
     }
 
-    /// Reads an entry.
-    pub fn entry(&self, index: u64) -> Result<super::types::Entry, StoreError> {
+    /// An entry and the bytes that it takes.
+    pub fn entry(&self, index: u64) -> Result<(super::types::Entry, usize), StoreError> {
         let mut bytes = Vec::new();
         for item in self.db.scan_prefix(entry_prefix(index)).values() {
             bytes.extend_from_slice(&item.map_err(|e| self.corrupt(e.to_string()))?);
         }
-        ENTRY_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("entry {index}: {e}")))
+        let entry = ENTRY_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("entry {index}: {e}")))?;
+        Ok((entry, bytes.len()))
     }
 
     /// Adds the removal of every stored entry from `from` to `to`, both included, to a batch.

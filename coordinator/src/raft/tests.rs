@@ -1,9 +1,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::{codec::Format, id::MemberId, name::default_environment, time::Timestamp};
+use common::{codec::Format, id::MemberId, name::default_environment, time::Timestamp, wire::MAX_FRAME};
 use coordinator_core::{Batch, Command};
 use openraft::{
-    CommittedLeaderId, EntryPayload,
+    CommittedLeaderId, EntryPayload, RaftLogReader,
     storage::RaftLogStorage,
     testing::{StoreBuilder, Suite},
 };
@@ -59,11 +59,31 @@ async fn what_was_durable_is_there_after_a_restart_large_entries_included() {
     drop(store_with(directory.path(), 0..20, 200_000).await);
     let store = Store::open(directory.path(), MemberId(1)).expect("opens again");
     assert_eq!(store.check_log(None).expect("is whole"), Some((0, 19)));
-    assert_eq!(store.entry(7).expect("reads").log_id.index, 7);
+    assert_eq!(store.entry(7).expect("reads").0.log_id.index, 7);
     assert!(
         !directory.path().join("raft/blobs").read_dir().is_ok_and(|mut blobs| blobs.next().is_some()),
         "sled never syncs blobs"
     );
+}
+
+#[tokio::test]
+async fn what_a_follower_lacks_goes_to_it_in_messages_that_it_can_take() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut log = LogStore::new(store_with(directory.path(), 1..41, 100_000).await);
+    log.get_log_state().await.expect("loads");
+    let (mut next, mut messages) = (1, 0);
+    while next < 41 {
+        let entries = log.limited_get_log_entries(next, 41).await.expect("reads");
+        let bytes = common::codec::encode(&entries).expect("encodes").len();
+        assert!(bytes < MAX_FRAME / 50, "{bytes} bytes from {next} on");
+        assert_eq!(entries.first().expect("at least one").log_id.index, next);
+        next += entries.len() as u64;
+        messages += 1;
+    }
+    assert_eq!(messages, 20);
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut log = LogStore::new(store_with(directory.path(), 1..3, 1_000_000).await);
+    assert_eq!(log.limited_get_log_entries(1, 3).await.expect("reads").len(), 1, "one is never left out");
 }
 
 #[tokio::test]
