@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_secs(30);
 /// How far the clocks may part between two looks: slow corrections are none of anybody's business.
 const MAX_PARTING: Span = Span::seconds(1);
 /// Most commands in one proposal.
-const CHUNK: usize = 200;
+const CHUNK: usize = 1000;
 
 /// Plans for as long as it is awaited.
 pub async fn run(consensus: Consensus) {

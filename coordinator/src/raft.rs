@@ -69,8 +69,8 @@ pub struct Shared {
     published: watch::Receiver<Arc<Published>>,
     leadership: watch::Receiver<Leadership>,
     confirmed: election::Confirmed,
-    batches: mpsc::Sender<batch::Waiting>,
-    forwards: mpsc::Sender<batch::Waiting>,
+    batches: batch::Batches,
+    forwards: batch::Batches,
     reads: mpsc::Sender<read::Waiting>,
     contact: election::Contact,
     callers: Arc<Callers>,
@@ -291,12 +291,10 @@ impl Consensus {
     }
 
     async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        let led_by_another = self.leadership().leader.is_some_and(|leader| leader != self.me);
-        let queue = if led_by_another { &self.forwards } else { &self.batches };
-        if !led_by_another && !self.leadership().leads {
-            return Err(NotProposed::NotLeader);
+        if self.leadership().leader.is_some_and(|leader| leader != self.me) {
+            return batch::propose_at_once(&self.forwards, proposals).await;
         }
-        batch::propose(queue, proposals).await
+        self.propose_at_once(proposals).await
     }
 
     /// Has commands applied by the member that leads.
@@ -321,12 +319,20 @@ impl Consensus {
         }
     }
 
-    /// Has commands applied by this member, which must lead.
+    /// Has commands applied by this member, which must lead, when it is their turn.
     pub async fn propose(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        if !self.leadership().leads {
-            return Err(NotProposed::NotLeader);
-        }
+        self.must_lead()?;
         batch::propose(&self.batches, proposals).await
+    }
+
+    /// The same; refused if too many wait.
+    async fn propose_at_once(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+        self.must_lead()?;
+        batch::propose_at_once(&self.batches, proposals).await
+    }
+
+    fn must_lead(&self) -> Result<(), NotProposed> {
+        if self.leadership().leads { Ok(()) } else { Err(NotProposed::NotLeader) }
     }
 
     /// Calls another member.
@@ -354,7 +360,7 @@ impl Consensus {
                 MemberAnswer::Snapshot(self.raft.install_snapshot(request).await)
             }
             MemberCall::PreVote { last_log } => MemberAnswer::PreVote(election::grants(self, last_log)),
-            MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose(proposals).await),
+            MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose_at_once(proposals).await),
             MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
         }
     }

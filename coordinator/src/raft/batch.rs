@@ -16,12 +16,16 @@ use super::{Consensus, NotProposed, types::TypeConfig};
 /// Entries, or messages, on their way at a time. With two, each carries half as much, and an entry
 /// costs the same whatever it carries: `scripts/bench raft`.
 const IN_FLIGHT: usize = 1;
-const MAX_COMMANDS: usize = 500;
-const MAX_BYTES: usize = 64 << 10;
+/// An entry takes what waits, up to so much: it is applied in one go, and nothing else happens meanwhile.
+const MAX_COMMANDS: usize = 1000;
+const MAX_BYTES: usize = 256 << 10;
 /// A leader that loses its majority never answers; after this the result is unknown.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Answer = oneshot::Sender<Result<Vec<Outcome>, NotProposed>>;
+
+/// Where proposals wait.
+pub type Batches = mpsc::Sender<Waiting>;
 
 /// Proposals and where their outcomes go.
 pub struct Waiting {
@@ -29,11 +33,24 @@ pub struct Waiting {
     answer: Answer,
 }
 
-/// Hands proposals to the batcher and waits for their outcomes.
-pub async fn propose(batches: &mpsc::Sender<Waiting>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+/// Hands proposals to the batcher and waits for their outcomes; refused if too many wait already.
+pub async fn propose_at_once(batches: &Batches, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+    outcomes(batches.try_reserve().map_err(|_| NotProposed::Busy)?, proposals).await
+}
+
+/// The same of somebody who can wait until it is their turn.
+pub async fn propose(batches: &Batches, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+    outcomes(batches.reserve().await.map_err(|_| stops())?, proposals).await
+}
+
+async fn outcomes(place: mpsc::Permit<'_, Waiting>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
     let (answer, outcome) = oneshot::channel();
-    batches.try_send(Waiting { proposals, answer }).map_err(|_| NotProposed::Busy)?;
-    outcome.await.unwrap_or_else(|_| Err(NotProposed::Unknown("this member stops".into())))
+    place.send(Waiting { proposals, answer });
+    outcome.await.unwrap_or_else(|_| Err(stops()))
+}
+
+fn stops() -> NotProposed {
+    NotProposed::Unknown("this member stops".into())
 }
 
 /// Where what was gathered goes.
