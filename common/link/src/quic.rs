@@ -33,14 +33,15 @@ use crate::{
     Connection, Credentials, LinkError, Transport,
     connection::Inner,
     identity::{coordinator_name, identity_of, random_bytes},
-    provider,
+    provider, socket,
 };
 
 /// A connection of whose peer nothing is heard for so long is lost.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Who has dialled says after so much silence that it is there, and repeats it until that is acknowledged: so each
-/// hears the other, and a coordinator of ten thousand agents has not to ask for them.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// hears the other, and a coordinator of ten thousand agents has not to ask for them. It is longer than the usual
+/// time between two heartbeats, which say the same.
+const KEEP_ALIVE: Duration = Duration::from_millis(5500);
 /// Largest packet that is tried: a log entry in three of them instead of twenty costs much less where
 /// the network takes jumbo frames.
 const LARGEST_PACKET: u16 = 8900;
@@ -52,6 +53,9 @@ const MAX_HANDSHAKES: usize = 256;
 /// keep the members apart.
 const MEMBERS_HANDSHAKES: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that may wait in the socket of who accepts. All peers send to it: while the process looks elsewhere for
+/// a few milliseconds, what ten thousand agents say is more than the kernel's usual 208 KiB, and the rest is lost.
+const BUFFER: usize = 16 << 20;
 
 /// What an endpoint that accepts speaks, and how many it lets in at a time.
 struct Door<'a> {
@@ -198,6 +202,7 @@ impl Quic {
     fn open(door: &Door, address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
         let runtime = quinn::default_runtime().ok_or_else(|| std::io::Error::other("this needs a tokio runtime"))?;
         let socket = std::net::UdpSocket::bind(address)?;
+        socket::make_room(&socket, BUFFER)?;
         let config = endpoint_config(&credentials);
         let endpoint =
             quinn::Endpoint::new(config, Some(server_config(&credentials, door.versions)?), socket, runtime)?;

@@ -1,6 +1,20 @@
-//! Which process holds a port, from `/proc`.
+//! Sockets: which process holds a port, from `/proc`; how an address is reached; how much may wait in one.
 
-use std::{fs, io, net::SocketAddr, path::Path};
+use std::{
+    fs, io,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+};
+
+use rustix::net::sockopt;
+
+/// Lets so many bytes wait in a socket, either way; as many as the kernel's limits allow who may not go beyond them.
+pub fn make_room(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    if sockopt::set_socket_recv_buffer_size_force(socket, bytes).is_err() {
+        sockopt::set_socket_recv_buffer_size(socket, bytes)?;
+    }
+    Ok(sockopt::set_socket_send_buffer_size(socket, bytes)?)
+}
 
 /// The program and process id that listen on a TCP or UDP port, if this process may see them.
 pub fn holder_of(port: u16) -> Option<String> {
@@ -42,20 +56,30 @@ fn inodes_of(table: &str, port: u16, any_state: bool) -> Vec<String> {
 /// The local address from which `to` would be reached; no packet is sent.
 pub fn local_address_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = std::net::UdpSocket::bind(any)?;
+    let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn more_can_wait_in_a_socket_than_by_default() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let usual = sockopt::socket_recv_buffer_size(&socket).expect("has one");
+        make_room(&socket, usual * 2).expect("there is room");
+        assert!(sockopt::socket_recv_buffer_size(&socket).expect("has one") > usual);
+    }
+
     #[test]
     fn the_holder_of_a_port_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let port = listener.local_addr().expect("has one").port();
-        let holder = super::holder_of(port).expect("this process");
+        let holder = holder_of(port).expect("this process");
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");
         drop(listener);
-        assert_eq!(super::holder_of(port), None);
+        assert_eq!(holder_of(port), None);
     }
 }
