@@ -164,7 +164,7 @@ impl<R: ContainerRuntime> Session<R> {
                 }
             }
         };
-        let (mut number, leaving) = (0, self.leaving.clone());
+        let (mut reported, mut acknowledged, leaving) = (0, 0, self.leaving.clone());
         let mut beats = tokio::time::interval(heartbeat);
         let mut look_at_facts = Instant::now() + until_next_look(&facts);
         let mut unanswered = 0;
@@ -176,7 +176,11 @@ impl<R: ContainerRuntime> Session<R> {
                 tokio::select! {
                     message = heard.recv() => {
                         let message = message.ok_or_else(|| End::Broken("the coordinator ended the session".into()))?;
-                        unanswered = if matches!(message, ToAgent::BeatAck { .. }) { 0 } else { unanswered };
+                        match &message {
+                            ToAgent::BeatAck { .. } => unanswered = 0,
+                            ToAgent::ReportAck { number } => acknowledged = *number,
+                            _ => {}
+                        }
                         self.hear(message, coordinators)?;
                     }
                     _ = beats.tick() => {
@@ -191,13 +195,15 @@ impl<R: ContainerRuntime> Session<R> {
                         outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
                     }
                     () = leaving.notified() => outgoing.send(&ToCoordinator::Leaving).await?,
-                    changed = self.report.changed() => {
+                    // What changes while a report is on its way goes with the next one: a cluster that has
+                    // much to write is told less often.
+                    changed = self.report.changed(), if acknowledged == reported => {
                         if changed.is_err() {
                             return Err(End::Broken("the agent stops".into()));
                         }
-                        number += 1;
+                        reported += 1;
                         let report = self.report.borrow_and_update().clone();
-                        outgoing.send(&ToCoordinator::Report { number, report }).await?;
+                        outgoing.send(&ToCoordinator::Report { number: reported, report }).await?;
                     }
                     _ = findings.changed() => outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
                     () = tokio::time::sleep_until(look_at_facts) => {

@@ -95,6 +95,11 @@ impl Dispatch {
             tokio::time::sleep(GATHER).await;
             let next = published.borrow_and_update().cluster.clone();
             let hosts = self.hosts();
+            if hosts.is_empty() {
+                // It does not lead. A session that begins looks by itself.
+                seen = next;
+                continue;
+            }
             match view::touched(&seen, &next) {
                 Touched::All => hosts.values().for_each(|live| live.changed.notify_one()),
                 Touched::Hosts(touched) => {

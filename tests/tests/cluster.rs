@@ -1,20 +1,25 @@
 //! A cluster in one process, and what happens when parts of it go.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use agent::{files::Places, runtime::fake::Fake};
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{
-    api::{Access, ApiTokenCreated, ClusterView, CreateApiToken, KeyView},
+    api::{Access, ApiTokenCreated, ClusterView, CreateApiToken, KeyView, Settings},
+    assignment::{AssignedInstance, Assignment},
     error::Code,
-    instance::Phase,
+    id::{ClusterId, HostId, MemberId, ServiceId},
+    instance::{Desired, Phase, Want},
     name::Name,
     secret::Secret,
     spec::{ContainerSpec, ServiceSpec, UpdatePolicy},
     time::Span,
     token::{ApiToken, TokenId},
+    wire::{Grant, Open, PeerIdentity, ToAgent, ToCoordinator},
 };
 use hyper::{Method, StatusCode};
+use link::{Stream, Transport, clock::now, memory::Network};
 use tests::{cluster::TestCluster, http::Endpoint, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -66,6 +71,80 @@ async fn a_stack_is_deployed_scaled_updated_and_removed() {
         anyhow::Ok(())
     })
     .await;
+}
+
+/// The next message of an agent that is no heartbeat; none if so many heartbeats come before one. They are answered.
+async fn said(stream: &mut Stream, beats: usize) -> Option<ToCoordinator> {
+    let mut heard = 0;
+    while heard < beats {
+        match stream.incoming.receive().await.expect("it speaks").expect("it goes on") {
+            ToCoordinator::Beat { sent } => {
+                let grant = Grant { times: Settings::default().lease(), instances: vec![] };
+                stream.outgoing.send(&ToAgent::BeatAck { sent, grant, at: now() }).await.expect("it listens");
+                heard += 1;
+            }
+            other => return Some(other),
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn an_agent_has_one_report_on_its_way() {
+    let (network, folder) = (Network::default(), tempfile::tempdir().expect("a folder"));
+    let (cluster, host) = (ClusterId([1; 10]), HostId([2; 10]));
+    let address = |last: u8| SocketAddr::from(([127, 0, 0, last], 7443));
+    let leader = network.end(address(1), PeerIdentity { host: HostId([3; 10]), member: Some(MemberId(1)) });
+    let transport = Arc::new(network.end(address(2), PeerIdentity { host, member: None }));
+    let (runtime, coordinators) = (Arc::<Fake>::default(), vec![address(1)]);
+    let places = Places::new(folder.path(), folder.path());
+    let (state, own) = (folder.path().to_owned(), Some(address(2).ip()));
+    let config = agent::Config { state, places, cluster, host, coordinators, address: own, keeps_network: false };
+    let running = tokio::spawn(agent::run(config, transport, runtime.clone(), std::future::pending()));
+
+    let connection = leader.accept().await.expect("it dials");
+    let mut stream = connection.accept().await.expect("it opens a stream");
+    assert!(matches!(stream.incoming.receive().await, Ok(Some(Open::Session(_)))));
+    let welcome = ToAgent::Welcome { heartbeat: Span(20), coordinators: vec![address(1)] };
+    stream.outgoing.send(&welcome).await.expect("it listens");
+    let first = loop {
+        if let Some(ToCoordinator::Report { number, .. }) = said(&mut stream, 100).await {
+            break number;
+        }
+    };
+
+    let mut assignment = Assignment::nothing(cluster, host);
+    assignment.generation = 1;
+    let id = "default/shop/web".parse::<ServiceId>().expect("a service").slot(1).instance(1);
+    let spec = Arc::new(web(1));
+    assignment.instances.push(AssignedInstance {
+        id: id.clone(),
+        desired: Desired { want: Want::Run, reason: None },
+        image: spec.container.image.clone(),
+        spec,
+        ports: vec![],
+        devices: vec![],
+        restarts: 0,
+        ended: None,
+        credentials: vec![],
+    });
+    stream.outgoing.send(&ToAgent::Assignment(Box::new(assignment))).await.expect("it listens");
+    until_async(SOON, "it runs", async || {
+        ensure!(runtime.running().contains(&id));
+        anyhow::Ok(())
+    })
+    .await;
+    while let Some(other) = said(&mut stream, 5).await {
+        assert!(!matches!(other, ToCoordinator::Report { .. }), "before the first one is acknowledged: {other:?}");
+    }
+    stream.outgoing.send(&ToAgent::ReportAck { number: first }).await.expect("it listens");
+    let phase = loop {
+        if let Some(ToCoordinator::Report { report, .. }) = said(&mut stream, 100).await {
+            break report.instances.into_iter().map(|(_, observed)| observed.phase).collect::<Vec<_>>();
+        }
+    };
+    assert_eq!(phase, [Phase::Running], "the next one tells how it is by now");
+    running.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

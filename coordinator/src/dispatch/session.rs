@@ -1,27 +1,31 @@
-//! One agent's session on the leader.
+//! One agent's session on the leader: what its agent says is written, one message after the other; what it is to
+//! know goes out beside that, and heartbeats wait for neither.
 
-use std::{collections::BTreeSet, sync::Arc};
+mod tell;
+
+use std::collections::BTreeSet;
 
 use common::{
-    assignment::Assignment,
-    directory::Directory,
     error::{Code, Problem},
     host::HostFacts,
     id::{HostId, InstanceId},
-    network::Network,
-    report::Report,
-    wire::{DirectoryPiece, Hello, ToAgent, ToCoordinator},
+    instance::Observed,
+    wire::{Hello, ToAgent, ToCoordinator},
 };
-use coordinator_core::{Cluster, Command, Outcome, cluster::Host, lease, view};
-use link::{Connection, LinkError, Stream, clock::now};
-use tokio::sync::{Notify, mpsc};
-use tracing::{Instrument, debug, info, info_span};
+use coordinator_core::{Command, Outcome, cluster::Host, view};
+use link::{
+    Connection, LinkError, Stream,
+    connection::{Receiver, Sender},
+};
+use tokio::sync::mpsc;
+use tracing::{Instrument, info, info_span};
 
-use super::{Dispatch, KnownDirectory};
+use super::Dispatch;
 use crate::raft::NotProposed;
+use tell::Telling;
 
-/// Most entries of the directory that one message holds.
-const PIECE: usize = 10_000;
+/// Messages of one agent that wait to be taken in.
+const WAITING: usize = 16;
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
@@ -50,20 +54,10 @@ pub async fn serve(dispatch: Dispatch, connection: Connection, hello: Hello, str
     let span = info_span!("session", host = %hello.host);
     async {
         let Stream { incoming, mut outgoing } = stream;
-        let mut session = Session {
-            dispatch: dispatch.clone(),
-            host: hello.host,
-            machine: hello.machine,
-            number: 0,
-            changed: Arc::default(),
-            unknown: BTreeSet::new(),
-            sent: None,
-            since: 0,
-            told: None,
-        };
-        let ended = session.run(connection, hello, incoming, &mut outgoing).await;
+        let mut session = Session { dispatch, host: hello.host, machine: hello.machine, number: 0 };
+        let ended = session.run(connection, hello.facts, incoming, &mut outgoing).await;
         let farewell = match ended {
-            Ended::NotLeader => Some(ToAgent::Redirect { leader: dispatch.consensus.leader_address() }),
+            Ended::NotLeader => Some(ToAgent::Redirect { leader: session.dispatch.consensus.leader_address() }),
             Ended::Refused(ref problem) => Some(ToAgent::Refused(problem.clone())),
             Ended::Link(_) | Ended::Gone | Ended::Replaced => None,
         };
@@ -83,48 +77,53 @@ struct Session {
     host: HostId,
     machine: [u8; 16],
     number: u64,
-    /// Tells that the assignment may have changed.
-    changed: Arc<Notify>,
-    /// Instances that the agent found and no assignment named.
-    unknown: BTreeSet<InstanceId>,
-    /// What was sent last.
-    sent: Option<Assignment>,
-    /// The state that the session began with: nothing older is told.
-    since: u64,
-    /// The directory that was sent last.
-    told: Option<Directory>,
+}
+
+/// What an agent said, once it is taken in.
+enum Heard {
+    /// It gets an answer.
+    Answer(ToAgent),
+    /// The report of that number is written; these are the instances that the agent found and no assignment named.
+    Report { number: u64, unknown: BTreeSet<InstanceId> },
 }
 
 impl Session {
     async fn run(
         &mut self,
         connection: Connection,
-        hello: Hello,
-        mut incoming: link::connection::Receiver,
-        outgoing: &mut link::connection::Sender,
+        facts: HostFacts,
+        mut incoming: Receiver,
+        outgoing: &mut Sender,
     ) -> Ended {
-        let (said, mut heard) = mpsc::channel(16);
+        let (said, messages) = mpsc::channel(WAITING);
+        let (beaten, beats) = mpsc::channel(WAITING);
         let reading = async move {
             loop {
-                match incoming.receive::<ToCoordinator>().await {
-                    Ok(Some(message)) => {
-                        if said.send(message).await.is_err() {
-                            return Ended::Gone;
-                        }
-                    }
+                let passed = match incoming.receive::<ToCoordinator>().await {
+                    Ok(Some(ToCoordinator::Beat { sent })) => beaten.send(sent).await.is_ok(),
+                    Ok(Some(message)) => said.send(message).await.is_ok(),
                     Ok(None) => return Ended::Gone,
                     Err(error) => return Ended::Link(error),
+                };
+                if !passed {
+                    return Ended::Gone;
                 }
             }
         };
-        let speaking = async {
-            if let Err(ended) = self.greet(connection, hello.facts, outgoing).await {
-                return ended;
-            }
-            self.speak(&mut heard, outgoing).await.err().unwrap_or(Ended::Gone)
+        let serving = async {
+            let mut telling = match self.greet(connection, facts, outgoing).await {
+                Ok(telling) => telling,
+                Err(ended) => return ended,
+            };
+            let (hear, heard) = mpsc::channel(WAITING);
+            let ended = tokio::select! {
+                ended = self.listen(messages, hear) => ended,
+                ended = telling.run(self, beats, heard, outgoing) => ended,
+            };
+            ended.err().unwrap_or(Ended::Gone)
         };
         tokio::select! {
-            ended = speaking => ended,
+            ended = serving => ended,
             ended = reading => ended,
         }
     }
@@ -133,8 +132,8 @@ impl Session {
         &mut self,
         connection: Connection,
         facts: HostFacts,
-        outgoing: &mut link::connection::Sender,
-    ) -> Result<(), Ended> {
+        outgoing: &mut Sender,
+    ) -> Result<Telling, Ended> {
         let consensus = self.dispatch.consensus.clone();
         if !consensus.leadership().leads {
             return Err(Ended::NotLeader);
@@ -147,129 +146,53 @@ impl Session {
                 .fix("On the host: wharf uninstall, then join it with a new line");
             return Err(Ended::Refused(removed));
         }
-        self.since = published.cluster.index;
         self.put_facts(facts).await?;
-        (self.number, self.changed) = self.dispatch.begin(self.host, connection);
-        let welcome = ToAgent::Welcome {
-            heartbeat: published.cluster.settings.heartbeat,
-            coordinators: view::coordinators(&published.cluster),
-        };
-        outgoing.send(&welcome).await?;
+        let (number, changed) = self.dispatch.begin(self.host, connection);
+        self.number = number;
+        let coordinators = view::coordinators(&published.cluster);
+        let heartbeat = published.cluster.settings.heartbeat;
+        outgoing.send(&ToAgent::Welcome { heartbeat, coordinators: coordinators.clone() }).await?;
         info!("a session has begun");
+        Ok(Telling::new(published.cluster.index, changed, coordinators))
+    }
+
+    /// Takes in what the agent says.
+    async fn listen(
+        &self,
+        mut messages: mpsc::Receiver<ToCoordinator>,
+        hear: mpsc::Sender<Heard>,
+    ) -> Result<(), Ended> {
+        while let Some(message) = messages.recv().await {
+            self.note_life()?;
+            if let Some(heard) = self.take_in(message).await? {
+                hear.send(heard).await.map_err(|_| Ended::Gone)?;
+            }
+        }
         Ok(())
     }
 
-    async fn speak(
-        &mut self,
-        heard: &mut mpsc::Receiver<ToCoordinator>,
-        outgoing: &mut link::connection::Sender,
-    ) -> Result<(), Ended> {
-        let published = self.dispatch.consensus.watch();
-        let changed = self.changed.clone();
-        let mut leadership = self.dispatch.consensus.watch_leadership();
-        let mut known = view::coordinators(&published.borrow().cluster);
-        let mut directory = self.dispatch.directory.subscribe();
-        loop {
-            let cluster = published.borrow().cluster.clone();
-            self.send_assignment(&cluster, outgoing).await?;
-            let now = self.directory_now(&directory.borrow_and_update(), &cluster);
-            self.send_directory(now, outgoing).await?;
-            let now_known = view::coordinators(&cluster);
-            if now_known != known {
-                known = now_known;
-                outgoing.send(&ToAgent::Coordinators(known.clone())).await?;
-            }
-            tokio::select! {
-                message = heard.recv() => self.hear(message.ok_or(Ended::Gone)?, outgoing).await?,
-                () = changed.notified() => {}
-                _ = directory.changed() => {}
-                _ = leadership.changed() => {}
-            }
-            if !self.dispatch.consensus.leadership().leads {
-                return Err(Ended::NotLeader);
-            }
-        }
-    }
-
-    async fn send_assignment(
-        &mut self,
-        cluster: &Cluster,
-        outgoing: &mut link::connection::Sender,
-    ) -> Result<(), Ended> {
-        if !cluster.is_admitted(self.host) {
-            return Err(Ended::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster")));
-        }
-        let Some(assignment) = view::assignment(cluster, self.host, &self.unknown) else { return Ok(()) };
-        let same = |sent: &Assignment| {
-            (&sent.instances, &sent.surplus, &sent.network)
-                == (&assignment.instances, &assignment.surplus, &assignment.network)
-        };
-        if self.sent.as_ref().is_some_and(same) {
-            return Ok(());
-        }
-        debug!(generation = assignment.generation, instances = assignment.instances.len(), "assignment sent");
-        outgoing.send(&ToAgent::Assignment(Box::new(assignment.clone()))).await?;
-        self.sent = Some(assignment);
-        Ok(())
-    }
-
-    /// The directory to tell. Where there is no overlay, the addresses of others are of no use.
-    fn directory_now(&self, known: &KnownDirectory, cluster: &Cluster) -> Option<Directory> {
-        self.sent.as_ref().filter(|sent| matches!(sent.network, Network::Overlay(_)))?;
-        match &self.told {
-            _ if known.index >= self.since => Some(known.directory.clone()),
-            // This member has just come to lead, and its own is not as far yet.
-            None => Some(view::directory(cluster)),
-            Some(_) => None,
-        }
-    }
-
-    /// Sends what has changed since it was sent last; all of it at first.
-    async fn send_directory(
-        &mut self,
-        now: Option<Directory>,
-        outgoing: &mut link::connection::Sender,
-    ) -> Result<(), Ended> {
-        let Some(now) = now else { return Ok(()) };
-        let anew = self.told.is_none();
-        let difference = self.told.as_ref().unwrap_or(&Directory::default()).difference(&now);
-        if !anew && difference.is_empty() {
-            return Ok(());
-        }
-        let pieces = difference.pieces(PIECE);
-        let last = pieces.len() - 1;
-        for (number, difference) in pieces.into_iter().enumerate() {
-            let piece = DirectoryPiece { anew: anew && number == 0, difference, more: number < last };
-            outgoing.send(&ToAgent::Directory(piece)).await?;
-        }
-        self.told = Some(now);
-        Ok(())
-    }
-
-    async fn hear(&mut self, message: ToCoordinator, outgoing: &mut link::connection::Sender) -> Result<(), Ended> {
-        if !self.dispatch.beat(self.host, self.number) {
-            return Err(Ended::Replaced);
-        }
+    async fn take_in(&self, message: ToCoordinator) -> Result<Option<Heard>, Ended> {
         match message {
-            ToCoordinator::Beat { sent } if self.dispatch.consensus.leads_for_certain() => {
-                let grant = lease::grant(&self.dispatch.consensus.current().cluster, self.host);
-                outgoing.send(&ToAgent::BeatAck { sent, grant, at: now() }).await?;
-            }
-            // Not answered: the agent looks for another coordinator if this goes on.
+            // They have a way of their own.
             ToCoordinator::Beat { .. } => {}
             ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
             ToCoordinator::Findings(findings) => self.dispatch.found(self.host, self.number, findings),
             ToCoordinator::Leaving => {
                 self.dispatch.consensus.propose(vec![Command::HostLeaves(self.host).into()]).await?;
-                outgoing.send(&ToAgent::Farewell).await?;
+                return Ok(Some(Heard::Answer(ToAgent::Farewell)));
             }
             ToCoordinator::Report { number, report } => {
-                self.put_report(report).await?;
+                self.put_observed(report.instances).await?;
                 self.dispatch.reported(self.host, self.number);
-                outgoing.send(&ToAgent::ReportAck { number }).await?;
+                return Ok(Some(Heard::Report { number, unknown: report.unknown }));
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Notes that the host lives, and that this is its session still.
+    fn note_life(&self) -> Result<(), Ended> {
+        if self.dispatch.beat(self.host, self.number) { Ok(()) } else { Err(Ended::Replaced) }
     }
 
     async fn put_facts(&self, facts: HostFacts) -> Result<(), Ended> {
@@ -289,17 +212,12 @@ impl Session {
     }
 
     /// Writes what differs from what is known; a report that says nothing new writes nothing.
-    async fn put_report(&mut self, report: Report) -> Result<(), Ended> {
+    async fn put_observed(&self, mut instances: Vec<(InstanceId, Observed)>) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
-        let differs = |(id, observed): &(InstanceId, common::instance::Observed)| {
-            published
-                .cluster
-                .instances
-                .get(id)
-                .is_some_and(|instance| instance.host == self.host && instance.observed != *observed)
-        };
-        let instances: Vec<_> = report.instances.into_iter().filter(differs).collect();
-        self.unknown = report.unknown;
+        instances.retain(|(id, observed)| {
+            let known = published.cluster.instances.get(id);
+            known.is_some_and(|instance| instance.host == self.host && instance.observed != *observed)
+        });
         if !instances.is_empty() {
             self.dispatch.consensus.propose(vec![Command::Observe { host: self.host, instances }.into()]).await?;
         }
