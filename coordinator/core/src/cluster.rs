@@ -84,7 +84,13 @@ pub struct Cluster {
     pub instances: OrdMap<InstanceId, Instance>,
     /// The instances of each host.
     pub by_host: OrdSet<(HostId, InstanceId)>,
-    /// Subnets of hosts that were removed, and when: somebody may still take them for what they were.
+    /// Those of them that are strict singletons: every heartbeat of a host asks for them.
+    pub strict_by_host: OrdSet<(HostId, InstanceId)>,
+    /// The hosts' names.
+    pub host_names: OrdSet<Name>,
+    /// The highest subnet that a host was ever given.
+    pub last_subnet: Option<Subnet>,
+    /// The subnets below it that no host has, and since when: somebody may still take one for what it was.
     pub released_subnets: OrdMap<Subnet, Timestamp>,
     /// The address that was given to a service last: they are given in turn, so that one that was given up is not
     /// at once another's.

@@ -39,11 +39,8 @@ pub fn judge(known: Liveness, heard: bool, silence: Span, settings: &Settings, n
 /// that could be replaced at any moment, because its host counts as down, gets nothing until the state
 /// says that the host is back: from then on no replacement that was proposed before fits any more.
 pub fn grant(cluster: &Cluster, host: HostId) -> Grant {
-    let granted = cluster.instances_on(host).filter(|(_, instance)| {
-        instance.spec.strict_singleton
-            && instance.desired.want <= Want::Run
-            && instance.verdict == Verdict::Reachable
-            && cluster.is_admitted(host)
+    let granted = cluster.strict_instances_on(host).filter(|(_, instance)| {
+        instance.desired.want <= Want::Run && instance.verdict == Verdict::Reachable && cluster.is_admitted(host)
     });
     Grant { times: cluster.settings.lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
 }

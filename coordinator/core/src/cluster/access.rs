@@ -185,7 +185,7 @@ impl Cluster {
 
     /// `wanted`, or with a number behind it if another host has it.
     fn free_name(&self, wanted: &Name) -> Name {
-        let taken = |name: &Name| self.hosts.values().any(|host| host.name == *name);
+        let taken = |name: &Name| self.host_names.contains(name);
         if !taken(wanted) {
             return wanted.clone();
         }

@@ -93,6 +93,7 @@ impl Cluster {
     pub(super) fn admit_host(&mut self, id: HostId, name: Name, labels: HostLabels) -> Result<(), Problem> {
         let subnet = self.lease_subnet()?;
         self.last_host += 1;
+        self.host_names.insert(name.clone());
         let host = Host {
             name,
             number: self.last_host,
@@ -251,6 +252,7 @@ impl Cluster {
             }
         }
         if let Some(host) = self.hosts.remove(&id) {
+            self.host_names.remove(&host.name);
             self.released_subnets.insert(host.subnet, self.clock);
         }
         self.removed_hosts.insert(id, self.clock);

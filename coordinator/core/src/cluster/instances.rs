@@ -11,6 +11,7 @@ use common::{
     spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
+use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, Candidate, Cluster, Service, Version, not_found, runs::Task};
@@ -149,11 +150,21 @@ impl Bookings {
 impl Cluster {
     /// The instances on a host.
     pub fn instances_on(&self, host: HostId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        let first = (host, least_instance());
-        self.by_host
-            .range(first..)
-            .take_while(move |(on, _)| *on == host)
-            .filter_map(|(_, id)| self.instances.get(id).map(|instance| (id, instance)))
+        self.on(host, &self.by_host)
+    }
+
+    /// The strict singletons on a host.
+    pub fn strict_instances_on(&self, host: HostId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        self.on(host, &self.strict_by_host)
+    }
+
+    fn on<'a>(
+        &'a self,
+        host: HostId,
+        by_host: &'a OrdSet<(HostId, InstanceId)>,
+    ) -> impl Iterator<Item = (&'a InstanceId, &'a Instance)> {
+        let of_host = by_host.range((host, least_instance())..).take_while(move |(on, _)| *on == host);
+        of_host.filter_map(|(_, id)| self.instances.get(id).map(|instance| (id, instance)))
     }
 
     /// The instances of a service, by slot and incarnation.
@@ -406,6 +417,9 @@ impl Cluster {
             serving_since: None,
             proven: false,
         };
+        if instance.spec.strict_singleton {
+            self.strict_by_host.insert((placement.host, id.clone()));
+        }
         self.by_host.insert((placement.host, id.clone()));
         self.instances.insert(id.clone(), instance);
         let host =
@@ -521,7 +535,9 @@ impl Cluster {
     /// Forgets an instance whose container is gone, or whose host is.
     pub(crate) fn forget_instance(&mut self, id: &InstanceId) {
         let Some(instance) = self.instances.remove(id) else { return };
-        self.by_host.remove(&(instance.host, id.clone()));
+        let on_host = (instance.host, id.clone());
+        self.by_host.remove(&on_host);
+        self.strict_by_host.remove(&on_host);
         self.record(id, "instance-gone", "its container is gone");
         self.forget_slot(&id.slot);
         self.drop_empty_stack(id.stack());

@@ -14,8 +14,6 @@ use common::{
     time::{Span, Timestamp},
 };
 
-use imbl::OrdMap;
-
 use super::Cluster;
 
 /// How long a subnet is kept back after its host was removed.
@@ -25,21 +23,17 @@ impl Cluster {
     /// The lowest subnet that no host has; of those that were given back lately the one that was first, if there
     /// is no other.
     pub(super) fn lease_subnet(&mut self) -> Result<Subnet, Problem> {
-        let clock = self.clock;
-        let kept_back = self.released_subnets.iter().filter(|(_, at)| clock.since(**at) < QUARANTINE);
-        let mut kept_back: OrdMap<Subnet, Timestamp> = kept_back.map(|(subnet, at)| (*subnet, *at)).collect();
-        let mut taken: Vec<Subnet> = self.hosts.values().map(|host| host.subnet).collect();
-        taken.sort_unstable();
-        let is_free = |subnet: &Subnet| taken.binary_search(subnet).is_err() && !kept_back.contains_key(subnet);
-        let lowest = self.network.subnets().find(is_free);
-        let oldest = || kept_back.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
-        let subnet = lowest.or_else(oldest).ok_or_else(|| {
+        let is_over = |at: &Timestamp| self.clock.since(*at) >= QUARANTINE;
+        let lowest_released = self.released_subnets.iter().find(|(_, at)| is_over(at)).map(|(subnet, _)| *subnet);
+        let never_leased = || self.network.subnets().find(|subnet| Some(*subnet) > self.last_subnet);
+        let oldest_released = || self.released_subnets.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
+        let subnet = lowest_released.or_else(never_leased).or_else(oldest_released).ok_or_else(|| {
             Problem::new(Code::Conflict, "The host was not admitted")
-                .why(format!("all {} subnets of {} are taken", taken.len(), self.network.containers))
+                .why(format!("all {} subnets of {} are taken", self.hosts.len(), self.network.containers))
                 .fix("Remove hosts that are gone (wharf host rm), or make a cluster with a larger --cluster-cidr")
         })?;
-        kept_back.remove(&subnet);
-        self.released_subnets = kept_back;
+        self.released_subnets.remove(&subnet);
+        self.last_subnet = self.last_subnet.max(Some(subnet));
         Ok(subnet)
     }
 

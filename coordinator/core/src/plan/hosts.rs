@@ -258,8 +258,9 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
         let (is_first, own_counts) = (false, false);
         let candidate = Candidate { cluster, service: id, id: **host_id, host, placed: &[], is_first, own_counts };
         let is_allowed = || spec.constraints.iter().all(|constraint| candidate.meets(constraint));
+        let slot = id.slot(host.number);
+        let has = || cluster.instances_of_slot(&slot).any(|(_, i)| i.fills_slot() && i.host == **host_id);
         let on_host = || cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());
-        let has = || on_host().any(|(on, _)| on.service() == id);
         let wants = match host.availability {
             Availability::Active => host.liveness == Liveness::Ready || has(),
             Availability::Cordoned => has(),
