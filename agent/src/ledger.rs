@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +14,7 @@ use common::{
 };
 use link::file;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 /// How the ledger is sealed.
 pub const LEDGER_FORMAT: Format = Format { magic: b"WLED", version: 1 };
@@ -27,8 +27,6 @@ pub struct Contents {
     pub assignment: Assignment,
     /// What the agent remembers.
     pub memory: Memory,
-    /// Where coordinators were last.
-    pub coordinators: Vec<SocketAddr>,
 }
 
 /// A ledger on disk.
@@ -36,6 +34,8 @@ pub struct Contents {
 pub struct Ledger {
     path: PathBuf,
     contents: Contents,
+    /// Whether the disk has what this has.
+    is_stored: bool,
 }
 
 /// Why a ledger cannot be used.
@@ -57,11 +57,7 @@ impl Ledger {
     pub fn load(directory: &Path, cluster: ClusterId, host: HostId) -> Result<Ledger, LedgerError> {
         let path = directory.join(FILE);
         let unreadable = |source| LedgerError::Unreadable { path: path.clone(), source };
-        let empty = || Contents {
-            assignment: Assignment::nothing(cluster, host),
-            memory: Memory::default(),
-            coordinators: Vec::new(),
-        };
+        let empty = || Contents { assignment: Assignment::nothing(cluster, host), memory: Memory::default() };
         let contents = match file::read(&path).map_err(unreadable)? {
             None => empty(),
             Some(bytes) => match LEDGER_FORMAT.open::<Contents>(&bytes) {
@@ -75,7 +71,7 @@ impl Ledger {
                 }
             },
         };
-        Ok(Ledger { path, contents })
+        Ok(Ledger { path, contents, is_stored: true })
     }
 
     /// What it holds.
@@ -83,15 +79,17 @@ impl Ledger {
         &self.contents
     }
 
-    /// Changes it and writes it durably if that made a difference.
-    pub fn update(&mut self, change: impl FnOnce(&mut Contents)) -> io::Result<()> {
-        let before = self.contents.clone();
-        change(&mut self.contents);
-        if before == self.contents {
+    /// Has it hold these, durably. If that fails, the next call tries again.
+    pub async fn update(&mut self, assignment: &Assignment, memory: &Memory) -> io::Result<()> {
+        if self.is_stored && self.contents.assignment == *assignment && self.contents.memory == *memory {
             return Ok(());
         }
-        let bytes = LEDGER_FORMAT.seal(&self.contents).map_err(io::Error::other)?;
-        file::replace(&self.path, &bytes)
+        self.is_stored = false;
+        self.contents = Contents { assignment: assignment.clone(), memory: memory.clone() };
+        let (path, bytes) = (self.path.clone(), LEDGER_FORMAT.seal(&self.contents).map_err(io::Error::other)?);
+        spawn_blocking(move || file::replace(&path, &bytes)).await.map_err(io::Error::other)??;
+        self.is_stored = true;
+        Ok(())
     }
 }
 
@@ -99,19 +97,39 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_and_damage_is_put_aside() {
+    fn assignment(generation: u64) -> Assignment {
+        Assignment { generation, ..Assignment::nothing(ClusterId([1; 10]), HostId([2; 10])) }
+    }
+
+    fn load(directory: &Path) -> Ledger {
+        Ledger::load(directory, ClusterId([1; 10]), HostId([2; 10])).expect("loads")
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_and_damage_is_put_aside() {
         let directory = tempfile::tempdir().expect("a folder");
-        let (cluster, host) = (ClusterId([1; 10]), HostId([2; 10]));
-        let mut ledger = Ledger::load(directory.path(), cluster, host).expect("loads");
-        ledger.update(|contents| contents.assignment.generation = 7).expect("writes");
-        assert_eq!(Ledger::load(directory.path(), cluster, host).expect("loads").contents().assignment.generation, 7);
+        load(directory.path()).update(&assignment(7), &Memory::default()).await.expect("writes");
+        assert_eq!(load(directory.path()).contents().assignment.generation, 7);
         let path = directory.path().join(FILE);
         let mut bytes = std::fs::read(&path).expect("reads");
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         std::fs::write(&path, bytes).expect("writes");
-        assert_eq!(Ledger::load(directory.path(), cluster, host).expect("loads").contents().assignment.generation, 0);
+        assert_eq!(load(directory.path()).contents().assignment.generation, 0);
         assert!(path.with_extension("damaged").exists());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_not_taken_for_written() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let in_the_way = directory.path().join(FILE).with_extension("tmp");
+        std::fs::create_dir(&in_the_way).expect("a folder");
+        let mut ledger = load(directory.path());
+        for _ in 0..2 {
+            ledger.update(&assignment(7), &Memory::default()).await.expect_err("it cannot be written");
+        }
+        std::fs::remove_dir(&in_the_way).expect("removes");
+        ledger.update(&assignment(7), &Memory::default()).await.expect("writes");
+        assert_eq!(load(directory.path()).contents().assignment.generation, 7);
     }
 }

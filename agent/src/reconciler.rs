@@ -28,6 +28,8 @@ use crate::{files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRunt
 
 /// How often the host is looked at even if nothing seems to have happened.
 const TICK: Duration = Duration::from_secs(15);
+/// What happens within so long is looked at together: each look asks Docker, and most are written to disk.
+const GATHER: Duration = Duration::from_millis(5);
 /// How soon after Docker failed to answer.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long an instance that is to end may go on because others are led to it.
@@ -118,6 +120,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 Some(done) = self.actions.join_next() => self.learn(done),
                 () = tokio::time::sleep_until(next_look) => {}
             }
+            tokio::time::sleep(GATHER).await;
             while let Some(done) = self.actions.try_join_next() {
                 self.learn(done);
             }
@@ -156,12 +159,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             Situation { assignment: &assignment, containers: &containers, busy, leases: &leases, boot, now };
         let next = reconcile(situation, &mut self.memory);
         // On disk before it is done or told.
-        let memory = self.memory.clone();
-        let stored = self.ledger.update(|contents| {
-            contents.assignment = assignment.clone();
-            contents.memory = memory;
-        });
-        if let Err(error) = stored {
+        if let Err(error) = self.ledger.update(&assignment, &self.memory).await {
             warn!(%error, "the ledger cannot be written; nothing is done until it can");
             return Instant::now() + RETRY;
         }

@@ -379,8 +379,7 @@ fn snapshots_can_be_read_for_ever() {
 #[test]
 fn files_of_a_host_can_be_read_for_ever() {
     let memory = Memory(BTreeMap::from([(instance().main(), Local { observed: observed(), ..Local::accepted() })]));
-    let coordinators = vec![([10, 0, 0, 1], 7443).into()];
-    let contents = Contents { assignment: assignment(), memory, coordinators: coordinators.clone() };
+    let contents = Contents { assignment: assignment(), memory };
     check_sealed("ledger-1.bin", &LEDGER_FORMAT, contents);
     let known = directory::Contents { cluster: CLUSTER, directory: difference() };
     check_sealed("directory-1.bin", &DIRECTORY_FORMAT, known);
@@ -392,7 +391,7 @@ fn files_of_a_host_can_be_read_for_ever() {
         certificate: vec![1],
         key: Secret::new(vec![2]),
         root: vec![3],
-        coordinators,
+        coordinators: vec![([10, 0, 0, 1], 7443).into()],
         advertise: Some(([10, 0, 0, 1], 7443).into()),
     };
     check_sealed("keyring-1.bin", &KEYRING_FORMAT, keyring);
