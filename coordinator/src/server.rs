@@ -26,8 +26,9 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Runtime,
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tower::Service;
 use tracing::{debug, error, warn};
@@ -190,11 +191,40 @@ pub async fn serve_https(
         Ok(own) => own,
         Err(error) => return error!(%error, "the coordinator's certificate cannot be used; HTTPS is off"),
     };
+    let threads = match Threads::start("api") {
+        Ok(threads) => threads,
+        Err(error) => return error!(%error, "the API's threads cannot be started; HTTPS is off"),
+    };
     let certificates = Arc::new(Certificates { own: RwLock::new(own), join: RwLock::new(None) });
     let keeping = keep_certificates(coordinator.clone(), certificates.clone(), state, renewed);
+    let accepting = threads.spawn(accept(coordinator, listener, certificates));
     tokio::select! {
         () = keeping => {}
-        () = accept(coordinator, listener, certificates) => {}
+        ended = accepting => error!(?ended, "HTTPS ended"),
+    }
+}
+
+/// Threads beside those that answer agents and members: what people ask of a large cluster takes a while, in which
+/// heartbeats and the log must go on. They end when this is dropped.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    const COUNT: usize = 2;
+
+    fn start(name: &str) -> std::io::Result<Threads> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(Threads::COUNT).thread_name(name).enable_all().build().map(Some).map(Threads)
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.0.as_ref().expect("it is there until it is dropped").spawn(work)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Where others are awaited, nobody may wait for threads.
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 
