@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// A connection of whose peer nothing is heard for so long is lost.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Who has dialled says after so much silence that it is there, and repeats it until that is acknowledged: so each
 /// hears the other, and a coordinator of ten thousand agents has not to ask for them. It is longer than the usual
 /// time between two heartbeats, which say the same.
@@ -45,8 +45,9 @@ const KEEP_ALIVE: Duration = Duration::from_millis(5500);
 /// Largest packet that is tried: a log entry in three of them instead of twenty costs much less where
 /// the network takes jumbo frames.
 const LARGEST_PACKET: u16 = 8900;
-/// Streams that one peer may have open at a time.
-const MAX_STREAMS: u32 = 1024;
+/// Streams that one peer may have open at a time: outputs that are followed, most of all. Each takes room from the
+/// beginning on, used or not, in all connections.
+const MAX_STREAMS: u32 = 256;
 /// Handshakes that may be under way at a time; more are refused.
 const MAX_HANDSHAKES: usize = 256;
 /// Handshakes that members may have under way beside those: ten thousand agents that come at once must not
