@@ -91,6 +91,11 @@ async fn said(stream: &mut Stream, beats: usize) -> Option<ToCoordinator> {
 
 #[tokio::test]
 async fn an_agent_has_one_report_on_its_way() {
+    tokio::time::timeout(2 * SOON, hear_an_agent()).await.expect("in time");
+}
+
+/// By a leader that acknowledges late.
+async fn hear_an_agent() {
     let (network, folder) = (Network::default(), tempfile::tempdir().expect("a folder"));
     let (cluster, host) = (ClusterId([1; 10]), HostId([2; 10]));
     let address = |last: u8| SocketAddr::from(([127, 0, 0, last], 7443));

@@ -105,7 +105,8 @@ impl LogStore {
         Ok(())
     }
 
-    fn read_range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, StoreError> {
+    /// The entries of a range that there are, until they take more than so many bytes; the first is always among them.
+    fn read_range(&self, range: impl RangeBounds<u64>, most: usize) -> Result<Vec<Entry>, StoreError> {
         let (first, last) = {
             let state = self.state();
             let kept = state.purged.map_or(0, |purged| purged.index + 1);
@@ -121,7 +122,16 @@ impl LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        (start.max(first)..end.min(last)).map(|index| Ok(self.entry(index)?.0)).collect()
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for index in start.max(first)..end.min(last) {
+            let (entry, size) = self.entry(index)?;
+            bytes += size;
+            if bytes > most && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     fn is_stored(&self, index: u64) -> bool {
@@ -141,20 +151,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read_range(range).map_err(read_error)
+        self.read_range(range, usize::MAX).map_err(read_error)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        for index in start..end {
-            let (entry, size) = self.entry(index).map_err(read_error)?;
-            bytes += size;
-            if bytes > MESSAGE_BYTES && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
+        self.read_range(start..end, MESSAGE_BYTES).map_err(read_error)
     }
 }
 

@@ -81,8 +81,13 @@ async fn what_a_follower_lacks_goes_to_it_in_messages_that_it_can_take() {
         messages += 1;
     }
     assert_eq!(messages, 20);
+    // What is purged while a follower is served is no damage.
+    log.purge(entry(20, 0).log_id).await.expect("purges");
+    let left = log.limited_get_log_entries(1, 60).await.expect("reads what there is");
+    assert_eq!(left.first().map(|entry| entry.log_id.index), Some(21));
     let directory = tempfile::tempdir().expect("a folder");
     let mut log = LogStore::new(store_with(directory.path(), 1..3, 1_000_000).await);
+    log.get_log_state().await.expect("loads");
     assert_eq!(log.limited_get_log_entries(1, 3).await.expect("reads").len(), 1, "one is never left out");
 }
 
