@@ -149,7 +149,7 @@ async fn respond(known: Known, from: Ipv4Addr, request: &Request<Incoming>) -> R
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "metadata can only be read\n".to_owned());
     }
-    let own = known.residents.borrow().as_ref().and_then(|residents| residents.get(&from).cloned());
+    let own = known.residents.borrow().as_ref().and_then(|residents| Some(residents.get(&from)?.instance.clone()));
     let Some(own) = own else {
         return plain(StatusCode::FORBIDDEN, format!("{from} is no instance of this cluster on this host\n"));
     };

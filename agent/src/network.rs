@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_core::network::{BRIDGE, Carrier, Change, HostNetwork, Residents, Rules, TUNNEL, changes, render};
+use agent_core::network::{BRIDGE, Carrier, Change, HostNetwork, Live, Residents, Rules, TUNNEL, changes, render};
 use common::{
     assignment::Assignment,
     finding::Finding,
@@ -142,7 +142,7 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
 
     /// Brings what is live to what it is now, on top of the rules that were loaded.
     async fn follow(&mut self) -> Result<(), String> {
-        let (live, residents) = self.known.live();
+        let (live, residents) = self.live(&open()?).await?;
         let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
         let wanted = held.living(live);
         let ends = wanted.end_something_of(&held);
@@ -177,6 +177,13 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         }
     }
 
+    /// What of the rules changes as instances come and go, and the residents by which it is so.
+    async fn live(&mut self, netlink: &Netlink) -> Result<(Live, Residents), String> {
+        let (live, residents) = self.known.live();
+        let bindings = netlink.bindings(&residents).await?;
+        Ok((live.bound(bindings), residents))
+    }
+
     /// Tells whom the rules know that are loaded now.
     fn admit(&self, residents: Residents) {
         self.admitted.send_if_modified(|admitted| {
@@ -190,8 +197,8 @@ impl<R: ContainerRuntime> NetworkKeeper<R> {
         let IpAddr::V4(address) = address else {
             return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
         };
-        let netlink = Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))?;
-        let (live, residents) = self.known.live();
+        let netlink = open()?;
+        let (live, residents) = self.live(&netlink).await?;
         let wanted = render(overlay, peers.clone(), live, netlink.underlay(address).await?, self.key.usable())?;
         let mut observed = netlink.observe(wanted.own).await?;
         self.check_rules().await;
@@ -284,6 +291,10 @@ pub fn missing(backend: Backend) -> Vec<&'static str> {
     }
 }
 
+fn open() -> Result<Netlink, String> {
+    Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))
+}
+
 /// What the cluster has said of the host's network.
 fn known_network(assignment: &Assignment) -> Option<Network> {
     assignment.is_known().then_some(assignment.network)
@@ -318,9 +329,9 @@ fn write(path: &Path, value: &str) -> Result<(), String> {
 
 /// Removes all of it from this host, once no container hangs on it any more: what went wrong.
 pub async fn remove() -> Vec<String> {
-    let removed = match Netlink::open() {
+    let removed = match open() {
         Ok(netlink) => netlink.remove_tunnel().await,
-        Err(error) => Err(format!("the kernel's netlink socket: {error}")),
+        Err(why) => Err(why),
     };
     let forgotten = [removed, tunnel::forget(TUNNEL), nft::remove().await, nft::forget_overlay().await];
     forgotten.into_iter().filter_map(Result::err).collect()

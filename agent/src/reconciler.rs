@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{Action, ActionResult, Container, Memory, Situation, network::Residents, reconcile};
+use agent_core::{
+    Action, ActionResult, Container, Memory, Situation,
+    network::{Resident, Residents},
+    reconcile,
+};
 use common::{
     assignment::{AssignedInstance, Assignment},
     directory::Directory,
@@ -164,8 +168,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
             return Instant::now() + RETRY;
         }
         for action in next.actions {
-            let address = containers.get(action.part()).and_then(|container| container.address);
-            self.begin(action, address, &assignment);
+            let resident = containers.get(action.part()).and_then(|container| resident(action.part(), container));
+            self.begin(action, resident, &assignment);
         }
         self.reports.send_if_modified(|report| {
             let changed = *report != next.report;
@@ -178,8 +182,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
 
     /// Tells which instances have which addresses here.
     fn tell_residents(&self, containers: &BTreeMap<PartId, Container>) {
-        let addressed = containers.iter().filter_map(|(id, container)| Some((container.address?, id.instance.clone())));
-        let found: Residents = addressed.collect();
+        let found: Residents = containers.iter().filter_map(|(id, container)| resident(id, container)).collect();
         self.residents.send_if_modified(|residents| {
             let differs = residents.as_ref() != Some(&found);
             *residents = Some(found);
@@ -187,7 +190,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         });
     }
 
-    fn begin(&mut self, action: Action, address: Option<Ipv4Addr>, assignment: &Assignment) {
+    fn begin(&mut self, action: Action, resident: Option<(Ipv4Addr, Resident)>, assignment: &Assignment) {
         self.busy.insert(action.part().clone());
         let of = &action.part().instance;
         let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
@@ -195,10 +198,10 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let (host, directory) = ((self.files.clone(), self.leases.clone()), self.directory.clone());
         let (runtime, admitted) = (self.runtime.clone(), self.admitted.clone());
         self.actions.spawn(async move {
-            match (&action, address) {
+            match (&action, resident) {
                 (Action::Stop { .. }, _) => wait_until_unlisted(directory, &action.part().instance).await,
-                (Action::Start { part, .. }, Some(address))
-                    if !is_admitted(admitted, address, &part.instance).await =>
+                (Action::Start { .. }, Some((address, resident)))
+                    if !is_admitted(admitted, address, &resident).await =>
                 {
                     let why = "the rules of its host's network do not know it yet: wharf doctor";
                     return (action, ActionResult::Waits(why.to_owned()));
@@ -256,10 +259,16 @@ async fn act<R: ContainerRuntime>(
     (action, result)
 }
 
+/// Who has which address by a container, if it has one.
+fn resident(id: &PartId, container: &Container) -> Option<(Ipv4Addr, Resident)> {
+    Some((container.address?, Resident { instance: id.instance.clone(), sender: container.sender }))
+}
+
 /// Whether the rules know an instance by its address, which takes a moment: what starts before that reaches nobody, or
-/// whom the one reached that had the address before.
-async fn is_admitted(mut admitted: watch::Receiver<Option<Residents>>, address: Ipv4Addr, id: &InstanceId) -> bool {
-    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.get(&address) == Some(id)));
+/// whom the one reached that had the address before, or is not heard as long as the address belongs to the port of a
+/// container that has ended.
+async fn is_admitted(mut admitted: watch::Receiver<Option<Residents>>, address: Ipv4Addr, resident: &Resident) -> bool {
+    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.get(&address) == Some(resident)));
     tokio::time::timeout(ADMITTED_WITHIN, known).await.is_ok_and(|known| known.is_ok())
 }
 

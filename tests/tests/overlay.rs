@@ -131,6 +131,7 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
     all_reach_each_other(&overlay);
     outsiders_reach_what_is_published(&overlay);
     nobody_forges_frames(&overlay);
+    nobody_speaks_as_another(&overlay);
     assert!(is_read_on_the_way(&overlay), "what is in clear is");
     what_is_broken_is_mended(
         &overlay,
@@ -298,6 +299,54 @@ fn nobody_forges_frames(overlay: &Overlay) {
         anyhow::Ok(())
     });
     sh(lab, "h3", "ip link del v");
+}
+
+/// A container that may do what it likes in its own network says that it is another one of its host.
+fn nobody_speaks_as_another(overlay: &Overlay) {
+    let Overlay { lab, one: [other, liar], two, .. } = overlay;
+    let hardware = |place: &Place| {
+        let words = ["exec", &place.container, "/bin/busybox", "cat", "/sys/class/net/eth0/address"];
+        lab.docker(&place.host, &words).expect("it has one").trim().to_owned()
+    };
+    let (own, others) = (hardware(liar), hardware(other));
+    let pid = lab.docker("h1", &["inspect", "-f", "{{.State.Pid}}", &liar.container]).expect("it runs");
+    let does = |script: &str| lab.exec("h1", &["nsenter", "-t", pid.trim(), "-n", "sh", "-c", script]);
+    let arrives = || {
+        let before = overlay.segments(two);
+        does(&format!("busybox timeout 2 busybox nc {} 80 </dev/null; :", two.address)).expect("it is sent");
+        overlay.segments(two) > before
+    };
+    let is_believed = |other: &Place| {
+        sh(lab, "h1", &format!("busybox ping -c1 -W1 {}", other.address));
+        does(&format!("busybox arping -U -c 2 -I eth0 -s {0} {0}; :", other.address)).expect("it is sent");
+        let known = lab.exec("h1", &["ip", "neigh", "show", &other.address.to_string()]).expect("it is shown");
+        !known.contains(&others)
+    };
+    let lies = || {
+        let way = format!("{} via 10.42.0.1 src {}", two.address, other.address);
+        does(&format!("ip addr add {}/32 dev eth0; ip route add {way}", other.address)).expect("it has its address");
+        let by_address = arrives();
+        let by_announcement = is_believed(other);
+        let script = format!("ip route del {way}; ip addr del {}/32 dev eth0", other.address);
+        does(&format!("{script}; ip link set eth0 address {others}")).expect("it has its hardware address");
+        let by_hardware = arrives();
+        does(&format!("ip link set eth0 address {own}")).expect("it is itself again");
+        [by_address, by_announcement, by_hardware]
+    };
+    assert!(arrives(), "as itself it is heard");
+    assert_eq!(lies(), [false; 3], "by another's address, by what it says of that, by another's hardware address");
+    assert!(arrives(), "as itself it is heard again");
+    // The other way round: it is that rule which keeps it away.
+    lab.run(&["stop-wharf", "h1"]).expect("nobody mends");
+    sh(lab, "h1", "nft flush chain bridge wharf from");
+    assert_eq!(lies(), [true; 3]);
+    lab.run(&["start-wharf", "h1"]).expect("it starts");
+    until(REPAIRED + SOON, "the rule is back, and the kernel asks anew who has the address", || {
+        sh(lab, "h1", &format!("ip neigh flush to {}", other.address));
+        ensure!(overlay.reaches(other, &url(two.address)), "the other is not heard");
+        ensure!(lies() == [false; 3], "it is not back");
+        anyhow::Ok(())
+    });
 }
 
 /// Whether who listens on the way can read what containers say to each other.

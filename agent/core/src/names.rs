@@ -224,8 +224,8 @@ fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ip
 /// Who asks from an address: the host knows its own instances first.
 pub fn asker(directory: &Directory, residents: &Residents, plan: &NetworkPlan, from: IpAddr) -> Asker {
     let IpAddr::V4(from) = from else { return Asker::Stranger };
-    if let Some(id) = residents.get(&from) {
-        return Asker::Instance(id.clone());
+    if let Some(resident) = residents.get(&from) {
+        return Asker::Instance(resident.instance.clone());
     }
     match directory.owner(from) {
         Some(Owner::Instance(id)) => Asker::Instance(id.clone()),

@@ -1,6 +1,7 @@
 //! What a host's kernel must hold so that its containers reach those of other hosts, as a value: rendered from
 //! what the cluster says and from where the host is, and compared with what the kernel shows.
 
+mod bindings;
 mod environments;
 mod flows;
 mod rules;
@@ -20,6 +21,9 @@ use common::{
 };
 use ipnet::Ipv4Net;
 
+use crate::observed::Sender;
+
+pub use bindings::Binding;
 pub use flows::Flow;
 pub use rules::{Live, Rules};
 pub use vxlan::Vxlan;
@@ -41,7 +45,22 @@ pub const PORT: u16 = 8472;
 pub const METADATA_PORT: u16 = 8474;
 
 /// The instances whose containers are on the host, by their addresses: known before they start.
-pub type Residents = BTreeMap<Ipv4Addr, InstanceId>;
+pub type Residents = BTreeMap<Ipv4Addr, Resident>;
+
+/// An instance whose container is on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resident {
+    /// Which one.
+    pub instance: InstanceId,
+    /// What it sends from while it runs.
+    pub sender: Option<Sender>,
+}
+
+impl From<InstanceId> for Resident {
+    fn from(instance: InstanceId) -> Resident {
+        Resident { instance, sender: None }
+    }
+}
 
 /// The link and the address under which other hosts reach this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,17 @@ pub struct Container {
     pub image_digest: Option<String>,
     /// Its address on the host's network, if it has one of its own.
     pub address: Option<Ipv4Addr>,
+    /// What it sends from there while it runs.
+    pub sender: Option<Sender>,
+}
+
+/// What a running container sends from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Its first process, by the host's count: it is in the container's network namespace.
+    pub process: u32,
+    /// The hardware address that it has there.
+    pub hardware_address: [u8; 6],
 }
 
 impl Container {

@@ -1,24 +1,27 @@
 //! Links, neighbours and routes of the kernel.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr},
 };
 
 use agent_core::network::{
-    BRIDGE, Carrier, Change, HostNetwork, Observed, ObservedTunnel, PORT, PROTOCOL, Route, TUNNEL, Tunnel, Underlay,
-    VNI,
+    BRIDGE, Binding, Carrier, Change, HostNetwork, Observed, ObservedTunnel, PORT, PROTOCOL, Residents, Route, TUNNEL,
+    Tunnel, Underlay, VNI,
 };
 use common::network::{NetworkPlan, Subnet};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVxlan, LinkWireguard, RouteMessageBuilder,
+    packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::AddressAttribute,
         link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        nsid::{NsidAttribute, NsidMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
     },
 };
@@ -99,6 +102,53 @@ impl Netlink {
     async fn tunnel_index(&self) -> Result<u32, String> {
         let link = self.link(TUNNEL).await?.ok_or_else(|| format!("{TUNNEL} is gone"))?;
         Ok(link.header.index)
+    }
+
+    /// Which ports of the bridge the residents speak from that run. One whose process has just ended has none.
+    pub(super) async fn bindings(&self, residents: &Residents) -> Result<BTreeSet<Binding>, String> {
+        let Some(bridge) = self.link(BRIDGE).await? else { return Ok(BTreeSet::new()) };
+        let mut ports: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links.try_next().await.map_err(failed("links cannot be read"))? {
+            if let Some((namespace, name)) = port_of(&link, bridge.header.index) {
+                ports.entry(namespace).or_default().push(name);
+            }
+        }
+        let mut bindings = BTreeSet::new();
+        for (address, resident) in residents {
+            let Some(sender) = resident.sender else { continue };
+            let Some(namespace) = self.namespace_of(sender.process).await? else { continue };
+            let ports = ports.get(&namespace).into_iter().flatten();
+            bindings.extend(ports.filter_map(|port| Binding::new(port, sender.hardware_address, *address)));
+        }
+        Ok(bindings)
+    }
+
+    /// The number by which this host's links say that their other end is in a process' network namespace.
+    async fn namespace_of(&self, process: u32) -> Result<Option<i32>, String> {
+        let what = failed("network namespaces cannot be read");
+        let mut question = NsidMessage::default();
+        question.attributes.push(NsidAttribute::Pid(process));
+        let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+        question.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.clone().request(question).map_err(&what)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::Error(error) => {
+                    let error = rtnetlink::Error::NetlinkError(error);
+                    return if is_gone(&error) { Ok(None) } else { Err(what(error)) };
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(message)) => {
+                    let number = |attribute: &NsidAttribute| match attribute {
+                        NsidAttribute::Id(number) => Some(*number),
+                        _ => None,
+                    };
+                    return Ok(message.attributes.iter().find_map(number));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// What the kernel holds of ours, but for the rules; ready is a link with that address.
@@ -227,6 +277,18 @@ impl Netlink {
 fn mtu_of(link: &LinkMessage) -> u32 {
     let mtu = link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
     mtu.unwrap_or(1500)
+}
+
+/// A port of a bridge, with the number of the network namespace where its other end is.
+fn port_of(link: &LinkMessage, bridge: u32) -> Option<(i32, String)> {
+    if !link.attributes.contains(&LinkAttribute::Controller(bridge)) {
+        return None;
+    }
+    let namespace =
+        link.attributes.iter().find_map(|a| if let LinkAttribute::LinkNetNsId(n) = a { Some(*n) } else { None });
+    let name =
+        link.attributes.iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n.clone()) } else { None });
+    Some((namespace?, name?))
 }
 
 fn is_encrypted(tunnel: Tunnel) -> bool {

@@ -126,9 +126,10 @@ impl Docker {
             (None, Some(image)) => self.digest_of(image).await,
             (None, None) => None,
         };
-        let state = state_of(inspected.state.unwrap_or_default());
-        let address = inspected.network_settings.and_then(|settings| network::address_of(settings.networks));
-        let container = Container { id: id.to_owned(), state, image_digest, address };
+        let state = inspected.state.unwrap_or_default();
+        let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let (address, sender) = (network::address_of(&networks), network::sender_of(&networks, state.pid));
+        let container = Container { id: id.to_owned(), state: state_of(state), image_digest, address, sender };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
     }

@@ -116,8 +116,13 @@ impl ContainerRuntime for Fake {
 
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
         let id = instance.id.part(part.clone());
-        let container =
-            Container { id: id.container_name(), state: ContainerState::Created, image_digest: None, address: None };
+        let container = Container {
+            id: id.container_name(),
+            state: ContainerState::Created,
+            image_digest: None,
+            address: None,
+            sender: None,
+        };
         self.state().containers.entry(id).or_insert(container);
         self.changed.notify_one();
         ActionResult::Done

@@ -129,7 +129,7 @@ fn other_kinds_of_records_are_ports_names_or_nothing() {
 fn who_asks_is_known_by_the_address() {
     let directory = directory();
     let new: InstanceId = id("default/blog/web/1.1");
-    let residents = [(Ipv4Addr::new(10, 42, 0, 9), new.clone())].into();
+    let residents = [(Ipv4Addr::new(10, 42, 0, 9), new.clone().into())].into();
     let asked = |last: u8| {
         let from = IpAddr::from([10, 42, 0, last]);
         asker(&directory, &residents, &NetworkPlan::default(), from)

@@ -8,7 +8,10 @@ use std::{
 
 use common::{directory::Directory, name::Name};
 
-use super::{Residents, TABLE, rules::Script};
+use super::{
+    Residents, TABLE,
+    rules::{Family, Script},
+};
 
 /// How the names of environments' chains begin.
 pub(super) const CHAINS: &str = "environment-";
@@ -60,7 +63,8 @@ pub(super) fn environments(directory: &Directory, residents: &Residents) -> Envi
     }
     let elsewhere = directory.instances().map(|(id, endpoint)| (&endpoint.address, id));
     let elsewhere = elsewhere.filter(|(address, _)| !residents.contains_key(address));
-    for (address, id) in elsewhere.chain(residents) {
+    let here = residents.iter().map(|(address, resident)| (address, &resident.instance));
+    for (address, id) in elsewhere.chain(here) {
         let mut environments = directory.environments_of(id.service());
         let Some(home) = environments.next() else { continue };
         found.homes.insert(*address, home.clone());
@@ -85,12 +89,17 @@ pub(super) fn update(script: &mut Script, before: &Environments, now: &Environme
         let elements = |addresses: BTreeSet<&Ipv4Addr>| -> Vec<String> {
             addresses.into_iter().map(Ipv4Addr::to_string).collect()
         };
-        script.elements("delete", &format!("{SETS}{name}"), &elements(earlier.difference(members).collect()));
-        script.elements("add", &format!("{SETS}{name}"), &elements(members.difference(earlier).collect()));
+        script.elements(
+            "delete",
+            Family::Ip,
+            &format!("{SETS}{name}"),
+            &elements(earlier.difference(members).collect()),
+        );
+        script.elements("add", Family::Ip, &format!("{SETS}{name}"), &elements(members.difference(earlier).collect()));
     }
     for (name, members) in before.members.iter().filter(|(name, _)| !now.members.contains_key(*name)) {
         let elements: Vec<String> = members.iter().map(Ipv4Addr::to_string).collect();
-        script.elements("delete", &format!("{SETS}{name}"), &elements);
+        script.elements("delete", Family::Ip, &format!("{SETS}{name}"), &elements);
     }
     for name in now.members.keys() {
         let (earlier, joined) = (before.joined.get(name), now.joined.get(name));
@@ -100,10 +109,10 @@ pub(super) fn update(script: &mut Script, before: &Environments, now: &Environme
     }
     let changed = |address: &Ipv4Addr, home: &Name, other: &Environments| other.homes.get(address) != Some(home);
     let gone = before.homes.iter().filter(|(address, home)| changed(address, home, now));
-    script.elements("delete", MAP, &gone.map(|(address, _)| address.to_string()).collect::<Vec<_>>());
+    script.elements("delete", Family::Ip, MAP, &gone.map(|(address, _)| address.to_string()).collect::<Vec<_>>());
     let new = now.homes.iter().filter(|(address, home)| changed(address, home, before));
     let new: Vec<String> = new.map(|(address, home)| format!("{address} : goto {CHAINS}{home}")).collect();
-    script.elements("add", MAP, &new);
+    script.elements("add", Family::Ip, MAP, &new);
 }
 
 /// Lets what an environment's own instances send reach what belongs to it, and to those that its services have joined

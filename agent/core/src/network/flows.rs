@@ -48,7 +48,10 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use common::directory::{Directory, Endpoint, Listing};
+    use common::{
+        directory::{Directory, Endpoint, Listing},
+        id::InstanceId,
+    };
 
     use super::*;
 
@@ -63,7 +66,7 @@ mod tests {
             let id = format!("default/shop/web/{last}.1").parse().expect("an id");
             directory.put_instance(id, Some(Endpoint { address: [10, 42, 0, *last].into(), serves: *serves }));
         }
-        let residents = [([10, 42, 0, 9].into(), "other/shop/db/1.1".parse().expect("an id"))];
+        let residents = [([10, 42, 0, 9].into(), "other/shop/db/1.1".parse::<InstanceId>().expect("an id").into())];
         Live::of(&directory, &residents.into())
     }
 

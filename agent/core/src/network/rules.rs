@@ -1,13 +1,13 @@
 //! The rules of a host as scripts for `nft -f`: all of them, or what has changed.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use common::{directory::Directory, network::Subnet};
 
 use ipnet::Ipv4Net;
 
 use super::{
-    Flow, Residents, TABLE,
+    Binding, Flow, Residents, TABLE, bindings,
     environments::{self, Environments},
     services::{self, Services},
 };
@@ -32,12 +32,23 @@ pub struct Live {
     pub(super) services: Services,
     /// Who reaches whom.
     pub(super) environments: Environments,
+    /// Which ports of the bridge instances speak from.
+    pub(super) bindings: BTreeSet<Binding>,
 }
 
 impl Live {
     /// By what is known of all hosts, and of the own one.
     pub fn of(directory: &Directory, residents: &Residents) -> Live {
-        Live { services: services::services(directory), environments: environments::environments(directory, residents) }
+        Live {
+            services: services::services(directory),
+            environments: environments::environments(directory, residents),
+            bindings: BTreeSet::new(),
+        }
+    }
+
+    /// The same with those bindings.
+    pub fn bound(self, bindings: BTreeSet<Binding>) -> Live {
+        Live { bindings, ..self }
     }
 }
 
@@ -61,6 +72,7 @@ impl Rules {
     pub fn is_live(name: &str) -> bool {
         [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
             || [services::MAP, services::ITSELF, environments::MAP].contains(&name)
+            || [bindings::BINDINGS, bindings::PORTS, bindings::ADDRESSES].contains(&name)
     }
 
     /// What loads all of them in one transaction, whatever the kernel holds.
@@ -83,7 +95,17 @@ impl Rules {
     fn enliven(&self, script: &mut Script, before: &Live) {
         environments::update(script, &before.environments, &self.live.environments);
         services::update(script, self.own, &before.services, &self.live.services);
+        bindings::update(script, &before.bindings, &self.live.bindings);
     }
+}
+
+/// Which of our tables.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Family {
+    /// That of IPv4.
+    Ip,
+    /// That of frames on bridges.
+    Bridge,
 }
 
 /// Commands for `nft -f`, one a line.
@@ -99,9 +121,13 @@ impl Script {
     }
 
     /// Adds elements to a set or a map, or deletes them.
-    pub(super) fn elements(&mut self, verb: &str, set: &str, elements: &[String]) {
+    pub(super) fn elements(&mut self, verb: &str, family: Family, set: &str, elements: &[String]) {
+        let family = match family {
+            Family::Ip => "ip",
+            Family::Bridge => "bridge",
+        };
         for some in elements.chunks(Script::MOST) {
-            self.line(format_args!("{verb} element ip {TABLE} {set} {{ {} }}", some.join(", ")));
+            self.line(format_args!("{verb} element {family} {TABLE} {set} {{ {} }}", some.join(", ")));
         }
     }
 }

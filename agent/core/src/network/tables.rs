@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use common::network::{NetworkPlan, Overlay, Peers, Subnet};
 
-use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL};
+use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL, bindings};
 use crate::metadata::ADDRESS as METADATA;
 
 /// Marks packets to services: where the kernel shows bridged packets to the rules of IP (br_netfilter), one that is
@@ -16,13 +16,13 @@ pub(super) fn tables(overlay: Overlay, peers: &Peers) -> String {
     let Overlay { plan, own } = overlay;
     let underlays = elements(peers.values().map(|peer| peer.underlay));
     let addresses: Vec<Ipv4Addr> = peers.keys().chain([&own]).map(|subnet| subnet.host()).collect();
-    let (sets, chains) = (sets(&underlays, &elements(addresses.iter())), chains(&plan, own));
+    let (sets, chains, bound) = (sets(&underlays, &elements(addresses.iter())), chains(&plan, own), bindings::table());
     format!(
         "\
 table bridge {TABLE} {{}}
 delete table bridge {TABLE}
 table bridge {TABLE} {{
-    # Containers of a host reach each other by way of the host's routing: rules are in one place.
+{bound}    # Containers of a host reach each other by way of the host's routing: rules are in one place.
     chain forward {{
         type filter hook forward priority -200;
         meta mark & {TO_SERVICE} == {TO_SERVICE} accept

@@ -248,7 +248,8 @@ fn belonging(instances: &[(&str, u8)], joins: bool) -> Rules {
     let joined = joins.then(|| "shared".parse().expect("a name")).into_iter().collect();
     let listing = Listing { joins: joined, ..Listing::default() };
     directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
-    let residents = instances.iter().map(|(id, last)| ([10, 42, 1, *last].into(), id.parse().expect("an id")));
+    let residents =
+        instances.iter().map(|(id, last)| ([10, 42, 1, *last].into(), id.parse::<InstanceId>().expect("an id").into()));
     wanted(&[2]).rules.living(Live::of(&directory, &residents.collect()))
 }
 
@@ -296,12 +297,38 @@ fn what_belongs_to_the_same_environment_reaches_each_other() {
 }
 
 #[test]
+fn an_address_is_bound_to_the_port_of_its_container() {
+    let binding = |port: &str, last: u8| Binding::new(port, [2, 0x42, 10, 42, 1, last], [10, 42, 1, last].into());
+    assert_eq!(binding("veth*", 2), None, "rules would take that for others, too");
+    assert_eq!(binding("a\" . b", 2), None);
+    let bound = |bindings: &[(&str, u8)]| {
+        let bindings = bindings.iter().map(|(port, last)| binding(port, *last).expect("it can be said"));
+        wanted(&[2]).rules.living(Live::default().bound(bindings.collect()))
+    };
+    let before = bound(&[("veth1", 2), ("veth2", 3)]);
+    let lines = "add element bridge wharf bindings { \"veth1\" . 02:42:0a:2a:01:02 . 10.42.1.2, \
+                 \"veth2\" . 02:42:0a:2a:01:03 . 10.42.1.3 }\n\
+                 add element bridge wharf ports { \"veth1\", \"veth2\" }\n\
+                 add element bridge wharf addresses { 10.42.1.2, 10.42.1.3 }\n";
+    assert!(before.whole().ends_with(lines), "{}", before.whole());
+    // A container that is started again has the same address, and another port.
+    assert_eq!(
+        bound(&[("veth1", 2), ("veth3", 3)]).update_from(&before).expect("the tables are the same"),
+        "delete element bridge wharf bindings { \"veth2\" . 02:42:0a:2a:01:03 . 10.42.1.3 }\n\
+         add element bridge wharf bindings { \"veth3\" . 02:42:0a:2a:01:03 . 10.42.1.3 }\n\
+         delete element bridge wharf ports { \"veth2\" }\n\
+         add element bridge wharf ports { \"veth3\" }\n"
+    );
+    assert_eq!(before.update_from(&before).as_deref(), Some(""));
+}
+
+#[test]
 fn the_own_host_knows_its_instances_first() {
     let mut directory = Directory::default();
     let id = |text: &str| text.parse().expect("an id");
     let endpoint = Endpoint { address: [10, 42, 1, 2].into(), serves: false };
     directory.put_instance(id("default/shop/old/1.1"), Some(endpoint));
-    let residents = [(endpoint.address, id("other/shop/new/1.1"))].into();
+    let residents = [(endpoint.address, InstanceId::into(id("other/shop/new/1.1")))].into();
     let found = environments::environments(&directory, &residents);
     let alone = environments::environments(&Directory::default(), &residents);
     assert_eq!(found, alone, "the address is another one's now");

@@ -41,7 +41,10 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
 }
 
 fn container(state: ContainerState) -> BTreeMap<PartId, Container> {
-    BTreeMap::from([(id().main(), Container { id: "c".into(), state, image_digest: None, address: None })])
+    BTreeMap::from([(
+        id().main(),
+        Container { id: "c".into(), state, image_digest: None, address: None, sender: None },
+    )])
 }
 
 fn running(health: Health) -> ContainerState {

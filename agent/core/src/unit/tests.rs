@@ -104,7 +104,7 @@ impl Host {
                 let state = ContainerState::Created;
                 self.containers.insert(
                     id.clone(),
-                    Container { id: id.container_name(), state, image_digest: None, address: None },
+                    Container { id: id.container_name(), state, image_digest: None, address: None, sender: None },
                 );
                 return ActionResult::Done;
             }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use common::{
     assignment::Assignment,
     directory::{Directory, Endpoint, Listing},
-    id::{ClusterId, HostId},
+    id::{ClusterId, HostId, InstanceId},
     network::{Network, NetworkPlan, Overlay},
 };
 use tokio::sync::watch;
@@ -97,8 +97,8 @@ async fn a_program_may_ask_before_its_cluster_knows_it() {
     let resident = [10, 42, 0, 77];
     let stranger = ask(&host.known, &asked, resident, Asked::ByUdp).await;
     assert_eq!(stranger.metadata.response_code, ResponseCode::NXDomain, "one that is not of the cluster");
-    let id = "default/shop/new/1.1".parse().expect("an id");
-    host.residents.send_replace(Some([(resident.into(), id)].into()));
+    let id: InstanceId = "default/shop/new/1.1".parse().expect("an id");
+    host.residents.send_replace(Some([(resident.into(), id.into())].into()));
     assert_eq!(ask(&host.known, &asked, resident, Asked::ByUdp).await.answers.len(), 1);
 }
 

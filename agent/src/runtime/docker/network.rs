@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use agent_core::network::{BRIDGE, TUNNEL};
+use agent_core::{
+    Sender,
+    network::{BRIDGE, TUNNEL},
+};
 use bollard::{
     errors::Error,
     models::{EndpointSettings, Ipam, IpamConfig, NetworkCreateRequest},
@@ -71,11 +74,23 @@ impl DockerNetwork {
 }
 
 /// A container's address on our network: the one that it was made with, or else the one that it has while it runs.
-pub(super) fn address_of(networks: Option<HashMap<String, EndpointSettings>>) -> Option<Ipv4Addr> {
-    let mut networks = networks?;
-    let endpoint = networks.remove(NETWORK)?;
-    let made_with = endpoint.ipam_config.and_then(|config| config.ipv4_address?.parse().ok());
-    made_with.or_else(|| endpoint.ip_address?.parse().ok())
+pub(super) fn address_of(networks: &HashMap<String, EndpointSettings>) -> Option<Ipv4Addr> {
+    let endpoint = networks.get(NETWORK)?;
+    let made_with = endpoint.ipam_config.as_ref().and_then(|config| config.ipv4_address.as_ref()?.parse().ok());
+    made_with.or_else(|| endpoint.ip_address.as_ref()?.parse().ok())
+}
+
+/// What a container sends from on our network, by its process; one that does not run has none.
+pub(super) fn sender_of(networks: &HashMap<String, EndpointSettings>, process: Option<i64>) -> Option<Sender> {
+    let process = u32::try_from(process?).ok().filter(|process| *process != 0)?;
+    let hardware_address = hardware_address(networks.get(NETWORK)?.mac_address.as_deref()?)?;
+    Some(Sender { process, hardware_address })
+}
+
+/// A hardware address as Docker writes it: six bytes with colons between them.
+fn hardware_address(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
 }
 
 impl Docker {
@@ -125,7 +140,8 @@ impl Docker {
         let filters = HashMap::from([("network".to_owned(), vec![NETWORK.to_owned()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let listed = self.client()?.list_containers(Some(options)).await?;
-        let addresses = listed.into_iter().filter_map(|summary| address_of(summary.network_settings?.networks));
+        let addresses =
+            listed.into_iter().filter_map(|summary| address_of(summary.network_settings?.networks.as_ref()?));
         let taken: BTreeSet<Ipv4Addr> = addresses.collect();
         let before = last.or(taken.last().copied()).unwrap_or(subnet.gateway());
         let next = subnet.containers_after(before).find(|next| !taken.contains(next));
@@ -160,5 +176,27 @@ fn request(bridge: HostBridge, cluster: String) -> NetworkCreateRequest {
         ipam: Some(Ipam { config: Some(vec![config]), ..Ipam::default() }),
         options: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
         ..plain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_container_sends_from_is_known_while_it_runs() {
+        let on = |mac: &str| {
+            let endpoint = EndpointSettings { mac_address: Some(mac.to_owned()), ..EndpointSettings::default() };
+            HashMap::from([(NETWORK.to_owned(), endpoint)])
+        };
+        let sender = Sender { process: 7, hardware_address: [0x02, 0x42, 0x0a, 0x2a, 0, 0xfe] };
+        assert_eq!(sender_of(&on("02:42:0a:2a:00:fe"), Some(7)), Some(sender));
+        // Docker shows one that does not run as process 0, without a hardware address.
+        for (mac, process) in
+            [("02:42:0a:2a:00:fe", Some(0)), ("02:42:0a:2a:00:fe", None), ("", Some(7)), ("02:42", Some(7))]
+        {
+            assert_eq!(sender_of(&on(mac), process), None, "{mac} {process:?}");
+        }
+        assert_eq!(sender_of(&HashMap::new(), Some(7)), None);
     }
 }
