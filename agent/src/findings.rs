@@ -17,10 +17,10 @@ pub enum Source {
     Names,
     /// The probes between hosts.
     Probes,
-    /// The questions to other hosts' instances.
+    /// The questions to other hosts' instances, and to services.
     Instances,
-    /// The look at the host's disks.
-    Disks,
+    /// The look at what is nearly full.
+    Limits,
     /// The look at the host's certificate.
     Certificate,
     /// The session: it hears what time it is elsewhere.

@@ -5,7 +5,6 @@
 
 mod certificate;
 pub mod directory;
-mod disks;
 mod dns;
 pub mod facts;
 pub mod files;
@@ -15,6 +14,7 @@ pub mod holder;
 pub mod known;
 pub mod leases;
 pub mod ledger;
+mod limits;
 mod logs;
 mod metadata;
 pub mod network;
@@ -116,7 +116,7 @@ pub async fn run<R: ContainerRuntime>(
     let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
     tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
     let findings = Findings::default();
-    tasks.spawn(until(stop.clone(), disks::watch(config.state.clone(), findings.clone())));
+    tasks.spawn(until(stop.clone(), limits::watch(config.state.clone(), findings.clone())));
     tasks.spawn(until(stop.clone(), certificate::watch(config.state.clone(), findings.clone())));
     let (told_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);

@@ -1,6 +1,6 @@
 //! Probes between hosts: each tells the others through the overlay that it is there, and asks those that it does
 //! not hear on the underlay. Their instances it asks, too: what is for a container passes rules that nothing passes
-//! that is for its host.
+//! that is for its host. And services, by their addresses.
 
 use std::{
     collections::BTreeSet,
@@ -138,30 +138,21 @@ impl Round {
         }
     }
 
-    /// Asks one instance of every peer that has any, another one each time, again and again.
+    /// Asks instances of every peer and services, again and again.
     async fn ask(&self, findings: &Findings) {
         let mut missed = Missed::default();
         for round in 0.. {
-            let (began, asked) = (Instant::now(), self.instances(round));
-            let count = asked.len();
-            let asking = asked.into_iter().enumerate().map(async |(number, (peer, instance))| {
+            let (began, peers) = (Instant::now(), self.peers());
+            let next = missed.next(&self.known.directory.borrow(), &peers, round);
+            let count = next.len();
+            let asking = next.into_iter().enumerate().map(async |(number, (asked, address))| {
                 sleep_until(turn(began, ASK_EVERY, number, count)).await;
-                (peer, answers(self.own.host(), instance).await)
+                (asked, answers(self.own.host(), address).await)
             });
             missed.note(stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<_>>().await);
             findings.put(Source::Instances, missed.findings());
             sleep_until(began + ASK_EVERY).await;
         }
-    }
-
-    /// One serving instance of each peer that has any.
-    fn instances(&self, round: usize) -> Vec<(Subnet, Ipv4Addr)> {
-        let (peers, directory) = (self.peers(), self.known.directory.borrow());
-        let one_of = |peer: Subnet| {
-            let count = directory.serving_on(peer).count();
-            Some((peer, directory.serving_on(peer).nth(round.checked_rem(count)?)?))
-        };
-        peers.into_keys().filter_map(one_of).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{network::Subnet, quantity::Bytes, time::Timestamp};
+use crate::{id::ServiceId, network::Subnet, quantity::Bytes, time::Timestamp};
 
 /// Most peers that an agent names for the same reason: where more are not heard, the host itself is the one that is
 /// apart.
@@ -57,6 +57,17 @@ pub enum Finding {
         #[schema(value_type = String)]
         peer: Subnet,
     },
+    /// The address of a service leads to none of the instances that serve it.
+    Service {
+        /// Which one.
+        #[schema(value_type = String)]
+        service: ServiceId,
+    },
+    /// The kernel's table of connections is nearly full: what finds no room in it is dropped.
+    Connections {
+        /// How many it may hold.
+        most: u64,
+    },
     /// The host's certificate ends soon: it has not been renewed when it should have been.
     Certificate {
         /// When it ends.
@@ -76,6 +87,8 @@ impl Finding {
             Finding::Disk { .. } => "disk",
             Finding::Clock { .. } => "clock",
             Finding::Unreached { .. } => "unreached",
+            Finding::Service { .. } => "service",
+            Finding::Connections { .. } => "connections",
             Finding::Certificate { .. } => "certificate",
         }
     }

@@ -94,6 +94,18 @@ fn a_broken_path_is_named_with_its_direction() {
     sh(&lab, "h2", "iptables -D FORWARD -j DROP");
     wait_for(&lab, NAMED, "all is well, with instances to be asked", <[FindingView]>::is_empty);
 
+    // Somebody's rule may stand before a service's address alone.
+    sh(
+        &lab,
+        "h2",
+        "nft 'table ip lost { chain out { type filter hook output priority -400; ip daddr 10.43.0.0/16 drop; }; }'",
+    );
+    let found = wait_for(&lab, NAMED, "the service is named", |findings| !findings.is_empty());
+    let [astray] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
+    assert_eq!(astray.what, "The address of default/web/web (10.43.0.1) leads nowhere at h2");
+    sh(&lab, "h2", "nft delete table ip lost");
+    wait_for(&lab, NAMED, "all is well, with a service to be asked", <[FindingView]>::is_empty);
+
     // Of the coordinators, the one that leads knows: the others ask it.
     lab.run(&["stop-wharf", "h1"]).expect("the leader dies");
     until(NAMED, "another one leads", || {

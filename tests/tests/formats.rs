@@ -298,6 +298,8 @@ fn findings() -> Vec<Finding> {
         Finding::Clock { seconds: 60 },
         Finding::Unreached { peer },
         Finding::Certificate { ends: Timestamp(1) },
+        Finding::Service { service: "default/shop/web".parse().expect("an id") },
+        Finding::Connections { most: 1 << 18 },
     ]
 }
 

@@ -33,6 +33,9 @@ const ECHO: u8 = b'E';
 const ONCE: u8 = b'O';
 /// Bytes that are written at a time.
 const CHUNK: usize = 128 << 10;
+/// How often somebody calls, and how long a call may take.
+const CALL_EVERY: Duration = Duration::from_millis(10);
+const CALL_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 enum Args {
@@ -44,6 +47,8 @@ enum Args {
     Latency { server: SocketAddr, count: usize },
     /// Connections a second: each is made, answered and ended.
     Connections { server: SocketAddr, seconds: f64 },
+    /// Calls again and again for so many seconds: how many calls failed, and the longest time without an answer.
+    Calls { server: SocketAddr, seconds: f64 },
     /// The median time of a question for a name, in microseconds.
     Resolve { name: String, server: IpAddr, count: usize },
     /// How soon a kernel has so many peers and services with ten instances each, and one change; in a network of its
@@ -57,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Args::Throughput { server, seconds } => throughput(server, Duration::from_secs_f64(seconds)),
         Args::Latency { server, count } => latency(server, count),
         Args::Connections { server, seconds } => connections(server, Duration::from_secs_f64(seconds)),
+        Args::Calls { server, seconds } => calls(server, Duration::from_secs_f64(seconds)),
         Args::Resolve { name, server, count } => resolve(&name, SocketAddr::new(server, 53), count),
         Args::Apply { peers, services } => tokio::runtime::Runtime::new()?.block_on(apply(peers, services)),
     }
@@ -145,6 +151,33 @@ fn connections(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
     }
     println!("{:.0}", f64::from(count) / began.elapsed().as_secs_f64());
     Ok(())
+}
+
+fn calls(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
+    let (began, mut count, mut failed) = (Instant::now(), 0, 0);
+    let (mut answered, mut longest) = (began, Duration::ZERO);
+    while began.elapsed() < time {
+        let next = Instant::now() + CALL_EVERY;
+        count += 1;
+        if call(server).is_ok() {
+            longest = longest.max(answered.elapsed());
+            answered = Instant::now();
+        } else {
+            failed += 1;
+        }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    longest = longest.max(answered.elapsed());
+    println!("{failed} of {count} calls failed, {} ms at most without an answer", longest.as_millis());
+    Ok(())
+}
+
+fn call(server: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&server, CALL_WITHIN)?;
+    stream.set_read_timeout(Some(CALL_WITHIN))?;
+    let mut what = [ONCE];
+    stream.write_all(&what)?;
+    stream.read_exact(&mut what)
 }
 
 fn resolve(name: &str, server: SocketAddr, count: usize) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use common::{
     api::{DoctorView, FindingView},
     finding::Finding,
     host::Liveness,
-    id::HostId,
+    id::{HostId, ServiceId},
     name::Name,
     network::{Backend, Subnet},
 };
@@ -90,6 +90,14 @@ fn explain(cluster: &Cluster, found: &Found, host: &Host, finding: &Finding) -> 
             "it should have been renewed at half of its life".to_owned(),
             format!("Its log says why it was not: on {name}, journalctl -u wharf | grep certificate"),
         ),
+        Finding::Service { service } => led_astray(cluster, found, host, service)?,
+        Finding::Connections { most } => (
+            format!("The kernel of {name} has nearly no room for more connections"),
+            format!("it knows four fifths of {most} and more; what finds no room is dropped"),
+            format!(
+                "On {name}, see who makes so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
+            ),
+        ),
         // Told once for all who find it.
         Finding::Unreached { .. } => return None,
     };
@@ -126,6 +134,26 @@ fn unheard(
         )
     };
     Some((what, why, fix))
+}
+
+/// A service whose address leads nowhere, and no path or host is the reason.
+fn led_astray(cluster: &Cluster, found: &Found, host: &Host, service: &ServiceId) -> Option<(String, String, String)> {
+    let (id, _) = of_subnet(cluster, host.subnet)?;
+    let explains = |finding: &Finding| match finding {
+        Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. } => true,
+        Finding::Narrow { .. } | Finding::Names { .. } | Finding::Disk { .. } | Finding::Clock { .. } => false,
+        Finding::Service { .. } | Finding::Connections { .. } | Finding::Certificate { .. } => false,
+    };
+    let is_unheard = |finding: &Finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == host.subnet);
+    if has(found, id, explains) || found.values().flatten().any(is_unheard) {
+        return None;
+    }
+    let (name, address) = (&host.name, cluster.service(service)?.address?);
+    Some((
+        format!("The address of {service} ({address}) leads nowhere at {name}"),
+        "instances of it serve, and no path to them is broken".to_owned(),
+        format!("On {name}, look for rules about {address} that are not wharf's: nft list ruleset, iptables-save"),
+    ))
 }
 
 /// A host that is heard while its instances are not: what it forwards is lost.
@@ -171,7 +199,7 @@ mod tests {
     use super::*;
     use crate::{
         Command,
-        testing::{Fixture, host},
+        testing::{Fixture, host, web},
     };
 
     fn subnet(fixture: &Fixture, number: u8) -> Subnet {
@@ -228,5 +256,26 @@ mod tests {
         assert!(other_way.iter().any(|text| text.starts_with("No instance of h2 answers h3: ")), "{other_way:?}");
         let broken = told(&fixture, &[misses(1), (2, Finding::Network { why: "no".into() })]);
         assert_eq!(broken.len(), 1, "{broken:?}");
+    }
+
+    #[test]
+    fn a_service_is_led_astray_where_nothing_else_is_wrong() {
+        let mut fixture = Fixture::of_hosts(3);
+        fixture.deploy(&[("web", web(|_| {}))]);
+        let service: ServiceId = "default/shop/web".parse().expect("an id");
+        let address = fixture.cluster.service(&service).and_then(|service| service.address).expect("it has one");
+        let astray = || (2, Finding::Service { service: service.clone() });
+        let text = format!("The address of default/shop/web ({address}) leads nowhere at h2");
+        assert!(told(&fixture, &[astray()])[0].starts_with(&text));
+        for (at, reason) in [
+            (2, Finding::Unheard { peer: subnet(&fixture, 1), answers: true }),
+            (1, Finding::Unheard { peer: subnet(&fixture, 2), answers: true }),
+            (2, Finding::Unreached { peer: subnet(&fixture, 1) }),
+            (2, Finding::Network { why: "no".into() }),
+        ] {
+            let told = told(&fixture, &[astray(), (at, reason.clone())]);
+            assert!(told.len() == 1 && !told[0].starts_with(&text), "{reason:?} is the reason: {told:?}");
+        }
+        assert_eq!(told(&fixture, &[astray(), (1, Finding::Clock { seconds: 6 })]).len(), 2);
     }
 }
