@@ -52,6 +52,9 @@ pub struct ServiceSpec {
     /// Container ports that are reachable from outside.
     #[serde(default)]
     pub ports: Vec<PortSpec>,
+    /// Ports on which its programs listen for others of the cluster, who find them beside its name (SRV records).
+    #[serde(default)]
+    pub expose: BTreeSet<ExposedPort>,
     /// What decides how many instances there are.
     #[serde(default)]
     pub mode: Mode,
@@ -256,6 +259,17 @@ pub struct PortSpec {
     pub host_ip: Option<IpAddr>,
 }
 
+/// A container port that others of the cluster may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExposedPort {
+    /// The port in the container.
+    pub container: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -297,6 +311,7 @@ impl ServiceSpec {
             pre_start: Vec::new(),
             sidekicks: BTreeMap::new(),
             ports: Vec::new(),
+            expose: BTreeSet::new(),
             mode: Mode::default(),
             cron: None,
             replicas: 1,
@@ -317,6 +332,7 @@ impl ServiceSpec {
     /// there are, how they are spread, and how later ones follow them.
     pub fn same_instances(&self, other: &ServiceSpec) -> bool {
         let as_here = ServiceSpec {
+            expose: self.expose.clone(),
             cron: self.cron.clone(),
             replicas: self.replicas,
             prefer: self.prefer.clone(),

@@ -29,8 +29,8 @@ use common::{
     rollout::RolloutState,
     secret::Secret,
     spec::{
-        Condition, ContainerSpec, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, Sidekick,
-        StackSpec,
+        Condition, ContainerSpec, ExposedPort, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec,
+        Sidekick, StackSpec,
     },
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
@@ -122,6 +122,7 @@ fn spec() -> ServiceSpec {
     spec.container.command = Some(vec!["serve".into()]);
     spec.container.environment.insert("MODE".into(), "live".into());
     spec.ports.push(PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None });
+    spec.expose = [ExposedPort { container: 9100, protocol: Protocol::Tcp }].into();
     spec.container.mounts.push(MountSpec {
         source: MountSource::Volume(name("data")),
         target: "/data".into(),

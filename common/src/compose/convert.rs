@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     name::Name,
-    spec::{Condition, ContainerSpec, PortSpec, Protocol, ServiceSpec, StackSpec},
+    spec::{Condition, ContainerSpec, ExposedPort, PortSpec, Protocol, ServiceSpec, StackSpec},
 };
 
 const TOP: [&str; 7] = ["name", "version", "services", "volumes", "networks", "configs", "secrets"];
@@ -148,6 +148,7 @@ where
     spec.pre_start = node.get("pre_start").map(|n| steps(&n, project, &container)).unwrap_or_default();
     spec.container = container;
     spec.ports = node.get("ports").map(|n| n.items().iter().flat_map(ports).collect()).unwrap_or_default();
+    spec.expose = node.get("expose").map(|n| n.items().iter().flat_map(exposed).collect()).unwrap_or_default();
     spec.strict_singleton = node.get("x-strict-singleton").and_then(|n| n.boolean()).unwrap_or(false);
     deploy::read(node, &mut spec);
     spec.depends_on = dependencies_of(node);
@@ -179,6 +180,11 @@ fn ports(node: &Node<'_>) -> Vec<PortSpec> {
     let published = node.get("published").and_then(|n| n.number());
     let host_ip = node.get("host_ip").and_then(|n| n.parse());
     vec![PortSpec { container: target, published, protocol, host_ip }]
+}
+
+fn exposed(node: &Node<'_>) -> Vec<ExposedPort> {
+    let Some(text) = node.text() else { return Vec::new() };
+    short::exposed(&text).map_err(|e| node.problem(e)).unwrap_or_default()
 }
 
 fn dependencies(node: &Node<'_>) -> BTreeMap<Name, Condition> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::spec::{PortSpec, Protocol};
+use crate::spec::{ExposedPort, PortSpec, Protocol};
 
 /// Most ports that one range may stand for.
 const MAX_RANGE: u16 = 1000;
@@ -51,6 +51,15 @@ pub(super) fn ports(text: &str) -> Result<Vec<PortSpec>, String> {
     Ok((0..=last - first)
         .map(|offset| PortSpec { container: first + offset, published: published(offset), protocol, host_ip })
         .collect())
+}
+
+/// Reads `container[/protocol]`, where the port may be a range.
+pub(super) fn exposed(text: &str) -> Result<Vec<ExposedPort>, String> {
+    if text.contains(':') {
+        return Err(format!("{text:?} is more than a port of the container: \"ports\" publishes it on its host"));
+    }
+    let exposed = |port: PortSpec| ExposedPort { container: port.container, protocol: port.protocol };
+    Ok(ports(text)?.into_iter().map(exposed).collect())
 }
 
 /// Splits a command line as a shell would split it into words, without expanding anything.

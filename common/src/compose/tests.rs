@@ -41,6 +41,7 @@ services:
     environment: [C=3, D]
     labels: {team: a}
     ports: ["8080:80", "127.0.0.1:53:53/udp", "9000-9001:90-91", {target: 443, published: 8443}, 81]
+    expose: [9100, "8125/udp", "7000-7001"]
     volumes: ["data:/data", "./conf:/etc/conf:ro", {type: bind, source: /srv, target: /srv}]
     healthcheck: {test: "wget -q localhost", interval: 3s, timeout: 1s, retries: 5, start_period: 1m}
     restart: on-failure:3
@@ -79,6 +80,9 @@ volumes: {data: }
         [(Some(8080), 80), (Some(53), 53), (Some(9000), 90), (Some(9001), 91), (Some(8443), 443), (None, 81)]
     );
     assert_eq!(spec.ports[1].protocol, Protocol::Udp);
+    let exposed: Vec<_> = spec.expose.iter().map(|port| (port.container, port.protocol)).collect();
+    let wanted = [(7000, Protocol::Tcp), (7001, Protocol::Tcp), (8125, Protocol::Udp), (9100, Protocol::Tcp)];
+    assert_eq!(exposed, wanted);
     assert_eq!(
         spec.container.mounts[1],
         MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true }
@@ -186,6 +190,7 @@ fn problems_name_file_and_place() {
     let cases = [
         ("services: {web: {image: a, ports: ['80:80', 'x']}}", "compose0.yaml: services.web.ports[1]"),
         ("services: {web: {image: a, ports: ['99999']}}", "services.web.ports[0]"),
+        ("services: {web: {image: a, expose: ['80:80']}}", "services.web.expose[0]"),
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {mode: global-job}}}", "services.web.deploy.mode"),

@@ -283,8 +283,13 @@ impl Check<'_> {
                 self.refuse(&field, format!("host port {} is published twice", port.published.unwrap_or_default()));
             }
         }
-        if service.ports.len() > MAX_ENTRIES {
-            self.refuse("ports", format!("{} are more than the {MAX_ENTRIES} allowed", service.ports.len()));
+        if service.expose.iter().any(|port| port.container == 0) {
+            self.refuse("expose", "0 is not a port; there are 1 to 65535");
+        }
+        for (field, count) in [("ports", service.ports.len()), ("expose", service.expose.len())] {
+            if count > MAX_ENTRIES {
+                self.refuse(field, format!("{count} are more than the {MAX_ENTRIES} allowed"));
+            }
         }
     }
 
@@ -425,7 +430,10 @@ mod tests {
     #[test]
     fn what_cannot_run_is_refused_with_its_place() {
         type Case = (&'static str, fn(&mut ServiceSpec));
-        let cases: [Case; 12] = [
+        let cases: [Case; 13] = [
+            ("services.web.expose", |s| {
+                s.expose = [ExposedPort { container: 0, protocol: Protocol::Tcp }].into();
+            }),
             ("services.web.image", |s| s.container.image = "--privileged".into()),
             ("services.web.image", |s| s.container.image = "a b".into()),
             ("services.web.deploy.replicas", |s| s.replicas = 1_000_000_000),

@@ -185,8 +185,9 @@ fn differences(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
         }
     }
     let waits = |spec: &ServiceSpec| -> Vec<_> { spec.sidekicks.values().map(|s| s.depends_on.clone()).collect() };
-    let fields: [(&str, bool); 13] = [
+    let fields: [(&str, bool); 14] = [
         ("ports", before.ports != after.ports),
+        ("exposed ports", before.expose != after.expose),
         ("constraints", before.constraints != after.constraints),
         ("preferences", before.prefer != after.prefer),
         ("priority", before.priority != after.priority),

@@ -1,5 +1,7 @@
 //! What names stand for, derived from the state and followed as it changes.
 
+use std::collections::BTreeSet;
+
 use common::{
     directory::{Directory, Endpoint, HostListing, Listing},
     id::{HostId, ServiceId, StackId},
@@ -79,8 +81,10 @@ fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stac
 }
 
 fn listing(service: &Service) -> Listing {
-    let ports = service.spec.ports.iter().map(|port| (port.container, port.protocol)).collect();
     let spec = &service.spec;
+    let published = spec.ports.iter().map(|port| (port.container, port.protocol));
+    let ports: BTreeSet<_> = spec.expose.iter().map(|port| (port.container, port.protocol)).chain(published).collect();
+    let ports = ports.into_iter().collect();
     let replicas = (spec.mode != Mode::Global).then_some(spec.replicas);
     let (joins, labels) = (spec.joins.clone(), spec.container.labels.clone());
     let address = service.reached_at();
@@ -95,7 +99,11 @@ fn endpoint(instance: &Instance) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use common::{host::Liveness, instance::Phase};
+    use common::{
+        host::Liveness,
+        instance::Phase,
+        spec::{ExposedPort, PortSpec, Protocol},
+    };
 
     use super::*;
     use crate::{
@@ -125,13 +133,21 @@ mod tests {
     fn what_serves_is_listed_and_what_ends_is_not() {
         let mut fixture = Fixture::of_hosts(3);
         let mut follower = Follower { seen: Cluster::default(), directory: Directory::default() };
-        fixture.deploy(&[("web", web(|spec| spec.replicas = 3))]);
+        let port = |container| PortSpec { container, published: None, protocol: Protocol::Tcp, host_ip: None };
+        let exposed = |container| ExposedPort { container, protocol: Protocol::Tcp };
+        let many = web(|spec| {
+            (spec.replicas, spec.ports) = (3, vec![port(80)]);
+            spec.expose = [exposed(9100), exposed(80)].into();
+        });
+        fixture.deploy(&[("web", many)]);
         assert_eq!(follower.step(&fixture), "", "they have no address yet");
         fixture.settle();
         assert_eq!(follower.step(&fixture), "1 2 3");
         fixture.observe("web/2.1", Phase::Failed);
         assert_eq!(follower.step(&fixture), "1 3");
         let service = stack().service(name("web"));
+        let ports = |service: &Listing| service.ports.iter().map(|(port, _)| *port).collect::<Vec<_>>();
+        assert_eq!(follower.directory.service(&service).map(ports), Some(vec![80, 9100]), "published or exposed");
         let before = follower.directory.service(&service).and_then(|listing| listing.address);
         assert_eq!(before, Some([10, 43, 0, 1].into()));
 
