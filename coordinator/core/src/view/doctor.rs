@@ -33,7 +33,7 @@ pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
         for finding in of_host {
             match finding {
                 Finding::Unreached { peer } => misses.entry(*peer).or_default().push((*id, host)),
-                _ => findings.extend(explain(cluster, found, host, finding)),
+                _ => findings.extend(explain(cluster, found, (*id, host), finding)),
             }
         }
     }
@@ -53,7 +53,7 @@ fn absent(host: &Host) -> Option<FindingView> {
     Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
 }
 
-fn explain(cluster: &Cluster, found: &Found, host: &Host, finding: &Finding) -> Option<FindingView> {
+fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
     let name = &host.name;
     let (what, why, fix) = match finding {
         Finding::Unheard { peer, answers } => unheard(cluster, found, host, *peer, *answers)?,
@@ -90,7 +90,7 @@ fn explain(cluster: &Cluster, found: &Found, host: &Host, finding: &Finding) -> 
             "it should have been renewed at half of its life".to_owned(),
             format!("Its log says why it was not: on {name}, journalctl -u wharf | grep certificate"),
         ),
-        Finding::Service { service } => led_astray(cluster, found, host, service)?,
+        Finding::Service { service } => led_astray(cluster, found, (id, host), service)?,
         Finding::Connections { most } => (
             format!("The kernel of {name} has nearly no room for more connections"),
             format!("it knows four fifths of {most} and more; what finds no room is dropped"),
@@ -137,12 +137,14 @@ fn unheard(
 }
 
 /// A service whose address leads nowhere, and no path or host is the reason.
-fn led_astray(cluster: &Cluster, found: &Found, host: &Host, service: &ServiceId) -> Option<(String, String, String)> {
-    let (id, _) = of_subnet(cluster, host.subnet)?;
-    let explains = |finding: &Finding| match finding {
-        Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. } => true,
-        Finding::Narrow { .. } | Finding::Names { .. } | Finding::Disk { .. } | Finding::Clock { .. } => false,
-        Finding::Service { .. } | Finding::Connections { .. } | Finding::Certificate { .. } => false,
+fn led_astray(
+    cluster: &Cluster,
+    found: &Found,
+    (id, host): (HostId, &Host),
+    service: &ServiceId,
+) -> Option<(String, String, String)> {
+    let explains = |finding: &Finding| {
+        matches!(finding, Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. })
     };
     let is_unheard = |finding: &Finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == host.subnet);
     if has(found, id, explains) || found.values().flatten().any(is_unheard) {
