@@ -134,6 +134,15 @@ pub struct Bookings {
 }
 
 impl Bookings {
+    /// What these instances take together.
+    pub fn of<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Bookings {
+        let mut bookings = Bookings::default();
+        for instance in instances.into_iter().filter(|instance| instance.holds_bookings()) {
+            bookings.add(&instance.spec, instance.ports.iter().map(BoundPort::booking), &instance.devices);
+        }
+        bookings
+    }
+
     /// Adds what one more instance takes.
     pub fn add(
         &mut self,
@@ -169,15 +178,12 @@ impl Cluster {
 
     /// The instances of a service, by slot and incarnation.
     pub fn instances_of(&self, service: &ServiceId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        let first = service.slot(0).instance(0);
-        let service = service.clone();
-        self.instances.range(first..).take_while(move |(id, _)| *id.service() == service)
+        self.instances.range(service.slot(0).instance(0)..=service.slot(u32::MAX).instance(u64::MAX))
     }
 
     /// The instances of a slot, by incarnation.
     pub fn instances_of_slot(&self, slot: &SlotId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        let slot = slot.clone();
-        self.instances.range(slot.instance(0)..).take_while(move |(id, _)| id.slot == slot)
+        self.instances.range(slot.instance(0)..=slot.instance(u64::MAX))
     }
 
     /// The instances of a stack.
@@ -209,11 +215,7 @@ impl Cluster {
 
     /// What is taken on a host.
     pub fn bookings(&self, host: HostId) -> Bookings {
-        let mut bookings = Bookings::default();
-        for (_, instance) in self.instances_on(host).filter(|(_, instance)| instance.holds_bookings()) {
-            bookings.add(&instance.spec, instance.ports.iter().map(BoundPort::booking), &instance.devices);
-        }
-        bookings
+        Bookings::of(self.instances_on(host).map(|(_, instance)| instance))
     }
 
     pub(super) fn place(&mut self, placement: &Placement) -> Applied {

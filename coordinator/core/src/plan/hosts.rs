@@ -14,7 +14,7 @@ use common::{
 use super::explain::Refusal;
 use crate::{
     Cluster,
-    cluster::{Bookings, Candidate, Host},
+    cluster::{Bookings, Candidate, Host, Instance},
 };
 
 /// Host ports that the planner gives to services that ask for none in particular.
@@ -26,12 +26,16 @@ pub(super) struct HostTable {
     rows: Vec<Row>,
     /// The hosts whose rows hold placements of a pass, which may not come true.
     touched: BTreeSet<HostId>,
+    /// The hosts that are emptied, mostly none: each instance of a large cluster is asked whether it is on one.
+    emptied: BTreeSet<HostId>,
 }
 
-/// A host.
+/// A host. To choose one of ten thousand, what is in the row itself is looked at of each; the rest is elsewhere.
 pub(super) struct Row {
     pub(super) id: HostId,
-    pub(super) host: Host,
+    pub(super) host: Box<Host>,
+    /// Whether nothing of the host itself keeps instances away, now or later.
+    is_open: bool,
     /// What may be reserved of it.
     capacity: Resources,
     taken: Bookings,
@@ -54,8 +58,9 @@ pub(super) struct Booked {
 impl HostTable {
     /// The table of a cluster as it is.
     pub(super) fn of(cluster: &Cluster) -> HostTable {
-        let rows = cluster.hosts.iter().map(|(id, host)| Row::of(cluster, *id, host)).collect();
-        HostTable { rows, touched: BTreeSet::new() }
+        let rows: Vec<Row> = cluster.hosts.iter().map(|(id, host)| Row::of(cluster, *id, host)).collect();
+        let emptied = rows.iter().filter(|row| row.is_emptied()).map(|row| row.id).collect();
+        HostTable { rows, touched: BTreeSet::new(), emptied }
     }
 
     /// Looks again at the hosts that have changed, and at those on which the last pass placed something.
@@ -63,6 +68,11 @@ impl HostTable {
         changed.append(&mut self.touched);
         for id in changed {
             let row = cluster.hosts.get(&id).map(|host| Row::of(cluster, id, host));
+            if row.as_ref().is_some_and(Row::is_emptied) {
+                self.emptied.insert(id);
+            } else {
+                self.emptied.remove(&id);
+            }
             match (self.rows.binary_search_by_key(&id, |row| row.id), row) {
                 (Ok(index), Some(row)) => self.rows[index] = row,
                 (Ok(index), None) => drop(self.rows.remove(index)),
@@ -74,6 +84,11 @@ impl HostTable {
 
     pub(super) fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// The hosts that are emptied.
+    pub(super) fn emptied(&self) -> &BTreeSet<HostId> {
+        &self.emptied
     }
 
     pub(super) fn index_of(&self, id: HostId) -> Option<usize> {
@@ -111,12 +126,16 @@ impl HostTable {
 
 impl Row {
     fn of(cluster: &Cluster, id: HostId, host: &Host) -> Row {
+        let instances: Vec<&Instance> = cluster.instances_on(id).map(|(_, instance)| instance).collect();
+        let has_docker = host.facts.as_ref().is_some_and(|facts| !facts.docker.is_empty());
+        let is_active = host.availability == Availability::Active && host.liveness == Liveness::Ready;
         Row {
             id,
-            host: host.clone(),
+            host: Box::new(host.clone()),
+            is_open: is_active && has_docker && host.returns.is_empty(),
             capacity: host.capacity(),
-            taken: cluster.bookings(id),
-            crowd: cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot()).count() as u64,
+            taken: Bookings::of(instances.iter().copied()),
+            crowd: instances.iter().filter(|instance| instance.fills_slot()).count() as u64,
             version: 0,
             placed: Vec::new(),
         }
@@ -140,17 +159,8 @@ impl Row {
         now: Timestamp,
         unmet: impl FnOnce() -> Option<&'c Constraint>,
     ) -> Option<Refusal> {
-        if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
-            return Some(Refusal::NotReady(self.host.liveness.word()));
-        }
-        if self.host.availability != Availability::Active {
-            return Some(Refusal::NotAvailable(self.host.availability.word()));
-        }
-        if self.host.flapping_until(now).is_some() {
-            return Some(Refusal::Flapping);
-        }
-        if self.host.facts.as_ref().is_some_and(|facts| facts.docker.is_empty()) {
-            return Some(Refusal::NoDocker);
+        if let Some(refusal) = self.refusal_of_all(now) {
+            return Some(refusal);
         }
         if let Some(constraint) = unmet() {
             return Some(Refusal::Constraint(constraint.to_string()));
@@ -162,6 +172,26 @@ impl Row {
             return Some(Refusal::Memory);
         }
         spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
+    }
+
+    /// What keeps instances of all services away.
+    fn refusal_of_all(&self, now: Timestamp) -> Option<Refusal> {
+        if self.is_open {
+            None
+        } else if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {
+            Some(Refusal::NotReady(self.host.liveness.word()))
+        } else if self.host.availability != Availability::Active {
+            Some(Refusal::NotAvailable(self.host.availability.word()))
+        } else if self.host.flapping_until(now).is_some() {
+            Some(Refusal::Flapping)
+        } else {
+            let has_docker = self.host.facts.as_ref().is_some_and(|facts| !facts.docker.is_empty());
+            (!has_docker).then_some(Refusal::NoDocker)
+        }
+    }
+
+    fn is_emptied(&self) -> bool {
+        self.host.availability.is_emptying()
     }
 
     /// The ports and devices that an instance would get here.

@@ -112,16 +112,14 @@ impl Seen {
             changed.insert(*id);
             dirty.extend(cluster.instances_on(*id).map(|(id, _)| id.service().clone()));
         }
-        let is_emptied =
-            || !self.global.is_empty() && cluster.hosts.values().any(|host| host.availability.is_emptying());
-        if hosts_changed || (instances_changed && is_emptied()) {
+        self.hosts.refresh(cluster, changed);
+        if hosts_changed || (instances_changed && !self.hosts.emptied().is_empty()) {
             dirty.extend(self.global.iter().cloned());
         } else if instances_changed {
             let asks = |service: &Service| service.spec.constraints.iter().any(Constraint::asks_for_neighbours);
             let follow = self.global.iter().filter(|id| cluster.service(id).is_some_and(asks));
             dirty.extend(follow.cloned());
         }
-        self.hosts.refresh(cluster, changed);
         dirty
     }
 

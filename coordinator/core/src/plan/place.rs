@@ -70,9 +70,12 @@ pub(super) struct Placer<'a> {
 /// The hosts, best first, for instances that may go to any. A placement changes one row: the others need not be
 /// looked at again.
 struct Ranking {
-    heap: BinaryHeap<Reverse<(Rank, usize, u32)>>,
+    heap: BinaryHeap<Ranked>,
     refusals: Vec<(Refusal, usize)>,
 }
+
+/// A row's rank and index, and the version of the row that it was ranked at; the best is the greatest.
+type Ranked = Reverse<(Rank, usize, u32)>;
 
 /// What is compared to choose a host, the least being best: how many preferences it does not meet, how many of the
 /// service are on it, and how full it would be. Rows are in the order of ids, which decides between equals.
@@ -158,7 +161,10 @@ impl<'a> Placer<'a> {
         while let Some(Reverse((_, index, version))) = ranking.heap.pop() {
             let row = &self.hosts.rows()[index];
             if row.version != version {
-                self.rank(index, &mut ranking);
+                match self.rank(index) {
+                    Ok(ranked) => ranking.heap.push(ranked),
+                    Err(refusal) => ranking.refusals.push((refusal, index)),
+                }
                 continue;
             }
             match row.book(self.spec, incarnation) {
@@ -177,17 +183,20 @@ impl<'a> Placer<'a> {
     }
 
     fn rank_all(&self) -> Ranking {
-        let mut ranking = Ranking { heap: BinaryHeap::with_capacity(self.own.len()), refusals: Vec::new() };
+        let (mut ranked, mut refusals) = (Vec::with_capacity(self.own.len()), Vec::new());
         for index in 0..self.own.len() {
-            self.rank(index, &mut ranking);
+            match self.rank(index) {
+                Ok(row) => ranked.push(row),
+                Err(refusal) => refusals.push((refusal, index)),
+            }
         }
-        ranking
+        Ranking { heap: BinaryHeap::from(ranked), refusals }
     }
 
-    fn rank(&self, index: usize, ranking: &mut Ranking) {
+    fn rank(&self, index: usize) -> Result<Ranked, Refusal> {
         match self.refusal(index) {
-            None => ranking.heap.push(Reverse((self.rank_of(index, None), index, self.hosts.rows()[index].version))),
-            Some(refusal) => ranking.refusals.push((refusal, index)),
+            None => Ok(Reverse((self.rank_of(index, None), index, self.hosts.rows()[index].version))),
+            Some(refusal) => Err(refusal),
         }
     }
 
@@ -287,6 +296,11 @@ impl<'a> Placer<'a> {
             *counts.entry(row.label(label)).or_default() += self.staying(index, row, leaving);
         }
         counts
+    }
+
+    /// Whether a host is emptied.
+    pub(super) fn is_emptied(&self, host: HostId) -> bool {
+        self.hosts.emptied().contains(&host)
     }
 
     /// When a host that comes and goes may get something again.

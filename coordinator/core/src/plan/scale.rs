@@ -25,13 +25,16 @@ use crate::{
     command::{Command, Placement},
 };
 
+/// An instance and what it is known by.
+type Listed<'a> = (&'a InstanceId, &'a Instance);
+
 /// A service while it is planned.
 pub(super) struct Subject<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) id: &'a ServiceId,
     pub(super) service: &'a Service,
     /// By slot and incarnation.
-    pub(super) instances: Vec<(&'a InstanceId, &'a Instance)>,
+    pub(super) instances: Vec<Listed<'a>>,
     pub(super) at: Moment,
     /// How many more instances may be of the service's revision, as long as the change to it is held up.
     pub(super) room: Cell<usize>,
@@ -86,8 +89,13 @@ pub(super) fn plan_service(
     }
     purge_ended(&subject.instances, plan);
     pin_image(id, service, &subject.instances, plan);
-    let standings: Vec<Standing<'_>> =
-        wanted.iter().map(|number| subject.plan_slot(*number, &mut placer, plan)).collect();
+    let mut rest = subject.instances.as_slice();
+    let plan_slot = |number: &u32| {
+        let of_slot;
+        (of_slot, rest) = split_at_slot(rest, *number);
+        subject.plan_slot(*number, of_slot, &mut placer, plan)
+    };
+    let standings: Vec<Standing<'_>> = wanted.iter().map(plan_slot).collect();
     rollout::advance(&subject, &standings, &mut placer, plan);
 }
 
@@ -101,12 +109,12 @@ pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec
 
 impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
-    fn plan_slot(&self, number: u32, placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
+    fn plan_slot(&self, number: u32, of_slot: &[Listed<'a>], placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
         let is_job = self.service.spec.mode == Mode::Job;
         if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
             return Standing::Whole;
         }
-        let filling: Vec<_> = self.of_slot(number).filter(|(_, i)| i.fills_slot()).collect();
+        let filling: Vec<_> = of_slot.iter().copied().filter(|(_, i)| i.fills_slot()).collect();
         let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
         let Some((id, instance)) = keeper else {
             self.fill(&self.id.slot(number), None, placer, plan);
@@ -122,7 +130,7 @@ impl<'a> Subject<'a> {
             plan.desire(id, Want::Stop, StopReason::Ended);
             return unsettled;
         }
-        if self.has_to_go(instance) {
+        if self.has_to_go(instance, placer) {
             return self.before_move(id, instance, &others, plan).unwrap_or(unsettled);
         }
         if is_job {
@@ -140,25 +148,19 @@ impl<'a> Subject<'a> {
         unsettled
     }
 
-    /// The instances of a slot, by incarnation.
-    fn of_slot(&self, number: u32) -> impl Iterator<Item = (&'a InstanceId, &'a Instance)> {
-        let first = self.instances.partition_point(|(id, _)| id.slot.slot < number);
-        self.instances[first..].iter().take_while(move |(id, _)| id.slot.slot == number).copied()
-    }
-
     /// Whether an instance of a global service sits on a host that its slot does not belong to: the service
     /// was a replicated one before.
     fn is_on_anothers_host(&self, id: &InstanceId, instance: &Instance) -> bool {
-        let number = self.cluster.hosts.get(&instance.host).map(|host| host.number);
-        self.service.spec.mode == Mode::Global && number != Some(id.slot.slot)
+        let number = || self.cluster.hosts.get(&instance.host).map(|host| host.number);
+        self.service.spec.mode == Mode::Global && number() != Some(id.slot.slot)
     }
 
     fn is_current(&self, instance: &Instance) -> bool {
         instance.is_current(self.service)
     }
 
-    fn has_to_go(&self, instance: &Instance) -> bool {
-        let is_drained = self.service.spec.mode != Mode::Global && self.cluster.is_draining(instance.host);
+    fn has_to_go(&self, instance: &Instance, placer: &Placer<'_>) -> bool {
+        let is_drained = self.service.spec.mode != Mode::Global && placer.is_emptied(instance.host);
         is_drained || !self.is_current(instance)
     }
 
@@ -269,7 +271,8 @@ impl<'a> Subject<'a> {
             plan.wake(until);
             return Err(format!("slot {} may still run until {until} on a host that was removed", slot.slot));
         }
-        let mut left = self.of_slot(slot.slot).filter(|(_, i)| i.may_run() && i.holds_back(self.service));
+        let (of_slot, _) = split_at_slot(&self.instances, slot.slot);
+        let mut left = of_slot.iter().copied().filter(|(_, i)| i.may_run() && i.holds_back(self.service));
         let Some((id, instance)) = left.find(|(id, _)| Some(*id) != replaces) else { return Ok(replaces) };
         let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
         match instance.verdict {
@@ -356,6 +359,15 @@ impl<'a> Subject<'a> {
         })));
         Ok(())
     }
+}
+
+/// The instances of a slot, by incarnation, and those of later ones.
+fn split_at_slot<'a, 'b>(instances: &'b [Listed<'a>], number: u32) -> (&'b [Listed<'a>], &'b [Listed<'a>]) {
+    // Who takes one slot after the other finds it at the beginning.
+    let is_first = instances.first().is_none_or(|(id, _)| id.slot.slot >= number);
+    let before = if is_first { 0 } else { instances.partition_point(|(id, _)| id.slot.slot < number) };
+    let of_slot = instances[before..].iter().take_while(|(id, _)| id.slot.slot == number).count();
+    instances[before..].split_at(of_slot)
 }
 
 /// An instance that its host gave up on and that the service wants to run.
