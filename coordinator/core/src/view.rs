@@ -28,7 +28,7 @@ use crate::{
 
 pub use changes::{revisions, stack_plan};
 pub use directory::{directory, follow};
-pub use doctor::{Found, doctor, paths};
+pub use doctor::{Found, doctor, each_path, paths};
 pub use drain::{drain_plan, rebalance_plan};
 pub use environments::environments;
 pub use touched::{Touched, touched};

@@ -8,8 +8,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    api::{DoctorView, PathState, PathsView},
+    api::{DoctorView, PathState},
     error::{Code, Problem},
+    name::Name,
 };
 use coordinator_core::view;
 use prometheus_client::{
@@ -30,8 +31,8 @@ const MOST_HOSTS: usize = 100;
 pub async fn get(State(coordinator): State<Coordinator>, Reading(published): Reading) -> Result<Response, ApiError> {
     let found = coordinator.dispatch.findings().await?;
     let cluster = &published.cluster;
-    let hosts = cluster.hosts.values().map(|host| host.liveness.word());
-    let text = exposition(hosts, &view::doctor(cluster, &found), &view::paths(cluster, &found))
+    let states = cluster.hosts.values().map(|host| host.liveness.word());
+    let text = exposition(states, &view::doctor(cluster, &found), view::each_path(cluster, &found))
         .map_err(|error| Problem::new(Code::Internal, "The metrics cannot be written").why(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())
 }
@@ -39,14 +40,16 @@ pub async fn get(State(coordinator): State<Coordinator>, Reading(published): Rea
 type Gauges<const N: usize> = Family<[(&'static str, String); N], Gauge>;
 
 /// By the state of each host, what is wrong, and all paths.
-fn exposition(
+fn exposition<'a>(
     states: impl Iterator<Item = &'static str>,
     doctor: &DoctorView,
-    paths: &PathsView,
+    paths: impl Iterator<Item = (&'a Name, &'a Name, PathState)>,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("wharf");
     let hosts = Gauges::<1>::default();
+    let mut count = 0;
     for state in states {
+        count += 1;
         hosts.get_or_create(&[("state", state.to_owned())]).inc();
     }
     registry.register("hosts", "Hosts, by whether their agents are heard", hosts);
@@ -60,14 +63,11 @@ fn exposition(
 
     let (counts, each) = (Gauges::<1>::default(), Gauges::<2>::default());
     let mut by_state: BTreeMap<&str, i64> = PathState::ALL.iter().map(|state| (state.word(), 0)).collect();
-    let is_small = paths.arriving.len() <= MOST_HOSTS;
-    for (to, arriving) in &paths.arriving {
-        for (from, state) in arriving {
-            *by_state.entry(state.word()).or_default() += 1;
-            let is_whole = *state == PathState::Whole;
-            if *state != PathState::Unknown && (is_small || !is_whole) {
-                each.get_or_create(&[("from", from.to_string()), ("to", to.to_string())]).set(is_whole.into());
-            }
+    for (to, from, state) in paths {
+        *by_state.entry(state.word()).or_default() += 1;
+        let is_whole = state == PathState::Whole;
+        if state != PathState::Unknown && (count <= MOST_HOSTS || !is_whole) {
+            each.get_or_create(&[("from", from.to_string()), ("to", to.to_string())]).set(is_whole.into());
         }
     }
     for (state, count) in by_state {
@@ -95,15 +95,16 @@ mod tests {
     }
 
     /// The paths between so many hosts; all whole but for one.
-    fn paths(hosts: usize, (from, to): (usize, usize), state: PathState) -> PathsView {
+    fn paths(hosts: usize, (from, to): (usize, usize), state: PathState) -> Vec<(Name, Name, PathState)> {
         let state = |here, there| if (there, here) == (from, to) { state } else { PathState::Whole };
-        let others = |to| (1..=hosts).filter(move |from| *from != to).map(move |from| (name(from), state(to, from)));
-        PathsView { arriving: (1..=hosts).map(|to| (name(to), others(to).collect())).collect() }
+        let pairs = (1..=hosts).flat_map(|to| (1..=hosts).map(move |from| (to, from))).filter(|(to, from)| to != from);
+        pairs.map(|(to, from)| (name(to), name(from), state(to, from))).collect()
     }
 
-    fn told(findings: Vec<FindingView>, paths: &PathsView) -> Vec<String> {
+    fn told(states: &[&'static str], findings: Vec<FindingView>, paths: &[(Name, Name, PathState)]) -> Vec<String> {
         let doctor = DoctorView { hosts: 0, ready: 0, directions: 0, findings };
-        let text = exposition(["ready", "down", "ready"].into_iter(), &doctor, paths).expect("text");
+        let paths = paths.iter().map(|(to, from, state)| (to, from, *state));
+        let text = exposition(states.iter().copied(), &doctor, paths).expect("text");
         assert!(text.ends_with("# EOF\n"), "{text}");
         let mut lines: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
         lines.sort();
@@ -115,7 +116,7 @@ mod tests {
         let peer = Subnet::of([10, 42, 1, 0].into());
         let findings = vec![finding(2, Some(Finding::Unheard { peer, answers: true })), finding(3, None)];
         assert_eq!(
-            told(findings, &paths(2, (1, 2), PathState::Silent)),
+            told(&["ready", "down", "ready"], findings, &paths(2, (1, 2), PathState::Silent)),
             [
                 r#"wharf_findings{host="h2",kind="unheard"} 1"#,
                 r#"wharf_findings{host="h3",kind="absent"} 1"#,
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn of_many_hosts_only_paths_that_are_not_whole_are_told_one_by_one() {
-        let told = told(vec![], &paths(120, (7, 9), PathState::Narrow));
+        let told = told(&["ready"; 120], vec![], &paths(120, (7, 9), PathState::Narrow));
         let each: Vec<&String> = told.iter().filter(|line| line.starts_with("wharf_overlay_path_whole")).collect();
         assert_eq!(each, [r#"wharf_overlay_path_whole{from="h7",to="h9"} 0"#]);
         assert!(told.contains(&r#"wharf_overlay_paths{state="whole"} 14279"#.to_owned()), "{told:?}");

@@ -15,7 +15,7 @@ use common::{
 
 use crate::{Cluster, cluster::Host};
 
-pub use paths::paths;
+pub use paths::{each_path, paths};
 
 /// What hosts' agents have found wrong: nothing, of a host whose agent is not heard.
 pub type Found = BTreeMap<HostId, Vec<Finding>>;

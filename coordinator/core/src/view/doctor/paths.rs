@@ -6,16 +6,31 @@ use common::{
     api::{PathState, PathsView},
     finding::{Finding, MOST_NAMED},
     host::Liveness,
+    id::HostId,
+    name::Name,
     network::{Backend, Subnet},
 };
 
 use super::Found;
 use crate::{Cluster, cluster::Host};
 
-/// Every path of the overlay, by what the hosts' agents have found; nothing is known of who is not in `found`.
+/// Every path of the overlay, by the hosts at its end and at its beginning.
 pub fn paths(cluster: &Cluster, found: &Found) -> PathsView {
-    let mut arriving = BTreeMap::new();
-    for (to, host) in cluster.hosts.iter().filter(|_| cluster.network.backend != Backend::None) {
+    let mut arriving: BTreeMap<Name, BTreeMap<Name, PathState>> =
+        on_overlay(cluster).map(|(_, host)| (host.name.clone(), BTreeMap::new())).collect();
+    for (to, from, state) in each_path(cluster, found) {
+        arriving.entry(to.clone()).or_default().insert(from.clone(), state);
+    }
+    PathsView { arriving }
+}
+
+/// The hosts at the end and at the beginning of every path of the overlay, and what it carries by what the hosts' agents
+/// have found; nothing is known of who is not in `found`. A thousand hosts have a million paths.
+pub fn each_path<'a>(
+    cluster: &'a Cluster,
+    found: &'a Found,
+) -> impl Iterator<Item = (&'a Name, &'a Name, PathState)> + use<'a> {
+    on_overlay(cluster).flat_map(move |(to, host)| {
         let known = found.get(to).filter(|_| host.liveness == Liveness::Ready);
         let mut worse: BTreeMap<Subnet, PathState> = BTreeMap::new();
         for finding in known.into_iter().flatten() {
@@ -32,14 +47,17 @@ pub fn paths(cluster: &Cluster, found: &Found) -> PathsView {
             }
             _ => PathState::Unknown,
         };
-        let state = |other: &Host| match other.liveness {
+        let state = move |other: &Host| match other.liveness {
             Liveness::Ready => worse.get(&other.subnet).copied().unwrap_or(of_others),
             _ => PathState::Unknown,
         };
-        let others = cluster.hosts.iter().filter(|(from, _)| *from != to).map(|(_, other)| other);
-        arriving.insert(host.name.clone(), others.map(|other| (other.name.clone(), state(other))).collect());
-    }
-    PathsView { arriving }
+        let others = on_overlay(cluster).filter(move |(from, _)| *from != to).map(|(_, other)| other);
+        others.map(move |other| (&host.name, &other.name, state(other)))
+    })
+}
+
+fn on_overlay(cluster: &Cluster) -> impl Iterator<Item = (&HostId, &Host)> {
+    cluster.hosts.iter().filter(|_| cluster.network.backend != Backend::None)
 }
 
 #[cfg(test)]
