@@ -181,7 +181,11 @@ impl Command {
         match self {
             Command::Up(up) => !up.detach,
             Command::Coordinator(_) => true,
-            Command::Agent(agent) => matches!(agent.command, AgentCommand::Run(_)),
+            Command::Agent(agent) => match &agent.command {
+                AgentCommand::Run(_) => true,
+                AgentCommand::Install(install) => install.foreground,
+                AgentCommand::ResetIdentity { .. } => false,
+            },
             _ => false,
         }
     }

@@ -3,6 +3,7 @@
 
 mod batch;
 mod election;
+mod late;
 mod log;
 mod membership;
 mod network;
@@ -345,14 +346,11 @@ impl Consensus {
     pub async fn answer(&self, call: MemberCall) -> MemberAnswer {
         match call {
             MemberCall::Append(request) => {
-                let answer = self.raft.append_entries(request).await;
-                if answer
-                    .as_ref()
-                    .is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)))
-                {
+                // The answer waits for this member's disk; the leader is there meanwhile.
+                if request.vote.leader_id().get_term() >= self.raft.metrics().borrow().current_term {
                     self.contact.heard();
                 }
-                MemberAnswer::Append(answer)
+                MemberAnswer::Append(self.raft.append_entries(request).await)
             }
             MemberCall::Vote(request) => MemberAnswer::Vote(self.raft.vote(request).await),
             MemberCall::Snapshot(request) => {

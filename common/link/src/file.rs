@@ -7,14 +7,20 @@ use std::{
     path::Path,
 };
 
+/// Bytes that are given to the disk at a time: whoever else waits for it waits for one such piece, and not for all of a
+/// large file.
+const PIECE: usize = 4 << 20;
+
 /// Replaces a file durably; a crash leaves the old one or the new one. Only its owner may read it.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let beside = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    for piece in bytes.chunks(PIECE) {
+        file.write_all(piece)?;
+        file.sync_all()?;
+    }
     fs::rename(&beside, path)?;
     File::open(directory)?.sync_all()
 }

@@ -10,7 +10,7 @@ use common::id::MemberId;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::watch;
 
-use super::{Consensus, ELECTION_MAX, Leadership, MemberAnswer, MemberCall, QUORUM_SILENCE, types::LogId};
+use super::{Consensus, ELECTION_MAX, Leadership, MemberAnswer, MemberCall, QUORUM_SILENCE, late::Late, types::LogId};
 
 const TICK: Duration = Duration::from_millis(50);
 const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -33,7 +33,12 @@ impl Contact {
 
     /// Whether the leader was heard within its lease.
     pub fn is_fresh(&self) -> bool {
-        self.0.lock().expect("no panic while it is held").is_some_and(|at| at.elapsed() < ELECTION_MAX)
+        self.silence().is_some_and(|silence| silence < ELECTION_MAX)
+    }
+
+    /// For how long no leader was heard; none if there never was one.
+    pub fn silence(&self) -> Option<Duration> {
+        self.0.lock().expect("no panic while it is held").map(|at| at.elapsed())
     }
 }
 
@@ -65,8 +70,11 @@ fn last_log(consensus: &Consensus) -> Option<LogId> {
 
 /// Stands for election when the leader is silent and a majority agrees that it is.
 pub async fn run(consensus: Consensus) {
+    let mut late = Late::default();
     loop {
+        let began = Instant::now();
         tokio::time::sleep(TICK).await;
+        late.note("its processors have too much to do", began.elapsed().saturating_sub(TICK));
         if consensus.is_raft_leader() || consensus.contact.is_fresh() || !is_voter(&consensus) {
             continue;
         }
@@ -76,6 +84,7 @@ pub async fn run(consensus: Consensus) {
         if consensus.contact.is_fresh() || !majority_agrees(&consensus).await {
             continue;
         }
+        tracing::info!(silence = ?consensus.contact.silence(), "the leader is not heard: standing for election");
         if let Err(error) = consensus.raft.trigger().elect().await {
             tracing::error!(%error, "the Raft core has ended");
             return;

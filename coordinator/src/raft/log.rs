@@ -27,8 +27,6 @@ const CACHE_BYTES: usize = 32 << 20;
 /// Bytes of entries for a follower in one message; the first entry is always in it. openraft gives a message the time
 /// between two heartbeats and sends all of it again if that is over before it is answered.
 const MESSAGE_BYTES: usize = 256 << 10;
-/// Entries removed in one batch.
-const REMOVE_STEP: u64 = 256;
 
 /// The log of a member. Clones share it.
 #[derive(Clone)]
@@ -232,29 +230,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let from = {
+        {
             let mut state = self.state();
-            let from = state.purged.map_or(0, |purged| purged.index + 1);
             state.purged = Some(log_id);
             state.last = state.last.max(Some(log_id));
             state.forget(..=log_id.index);
-            from
-        };
+        }
         // The mark first: entries below it are ignored if the process dies before they are gone.
         let mut mark = sled::Batch::default();
         insert_record(&mut mark, PURGED, &log_id).map_err(write_error)?;
         self.store.write_durably(mark).await.map_err(write_error)?;
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || {
-            for start in (from..=log_id.index).step_by(REMOVE_STEP as usize) {
-                let mut batch = sled::Batch::default();
-                store.remove_entries(&mut batch, start, (start + REMOVE_STEP - 1).min(log_id.index))?;
-                store.write_lazily(batch);
-            }
-            io::Result::Ok(())
-        })
-        .await
-        .map_err(|e| write_error(io::Error::other(e)))?
-        .map_err(write_error)
+        // Ten thousand entries take a while, in which others are to hear of this member.
+        self.store.remove_lazily(log_id.index);
+        Ok(())
     }
 }

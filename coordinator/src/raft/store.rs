@@ -8,11 +8,12 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
-        mpsc::{self, RecvTimeoutError},
+        mpsc::{self, RecvTimeoutError, TryRecvError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -24,6 +25,8 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use super::late::Late;
 
 /// How an entry is sealed; chunks of it are stored under (index, chunk).
 pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1 };
@@ -81,8 +84,12 @@ struct Write {
     /// Whether its author waits until it is durable.
     durable: bool,
     done: Option<Done>,
+    /// The last entry of those that nobody needs any more.
+    unneeded: Option<u64>,
 }
 
+/// Keys of unneeded entries that are removed at a time, when nothing else is to be written.
+const REMOVE_STEP: usize = 256;
 /// How long a note may wait until it is durable.
 const NOTE_DELAY: Duration = Duration::from_secs(1);
 
@@ -111,7 +118,7 @@ impl Store {
         let (failure_sender, failure) = watch::channel(None);
         let (queue, writes) = mpsc::channel();
         let note = Note::default();
-        let writer = Writer { db: db.clone(), file, note: note.clone() };
+        let writer = Writer { db: db.clone(), file, note: note.clone(), unneeded: None, late: Late::default() };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&writes, &failure_sender))
@@ -155,12 +162,12 @@ impl Store {
 
     /// Queues a write; `done` is called when it is durable, or has failed.
     pub fn write(&self, batch: sled::Batch, done: impl FnOnce(io::Result<()>) + Send + 'static) {
-        self.enqueue(Write { batch, durable: true, done: Some(Box::new(done)) });
+        self.enqueue(Write { batch, durable: true, done: Some(Box::new(done)), unneeded: None });
     }
 
-    /// Queues a write that may be lost in a crash; it is never made before earlier ones.
-    pub fn write_lazily(&self, batch: sled::Batch) {
-        self.enqueue(Write { batch, durable: false, done: None });
+    /// Has the entries up to `last`, included, removed little by little; a crash leaves some of them until the next time.
+    pub fn remove_lazily(&self, last: u64) {
+        self.enqueue(Write { batch: sled::Batch::default(), durable: false, done: None, unneeded: Some(last) });
     }
 
     /// Has the newest note durable within a second; older ones that still wait are dropped.
@@ -168,7 +175,7 @@ impl Store {
         let waited = self.note.lock().expect("no panic while it is held").replace(batch).is_some();
         if !waited {
             // The writer may be asleep, and has to know from when to count.
-            self.write_lazily(sled::Batch::default());
+            self.enqueue(Write { batch: sled::Batch::default(), durable: false, done: None, unneeded: None });
         }
     }
 
@@ -228,8 +235,7 @@ impl Store {
 
     /// Adds the removal of every stored entry from `from` to `to`, both included, to a batch.
     pub fn remove_entries(&self, batch: &mut sled::Batch, from: u64, to: u64) -> io::Result<()> {
-        let end = to.checked_add(1).map_or_else(|| vec![b'm'], entry_prefix);
-        for key in self.db.range(entry_prefix(from)..end).keys() {
+        for key in self.db.range(entry_keys(from, to)).keys() {
             batch.remove(key.map_err(io::Error::other)?);
         }
         Ok(())
@@ -272,6 +278,11 @@ fn entry_prefix(index: u64) -> Vec<u8> {
     key
 }
 
+/// The keys of the entries from `from` to `to`, both included.
+fn entry_keys(from: u64, to: u64) -> Range<Vec<u8>> {
+    entry_prefix(from)..to.checked_add(1).map_or_else(|| vec![b'm'], entry_prefix)
+}
+
 fn parse_entry_key(key: &[u8]) -> Option<(u64, u16)> {
     let rest = key.strip_prefix(b"l")?;
     let (index, chunk) = rest.split_at_checked(8)?;
@@ -310,18 +321,30 @@ fn sync_files(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// sled panics on some errors instead of saying so.
+fn guarded(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other("sled panicked")))
+}
+
 /// The thread that owns all writing.
 struct Writer {
     db: sled::Db,
     file: File,
     note: Note,
+    /// The last of the entries that are to be removed, until they are.
+    unneeded: Option<u64>,
+    late: Late,
 }
 
 impl Writer {
-    fn run(self, writes: &mpsc::Receiver<Write>, failed: &watch::Sender<Option<String>>) {
+    fn run(mut self, writes: &mpsc::Receiver<Write>, failed: &watch::Sender<Option<String>>) {
         let mut note_due: Option<Instant> = None;
         loop {
             let next = match note_due {
+                _ if self.unneeded.is_some() => writes.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
                 None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => writes.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
@@ -332,18 +355,21 @@ impl Writer {
             } else {
                 None
             };
-            let (dones, result) = self.write(next.ok(), writes, note);
+            let (dones, written) = self.write(next.ok(), writes, note);
             if self.lock_note().is_some() {
                 note_due.get_or_insert_with(|| Instant::now() + NOTE_DELAY);
             }
-            if let Err(error) = &result {
+            if let Err(error) = &written {
                 failed.send_replace(Some(error.to_string()));
             }
-            let is_broken = result.is_err();
             for done in dones {
-                done(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
+                done(written.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
             }
-            if is_over || is_broken {
+            if is_over || written.is_err() {
+                return;
+            }
+            if let Err(error) = guarded(|| self.remove_some()) {
+                failed.send_replace(Some(error.to_string()));
                 return;
             }
         }
@@ -355,17 +381,18 @@ impl Writer {
 
     /// Writes the first and all that wait behind it, and the note.
     fn write(
-        &self,
+        &mut self,
         first: Option<Write>,
         writes: &mpsc::Receiver<Write>,
         note: Option<sled::Batch>,
     ) -> (Vec<Done>, io::Result<()>) {
         let mut dones = Vec::new();
-        let written = std::panic::catch_unwind(AssertUnwindSafe(|| -> io::Result<()> {
+        let written = guarded(|| {
             let mut durable = note.is_some();
             let mut next = first;
             while let Some(write) = next {
                 durable |= write.durable;
+                self.unneeded = self.unneeded.max(write.unneeded);
                 dones.extend(write.done);
                 self.db.apply_batch(write.batch).map_err(io::Error::from)?;
                 next = writes.try_recv().ok();
@@ -374,12 +401,29 @@ impl Writer {
                 self.db.apply_batch(note).map_err(io::Error::from)?;
             }
             if durable {
+                let began = Instant::now();
                 self.db.flush().map_err(io::Error::from)?;
                 // Always, even if sled thinks that there was nothing to flush.
                 self.file.sync_data()?;
+                self.late.note("its disk took long to make something durable", began.elapsed());
             }
             Ok(())
-        }));
-        (dones, written.unwrap_or_else(|_| Err(io::Error::other("sled panicked"))))
+        });
+        (dones, written)
+    }
+
+    /// Removes some of the unneeded entries, if there are any.
+    fn remove_some(&mut self) -> io::Result<()> {
+        let Some(last) = self.unneeded else { return Ok(()) };
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        for key in self.db.range(entry_keys(0, last)).keys().take(REMOVE_STEP) {
+            batch.remove(key?);
+            count += 1;
+        }
+        if count < REMOVE_STEP {
+            self.unneeded = None;
+        }
+        Ok(self.db.apply_batch(batch)?)
     }
 }

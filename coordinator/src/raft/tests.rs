@@ -1,18 +1,29 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
-use common::{codec::Format, id::MemberId, name::default_environment, time::Timestamp, wire::MAX_FRAME};
+use common::{
+    codec::Format,
+    id::{HostId, MemberId},
+    name::default_environment,
+    time::Timestamp,
+    wire::{MAX_FRAME, PeerIdentity},
+};
 use coordinator_core::{Batch, Command};
+use link::memory::Network;
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
     storage::RaftLogStorage,
     testing::{StoreBuilder, Suite},
 };
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    Consensus, MemberAnswer, MemberCall, Start,
     log::LogStore,
     state_machine::StateMachine,
     store::{ENTRY_FORMAT, Store, StoreError, insert_entry, insert_record},
-    types::{Entry, LogId, StorageError, TypeConfig},
+    types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
 
 struct Builder;
@@ -89,6 +100,55 @@ async fn what_a_follower_lacks_goes_to_it_in_messages_that_it_can_take() {
     let mut log = LogStore::new(store_with(directory.path(), 1..3, 1_000_000).await);
     log.get_log_state().await.expect("loads");
     assert_eq!(log.limited_get_log_entries(1, 3).await.expect("reads").len(), 1, "one is never left out");
+}
+
+#[tokio::test]
+async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let me = PeerIdentity { host: HostId([1; 10]), member: Some(MemberId(1)) };
+    let transport = Arc::new(Network::default().end(([10, 0, 0, 1], 1).into(), me));
+    let start = Start { me: MemberId(1), directory: directory.path(), transport };
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.expect("starts");
+    let append = |term| {
+        let (vote, entries) = (Vote::new_committed(term, 2), vec![entry(0, 10)]);
+        MemberCall::Append(AppendEntriesRequest { vote, prev_log_id: None, entries, leader_commit: None })
+    };
+    let asked = VoteRequest::new(Vote::new(5, 2), None);
+    assert!(
+        matches!(consensus.answer(MemberCall::Vote(asked)).await, MemberAnswer::Vote(Ok(vote)) if vote.vote_granted)
+    );
+    consensus.raft.wait(None).metrics(|metrics| metrics.current_term == 5, "the new term").await.expect("comes");
+
+    let MemberAnswer::Append(Ok(refused)) = consensus.answer(append(4)).await else { panic!("no answer") };
+    assert!(matches!(refused, AppendEntriesResponse::HigherVote(_)));
+    assert_eq!(consensus.contact.silence(), None, "one that was deposed is not heard");
+    let mut answering = pin!(consensus.answer(append(5)));
+    assert!(futures::poll!(&mut answering).is_pending(), "it is not durable yet");
+    assert!(consensus.contact.is_fresh());
+    assert!(matches!(answering.await, MemberAnswer::Append(Ok(AppendEntriesResponse::Success))));
+    stop.cancel();
+    consensus.shutdown().await;
+}
+
+#[tokio::test]
+async fn unneeded_entries_go_beside_what_is_written() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = store_with(directory.path(), 0..300, 100).await;
+    store.remove_lazily(279);
+    let mut batch = sled::Batch::default();
+    insert_entry(&mut batch, 300, &entry(300, 100)).expect("encodes");
+    store.write_durably(batch).await.expect("writes");
+    let gone = async {
+        while store.check_log(None).ok() != Some(Some((280, 300))) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("they go");
+    store.remove_lazily(u64::MAX);
+    drop(store);
+    let store = Store::open(directory.path(), MemberId(1)).expect("opens");
+    assert!(matches!(store.check_log(Some(300)), Ok(None)), "what is left of them is nobody's");
 }
 
 #[tokio::test]
