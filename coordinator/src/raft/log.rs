@@ -59,13 +59,12 @@ impl State {
         }
     }
 
-    fn forget(&mut self, range: impl RangeBounds<u64>) {
-        let gone: Vec<u64> = self.cache.range(range).map(|(index, _)| *index).collect();
-        for index in gone {
-            if let Some((_, size)) = self.cache.remove(&index) {
-                self.cached_bytes -= size;
-            }
-        }
+    /// Takes entries out of the memory; to free many of them takes a while.
+    fn forget(&mut self, range: impl RangeBounds<u64>) -> Vec<Arc<Entry>> {
+        let indices: Vec<u64> = self.cache.range(range).map(|(index, _)| *index).collect();
+        let gone: Vec<(Arc<Entry>, usize)> = indices.iter().filter_map(|index| self.cache.remove(index)).collect();
+        self.cached_bytes -= gone.iter().map(|(_, size)| size).sum::<usize>();
+        gone.into_iter().map(|(entry, _)| entry).collect()
     }
 }
 
@@ -223,19 +222,23 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             _ => self.state().purged,
         };
         let mut state = self.state();
-        state.forget(log_id.index..);
+        let gone = state.forget(log_id.index..);
         state.first = state.first.filter(|first| *first < log_id.index);
         state.last = last;
+        drop(state);
+        drop(gone);
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        {
+        let gone = {
             let mut state = self.state();
             state.purged = Some(log_id);
             state.last = state.last.max(Some(log_id));
-            state.forget(..=log_id.index);
-        }
+            state.forget(..=log_id.index)
+        };
+        // They hold millions of small things. Nobody waits for them to be freed, least of all who holds the log.
+        drop(tokio::task::spawn_blocking(move || drop(gone)));
         // The mark first: entries below it are ignored if the process dies before they are gone.
         let mut mark = sled::Batch::default();
         insert_record(&mut mark, PURGED, &log_id).map_err(write_error)?;
