@@ -88,7 +88,7 @@ struct Write {
     unneeded: Option<u64>,
 }
 
-/// Keys of unneeded entries that are removed at a time, when nothing else is to be written.
+/// Keys of unneeded entries that are removed at a time, between two writes.
 const REMOVE_STEP: usize = 256;
 /// How long a note may wait until it is durable.
 const NOTE_DELAY: Duration = Duration::from_secs(1);
