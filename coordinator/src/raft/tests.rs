@@ -118,7 +118,8 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
     assert!(
         matches!(consensus.answer(MemberCall::Vote(asked)).await, MemberAnswer::Vote(Ok(vote)) if vote.vote_granted)
     );
-    consensus.raft.wait(None).metrics(|metrics| metrics.current_term == 5, "the new term").await.expect("comes");
+    let soon = Some(Duration::from_secs(10));
+    consensus.raft.wait(soon).metrics(|metrics| metrics.current_term == 5, "the new term").await.expect("comes");
 
     let MemberAnswer::Append(Ok(refused)) = consensus.answer(append(4)).await else { panic!("no answer") };
     assert!(matches!(refused, AppendEntriesResponse::HigherVote(_)));
