@@ -19,6 +19,7 @@ use crate::{
 /// A lab of hosts; it is taken down when it is dropped.
 pub struct Lab {
     folder: PathBuf,
+    prefix: String,
     script: PathBuf,
     hosts: usize,
     _alone: MutexGuard<'static, ()>,
@@ -39,8 +40,11 @@ impl Lab {
     }
 
     fn begin(hosts: usize, how: &str) -> Lab {
+        // Labs of different slots run side by side: their hosts' networks do not touch.
+        let slot = std::env::var("WHARF_LAB_SLOT").unwrap_or_else(|_| "0".to_owned());
         let lab = Lab {
-            folder: std::env::temp_dir().join("wharf-test-lab"),
+            folder: std::env::temp_dir().join(format!("wharf-test-lab-{slot}")),
+            prefix: format!("wt{slot}"),
             script: root().join("scripts/lab"),
             hosts,
             // A test that failed has taken its lab down all the same.
@@ -57,7 +61,7 @@ impl Lab {
         command
             .args(arguments)
             .env("WHARF_LAB", &self.folder)
-            .env("WHARF_LAB_PREFIX", "wt")
+            .env("WHARF_LAB_PREFIX", &self.prefix)
             .env("WHARF_LAB_NET", "10.97.0");
         command
     }
