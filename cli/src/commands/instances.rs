@@ -1,9 +1,12 @@
 //! Instances: list them, read their output.
 
+use std::net::{IpAddr, SocketAddr};
+
 use common::{
     api::{InstanceView, List},
     error::{Code, Problem},
     id::InstanceId,
+    instance::BoundPort,
     name::Name,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -21,10 +24,7 @@ use crate::{
 pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> {
     let found = find(session, target).await?;
     let row = |instance: &InstanceView| {
-        let ports = instance.ports.iter().map(|port| {
-            let address = instance.address.map_or_else(String::new, |address| address.to_string());
-            format!("{address}:{}→{}", port.host, port.spec.container)
-        });
+        let ports = instance.ports.iter().map(|port| bound(port, instance.address));
         let host = instance.host_name.as_ref().map_or_else(|| instance.host.to_string(), ToString::to_string);
         vec![
             short(&instance.id),
@@ -43,6 +43,16 @@ pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> 
     let head = ["INSTANCE", "STATE", "RESTARTS", "HOST", "PORTS", "NOTE", "ADDRESS", "IMAGE", "REVISION", "PLACED"];
     output::list(session.format, &found, Rows { head: &head, narrow: 6, rows });
     Ok(0)
+}
+
+/// A port as it is bound: by the one address that was asked for, else by the host's own, at which it answers too.
+fn bound(port: &BoundPort, host: Option<IpAddr>) -> String {
+    let asked = port.spec.host_ip.filter(|address| !address.is_unspecified());
+    let address = match asked.or(host) {
+        Some(address) => SocketAddr::new(address, port.host).to_string(),
+        None => format!(":{}", port.host),
+    };
+    format!("{address}→{}/{}", port.spec.container, port.spec.protocol)
 }
 
 /// An instance without its environment, as people name it.
@@ -143,5 +153,29 @@ fn show(id: &InstanceId, text: &str, stderr: bool, prefix: bool) {
         eprintln!("{line}");
     } else {
         output::line(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::spec::{PortSpec, Protocol};
+
+    use super::*;
+
+    #[test]
+    fn ports_are_shown_as_they_are_bound() {
+        let host: Option<IpAddr> = Some([10, 0, 0, 1].into());
+        let cases = [
+            (Some("127.0.0.1"), Protocol::Udp, host, "127.0.0.1:18072→81/udp"),
+            (Some("0.0.0.0"), Protocol::Tcp, host, "10.0.0.1:18072→81/tcp"),
+            (None, Protocol::Tcp, host, "10.0.0.1:18072→81/tcp"),
+            (Some("::1"), Protocol::Tcp, host, "[::1]:18072→81/tcp"),
+            (None, Protocol::Udp, None, ":18072→81/udp"),
+        ];
+        for (asked, protocol, host, expected) in cases {
+            let host_ip = asked.map(|address| address.parse().expect("an address"));
+            let spec = PortSpec { container: 81, published: Some(18072), protocol, host_ip };
+            assert_eq!(bound(&BoundPort { spec, host: 18072 }, host), expected);
+        }
     }
 }
