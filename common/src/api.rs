@@ -5,6 +5,7 @@ mod cluster;
 mod doctor;
 mod files;
 mod hosts;
+mod plan;
 mod stacks;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ pub use cluster::*;
 pub use doctor::*;
 pub use files::*;
 pub use hosts::*;
+pub use plan::*;
 pub use stacks::*;
 
 /// The version of the API, part of every path.

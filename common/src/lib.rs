@@ -29,6 +29,7 @@ pub mod base32;
 pub mod codec;
 pub mod cron;
 pub mod error;
+pub mod explain;
 pub mod hex;
 pub mod token;
 pub mod wire;

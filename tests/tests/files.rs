@@ -203,7 +203,7 @@ fn real_containers_get_their_files_and_wait_for_secrets_after_a_boot() {
     let file = lab.put_file("h1", "shop.yaml", KEYED);
     let (code, plan, _) = lab.try_exec("h1", &["wharf", "diff", "-f", &file, "-n", "shop"]);
     assert_eq!(code, 1, "{plan}");
-    assert!(plan.contains("secret key version 1 → 2") && !plan.contains("a-third-value"), "{plan}");
+    assert!(plan.contains("secret key version 1 → version 2") && !plan.contains("a-third-value"), "{plan}");
     lab.deploy("shop", KEYED);
     until(SOON, "every container has the third value", || {
         for (host, containers) in lab.wait_for_running(SOON, 3) {

@@ -8,9 +8,10 @@ use std::{
 };
 
 use common::{
-    api::{ChangeKind, InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
+    api::{InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
     compose::{self, Composed, Project, Source},
     error::{Code, Problem},
+    explain,
     id::ServiceId,
     name::Name,
     rollout::RolloutState,
@@ -167,30 +168,13 @@ fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
     show_plan(session, &title, plan);
 }
 
-/// Shows what changes, a line a service.
+/// Shows what changes, what opens, and what is down meanwhile.
 pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
     if matches!(session.format, Format::Json | Format::Yaml) {
         return output::value(session.format, plan);
     }
     output::line(title);
-    let width = plan.changes.iter().map(|change| change.service.as_str().len()).max().unwrap_or(0);
-    for change in &plan.changes {
-        let sign = match change.kind {
-            ChangeKind::Create => '+',
-            ChangeKind::Update | ChangeKind::Scale => '~',
-            ChangeKind::Remove => '-',
-            ChangeKind::Unchanged => '=',
-        };
-        let details =
-            if change.kind == ChangeKind::Unchanged { "unchanged".to_owned() } else { change.details.join(", ") };
-        output::line(format!("  {sign} {:width$}  {details:<40}  {}", change.service, change.how).trim_end());
-    }
-    for reason in &plan.unplaceable {
-        output::line(&format!("  ! {reason}"));
-    }
-    if plan.from_revision == plan.to_revision {
-        output::line("Nothing would change.");
-    }
+    explain::plan_lines(plan).iter().for_each(|line| output::line(line));
 }
 
 /// Shows the progress until everything serves, nothing can be placed, or the time is over.

@@ -3,6 +3,7 @@
 use common::{
     api::{List, MovedInstance, PutRollout, PutStack, Rebalance, RevisionView, StackPlan, StackView},
     error::{Code, Problem},
+    explain,
     name::{InvalidName, Name},
     rollout::RolloutState,
 };
@@ -23,7 +24,7 @@ pub async fn history(session: &Session, stack: &Name) -> Result<u8, Problem> {
             revision.at.to_string(),
             revision.by.as_ref().map_or_else(|| "wharf".to_owned(), ToString::to_string),
             revision.what.clone(),
-            revision.changes.join("; "),
+            explain::change_lines(&revision.changes).join("; "),
         ]
     };
     let rows = revisions.items.iter().map(row).collect();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::ServiceChange;
 use crate::{
     device::BoundDevice,
     file::{FileKind, Upload},
@@ -109,8 +110,8 @@ pub struct RevisionView {
     pub by: Option<Name>,
     /// What was done.
     pub what: String,
-    /// How it differs from the revision before, one phrase each.
-    pub changes: Vec<String>,
+    /// How its services differ from those of the revision before; what is the same is left out.
+    pub changes: Vec<ServiceChange>,
     /// What the stack was.
     pub spec: StackSpec,
 }
@@ -179,50 +180,6 @@ pub struct PutFile {
     /// What is in it, as base64.
     #[schema(value_type = String)]
     pub content: Upload,
-}
-
-/// What a changed spec would do, or did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StackPlan {
-    /// The stack.
-    pub id: StackId,
-    /// The revision before the change; 0 if there was none.
-    pub from_revision: u64,
-    /// The revision after it; the same if nothing changes.
-    pub to_revision: u64,
-    /// One entry a service.
-    pub changes: Vec<ServiceChange>,
-    /// What the hosts cannot take of it now, one line a reason.
-    pub unplaceable: Vec<String>,
-}
-
-/// What happens to one service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ServiceChange {
-    /// Its name in the stack.
-    pub service: Name,
-    /// What kind of change.
-    pub kind: ChangeKind,
-    /// What changes, one phrase each: `image 1.8 → 1.9`.
-    pub details: Vec<String>,
-    /// How it is carried out.
-    pub how: String,
-}
-
-/// What kind of change a service undergoes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
-    /// It is new.
-    Create,
-    /// Its instances are replaced.
-    Update,
-    /// Only their number changes.
-    Scale,
-    /// It goes.
-    Remove,
-    /// Nothing.
-    Unchanged,
 }
 
 /// A new number of instances.

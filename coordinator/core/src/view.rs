@@ -5,6 +5,8 @@ mod directory;
 mod doctor;
 mod drain;
 mod environments;
+mod preview;
+mod shape;
 mod touched;
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -26,11 +28,12 @@ use crate::{
     plan,
 };
 
-pub use changes::{revisions, stack_plan};
+pub use changes::revisions;
 pub use directory::{directory, follow};
 pub use doctor::{Found, doctor, each_path, paths};
 pub use drain::{drain_plan, rebalance_plan};
 pub use environments::environments;
+pub use preview::stack_plan;
 pub use touched::{Touched, touched};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment

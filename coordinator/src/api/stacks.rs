@@ -71,8 +71,14 @@ pub async fn put(
     let coordinator_core::Outcome::Revision(revision) = outcome else {
         return Err(Problem::new(Code::Internal, "The deployment had an unexpected outcome").into());
     };
-    let none =
-        StackPlan { id, from_revision: revision, to_revision: revision, changes: Vec::new(), unplaceable: Vec::new() };
+    let none = StackPlan {
+        id,
+        from_revision: revision,
+        to_revision: revision,
+        services: Vec::new(),
+        volumes: Vec::new(),
+        unplaceable: Vec::new(),
+    };
     Ok(Json(StackPlan { to_revision: revision, ..plan.unwrap_or(none) }))
 }
 
