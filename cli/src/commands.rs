@@ -3,6 +3,7 @@
 mod ctx;
 mod deploy;
 mod doctor;
+mod drain;
 mod environments;
 mod events;
 mod files;

@@ -1,7 +1,9 @@
 //! Sentences about the values of the API, for everything that shows them to people.
 
+mod hosts;
 mod plan;
 
+pub use hosts::fate;
 pub use plan::{change_lines, plan_lines};
 
 /// A number and what is counted: `1 instance`, `3 instances`.

@@ -1,6 +1,6 @@
 //! Hosts: let them in, list, label, remove.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use common::{
     api::{
@@ -13,17 +13,12 @@ use common::{
     token::JoinRole,
 };
 use hyper::Method;
-use tokio::time::Instant;
 
-use super::Session;
+use super::{Session, drain};
 use crate::{
     args::{Format, Host},
     output::{self, Rows},
 };
-
-const POLL: Duration = Duration::from_millis(500);
-/// How long instances may take to stop once the deadline of their host is over.
-const AFTER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a command on hosts.
 pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
@@ -55,7 +50,7 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
             output::note(format!("✓ {host} takes new instances"));
             Ok(0)
         }
-        Host::Drain { host, within, plan, detach } => drain(session, &host, within, plan, detach).await,
+        Host::Drain { host, within, plan, detach } => drain::drain(session, &host, within, plan, detach).await,
         Host::Rm { host } => {
             if !output::confirm(
                 &format!("Remove the host {host} from {}? Its instances are replaced.", session.context),
@@ -90,7 +85,7 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
     }
 }
 
-async fn set(
+pub(super) async fn set(
     session: &Session,
     host: &str,
     availability: WantedAvailability,
@@ -99,61 +94,6 @@ async fn set(
 ) -> Result<DrainPlan, Problem> {
     let put = PutAvailability { availability, within, dry_run };
     session.client.send_json(Method::PUT, &format!("/api/v1/hosts/{host}/availability"), &put).await
-}
-
-/// Shows what becomes of the host's instances, asks, and waits until it is empty.
-async fn drain(session: &Session, host: &str, within: Span, only_plan: bool, detach: bool) -> Result<u8, Problem> {
-    let plan = set(session, host, WantedAvailability::Draining, Some(within), true).await?;
-    if only_plan && matches!(session.format, Format::Json | Format::Yaml) {
-        output::value(session.format, &plan);
-        return Ok(0);
-    }
-    output::note(format!("{} has {} instances:", plan.host, plan.instances.len()));
-    for instance in &plan.instances {
-        let place = instance.to.as_ref().map_or_else(|| instance.notes.join("; "), |to| format!("→ {to}"));
-        output::note(format!("  {}  {place}", instance.id));
-    }
-    if only_plan {
-        return Ok(0);
-    }
-    let question = format!("Empty {host}? What has no successor within {within} is stopped.");
-    if !output::confirm(&question, session.yes)? {
-        return Ok(1);
-    }
-    set(session, host, WantedAvailability::Draining, Some(within), false).await?;
-    if detach {
-        output::note(format!("✓ {host} is being emptied; follow it: wharf ps; undo: wharf host uncordon {host}"));
-        return Ok(0);
-    }
-    let deadline = Instant::now() + within.duration() + AFTER_DEADLINE;
-    let mut left = usize::MAX;
-    loop {
-        let view: HostView = session.client.get(&format!("/api/v1/hosts/{host}")).await?;
-        if !matches!(view.availability, Availability::Draining { .. }) {
-            output::note(format!("! {host} is {} again", view.availability.word()));
-            return Ok(6);
-        }
-        if view.instances == 0 {
-            output::note(format!("✓ {host} is empty; take it back: wharf host uncordon {host}"));
-            return Ok(0);
-        }
-        if view.instances != left {
-            left = view.instances;
-            output::note(format!("{}  {left} left", link::clock::now()));
-        }
-        if Instant::now() > deadline {
-            return Err(Problem::new(Code::ResultUnknown, format!("{host} is not empty"))
-                .why(format!("{left} instances are left"))
-                .fix("Look what they wait for: wharf ps; wharf events"));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            _ = tokio::signal::ctrl_c() => {
-                output::note(format!("Detached: it goes on. Undo it: wharf host uncordon {host}"));
-                return Ok(130);
-            }
-        }
-    }
 }
 
 /// Prints the line that joins a host.

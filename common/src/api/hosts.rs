@@ -85,14 +85,32 @@ pub struct DrainPlan {
 }
 
 /// What becomes of an instance when its host is emptied.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainedInstance {
     /// The instance.
     pub id: InstanceId,
-    /// The host that its successor would start on now, if one fits.
-    pub to: Option<Name>,
-    /// Why none does, or what happens instead.
-    pub notes: Vec<String>,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What becomes of an instance when its host is emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Another one takes its place, on the host that suits it best now.
+    Moves {
+        /// The other one's host.
+        to: Name,
+    },
+    /// It ends: its service has one on each host, and goes on on the others.
+    EndsHere,
+    /// It has ended already, or does not serve, and nothing takes its place now.
+    Ends,
+    /// It stays until the deadline. Then it is stopped, and runs nowhere unless that has changed.
+    Stays {
+        /// Why it cannot leave, for people.
+        why: Vec<String>,
+    },
 }
 
 /// What is to be rebalanced.

@@ -247,11 +247,11 @@ fn drain<'a>(
     plan: &mut Plan,
 ) -> bool {
     if instance.spec.mode == Mode::Job {
-        plan.block(subject.id, format!("slot {} may run to its end until the deadline", id.slot.slot));
+        plan.block(subject.id, format!("slot {} cannot leave its host: it may run to its end", id.slot.slot));
         return false;
     }
     if instance.spec.has_volume() {
-        plan.block(subject.id, format!("slot {} stays until the deadline: its data is on that host", id.slot.slot));
+        plan.block(subject.id, format!("slot {} cannot leave its host: its data is there", id.slot.slot));
         return false;
     }
     // A strict singleton stops first; where it goes is found out before it does.

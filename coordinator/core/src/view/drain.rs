@@ -1,15 +1,19 @@
 //! What emptying a host does, and what rebalancing does: found by trying it on a copy of the state.
 
+use std::collections::BTreeMap;
+
 use common::{
-    api::{DrainPlan, DrainedInstance, MovedInstance},
+    api::{DrainPlan, DrainedInstance, Fate, MovedInstance},
     host::Availability,
     id::{HostId, InstanceId, ServiceId},
-    instance::{Health, Phase},
+    instance::{Health, Phase, Want},
+    spec::Mode,
     time::Timestamp,
 };
 
 use crate::{
     Cluster,
+    cluster::Instance,
     command::{Batch, Command},
     plan,
 };
@@ -21,33 +25,66 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
     let availability = Availability::Draining { deadline };
     let command = Command::SetAvailability { host: id, availability };
     after.apply(&Batch { at: now, proposals: vec![command.into()] });
-    let mut instances: Vec<DrainedInstance> = cluster
-        .instances_on(id)
-        .filter(|(_, instance)| instance.fills_slot())
-        .map(|(id, _)| DrainedInstance { id: id.clone(), to: None, notes: Vec::new() })
-        .collect();
+    let filling = || cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot());
+    let mut fates: BTreeMap<InstanceId, Fate> = BTreeMap::new();
+    for (instance_id, _) in filling().filter(|(_, instance)| instance.spec.mode == Mode::Global) {
+        fates.insert(instance_id.clone(), Fate::EndsHere);
+        after.forget_instance(instance_id);
+    }
     // Each pass moves as many as may be moved at a time; what is placed counts as serving for the next.
-    loop {
+    let blocked = loop {
         let plan = plan::plan(&after, now);
-        let places: Vec<Command> =
-            plan.commands.iter().filter(|command| matches!(command, Command::Place(_))).cloned().collect();
         let mut moved = false;
-        for command in places {
-            let Command::Place(placement) = &command else { continue };
-            let replaced = placement.replaces.clone();
-            let Some(entry) = instances.iter_mut().find(|entry| Some(&entry.id) == replaced.as_ref()) else { continue };
-            entry.to = cluster.hosts.get(&placement.host).map(|host| host.name.clone());
-            after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
-            after.instances.remove(&entry.id);
-            moved = true;
+        for command in &plan.commands {
+            moved |= match command {
+                Command::Place(placement) => {
+                    let slot = &placement.slot;
+                    let left = |(left, _): &(&InstanceId, &Instance)| {
+                        left.slot == *slot && !matches!(fates.get(left), Some(Fate::Moves { .. }))
+                    };
+                    let Some(left) = filling().find(left).map(|(left, _)| left.clone()) else { continue };
+                    let Some(to) = cluster.hosts.get(&placement.host).map(|host| host.name.clone()) else { continue };
+                    after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
+                    after.forget_instance(&left);
+                    serves(&mut after, &slot.instance(placement.expect_incarnation + 1), now);
+                    fates.insert(left, Fate::Moves { to });
+                    true
+                }
+                // It stops first: its place is taken when it is gone.
+                Command::Desire { instance, desired } if desired.want == Want::Purge => {
+                    let is_here = filling().any(|(left, _)| left == instance) && !fates.contains_key(instance);
+                    if is_here {
+                        after.forget_instance(instance);
+                        fates.insert(instance.clone(), Fate::Ends);
+                    }
+                    is_here
+                }
+                // The planner goes on when it is noted that a rollout is done.
+                Command::MoveRollout { .. } => {
+                    after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
+                    true
+                }
+                _ => false,
+            };
         }
         if !moved {
-            for entry in instances.iter_mut().filter(|entry| entry.to.is_none()) {
-                entry.notes = plan.blocked.get(entry.id.service()).cloned().unwrap_or_default();
-            }
-            return Some(DrainPlan { host, instances });
+            break plan.blocked;
         }
-    }
+    };
+    let stays = |id: &InstanceId| Fate::Stays { why: reasons(blocked.get(id.service()), id) };
+    let instances = filling()
+        .map(|(id, _)| DrainedInstance { id: id.clone(), fate: fates.get(id).cloned().unwrap_or_else(|| stays(id)) });
+    Some(DrainPlan { host, instances: instances.collect() })
+}
+
+/// What concerns an instance's slot of the reasons why its service lacks instances; never nothing.
+fn reasons(all: Option<&Vec<String>>, id: &InstanceId) -> Vec<String> {
+    let of_other_slot = |reason: &&String| {
+        let number = reason.strip_prefix("slot ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+        number.is_some_and(|number| number != id.slot.slot)
+    };
+    let found: Vec<String> = all.into_iter().flatten().filter(|reason| !of_other_slot(reason)).cloned().collect();
+    if found.is_empty() { vec!["others of its service move first".to_owned()] } else { found }
 }
 
 /// Which instances rebalancing these services would move now.
@@ -88,5 +125,70 @@ fn serves(cluster: &mut Cluster, id: &InstanceId, now: Timestamp) {
     if let Some(instance) = cluster.instances.get_mut(id).filter(|instance| !instance.observed.phase.is_terminal()) {
         (instance.observed.phase, instance.observed.health) = (Phase::Running, Health::Unchecked);
         (instance.serving_since, instance.proven) = (Some(now), true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::spec::{MountSource, MountSpec, ServiceSpec};
+
+    use super::*;
+    use crate::testing::{Fixture, host, name, web};
+
+    /// What becomes of each instance on h1.
+    fn fates(fixture: &Fixture) -> Vec<String> {
+        let plan = drain_plan(&fixture.cluster, host(1), fixture.now + MINUTE, fixture.now).expect("there is h1");
+        let line = |instance: &DrainedInstance| {
+            let id = instance.id.to_string();
+            format!("{} {}", id.trim_start_matches("default/shop/"), common::explain::fate(&instance.fate))
+        };
+        plan.instances.iter().map(line).collect()
+    }
+
+    const MINUTE: common::time::Span = common::time::Span::minutes(1);
+
+    fn on_h1(change: impl FnOnce(&mut ServiceSpec)) -> ServiceSpec {
+        web(|spec| {
+            spec.prefer = vec!["node.hostname == h1".parse().expect("a constraint")];
+            change(spec);
+        })
+    }
+
+    #[test]
+    fn every_instance_is_told_what_becomes_of_it() {
+        let mut fixture = Fixture::of_hosts(2);
+        let source = MountSource::Volume(name("data"));
+        let data = MountSpec { source, target: "/data".into(), read_only: false };
+        fixture.deploy(&[
+            ("agent", web(|spec| spec.mode = Mode::Global)),
+            ("db", on_h1(|spec| spec.container.mounts = vec![data])),
+            ("job", on_h1(|spec| spec.mode = Mode::Job)),
+            ("once", on_h1(|spec| spec.strict_singleton = true)),
+            ("stuck", on_h1(|spec| spec.constraints = vec!["node.hostname == h1".parse().expect("a constraint")])),
+            ("web", on_h1(|spec| spec.replicas = 2)),
+        ]);
+        fixture.pass(MINUTE, &|_| {});
+        assert_eq!(
+            fates(&fixture),
+            [
+                "agent/1.1 ends here; its service goes on on the other hosts",
+                "db/1.1 until the deadline: slot 1 cannot leave its host: its data is there",
+                "job/1.1 until the deadline: slot 1 cannot leave its host: it may run to its end",
+                "once/1.1 → h2",
+                "stuck/1.1 until the deadline: slot 1 cannot leave its host yet: host h1 is draining; slot 1 cannot leave its host yet: host h2 does not match node.hostname == h1",
+                "web/1.1 → h2",
+                "web/2.1 → h2",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_does_not_serve_is_placed_elsewhere_at_once() {
+        let mut fixture = Fixture::of_hosts(2);
+        fixture.deploy(&[("web", on_h1(|_| {}))]);
+        for command in plan::plan(&fixture.cluster, fixture.now).commands {
+            fixture.done(command);
+        }
+        assert_eq!(fates(&fixture), ["web/1.1 → h2"]);
     }
 }

@@ -1,4 +1,5 @@
 use common::{
+    api::Fate,
     explain::change_lines,
     host::Availability,
     id::ServiceId,
@@ -178,8 +179,8 @@ fn a_host_is_emptied_only_as_others_take_over() {
     drain(&mut fixture, 1, Span::minutes(60));
     let planned =
         view::drain_plan(&fixture.cluster, host(1), fixture.now + MINUTE, fixture.now).expect("the host is there");
-    let moves: Vec<_> = planned.instances.iter().map(|i| (i.id.to_string(), i.to.clone())).collect();
-    assert_eq!(moves, [("default/shop/web/1.1".to_owned(), Some(name("h2")))]);
+    let moves: Vec<_> = planned.instances.iter().map(|i| (i.id.to_string(), i.fate.clone())).collect();
+    assert_eq!(moves, [("default/shop/web/1.1".to_owned(), Fate::Moves { to: name("h2") })]);
     fixture.pass(MINUTE, &at_least(3));
     assert_eq!(fixture.filled(), ["web/1.2@h2", "web/2.1@h2", "web/3.1@h3"]);
     assert!(fixture.cluster.instances_on(host(1)).next().is_none());
