@@ -3,9 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -122,9 +122,13 @@ impl Leases {
             return Ok(());
         }
         self.places.ensure_in_memory()?;
-        fs::create_dir_all(self.places.lease(instance))?;
+        let folder = self.places.lease(instance);
+        fs::create_dir_all(&folder)?;
         let ends = self.held().get(instance).copied().unwrap_or(Ends::NEVER_BEGUN);
-        write(&file, ends)
+        write(&file, ends)?;
+        // The guard reads it as whatever user its container has; on the host only root comes as far as this.
+        fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+        fs::set_permissions(&file, Permissions::from_mode(0o644))
     }
 
     /// Extends leases by what a coordinator has said in answer to the beat that was sent at that time.

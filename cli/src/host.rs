@@ -33,8 +33,9 @@ pub enum Roles {
     Agent,
 }
 
-/// Reads the keyring of a state folder.
+/// Reads the keyring of a state folder that nobody else can read.
 pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
+    link::private::check_state(&service.state)?;
     Keyring::load(&service.state).map_err(|error| {
         Problem::new(Code::InstallFailed, "This host's identity cannot be read")
             .why(error.to_string())

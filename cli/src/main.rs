@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     if agent::tunnel::is_asked_for() {
         return ExitCode::from(agent::tunnel::run());
     }
+    link::private::for_owner_alone();
     let args = args::Args::parse();
     log(&args);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

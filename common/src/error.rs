@@ -94,6 +94,7 @@ codes! {
     ProtocolTooOld "E0118" "Host and coordinator share no version of the wire protocol. Upgrade the older one."
     InstallFailed "E0119" "A step of the installation failed. Running the same line again continues where it stopped."
     Cloned "E0121" "This disk was copied from another host: both use the same key. The newcomer is refused so that the two never fight."
+    StateExposed "E0122" "Other users of this machine can read the state folder, which holds the host's key and, on a coordinator, the cluster's. wharf does not start on it: close it as the problem says."
     NoLeader "E0201" "The coordinators have no leader at the moment, or no majority of them can reach each other. Running instances go on; changes must wait."
     ResultUnknown "E0202" "The coordinator could not learn in time whether a change was made. Repeating it with the same request id is safe."
     MemberRefused "E0203" "The group of coordinators cannot be changed like that now."

@@ -253,6 +253,7 @@ fn uninstalling_leaves_nothing_of_wharf_and_docker_alone() {
     lab.wait_for_running(SOON, 6);
     lab.docker("h2", &["run", "-d", "--name", "mine", "--network", "none", "lab/web:1"])
         .expect("a container of somebody else");
+    nobody_else_reads_the_state(&lab);
     lab.exec("h1", &["wharf", "member", "rm", "2", "-y"]).expect("it leaves the group");
     assert_eq!(lab.members("h1").expect("it answers").len(), 1, "it has left by then");
     lab.exec("h2", &["wharf", "uninstall", "-y"]).expect("it goes");
@@ -277,4 +278,23 @@ fn uninstalling_leaves_nothing_of_wharf_and_docker_alone() {
         anyhow::Ok(running)
     });
     assert_eq!(running.len(), 6);
+}
+
+/// The state of h1 and h2, which were made in two ways; and that h2 does not start on one that is open to others.
+fn nobody_else_reads_the_state(lab: &Lab) {
+    for host in ["h1", "h2"] {
+        let open = lab.exec(host, &["find", "/var/lib/wharf", "/etc/wharf", "-type", "f", "-perm", "/077"]);
+        assert_eq!(open.expect("find runs"), "", "{host}: files that others can read");
+        let open = lab.exec(host, &["find", "/var/lib/wharf", "-type", "d", "-perm", "/077"]);
+        assert_eq!(open.expect("find runs"), "", "{host}: folders that others can enter");
+    }
+    lab.run(&["stop-wharf", "h2"]).expect("it stops");
+    lab.exec("h2", &["chmod", "644", "/var/lib/wharf/raft/db"]).expect("it is opened");
+    let (code, _, said) = lab.try_exec("h2", &["wharf", "up"]);
+    assert!(code != 0 && said.contains("E0122"), "{code}: {said}");
+    let fix = "chmod go= /var/lib/wharf/raft/db";
+    assert!(said.contains(fix), "{said}");
+    lab.exec("h2", &["sh", "-c", fix]).expect("it is closed");
+    lab.run(&["start-wharf", "h2"]).expect("it starts");
+    lab.wait_until_whole(SOON);
 }

@@ -1,7 +1,9 @@
 //! `wharf agent install`: what the pasted line does in the end.
 
 use std::{
+    fs::DirBuilder,
     io::Read,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -209,7 +211,7 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     install_binary(&install.binary)?;
     if Path::new("/run/systemd/system").exists() {
         // systemd refuses to start what may write to a folder that is not there.
-        std::fs::create_dir_all(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
+        link::private::ensure_folder(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
         let unit = UNIT
             .replace("@BINARY@", &install.binary.display().to_string())
             .replace("@KEYS@", &service.keys.display().to_string())
@@ -273,6 +275,10 @@ fn install_binary(target: &PathBuf) -> Result<(), Problem> {
     let bytes = std::fs::read(&source).map_err(|e| failed(step, e))?;
     if file::read(target).map_err(|e| failed(step, e))?.is_some_and(|existing| existing == bytes) {
         return Ok(());
+    }
+    // Everybody may run it: a folder that is made for it is not for its owner alone.
+    if let Some(folder) = target.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(|e| failed(step, e))?;
     }
     file::replace(target, &bytes).map_err(|e| failed(step, e))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::unix::process::CommandExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -128,6 +128,7 @@ pub fn detach(service: &Service) -> Result<(), Problem> {
     let log = File::options()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(&log_path)
         .map_err(|e| failed(format!("{}: {e}", log_path.display())))?;
     let errors = log.try_clone().map_err(|e| failed(e.to_string()))?;

@@ -14,7 +14,7 @@ const PIECE: usize = 4 << 20;
 /// Replaces a file durably; a crash leaves the old one or the new one. Only its owner may read it.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
+    crate::private::ensure_folder(directory)?;
     let beside = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     for piece in bytes.chunks(PIECE) {

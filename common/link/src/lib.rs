@@ -12,6 +12,7 @@ pub mod file;
 pub mod identity;
 pub mod keyring;
 pub mod memory;
+pub mod private;
 pub mod quic;
 pub mod socket;
 pub mod transport;

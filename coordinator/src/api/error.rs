@@ -51,6 +51,7 @@ fn status(code: Code) -> StatusCode {
         | Code::PortTaken
         | Code::ProtocolTooOld
         | Code::InstallFailed
+        | Code::StateExposed
         | Code::StoreCorrupt
         | Code::StoreFailed
         | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,

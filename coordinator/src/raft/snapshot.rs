@@ -46,7 +46,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// The bytes of the newest snapshot and what they hold.
 pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, StoreError> {
     let failed = |path: &Path, reason: String| StoreError::Failed { path: path.to_owned(), reason };
-    fs::create_dir_all(directory).map_err(|e| failed(directory, e.to_string()))?;
+    link::private::ensure_folder(directory).map_err(|e| failed(directory, e.to_string()))?;
     let Some(path) = list(directory).map_err(|e| failed(directory, e.to_string()))?.into_iter().next() else {
         return Ok(None);
     };

@@ -111,7 +111,7 @@ impl Store {
     pub fn open(directory: &Path, me: MemberId) -> Result<Store, StoreError> {
         let path = directory.join("raft");
         let failed = |reason: String| StoreError::Failed { path: path.clone(), reason };
-        std::fs::create_dir_all(&path).map_err(|e| failed(e.to_string()))?;
+        link::private::ensure_folder(&path).map_err(|e| failed(e.to_string()))?;
         let db = open_sled(&path)?;
         sync_files(&path).map_err(|e| failed(e.to_string()))?;
         let file = File::options().read(true).write(true).open(path.join("db")).map_err(|e| failed(e.to_string()))?;
