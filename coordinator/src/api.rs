@@ -106,6 +106,7 @@ pub fn router(coordinator: Coordinator) -> Router {
     api.merge(door::pages())
         .fallback(door::nothing_here)
         .method_not_allowed_fallback(door::nothing_here)
+        .route_layer(from_fn(extract::note_body))
         .route_layer(from_fn_with_state(coordinator.clone(), access::authorize))
         .layer(from_fn(access::check_door))
         .layer(DefaultBodyLimit::max(MAX_BODY))

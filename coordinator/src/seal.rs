@@ -18,7 +18,10 @@ use common::{
 };
 use coordinator_core::view;
 use link::{file, identity::random_bytes};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::Consensus;
@@ -113,15 +116,32 @@ impl Seals {
         }
     }
 
-    fn key(&self) -> Result<LessSafeKey, Problem> {
+    fn held(&self) -> Result<&SealingKey, Problem> {
         let missing = || {
             Problem::new(Code::SealingKeyMissing, "Secrets cannot be used on this coordinator now")
                 .why(format!("there is no {}, and no other coordinator has given the key yet", self.path.display()))
                 .fix("Start the other coordinators, or put the file back from a backup")
         };
-        let SealingKey(key) = self.key.get().ok_or_else(missing)?;
+        self.key.get().ok_or_else(missing)
+    }
+
+    fn key(&self) -> Result<LessSafeKey, Problem> {
+        let SealingKey(key) = self.held()?;
         let key = UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("the key has the right length");
         Ok(LessSafeKey::new(key))
+    }
+
+    /// A secret that only who holds the key can find; for the same purpose always the same.
+    pub fn derive(&self, purpose: &[&[u8]]) -> Result<Secret<[u8; 16]>, Problem> {
+        let SealingKey(key) = self.held()?;
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+        for part in purpose {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut derived = [0; 16];
+        derived.copy_from_slice(&context.sign().as_ref()[..16]);
+        Ok(Secret::new(derived))
     }
 
     /// Seals the content of a secret, for that secret alone.

@@ -88,6 +88,9 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
         let request = request.body(Full::new(body))?;
         let answering = async {
             self.sender.ready().await?;

@@ -6,7 +6,9 @@ use agent::{files::Places, runtime::fake::Fake};
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{
-    api::{Access, ApiTokenCreated, ClusterView, CreateApiToken, KeyView, Settings},
+    api::{
+        Access, ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, JoinTokenCreated, KeyView, List, Settings,
+    },
     assignment::{AssignedInstance, Assignment},
     error::Code,
     id::{ClusterId, HostId, MemberId, ServiceId},
@@ -319,4 +321,69 @@ async fn bad_requests_are_named_and_change_nothing() {
     let list: common::api::List<common::api::StackView> =
         cluster.client().get("/api/v1/environments/default/stacks").await.expect("it answers");
     assert!(list.items.is_empty(), "nothing was deployed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_made_once_and_another_is_never_taken_for_it() {
+    let cluster = TestCluster::start(2).await;
+    let endpoint = Endpoint::wharf(cluster.context()).expect("a context");
+    let mut clients = Vec::new();
+    for server in 0..2 {
+        clients.push(endpoint.connect(server).await.expect("it answers"));
+    }
+    let [first, second] = &mut clients[..] else { panic!("two coordinators") };
+    let put = Method::PUT;
+    let puts = [
+        ("k1", "23", "one", StatusCode::OK),
+        ("k12", "3", "two", StatusCode::OK),
+        ("k1", "23", "one", StatusCode::OK),
+        ("k1", "23", "three", StatusCode::CONFLICT),
+    ];
+    for (name, idempotency, value, expected) in puts {
+        let sent = first.send(put.clone(), &key(name), Bytes::from(value), Some(idempotency), SOON).await;
+        let (status, body) = sent.expect("it answers");
+        let right = if expected.is_success() { status.is_success() } else { status == expected };
+        assert!(right, "{name} {idempotency} {value}: {status} {}", String::from_utf8_lossy(&body));
+    }
+    for (name, expected) in [("k1", "one"), ("k12", "two")] {
+        let read: KeyView = cluster.client().get(&key(name)).await.expect("it is there");
+        assert_eq!(read.value, expected, "{name}");
+    }
+
+    until_async(SOON, "the second coordinator has the sealing key", async || {
+        let keys = std::fs::read_dir(cluster.hosts[1].folder().join("keys"))?.count();
+        ensure!(keys == 1, "{keys}");
+        anyhow::Ok(())
+    })
+    .await;
+    // Whoever did not get the answer asks again, at another coordinator: the token is the same, and it works.
+    let asked = r#"{"name":"ci","access":"viewer"}"#;
+    let (post, path) = (Method::POST, "/api/v1/api-tokens");
+    let mut made = Vec::new();
+    for client in [&mut *first, &mut *second] {
+        let sent = client.send(post.clone(), path, Bytes::from(asked), Some("token"), SOON).await;
+        let (status, body) = sent.expect("it answers");
+        assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
+        made.push(serde_json::from_slice::<ApiTokenCreated>(&body).expect("a token"));
+    }
+    assert_eq!(made[0].token, made[1].token);
+    let with = cluster.client_with(1, &made[1].token);
+    with.get::<ClusterView>("/api/v1/cluster").await.expect("the repeated answer's token works");
+    let tokens: List<ApiTokenView> = cluster.client().get(path).await.expect("it answers");
+    assert_eq!(tokens.items.iter().filter(|token| token.name.as_str() == "ci").count(), 1, "one was made");
+    cluster.client().delete(&format!("{path}/{}", made[0].view.id)).await.expect("it is removed");
+    let sent = second.send(post, path, Bytes::from(asked), Some("token"), SOON).await;
+    let (status, body) = sent.expect("it answers");
+    let said = String::from_utf8_lossy(&body);
+    assert!(status == StatusCode::CONFLICT && said.contains("removed since"), "{status} {said}");
+
+    let asked = r#"{"role":"agent"}"#;
+    let mut lines = Vec::new();
+    for client in [first, second] {
+        let sent = client.send(Method::POST, "/api/v1/join-tokens", Bytes::from(asked), Some("line"), SOON).await;
+        let (status, body) = sent.expect("it answers");
+        assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
+        lines.push(serde_json::from_slice::<JoinTokenCreated>(&body).expect("a token").token);
+    }
+    assert_eq!(lines[0], lines[1], "a line that was asked for twice is one");
 }

@@ -284,7 +284,7 @@ fn commands_on_the_rest() -> Vec<Command> {
 }
 
 fn batch() -> Batch {
-    let proposal = |command| Proposal { request: Some(RequestId([8; 16])), by: Some(name("admin")), command };
+    let proposal = |command| Proposal { request: Some(RequestId([8; 16]).into()), by: Some(name("admin")), command };
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }
 

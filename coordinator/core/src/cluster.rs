@@ -41,7 +41,7 @@ pub use rollouts::{Rollout, Version};
 pub use runs::{Runs, Task};
 pub use stacks::{Revision, Service, Stack};
 
-use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, RequestId};
+use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, Request, RequestId};
 
 /// How far the clocks of two coordinators may be apart without a strict singleton running twice.
 const MAX_SKEW: Span = Span::minutes(60);
@@ -119,9 +119,19 @@ pub struct Cluster {
     #[serde(skip)]
     actor: Option<Name>,
     /// Outcomes of recent requests.
-    requests: OrdMap<RequestId, (u64, Outcome)>,
+    requests: OrdMap<RequestId, Remembered>,
     /// Recent requests by age.
     request_ages: OrdMap<u64, (Timestamp, RequestId)>,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Remembered {
+    /// Its place among the requests by age.
+    age: u64,
+    /// What it asked for.
+    content: [u8; 16],
+    outcome: Outcome,
 }
 
 /// What makes a cluster this one.
@@ -143,8 +153,10 @@ impl Cluster {
     /// Applies a proposal unless one with its request id has been applied.
     fn apply_once(&mut self, proposal: &Proposal) -> Outcome {
         let Some(request) = proposal.request else { return self.apply_by(proposal) };
-        if let Some((_, outcome)) = self.requests.get(&request) {
-            return outcome.clone();
+        match self.requests.get(&request.id) {
+            Some(known) if known.content == request.content => return known.outcome.clone(),
+            Some(_) => return Outcome::Rejected(another_request()),
+            None => {}
         }
         let outcome = self.apply_by(proposal);
         self.remember(request, outcome.clone());
@@ -159,10 +171,10 @@ impl Cluster {
         outcome
     }
 
-    fn remember(&mut self, request: RequestId, outcome: Outcome) {
+    fn remember(&mut self, request: Request, outcome: Outcome) {
         let age = self.request_ages.get_max().map_or(0, |(age, _)| age + 1);
-        self.request_ages.insert(age, (self.clock, request));
-        self.requests.insert(request, (age, outcome));
+        self.request_ages.insert(age, (self.clock, request.id));
+        self.requests.insert(request.id, Remembered { age, content: request.content, outcome });
         while let Some((&oldest, &(at, id))) = self.request_ages.get_min().map(|(age, entry)| (age, entry)) {
             if self.request_ages.len() <= MAX_REQUESTS && self.clock.since(at) < REMEMBER_REQUESTS {
                 break;
@@ -296,6 +308,12 @@ impl Cluster {
 
 /// What a command's own function gives: an outcome, or why it does not fit.
 type Applied = Result<Outcome, Problem>;
+
+fn another_request() -> Problem {
+    Problem::new(Code::Conflict, "The change was not made: its Idempotency-Key was used for another one before")
+        .why("the same key came with another body a short while ago")
+        .fix("Send each change with a key of its own, and a repetition of it unchanged")
+}
 
 fn not_found(what: &str, id: impl std::fmt::Display) -> Problem {
     Problem::new(Code::NotFound, format!("There is no {what} {id}"))

@@ -33,18 +33,34 @@ use crate::cluster::Content;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub [u8; 16]);
 
+/// A write that may have to be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Which one it is.
+    pub id: RequestId,
+    /// A hash of all that it asks for: another request under the same id is refused, never taken for a repetition.
+    pub content: [u8; 16],
+}
+
+impl From<RequestId> for Request {
+    /// A request whose id was drawn for it: nothing else can have that id.
+    fn from(id: RequestId) -> Request {
+        Request { id, content: [0; 16] }
+    }
+}
+
 /// Whose write it is, and which.
 #[derive(Debug, Clone)]
 pub struct Author {
     /// The request.
-    pub request: RequestId,
+    pub request: Request,
     /// The API token of the person who asks; none if the cluster acts by itself.
     pub by: Option<Name>,
 }
 
 impl From<RequestId> for Author {
     fn from(request: RequestId) -> Author {
-        Author { request, by: None }
+        Author { request: request.into(), by: None }
     }
 }
 
@@ -57,11 +73,11 @@ pub struct Batch {
     pub proposals: Vec<Proposal>,
 }
 
-/// A command, who asked for it, and, if it may have to be repeated, the id of the request.
+/// A command, who asked for it, and, if it may have to be repeated, which request it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The request.
-    pub request: Option<RequestId>,
+    pub request: Option<Request>,
     /// The API token of the person who asked; none if the cluster acts by itself.
     pub by: Option<Name>,
     /// The command.
@@ -426,4 +442,6 @@ pub enum Outcome {
     },
     /// It did not fit; nothing changed.
     Rejected(Problem),
+    /// This token was made. When the request is repeated it is still the one that was made first.
+    Token(TokenId),
 }

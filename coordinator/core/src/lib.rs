@@ -13,5 +13,5 @@ mod testing;
 pub mod view;
 
 pub use cluster::Cluster;
-pub use command::{Author, Batch, Command, Outcome, Proposal, RequestId};
+pub use command::{Author, Batch, Command, Outcome, Proposal, Request, RequestId};
 pub use plan::{Moment, Plan, Planner, plan};

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
-    http::request::Parts,
+    http::{Uri, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
 use common::error::{Code, Problem};
 use coordinator_core::{Author, RequestId};
@@ -37,26 +40,64 @@ impl FromRequestParts<Coordinator> for Writing {
 
     async fn from_request_parts(parts: &mut Parts, _: &Coordinator) -> Result<Writing, ApiError> {
         let by = parts.extensions.get::<Actor>().and_then(|actor| actor.0.clone());
-        let Some(key) = parts.headers.get("idempotency-key") else {
-            return Ok(Writing(Author { request: RequestId(random_bytes()), by }));
+        let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
+            return Ok(Writing(Author { request: RequestId(random_bytes()).into(), by }));
         };
         if key.is_empty() || key.len() > 255 {
             return Err(Problem::new(Code::InvalidRequest, "The header Idempotency-Key cannot be used")
                 .why("it has 1 to 255 characters")
                 .into());
         }
-        // The same key means the same request only for the same caller and address.
-        let caller = parts.headers.get("authorization").map(|value| value.as_bytes()).unwrap_or_default();
-        let hash = Sha256::new()
-            .chain_update(caller)
-            .chain_update(parts.method.as_str())
-            .chain_update(parts.uri.path())
-            .chain_update(key.as_bytes())
-            .finalize();
-        let mut id = [0u8; 16];
-        id.copy_from_slice(&hash[..16]);
-        Ok(Writing(Author { request: RequestId(id), by }))
+        let caller = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let Some(BodyHash(body)) = parts.extensions.get::<BodyHash>() else {
+            return Err(Problem::new(Code::Internal, "The request's body was not looked at").into());
+        };
+        let request = request_of(caller, parts.method.as_str(), &parts.uri, key.as_bytes(), body);
+        Ok(Writing(Author { request, by }))
     }
+}
+
+/// The header that says which of two requests is a repetition.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What the body of a request with a key hashes to.
+#[derive(Debug, Clone)]
+pub struct BodyHash(Vec<u8>);
+
+/// Looks at the bodies of requests that may be repeated before their handlers do.
+pub async fn note_body(request: Request, next: Next) -> Response {
+    if !request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    match Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await {
+        Ok(body) => {
+            let mut request = Request::from_parts(parts, body.clone().into());
+            request.extensions_mut().insert(BodyHash(Sha256::digest(&body).to_vec()));
+            next.run(request).await
+        }
+        Err(error) => ApiError(too_large(error.body_text())).into_response(),
+    }
+}
+
+/// Which request it is: the same key means the same one for the same caller, method and path alone, and there only
+/// with the same query and body.
+fn request_of(caller: &[u8], method: &str, uri: &Uri, key: &[u8], body: &[u8]) -> coordinator_core::Request {
+    let id = hash(&[caller, method.as_bytes(), uri.path().as_bytes(), key]);
+    let content = hash(&[uri.query().unwrap_or_default().as_bytes(), body]);
+    coordinator_core::Request { id: RequestId(id), content }
+}
+
+/// A hash of several parts, each with its length: no two lists of parts are taken for the same.
+fn hash(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&hasher.finalize()[..16]);
+    half
 }
 
 /// A JSON body; unknown fields and wrong types are refused with their place.
@@ -106,19 +147,46 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 }
 
 /// A body as it is.
-pub struct RawBody(pub axum::body::Bytes);
+pub struct RawBody(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<RawBody, ApiError> {
-        axum::body::Bytes::from_request(request, state)
-            .await
-            .map(RawBody)
-            .map_err(|error| too_large(error.body_text()).into())
+        Bytes::from_request(request, state).await.map(RawBody).map_err(|error| too_large(error.body_text()).into())
     }
 }
 
 fn too_large(why: String) -> Problem {
     Problem::new(Code::TooLarge, "The body cannot be read").why(why).fix("A body has at most 1 MiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_means_one_request_of_one_caller() {
+        let request = |caller: &str, method: &str, uri: &str, key: &str, body: &str| {
+            request_of(caller.as_bytes(), method, &uri.parse().expect("an address"), key.as_bytes(), body.as_bytes())
+        };
+        let first = request("ann", "PUT", "/keys/k1", "23", "v");
+        assert_eq!(request("ann", "PUT", "/keys/k1", "23", "v"), first, "a repetition");
+        let others = [
+            ("ann", "PUT", "/keys/k12", "3"),
+            ("annP", "UT", "/keys/k1", "23"),
+            ("bob", "PUT", "/keys/k1", "23"),
+            ("ann", "DELETE", "/keys/k1", "23"),
+            ("ann", "PUT", "/keys/k2", "23"),
+            ("ann", "PUT", "/keys/k1", "24"),
+        ];
+        for (caller, method, uri, key) in others {
+            assert_ne!(request(caller, method, uri, key, "v").id, first.id, "{caller} {method} {uri} {key}");
+        }
+        for (uri, body) in [("/keys/k1", "w"), ("/keys/k1?v", ""), ("/keys/k1?x", "v"), ("/keys/k1", "")] {
+            let other = request("ann", "PUT", uri, "23", body);
+            assert_eq!(other.id, first.id, "the same key of the same caller");
+            assert_ne!(other.content, first.content, "{uri} {body}");
+        }
+    }
 }

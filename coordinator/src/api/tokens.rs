@@ -16,7 +16,7 @@ use common::{
     token::{ApiToken, JoinRole, JoinToken, SecretHash, TokenId},
 };
 use coordinator_core::{
-    Command,
+    Author, Command, Outcome, Request,
     cluster::{ApiTokenRecord, JoinTokenRecord},
     command::NewJoinToken,
 };
@@ -26,7 +26,7 @@ use super::{
     ApiError,
     extract::{At, Body, Reading, Writing},
 };
-use crate::{Coordinator, join, raft::no_leader};
+use crate::{Coordinator, join, raft::no_leader, seal::Seals};
 
 const AGENT_TTL: Span = Span::minutes(60);
 const COORDINATOR_TTL: Span = Span::minutes(15);
@@ -64,28 +64,41 @@ pub async fn create_join(
     let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
     let (ttl, max_uses) = limits(&asked)?;
     let from = asked.cidr.as_deref().map(parse_cidr).transpose()?;
-    let token = JoinToken { id: TokenId(random_bytes()), pin: root_pin, secret: Secret::new(random_bytes()) };
+    let id = TokenId(random_bytes());
+    let request = author.request;
+    let secret = secret_of(&coordinator.seals, JOIN, id, &request);
     let now = now();
     let new = NewJoinToken {
-        id: token.id,
-        secret: SecretHash::of(&token.secret),
+        id,
+        secret: SecretHash::of(&secret),
         role: asked.role,
         expires_at: now + ttl,
         max_uses,
         labels: asked.labels,
         from,
     };
-    let view = JoinTokenView {
-        id: new.id,
+    let record = JoinTokenRecord {
+        secret: new.secret,
         role: new.role,
         created_at: now,
         expires_at: new.expires_at,
         max_uses,
+        labels: new.labels.clone(),
+        from,
         revoked: false,
         uses: Vec::new(),
     };
-    coordinator.consensus.write(author, Command::PutJoinToken(Box::new(new))).await?;
-    let text = token.reveal();
+    let made = put_token(&coordinator, author, Command::PutJoinToken(Box::new(new))).await?;
+    let (secret, record) = if made == id {
+        (secret, record)
+    } else {
+        let secret = secret_of(&coordinator.seals, JOIN, made, &request);
+        let published = coordinator.consensus.read().await?;
+        let known = published.cluster.join_tokens.get(&made).filter(|known| fits(known.secret, &secret));
+        (secret, known.ok_or_else(|| made_before("join token", made, "wharf host revoke"))?.clone())
+    };
+    let text = JoinToken { id: made, pin: root_pin, secret }.reveal();
+    let view = join_view(made, &record);
     let script = join::script(&coordinator, &published.cluster)?;
     Ok((
         StatusCode::CREATED,
@@ -154,14 +167,51 @@ pub async fn create_api(
     Writing(author): Writing,
     Body(asked): Body<CreateApiToken>,
 ) -> Result<(StatusCode, Json<ApiTokenCreated>), ApiError> {
-    let token = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
-    let secret = SecretHash::of(&token.secret);
-    let view = ApiTokenView { id: token.id, name: asked.name.clone(), access: asked.access, created_at: now() };
-    coordinator
-        .consensus
-        .write(author, Command::PutApiToken { id: token.id, name: asked.name, access: asked.access, secret })
-        .await?;
-    Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: token.reveal() })))
+    let id = TokenId(random_bytes());
+    let request = author.request;
+    let secret = secret_of(&coordinator.seals, API, id, &request);
+    let hash = SecretHash::of(&secret);
+    let view = ApiTokenView { id, name: asked.name.clone(), access: asked.access, created_at: now() };
+    let command = Command::PutApiToken { id, name: asked.name, access: asked.access, secret: hash };
+    let made = put_token(&coordinator, author, command).await?;
+    let (secret, view) = if made == id {
+        (secret, view)
+    } else {
+        let secret = secret_of(&coordinator.seals, API, made, &request);
+        let published = coordinator.consensus.read().await?;
+        let known = published.cluster.api_tokens.get(&made).filter(|known| fits(known.secret, &secret));
+        (secret, api_view(made, known.ok_or_else(|| made_before("API token", made, "wharf token rm"))?))
+    };
+    Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: ApiToken { id: made, secret }.reveal() })))
+}
+
+const JOIN: &[u8] = b"wharf join token";
+const API: &[u8] = b"wharf API token";
+
+/// The secret of a token that a request makes. It can be found again for a repetition of the request, whose author may
+/// not have got the first answer; without the sealing key, which a new coordinator lacks for a moment, it cannot.
+fn secret_of(seals: &Seals, kind: &[u8], id: TokenId, request: &Request) -> Secret<[u8; 16]> {
+    let derived = seals.derive(&[kind, &id.0, &request.id.0, &request.content]);
+    derived.unwrap_or_else(|_| Secret::new(random_bytes()))
+}
+
+fn fits(known: SecretHash, secret: &Secret<[u8; 16]>) -> bool {
+    known.matches(&SecretHash::of(secret))
+}
+
+/// Makes a token; which one was made, by this request or by the one that it repeats.
+async fn put_token(coordinator: &Coordinator, author: Author, command: Command) -> Result<TokenId, Problem> {
+    match coordinator.consensus.write(author, command).await? {
+        Outcome::Token(made) => Ok(made),
+        _ => Err(Problem::new(Code::Internal, "Making a token had an unexpected outcome")),
+    }
+}
+
+fn made_before(kind: &str, id: TokenId, end: &str) -> Problem {
+    Problem::new(Code::Conflict, format!("The {kind} {id} was made by this request before, and is not shown again"))
+        .why("it was removed since, or this coordinator cannot find its secret again")
+        .fix(format!("End it, if it is there: {end} {id}"))
+        .fix("Make another one, with another Idempotency-Key")
 }
 
 /// Ends an API token.

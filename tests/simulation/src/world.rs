@@ -413,7 +413,7 @@ impl World {
         let now = self.leaders_clock();
         let command = people::request(&mut self.random, &self.cluster, now, self.is_left_alone);
         self.requests += 1;
-        let request = Some(RequestId(u128::from(self.requests).to_be_bytes()));
+        let request = Some(RequestId(u128::from(self.requests).to_be_bytes()).into());
         let proposal = Proposal { request, by: None, command };
         if self.random.chance(20) {
             self.in_flight.push(Batch { at: self.leaders_clock(), proposals: vec![proposal.clone()] });

@@ -129,7 +129,7 @@ impl Cluster {
             "join-token-made",
             format!("for role {}, until {}", token.role, token.expires_at),
         );
-        self.done()
+        Ok(Outcome::Token(token.id))
     }
 
     pub(super) fn revoke_join_token(&mut self, id: TokenId) -> Applied {
@@ -204,7 +204,7 @@ impl Cluster {
         }
         self.api_tokens.insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
         self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {access}"));
-        self.done()
+        Ok(Outcome::Token(id))
     }
 
     pub(super) fn remove_api_token(&mut self, id: TokenId) -> Applied {

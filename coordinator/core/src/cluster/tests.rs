@@ -64,7 +64,7 @@ fn placements_are_checked_again_when_they_are_applied() {
 fn a_request_that_comes_twice_is_made_once() {
     let mut fixture = Fixture::of_hosts(1);
     let proposal = Proposal {
-        request: Some(RequestId([1; 16])),
+        request: Some(RequestId([1; 16]).into()),
         by: Some(crate::testing::name("ann")),
         command: Command::PutStack {
             id: stack(),
@@ -77,9 +77,17 @@ fn a_request_that_comes_twice_is_made_once() {
             what: String::new(),
         },
     };
-    let batch = Batch { at: fixture.now, proposals: vec![proposal.clone(), proposal] };
+    let other = Proposal {
+        request: Some(Request { id: RequestId([1; 16]), content: [2; 16] }),
+        by: None,
+        command: Command::RemoveStack(stack()),
+    };
+    let batch = Batch { at: fixture.now, proposals: vec![proposal.clone(), other, proposal] };
     let outcomes = fixture.cluster.apply(&batch);
-    assert_eq!(outcomes, [Outcome::Revision(1), Outcome::Revision(1)], "the second got the first one's answer");
+    let [first, Outcome::Rejected(refused), again] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!((first, again), (&Outcome::Revision(1), &Outcome::Revision(1)), "the repetition got the first answer");
+    assert_eq!(refused.code, common::error::Code::Conflict);
+    assert!(fixture.cluster.stacks.contains_key(&stack()), "another request under the same id does nothing");
 }
 
 #[test]
