@@ -162,9 +162,8 @@ fn name_of_folder(directory: &Path) -> Result<Name, Problem> {
 }
 
 fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
-    let services = wanted.composed.spec.services.len();
-    let title =
-        format!("Plan for {} ({}, {services} services) against {}", wanted.stack, wanted.shown, session.place());
+    let services = explain::count(wanted.composed.spec.services.len() as u64, "service");
+    let title = format!("Plan for {} ({}, {services}) against {}", wanted.stack, wanted.shown, session.place());
     show_plan(session, &title, plan);
 }
 

@@ -23,6 +23,12 @@ use crate::{
 /// Lists instances.
 pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> {
     let found = find(session, target).await?;
+    if let Some(target) = target.filter(|_| found.items.is_empty()) {
+        output::note(format!(
+            "There is no instance of {target} in {}; see which services there are: wharf ls",
+            session.place()
+        ));
+    }
     let row = |instance: &InstanceView| {
         let ports = instance.ports.iter().map(|port| bound(port, instance.address));
         let host = instance.host_name.as_ref().map_or_else(|| instance.host.to_string(), ToString::to_string);

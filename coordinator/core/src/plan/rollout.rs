@@ -267,9 +267,7 @@ fn drain<'a>(
             true
         }
         Err(reasons) => {
-            for reason in reasons {
-                plan.block(subject.id, format!("slot {} cannot leave its host yet: {reason}", id.slot.slot));
-            }
+            plan.block(subject.id, format!("slot {} cannot leave its host yet: {}", id.slot.slot, reasons.join("; ")));
             false
         }
     }

@@ -175,7 +175,7 @@ mod tests {
                 "db/1.1 until the deadline: slot 1 cannot leave its host: its data is there",
                 "job/1.1 until the deadline: slot 1 cannot leave its host: it may run to its end",
                 "once/1.1 → h2",
-                "stuck/1.1 until the deadline: slot 1 cannot leave its host yet: host h1 is draining; slot 1 cannot leave its host yet: host h2 does not match node.hostname == h1",
+                "stuck/1.1 until the deadline: slot 1 cannot leave its host yet: host h1 is draining; host h2 does not match node.hostname == h1",
                 "web/1.1 → h2",
                 "web/2.1 → h2",
             ]

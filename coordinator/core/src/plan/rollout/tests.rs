@@ -202,8 +202,7 @@ fn what_has_no_place_elsewhere_stays_until_the_deadline_and_says_why() {
     drain(&mut fixture, 1, Span::minutes(10));
     fixture.pass(Span::minutes(9), &at_least(3));
     let why = blocked(&fixture);
-    let expected =
-        "slot 1 cannot leave its host yet: 2 hosts have 1 of its instances, the most that it allows on one host";
+    let expected = "slot 1 cannot leave its host yet: host h1 is draining; 2 hosts have 1 of its instances, the most that it allows on one host";
     assert!(why.contains(&expected.to_owned()), "{why:?}");
     fixture.pass(Span::minutes(2), &at_least(2));
     assert_eq!(fixture.filled(), ["web/2.1@h2", "web/3.1@h3"]);
