@@ -8,7 +8,7 @@ use std::{
 };
 
 use agent_core::{
-    Action, ActionResult, Container, Memory, Situation,
+    Action, ActionResult, Container, ContainerState, Memory, Situation,
     network::{Resident, Residents},
     reconcile,
 };
@@ -16,9 +16,11 @@ use common::{
     assignment::{AssignedInstance, Assignment},
     directory::Directory,
     id::{BootId, InstanceId},
+    output::LastLines,
     part::{Part, PartId},
     report::Report,
 };
+use futures::{StreamExt, stream};
 use link::clock::now;
 use tokio::{
     sync::{Notify, watch},
@@ -36,6 +38,8 @@ const TICK: Duration = Duration::from_secs(15);
 const GATHER: Duration = Duration::from_millis(5);
 /// How soon after Docker failed to answer.
 const RETRY: Duration = Duration::from_secs(2);
+/// Containers whose output is read at a time.
+const READS: usize = 8;
 /// How long an instance that is to end may go on because others are led to it.
 const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
 /// How long an instance that is to start waits until the host's rules know it.
@@ -134,7 +138,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
     /// Looks once and begins what is to be done; returns when to look again at the latest.
     pub async fn pass(&mut self) -> Instant {
         let assignment = self.assignment.borrow_and_update().clone();
-        let containers = match self.runtime.observe().await {
+        let mut containers = match self.runtime.observe().await {
             Ok(containers) => containers,
             Err(reason) => {
                 if !std::mem::replace(&mut self.blind, true) {
@@ -155,6 +159,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 warn!(%error, "configs and secrets of instances that are gone could not be removed");
             }
         }
+        self.read_output(&mut containers).await;
         self.tell_residents(&containers);
         let now = now();
         let leases = self.leases.by_wall_clock();
@@ -178,6 +183,29 @@ impl<R: ContainerRuntime> Reconciler<R> {
         });
         let until_wake = next.wake_at.map_or(TICK, |at| at.since(now).duration()).min(TICK);
         Instant::now() + until_wake
+    }
+
+    /// Reads what programs printed last that have ended since the last look: their failure is told with it, and
+    /// their containers may be removed after that.
+    async fn read_output(&self, containers: &mut BTreeMap<PartId, Container>) {
+        let known_end = |id: &PartId| self.memory.0.get(id).and_then(|local| local.ended_run);
+        let ended = containers.iter().filter_map(|(id, container)| match container.state {
+            ContainerState::Exited { started_at, .. } if known_end(id) != Some(started_at) => {
+                Some((id.clone(), container.id.clone()))
+            }
+            _ => None,
+        });
+        let ended: Vec<(PartId, String)> = ended.collect();
+        let reading = ended.into_iter().map(|(id, container)| {
+            let runtime = self.runtime.clone();
+            async move { (id, runtime.tail(&container).await) }
+        });
+        let read: Vec<(PartId, LastLines)> = stream::iter(reading).buffer_unordered(READS).collect().await;
+        for (id, output) in read {
+            if let Some(container) = containers.get_mut(&id) {
+                container.output = output;
+            }
+        }
     }
 
     /// Tells which instances have which addresses here.

@@ -12,6 +12,7 @@ use common::{
     assignment::AssignedInstance,
     device::Devices,
     network::Subnet,
+    output::LastLines,
     part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
@@ -46,6 +47,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Sends the output of a part until it ends or nobody listens.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
+
+    /// The last lines that a container has printed; none if they cannot be had.
+    async fn tail(&self, container: &str) -> LastLines;
 
     /// Has the bridge on the host that containers hang on from now on.
     async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String>;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::Problem, name::Name, time::Timestamp};
+use crate::{error::Problem, name::Name, output::LastLines, time::Timestamp};
 
 pub use access::*;
 pub use cluster::*;
@@ -54,6 +54,8 @@ pub struct Event {
     pub message: String,
     /// The API token of the person who asked for it; none if the cluster did so by itself.
     pub by: Option<Name>,
+    /// The last lines of what failed, if it is a failure; older events have lost them.
+    pub output: LastLines,
 }
 
 /// A problem as the API gives it: `application/problem+json` by RFC 9457, with our four parts.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    output::LastLines,
     spec::{PortSpec, Protocol},
     time::Timestamp,
 };
@@ -143,6 +144,10 @@ pub struct Observed {
     pub address: Option<Ipv4Addr>,
     /// What a person should know: an error, or what is waited for. At most 500 characters.
     pub message: String,
+    /// Why its program failed last; it stays while the program runs again.
+    pub failure: String,
+    /// What its program printed last before it ended or, if its health check failed it, what the check printed.
+    pub output: LastLines,
 }
 
 impl Observed {
@@ -157,6 +162,8 @@ impl Observed {
             image_digest: None,
             address: None,
             message: String::new(),
+            failure: String::new(),
+            output: LastLines::default(),
         }
     }
 

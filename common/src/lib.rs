@@ -22,6 +22,7 @@ pub mod finding;
 pub mod host;
 pub mod instance;
 pub mod network;
+pub mod output;
 pub mod report;
 
 pub mod api;

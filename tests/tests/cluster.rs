@@ -161,11 +161,14 @@ async fn a_crash_is_repaired_and_what_cannot_run_says_why() {
     cluster.wait_for_running(2).await;
     let host = &cluster.hosts[0];
     let instance = host.runtime.running().into_iter().next().expect("one runs here");
+    host.runtime.print(&instance, "ready\nFATAL no database\n");
     host.runtime.crash(&instance, 1);
     until_async(SOON, "it was started again", async || {
         let instances = cluster.instances().await?;
         let found = instances.iter().find(|view| view.id == instance).map(|view| view.observed.clone());
         ensure!(found.as_ref().is_some_and(|o| o.restart == 1 && o.phase == Phase::Running), "{found:?}");
+        let printed = found.map(|o| o.output.lines().to_vec()).unwrap_or_default();
+        ensure!(printed == ["ready", "FATAL no database"], "{printed:?}");
         anyhow::Ok(())
     })
     .await;

@@ -23,6 +23,7 @@ use common::{
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     name::Name,
     network::{Network, NetworkPlan, Overlay, Subnet, WireguardKey},
+    output::LastLines,
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
@@ -155,6 +156,8 @@ fn observed() -> Observed {
         image_digest: Some("sha256:ab".into()),
         address: Some([10, 42, 0, 2].into()),
         message: "it ended with exit code 1".into(),
+        failure: "it ended with exit code 1".into(),
+        output: LastLines::of(b"FATAL: no database"),
     }
 }
 

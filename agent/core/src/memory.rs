@@ -10,7 +10,10 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::action::{Action, ActionResult};
+use crate::{
+    action::{Action, ActionResult},
+    observed::Container,
+};
 
 /// The delay before a failed preparation is tried again, doubled each time.
 const PREPARE_DELAY: Span = Span::seconds(2);
@@ -75,6 +78,12 @@ impl Local {
             stopped: None,
             network: None,
         }
+    }
+
+    /// Notes that it fails, and what its container shows of that.
+    pub(crate) fn fail(&mut self, why: &str, container: &Container) {
+        why.clone_into(&mut self.observed.failure);
+        self.observed.output.clone_from(&container.output);
     }
 
     /// Notes a phase and what a person should know.

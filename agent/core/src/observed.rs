@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use common::{instance::Health, time::Timestamp};
+use common::{instance::Health, output::LastLines, time::Timestamp};
 
 /// A container of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Container {
     pub address: Option<Ipv4Addr>,
     /// What it sends from there while it runs.
     pub sender: Option<Sender>,
+    /// What its program printed last, if it has ended; what its health check printed, if that fails.
+    pub output: LastLines,
 }
 
 /// What a running container sends from.

@@ -26,6 +26,9 @@ use crate::{
 /// How long an instance that nobody knows may take to end.
 const SURPLUS_GRACE: Span = Span::seconds(10);
 
+/// What is said of an instance whose health check fails.
+const CHECK_FAILS: &str = "its health check fails";
+
 /// The time between the news that an instance stops and its SIGTERM.
 const DRAIN_WAIT: Span = Span::seconds(2);
 
@@ -192,6 +195,10 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
             if turn.want <= Want::Run {
                 if local.observed.phase != Phase::Running || local.observed.health != health {
                     local.enter(Phase::Running, "");
+                    if health == Health::Unhealthy {
+                        local.enter(Phase::Running, CHECK_FAILS);
+                        local.fail(CHECK_FAILS, container);
+                    }
                 }
                 local.observed.health = health;
             }
@@ -208,6 +215,10 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
                 let lease = situation.leases.get(&turn.id.instance);
                 let outlived_lease = turn.is_leased() && lease.is_none_or(|l| finished_at >= l.hard);
                 let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory, outlived_lease };
+                // What it prints while it is stopped does not say why its health check failed.
+                if local.stopped != Some(Stopped::Unhealthy) {
+                    local.observed.output = container.output.clone();
+                }
                 ended(situation, &turn.restart(), run, local);
             }
         }
@@ -246,6 +257,9 @@ fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut
         (.., true) => "the host was started anew".to_owned(),
         _ => format!("it ended with exit code {}", run.exit_code),
     };
+    if failed {
+        local.observed.failure.clone_from(&cause);
+    }
     if run.length >= policy.window || rebooted {
         local.failures = 0;
     }

@@ -137,6 +137,8 @@ impl<'a> Unit<'a> {
             told.phase = local.observed.phase;
             told.exit_code = local.observed.exit_code;
             told.message = said_by(&end.part, &local.observed);
+            told.failure = failed_by(&end.part, &local.observed);
+            told.output.clone_from(&local.observed.output);
         }
         let others = || self.parts.iter().filter_map(|id| Some((id, &memory.0.get(id)?.observed)));
         if told.phase.is_terminal() {
@@ -154,6 +156,8 @@ impl<'a> Unit<'a> {
                     Health::Unchecked | Health::Starting | Health::Healthy => Health::Starting,
                 };
                 told.message = said_by(&id.part, other);
+                told.failure = failed_by(&id.part, other);
+                told.output.clone_from(&other.output);
             }
         }
         told
@@ -166,6 +170,15 @@ fn said_by(part: &Part, observed: &Observed) -> String {
         (Part::Main, message) => message.to_owned(),
         (part, "") => format!("{} is not up: {}", part.told(), format!("{:?}", observed.phase).to_lowercase()),
         (part, message) => format!("{}: {message}", part.told()),
+    }
+}
+
+/// Why a part failed last, and which one.
+fn failed_by(part: &Part, observed: &Observed) -> String {
+    match (part, observed.failure.as_str()) {
+        (Part::Main, failure) => failure.to_owned(),
+        (_, "") => String::new(),
+        (part, failure) => format!("{}: {failure}", part.told()),
     }
 }
 

@@ -29,6 +29,7 @@ use common::{
     error::{Code, Problem},
     id::{ClusterId, InstanceId},
     instance::Health,
+    output::{LastLines, MOST_LINES},
     part::{Part, PartId},
     spec::{ContainerSpec, PullPolicy},
     time::{Span, Timestamp},
@@ -49,6 +50,10 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take for a list or an inspection; a slower Docker counts as unknown.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take for the last lines of a container that has ended: their failure is told after that.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most bytes of them that are held.
+const TAIL_BYTES: usize = 64 << 10;
 /// Containers that are inspected at a time.
 const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
@@ -127,9 +132,10 @@ impl Docker {
             (None, None) => None,
         };
         let state = inspected.state.unwrap_or_default();
+        let output = output_of_check(&state);
         let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let (address, sender) = (network::address_of(&networks), network::sender_of(&networks, state.pid));
-        let container = Container { id: id.to_owned(), state: state_of(state), image_digest, address, sender };
+        let container = Container { id: id.to_owned(), state: state_of(state), image_digest, address, sender, output };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
     }
@@ -207,6 +213,19 @@ impl Docker {
         self.client()?.remove_container(container, Some(options)).await
     }
 
+    async fn try_tail(&self, container: &str) -> Result<LastLines, Error> {
+        let tail = MOST_LINES.to_string();
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&tail).build();
+        let mut output = Vec::new();
+        let mut pieces = std::pin::pin!(self.client()?.logs(container, Some(options)));
+        while let Some(piece) = pieces.next().await {
+            output.extend_from_slice(&piece?.into_bytes());
+            // A line may have any length, and only the end counts.
+            output.drain(..output.len().saturating_sub(TAIL_BYTES));
+        }
+        Ok(LastLines::of(&output))
+    }
+
     /// The words that start a container's program: its own, or its image's where it has none. An entrypoint
     /// of its own leaves nothing of the image's command, as with Docker itself.
     async fn words_of(&self, spec: &ContainerSpec, image: &str) -> Result<Vec<String>, Error> {
@@ -281,6 +300,14 @@ fn state_of(state: bollard::models::ContainerState) -> ContainerState {
     }
     let exit_code = state.exit_code.unwrap_or(-1);
     ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory: state.oom_killed == Some(true) }
+}
+
+/// What a container's health check printed last, if it fails.
+fn output_of_check(state: &bollard::models::ContainerState) -> LastLines {
+    use bollard::models::HealthStatusEnum;
+    let health = state.health.as_ref().filter(|health| health.status == Some(HealthStatusEnum::UNHEALTHY));
+    let last = health.and_then(|health| health.log.as_ref()?.last()?.output.as_deref());
+    last.map_or_else(LastLines::default, |output| LastLines::of(output.as_bytes()))
 }
 
 /// The container is gone, or in the state that was wanted: as good as done.
@@ -418,6 +445,20 @@ impl ContainerRuntime for Docker {
             }
         }
         drop(output.send(LogFrame::End).await);
+    }
+
+    async fn tail(&self, container: &str) -> LastLines {
+        match tokio::time::timeout(TAIL_TIMEOUT, self.try_tail(container)).await {
+            Ok(Ok(lines)) => lines,
+            Ok(Err(error)) => {
+                debug!(%error, container, "the output of a container that has ended cannot be read");
+                LastLines::default()
+            }
+            Err(_) => {
+                debug!(container, "the output of a container that has ended was not read in time");
+                LastLines::default()
+            }
+        }
     }
 
     async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String> {

@@ -12,6 +12,7 @@ use common::{
     device::Devices,
     id::InstanceId,
     instance::Health,
+    output::LastLines,
     part::{Part, PartId},
     time::Span,
     wire::{LogFrame, LogRequest},
@@ -32,6 +33,8 @@ pub struct Fake {
 struct State {
     containers: BTreeMap<PartId, Container>,
     missing_images: BTreeSet<String>,
+    /// What main programs have printed.
+    printed: BTreeMap<String, String>,
     silent: bool,
     starts: u64,
 }
@@ -50,6 +53,11 @@ impl Fake {
     /// Makes an image impossible to get.
     pub fn lose_image(&self, image: &str) {
         self.state().missing_images.insert(image.to_owned());
+    }
+
+    /// Has the main program of an instance print something.
+    pub fn print(&self, instance: &InstanceId, text: &str) {
+        self.state().printed.entry(instance.main().container_name()).or_default().push_str(text);
     }
 
     /// Ends the program of an instance.
@@ -122,6 +130,7 @@ impl ContainerRuntime for Fake {
             image_digest: None,
             address: None,
             sender: None,
+            output: LastLines::default(),
         };
         self.state().containers.entry(id).or_insert(container);
         self.changed.notify_one();
@@ -157,6 +166,10 @@ impl ContainerRuntime for Fake {
                 return;
             }
         }
+    }
+
+    async fn tail(&self, container: &str) -> LastLines {
+        self.state().printed.get(container).map_or_else(LastLines::default, |text| LastLines::of(text.as_bytes()))
     }
 
     async fn ensure_bridge(&self, _bridge: HostBridge) -> Result<(), String> {

@@ -8,12 +8,13 @@ use std::{
 };
 
 use common::{
-    api::{InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
+    api::{FailureView, InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
     compose::{self, Composed, Project, Source},
     error::{Code, Problem},
     explain,
     id::ServiceId,
     name::Name,
+    output::LastLines,
     rollout::RolloutState,
     spec::Mode,
     time::Span,
@@ -217,8 +218,10 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
         if blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE) {
             progress.end();
             let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
+            let failures = view.services.iter().flat_map(told_failure);
             return Err(stuck
                 .into_iter()
+                .chain(failures)
                 .fold(problem, Problem::why)
                 .fix("It goes on by itself as soon as that changes: wharf ls"));
         }
@@ -231,7 +234,11 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
                 .iter()
                 .filter(|instance| !instance.observed.message.is_empty())
                 .map(|instance| format!("{}: {}", instance.id, instance.observed.message));
-            return Err(notes.fold(problem, Problem::why).fix(format!("It goes on; look: wharf ps {stack}")));
+            let output = view.services.iter().flat_map(|service| service.failure.iter().flat_map(told_output));
+            return Err(notes
+                .chain(output)
+                .fold(problem, Problem::why)
+                .fix(format!("It goes on; look: wharf ps {stack}")));
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
@@ -256,6 +263,7 @@ fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
     let what = if is_paused { "is paused" } else { "failed" };
     let problem = Problem::new(Code::RolloutFailed, format!("{stack} revision {revision} {what} in {name}"))
         .why(service.rollout.why.clone());
+    let problem = last_lines(&service.rollout.output).fold(problem, Problem::why);
     Some(if is_paused {
         problem
             .why("nothing more is replaced; instances that serve go on")
@@ -266,6 +274,23 @@ fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
             "Look at its output: wharf logs {stack}/{name}; at what happened: wharf events {stack}/{name}"
         ))
     })
+}
+
+/// What is wrong with an instance of a service, and what it printed last.
+fn told_failure(service: &ServiceView) -> Vec<String> {
+    let Some(failure) = &service.failure else { return Vec::new() };
+    let host = failure.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
+    let what = format!("{}{host}: {}", super::instances::short(&failure.instance), failure.why);
+    std::iter::once(what).chain(told_output(failure)).collect()
+}
+
+fn told_output(failure: &FailureView) -> Vec<String> {
+    last_lines(&failure.output).collect()
+}
+
+/// The last lines of what failed, so that they are told apart from what wharf says.
+fn last_lines(output: &LastLines) -> impl Iterator<Item = String> {
+    output.lines().iter().map(|line| format!("│ {line}"))
 }
 
 /// What is to be told of a canary that is all there, and of the others that follow it later.

@@ -15,13 +15,13 @@ use crate::{
 
 /// Lists events, or follows them.
 pub async fn events(session: &Session, subject: Option<String>, follow: bool) -> Result<u8, Problem> {
-    let about =
-        subject.map_or_else(String::new, |subject| format!("&subject={}", subject.replace(['&', '#', '?', ' '], "")));
+    let about = subject.map_or_else(String::new, |subject| about(session, &subject));
     let list: List<Event> = session.client.get(&format!("/api/v1/events?after=0{about}")).await?;
     let row = |event: &Event| {
         vec![event.at.to_string(), event.reason.clone(), event.subject.clone(), told(event), event.index.to_string()]
     };
-    let rows = list.items.iter().map(row).collect();
+    // What was printed stands below its event, which the first column of a table tells.
+    let rows = list.items.iter().flat_map(|event| std::iter::once(row(event)).chain(printed(event))).collect();
     output::list(
         session.format,
         &list,
@@ -31,6 +31,18 @@ pub async fn events(session: &Session, subject: Option<String>, follow: bool) ->
         watch(session, list.index, &about).await?;
     }
     Ok(0)
+}
+
+/// The part of a query that asks for events about a subject, named with or without its environment.
+pub fn about(session: &Session, subject: &str) -> String {
+    let subject = subject.replace(['&', '#', '?', ' '], "");
+    format!("&subject={subject}&environment={}", session.environment)
+}
+
+/// The lines that what failed printed last, as rows below its event.
+fn printed(event: &Event) -> Vec<Vec<String>> {
+    let row = |line: &String| vec![String::new(), String::new(), String::new(), format!("│ {line}"), String::new()];
+    event.output.lines().iter().map(row).collect()
 }
 
 /// What happened, and who asked for it.
@@ -54,7 +66,8 @@ async fn watch(session: &Session, after: u64, about: &str) -> Result<(), Problem
             match serde_json::from_str::<Event>(data) {
                 Ok(_) if session.format == Format::Json => output::line(data),
                 Ok(event) => {
-                    output::line(&format!("{}  {}  {}  {}", event.at, event.reason, event.subject, told(&event)))
+                    output::line(&format!("{}  {}  {}  {}", event.at, event.reason, event.subject, told(&event)));
+                    event.output.lines().iter().for_each(|line| output::line(&format!("  │ {line}")));
                 }
                 Err(_) => output::note(data),
             }

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use common::{
-    api::{InstanceView, List},
+    api::{Event, InstanceView, List},
     error::{Code, Problem},
     id::InstanceId,
-    instance::BoundPort,
+    instance::{BoundPort, Observed, Phase},
     name::Name,
+    output::LastLines,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use http_body_util::BodyExt;
@@ -38,7 +39,7 @@ pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> 
             instance.observed.restart.to_string(),
             host,
             ports.collect::<Vec<_>>().join(" "),
-            instance.observed.message.clone(),
+            note(&instance.observed),
             instance.observed.address.map_or_else(String::new, |address| address.to_string()),
             instance.image.clone(),
             instance.revision.to_string(),
@@ -61,8 +62,19 @@ fn bound(port: &BoundPort, host: Option<IpAddr>) -> String {
     format!("{address}→{}/{}", port.spec.container, port.spec.protocol)
 }
 
+/// What a person should know of an instance; of one that has failed, with the last line that it printed.
+fn note(observed: &Observed) -> String {
+    let last = observed.output.lines().last().filter(|_| !observed.is_serving() && observed.phase != Phase::Completed);
+    let said = if observed.message.is_empty() { &observed.failure } else { &observed.message };
+    match last {
+        Some(line) if !said.is_empty() => format!("{said}: {line}"),
+        Some(line) => line.clone(),
+        None => observed.message.clone(),
+    }
+}
+
 /// An instance without its environment, as people name it.
-fn short(id: &InstanceId) -> String {
+pub fn short(id: &InstanceId) -> String {
     let full = id.to_string();
     full.split_once('/').map_or(full.clone(), |(_, rest)| rest.to_owned())
 }
@@ -102,21 +114,63 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
     let found = find(session, Some(&service)).await?;
     let wanted =
         |view: &&InstanceView| instance.is_none_or(|instance| view.id.to_string().ends_with(&format!("/{instance}")));
-    let instances: Vec<InstanceId> = found.items.iter().filter(wanted).map(|view| view.id.clone()).collect();
+    let instances: Vec<&InstanceView> = found.items.iter().filter(wanted).collect();
     if instances.is_empty() {
-        return Err(Problem::new(Code::NotFound, format!("There is no instance of {}", logs.target))
-            .fix("See which there are: wharf ps"));
+        return kept_output(session, &logs).await;
     }
     let many = instances.len() > 1;
-    let mut reading: FuturesUnordered<_> = instances.iter().map(|id| print(session, id, &logs, many)).collect();
-    let mut first_problem = None;
-    while let Some(result) = reading.next().await {
-        if let Err(problem) = result {
-            output::problem(&problem);
-            first_problem.get_or_insert(problem);
+    let mut reading: FuturesUnordered<_> =
+        instances.iter().map(|view| async { (*view, print(session, &view.id, &logs, many).await) }).collect();
+    let (mut shown, mut missing, mut failed) = (false, None, None);
+    while let Some((view, result)) = reading.next().await {
+        match result {
+            Ok(()) => shown = true,
+            Err(problem) if problem.code == Code::NotFound => {
+                shown |= without_container(view, many);
+                missing.get_or_insert(problem);
+            }
+            Err(problem) => {
+                output::problem(&problem);
+                failed.get_or_insert(output::exit_code(problem.code));
+            }
         }
     }
-    Ok(first_problem.map_or(0, |problem| output::exit_code(problem.code)))
+    match (failed, missing.filter(|_| !shown)) {
+        (Some(code), _) => Ok(code),
+        (None, Some(problem)) => Err(problem),
+        (None, None) => Ok(0),
+    }
+}
+
+/// Says that an instance has no container, and shows what was kept of its output; whether any was.
+fn without_container(view: &InstanceView, prefix: bool) -> bool {
+    let why = note(&view.observed);
+    let why = if why.is_empty() { view.state.clone() } else { format!("{}: {why}", view.state) };
+    output::note(format!("! {} has no container ({why})", short(&view.id)));
+    show_kept(&view.id, &view.observed.output, prefix)
+}
+
+fn show_kept(id: &InstanceId, kept: &LastLines, prefix: bool) -> bool {
+    if !kept.is_empty() {
+        output::note(format!("! of the output of {} its last lines were kept:", short(id)));
+        kept.lines().iter().for_each(|line| show(id, line, false, prefix));
+    }
+    !kept.is_empty()
+}
+
+/// What the events have kept of the output of instances that are gone.
+async fn kept_output(session: &Session, logs: &Logs) -> Result<u8, Problem> {
+    let subject = super::events::about(session, &logs.target);
+    let events: List<Event> = session.client.get(&format!("/api/v1/events?after=0{subject}")).await?;
+    let kept = events.items.iter().rev().find(|event| !event.output.is_empty());
+    let found = kept.and_then(|event| Some((event.subject.parse::<InstanceId>().ok()?, event)));
+    let Some((id, event)) = found else {
+        return Err(Problem::new(Code::NotFound, format!("There is no instance of {}", logs.target))
+            .fix("See which there are: wharf ps"));
+    };
+    output::note(format!("! {} is gone ({})", short(&id), event.message));
+    show_kept(&id, &event.output, false);
+    Ok(0)
 }
 
 async fn print(session: &Session, id: &InstanceId, logs: &Logs, prefix: bool) -> Result<(), Problem> {

@@ -26,6 +26,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
             (.., false) => "!",
         };
         let mut notes = service.blocked.clone();
+        notes.extend(failure(service).filter(|_| !whole));
         notes.extend(canary(service));
         notes.extend(service.next_run.map(|at| format!("next run {at}")));
         notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));
@@ -46,6 +47,15 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
         Rows { head: &["STACK/SERVICE", "INSTANCES", "IMAGE", "REVISION", "NOTE", "ADDRESS"], narrow: 5, rows },
     );
     Ok(0)
+}
+
+/// Which instance of a service does not serve, why, and the last line that it printed.
+fn failure(service: &ServiceView) -> Option<String> {
+    let failure = service.failure.as_ref()?;
+    let host = failure.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
+    let last = failure.output.lines().last().map_or_else(String::new, |line| format!(": {line}"));
+    let slot = &failure.instance;
+    Some(format!("{}.{}{host}: {}{last}", slot.slot.slot, slot.incarnation, failure.why))
 }
 
 /// What is to be said of a service's canary, if the rest does not follow it yet.

@@ -12,6 +12,7 @@ use crate::{
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{BoundPort, Desired, Observed, Verdict},
     name::Name,
+    output::LastLines,
     rollout::RolloutState,
     spec::{ServiceSpec, StackSpec},
     time::Timestamp,
@@ -56,6 +57,21 @@ pub struct ServiceView {
     pub next_run: Option<Timestamp>,
     /// Why instances are missing, one line a reason.
     pub blocked: Vec<String>,
+    /// What is wrong with the newest of its instances that does not serve, if its host has said so.
+    pub failure: Option<FailureView>,
+}
+
+/// Why an instance does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailureView {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its host's name, unless the host is gone.
+    pub host: Option<Name>,
+    /// Why, as its host says.
+    pub why: String,
+    /// What its program, or its health check, printed last.
+    pub output: LastLines,
 }
 
 /// The change of a service to a revision.
@@ -71,6 +87,8 @@ pub struct RolloutView {
     pub back_from: Option<u64>,
     /// Why it was paused or goes back; empty otherwise.
     pub why: String,
+    /// What the instance printed last that failed first.
+    pub output: LastLines,
     /// The first instances of the revision, until the others follow.
     pub canary: Option<CanaryView>,
 }

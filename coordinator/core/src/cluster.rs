@@ -25,6 +25,7 @@ use common::{
     id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
     name::{Name, default_environment},
     network::{NetworkPlan, Subnet},
+    output::LastLines,
     time::{Span, Timestamp},
     token::TokenId,
 };
@@ -47,6 +48,8 @@ use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, Requ
 const MAX_SKEW: Span = Span::minutes(60);
 /// Most events that are kept.
 const MAX_EVENTS: usize = 4096;
+/// Most events that are kept with the output of what failed.
+const MAX_OUTPUTS: usize = 256;
 /// How long the outcome of a request is remembered.
 const REMEMBER_REQUESTS: Span = Span::minutes(10);
 /// Most requests whose outcome is remembered.
@@ -115,6 +118,8 @@ pub struct Cluster {
     pub keys: OrdMap<(Name, Arc<str>), Key>,
     /// The last events, by index.
     pub events: OrdMap<u64, Event>,
+    /// Those of them that hold output.
+    with_output: OrdSet<u64>,
     /// Who asked for the command that is being applied.
     #[serde(skip)]
     actor: Option<Name>,
@@ -292,12 +297,29 @@ impl Cluster {
             reason: reason.to_owned(),
             message: message.into(),
             by: self.actor.clone(),
+            output: LastLines::default(),
         };
         self.events.insert(index, event);
         while self.events.len() > MAX_EVENTS
             && let Some(oldest) = self.events.get_min().map(|(index, _)| *index)
         {
             self.events.remove(&oldest);
+            self.with_output.remove(&oldest);
+        }
+    }
+
+    /// Leaves an event of a failure with the last lines of what failed. The newest such events alone keep them.
+    fn record_failure(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>, output: &LastLines) {
+        self.record(subject, reason, message);
+        let index = self.index;
+        let Some(event) = self.events.get_mut(&index).filter(|_| !output.is_empty()) else { return };
+        event.output.clone_from(output);
+        self.with_output.insert(index);
+        if self.with_output.len() > MAX_OUTPUTS
+            && let Some(oldest) = self.with_output.remove_min()
+            && let Some(event) = self.events.get_mut(&oldest)
+        {
+            event.output = LastLines::default();
         }
     }
 

@@ -12,7 +12,7 @@ mod touched;
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use common::{
-    api::{CanaryView, HostView, InstanceView, RolloutView, ServiceView, StackView},
+    api::{CanaryView, FailureView, HostView, InstanceView, RolloutView, ServiceView, StackView},
     assignment::{AssignedInstance, Assignment, registry_of},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
@@ -118,6 +118,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
                 from_revision: service.stable.as_ref().map(|stable| stable.revision),
                 back_from: service.rollout.back_from,
                 why: service.rollout.why.clone(),
+                output: service.rollout.output.clone(),
                 canary: canary(cluster, &service_id, service, now),
             },
             serving: count(|instance| instance.observed.is_serving()),
@@ -127,6 +128,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
             },
             next_run: next_run(service),
             blocked: plan.blocked.get(&service_id).cloned().unwrap_or_default(),
+            failure: failure(cluster, &service_id),
             id: service_id,
         }
     };
@@ -137,6 +139,19 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
         removing: stack.removing,
         services: stack.services.iter().map(service).collect(),
     }
+}
+
+/// What is wrong with the newest instance of a service that should serve and does not.
+fn failure(cluster: &Cluster, id: &ServiceId) -> Option<FailureView> {
+    let is_unwell = |i: &Instance| i.fills_slot() && !i.observed.is_serving() && i.observed.phase != Phase::Completed;
+    let why = |i: &Instance| {
+        let said = [&i.observed.message, &i.observed.failure];
+        said.into_iter().find(|text| !text.is_empty()).cloned()
+    };
+    let unwell = cluster.instances_of(id).filter(|(_, i)| is_unwell(i)).filter_map(|(id, i)| Some((id, i, why(i)?)));
+    let (id, instance, why) = unwell.max_by_key(|(id, i, _)| (i.created_at, id.incarnation))?;
+    let host = cluster.hosts.get(&instance.host).map(|host| host.name.clone());
+    Some(FailureView { instance: id.clone(), host, why, output: instance.observed.output.clone() })
 }
 
 /// The first instances of a revision, while the others do not follow.

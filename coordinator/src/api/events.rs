@@ -8,7 +8,10 @@ use axum::{
     http::HeaderMap,
     response::sse::{Event as SseEvent, KeepAlive, Sse},
 };
-use common::api::{Event, List};
+use common::{
+    api::{Event, List},
+    name::Name,
+};
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
@@ -28,26 +31,33 @@ pub struct Which {
     after: u64,
     /// Only those about this subject, or about what belongs to it.
     subject: Option<String>,
+    /// The environment that the subject may be of: `shop/web` is then `default/shop/web` as well.
+    environment: Option<Name>,
 }
 
-fn about(event: &Event, subject: Option<&str>) -> bool {
-    subject.is_none_or(|subject| {
-        event
-            .subject
-            .strip_prefix(subject)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest.starts_with('.'))
-    })
+impl Which {
+    /// Whether an event is asked for by what it is about.
+    fn is_about(&self, event: &Event) -> bool {
+        let belongs = |rest: &str| rest.is_empty() || rest.starts_with('/') || rest.starts_with('.');
+        let is = |told: &str, asked: &str| told.strip_prefix(asked).is_some_and(belongs);
+        let Some(asked) = self.subject.as_deref() else { return true };
+        let in_environment = || {
+            let environment = self.environment.as_ref()?;
+            event.subject.strip_prefix(environment.as_str())?.strip_prefix('/')
+        };
+        is(&event.subject, asked) || in_environment().is_some_and(|told| is(told, asked))
+    }
 }
 
-fn events_after(published: &Published, after: u64, subject: Option<&str>) -> Vec<Event> {
+fn events_after(published: &Published, after: u64, which: &Which) -> Vec<Event> {
     let later = published.cluster.events.range(after.saturating_add(1)..);
-    later.map(|(_, event)| event).filter(|event| about(event, subject)).cloned().collect()
+    later.map(|(_, event)| event).filter(|event| which.is_about(event)).cloned().collect()
 }
 
 /// The last events, the oldest first.
 #[utoipa::path(get, path = "/api/v1/events", params(Which), responses((status = 200, body = List<Event>)))]
 pub async fn list(Reading(published): Reading, Asked(which): Asked<Which>) -> Json<List<Event>> {
-    let mut items = events_after(&published, which.after, which.subject.as_deref());
+    let mut items = events_after(&published, which.after, &which);
     let surplus = items.len().saturating_sub(PAGE);
     items.drain(..surplus);
     Json(List { index: published.cluster.index, items })
@@ -64,13 +74,13 @@ pub async fn watch(
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let from = resumed.unwrap_or(which.after);
     let states = WatchStream::new(coordinator.consensus.watch());
-    let steps = states.scan((from, which.subject), |(seen, subject), published: Arc<Published>| {
+    let steps = states.scan((from, which), |(seen, which), published: Arc<Published>| {
         let mut out = Vec::new();
         let oldest = published.cluster.events.get_min().map_or(0, |(index, _)| *index);
         if *seen > 0 && *seen + 1 < oldest {
             out.push(SseEvent::default().event("gap").data(format!("events up to {} are gone", oldest - 1)));
         }
-        for event in events_after(&published, *seen, subject.as_deref()) {
+        for event in events_after(&published, *seen, which) {
             *seen = event.index;
             out.extend(SseEvent::default().id(event.index.to_string()).event("event").json_data(&event));
         }
@@ -79,4 +89,32 @@ pub async fn watch(
         std::future::ready(Some(stream::iter(out.into_iter().map(Ok))))
     });
     Sse::new(steps.flatten()).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_named_with_or_without_its_environment() {
+        let cases = [
+            ("default/x/web", "default/x/web", true),
+            ("default/x/web/1.1", "default/x/web", true),
+            ("default/x/web/1.1", "x/web", true),
+            ("default/x/web/1.1", "x/web/1", true),
+            ("default/x/website", "x/web", false),
+            ("default/x/web", "web", false),
+            ("other/x/web", "x/web", false),
+            ("other/x/web", "other/x", true),
+            ("member 1", "member 1", true),
+        ];
+        for (told, asked, expected) in cases {
+            let environment = "default".parse().ok();
+            let which = Which { after: 0, subject: Some(asked.to_owned()), environment };
+            let (reason, message, output) = (String::new(), String::new(), Default::default());
+            let subject = told.to_owned();
+            let event = Event { index: 1, at: Default::default(), subject, reason, message, by: None, output };
+            assert_eq!(which.is_about(&event), expected, "{asked} of {told}");
+        }
+    }
 }

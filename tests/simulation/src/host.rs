@@ -14,6 +14,7 @@ use common::{
     host::HostFacts,
     id::{BootId, HostId, InstanceId},
     instance::{Health, Phase},
+    output::LastLines,
     part::{Part, PartId},
     quantity::{Bytes, MilliCpu},
     report::Report,
@@ -288,8 +289,14 @@ impl Host {
                 // Docker gives addresses in turn, and again what was given up.
                 let IpAddr::V4(host) = self.facts.address else { return missing() };
                 let address = Some([10, 42, host.octets()[3], (self.made % 250) as u8 + 2].into());
-                let container =
-                    Container { id, state: ContainerState::Created, image_digest: None, address, sender: None };
+                let container = Container {
+                    id,
+                    state: ContainerState::Created,
+                    image_digest: None,
+                    address,
+                    sender: None,
+                    output: LastLines::default(),
+                };
                 if self.assigned(part).is_some_and(|a| a.spec.strict_singleton) && part.part != Part::Network {
                     self.guarded.insert(part.clone());
                 }

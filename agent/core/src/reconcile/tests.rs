@@ -4,6 +4,7 @@ use common::{
     id::{ClusterId, HostId},
     instance::Desired,
     network::Network,
+    output::LastLines,
     spec::{PortSpec, Protocol, ServiceSpec},
 };
 
@@ -43,7 +44,14 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
 fn container(state: ContainerState) -> BTreeMap<PartId, Container> {
     BTreeMap::from([(
         id().main(),
-        Container { id: "c".into(), state, image_digest: None, address: None, sender: None },
+        Container {
+            id: "c".into(),
+            state,
+            image_digest: None,
+            address: None,
+            sender: None,
+            output: LastLines::default(),
+        },
     )])
 }
 
@@ -318,4 +326,44 @@ fn a_strict_singleton_runs_under_a_lease_alone() {
     host.pass(&wanted, &container(running(Health::Unchecked)), 2000);
     let killed = host.pass(&wanted, &container(exited(137, 1000, 8100)), 60_000);
     assert_eq!((killed.actions.len(), phase(&killed)), (0, (1, Phase::Starting)));
+}
+
+#[test]
+fn a_failure_is_told_with_what_was_printed_last_and_stays_known_while_it_runs_again() {
+    let printed = |state: ContainerState, text: &str| {
+        let mut containers = container(state);
+        containers.get_mut(&id().main()).expect("it is there").output = LastLines::of(text.as_bytes());
+        containers
+    };
+    let told = |next: &Next| {
+        let observed = &next.report.instances[0].1;
+        (observed.failure.clone(), observed.output.lines().join("|"))
+    };
+    let failed = ("it ended with exit code 7".to_owned(), "FATAL no database".to_owned());
+    let unhealthy = (CHECK_FAILS.to_owned(), "connection refused".to_owned());
+
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |spec| spec.container.restart.condition = RestartCondition::Any);
+    host.pass(&wanted, &container(running(Health::Unchecked)), 1000);
+    let next = host.pass(&wanted, &printed(exited(7, 1000, 2000), "FATAL no database\n"), 2000);
+    assert_eq!((phase(&next), told(&next)), ((1, Phase::Starting), failed.clone()));
+    let again = ContainerState::Running { started_at: Timestamp(5000), health: Health::Unchecked };
+    let next = host.pass(&wanted, &container(again), 5000);
+    assert_eq!((phase(&next), told(&next)), ((1, Phase::Running), failed));
+
+    let mut host = Host::new();
+    host.pass(&wanted, &container(running(Health::Starting)), 1000);
+    let next = host.pass(&wanted, &printed(running(Health::Unhealthy), "connection refused"), 2000);
+    assert_eq!(told(&next), unhealthy);
+    assert_eq!(next.report.instances[0].1.message, CHECK_FAILS);
+    let next = host.pass(&wanted, &printed(exited(143, 1000, 3000), "bye"), 3000);
+    let stopped = ("it was unhealthy and was stopped".to_owned(), unhealthy.1);
+    assert_eq!((phase(&next), told(&next)), ((1, Phase::Starting), stopped), "the check's output says why");
+
+    let mut host = Host::new();
+    let once = assigned(Want::Run, |spec| spec.container.restart.condition = RestartCondition::None);
+    host.pass(&once, &container(running(Health::Unchecked)), 1000);
+    let next = host.pass(&once, &printed(exited(0, 1000, 2000), "42 rows\n"), 2000);
+    assert_eq!(phase(&next), (0, Phase::Completed));
+    assert_eq!(told(&next), (String::new(), "42 rows".to_owned()), "what a job printed is kept; it did not fail");
 }

@@ -8,6 +8,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId},
     instance::{Desired, StopReason},
     network::Network,
+    output::LastLines,
     spec::{ContainerSpec, RestartCondition, ServiceSpec, Sidekick},
     time::Timestamp,
 };
@@ -104,7 +105,14 @@ impl Host {
                 let state = ContainerState::Created;
                 self.containers.insert(
                     id.clone(),
-                    Container { id: id.container_name(), state, image_digest: None, address: None, sender: None },
+                    Container {
+                        id: id.container_name(),
+                        state,
+                        image_digest: None,
+                        address: None,
+                        sender: None,
+                        output: LastLines::default(),
+                    },
                 );
                 return ActionResult::Done;
             }

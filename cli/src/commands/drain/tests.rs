@@ -22,6 +22,7 @@ fn stack(mode: Mode, serving: u32, blocked: &[&str]) -> StackView {
         from_revision: None,
         back_from: None,
         why: String::new(),
+        output: Default::default(),
         canary: None,
     };
     let service = ServiceView {
@@ -35,6 +36,7 @@ fn stack(mode: Mode, serving: u32, blocked: &[&str]) -> StackView {
         completed: 0,
         next_run: None,
         blocked: blocked.iter().map(ToString::to_string).collect(),
+        failure: None,
     };
     StackView { id: id.stack.clone(), revision: 1, changed_at: Timestamp(0), removing: false, services: vec![service] }
 }

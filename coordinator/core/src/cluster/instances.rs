@@ -7,7 +7,8 @@ use common::{
     error::{Code, Problem},
     host::{Availability, Liveness},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
-    instance::{BoundPort, Desired, Observed, Phase, StopReason, Verdict, Want},
+    instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
+    output::LastLines,
     spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
@@ -35,6 +36,8 @@ pub struct Slot {
     pub retry_at: Timestamp,
     /// Why the last one failed.
     pub last_failure: String,
+    /// What that one printed last.
+    pub last_output: LastLines,
     /// The host that holds its data, if it mounts a volume.
     pub home: Option<HostId>,
     /// What its job has done last.
@@ -487,15 +490,16 @@ impl Cluster {
             slot.failures = exponent + 1;
             slot.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
             slot.last_failure = observed.message.clone();
+            slot.last_output = observed.output.clone();
         }
         if moved {
-            self.record_observed(id, observed);
+            self.record_observed(id, &before, observed);
         } else {
             self.touch();
         }
     }
 
-    fn record_observed(&mut self, id: &InstanceId, observed: &Observed) {
+    fn record_observed(&mut self, id: &InstanceId, before: &Observed, observed: &Observed) {
         let mut message = format!("{:?}", observed.phase).to_lowercase();
         if observed.phase == Phase::Running {
             message.push_str(&format!(", {:?}", observed.health).to_lowercase());
@@ -506,7 +510,10 @@ impl Cluster {
         if !observed.message.is_empty() {
             message.push_str(&format!(": {}", observed.message));
         }
-        self.record(id, "instance-observed", message);
+        let has_ended = observed.restart != before.restart || observed.phase.is_terminal();
+        let says_why = has_ended || observed.health == Health::Unhealthy;
+        let output = if says_why { observed.output.clone() } else { LastLines::default() };
+        self.record_failure(id, "instance-observed", message, &output);
     }
 
     pub(super) fn retry(&mut self, service: &ServiceId) -> Applied {

@@ -6,13 +6,14 @@ use common::{
     error::{Code, Problem},
     id::ServiceId,
     name::Name,
+    output::LastLines,
     rollout::RolloutState,
     spec::{Canary, Constraint, Mode, ServiceSpec},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Service};
+use super::{Applied, Cluster, Instance, Service};
 
 /// How far the change of a service to its revision has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct Rollout {
     pub back_from: Option<u64>,
     /// Why it was paused or goes back.
     pub why: String,
+    /// What the instance printed last whose failure that is.
+    pub output: LastLines,
     /// Whether all instances are to be of the revision; else the canary's alone.
     pub promoted: bool,
 }
@@ -32,7 +35,14 @@ pub struct Rollout {
 impl Rollout {
     /// One that begins.
     pub fn begun(at: Timestamp, promoted: bool) -> Rollout {
-        Rollout { state: RolloutState::Rolling, since: at, back_from: None, why: String::new(), promoted }
+        Rollout {
+            state: RolloutState::Rolling,
+            since: at,
+            back_from: None,
+            why: String::new(),
+            output: LastLines::default(),
+            promoted,
+        }
     }
 }
 
@@ -90,6 +100,7 @@ impl Cluster {
         why: &str,
     ) -> Applied {
         let clock = self.clock;
+        let failed = if state == RolloutState::Paused { self.output_of_failed(id, expect_revision) } else { None };
         let service = self.changing(id, expect_revision)?;
         if service.rollout.state == state {
             return self.done();
@@ -99,6 +110,11 @@ impl Cluster {
                 .why(format!("all of it is at revision {expect_revision}")));
         }
         let back = service.rollout.back_from;
+        let output = match state {
+            RolloutState::Paused if !why.is_empty() => failed.unwrap_or_default(),
+            RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.output.clone(),
+            _ => LastLines::default(),
+        };
         let why = match state {
             RolloutState::Paused => why.to_owned(),
             // Why it goes back is worth knowing to the end; why it had paused is not once it goes on.
@@ -106,7 +122,8 @@ impl Cluster {
             RolloutState::Rolling | RolloutState::Done => String::new(),
         };
         let promoted = service.rollout.promoted;
-        service.rollout = Rollout { state, since: clock, back_from: back, why: why.clone(), promoted };
+        service.rollout =
+            Rollout { state, since: clock, back_from: back, why: why.clone(), output: output.clone(), promoted };
         let (reason, message) = match state {
             RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
             RolloutState::Paused => ("rollout-paused", why),
@@ -115,7 +132,8 @@ impl Cluster {
                 ("rollout-done", format!("all of it serves, at revision {expect_revision}"))
             }
         };
-        self.record(id, reason, message);
+        let output = if state == RolloutState::Paused { output } else { LastLines::default() };
+        self.record_failure(id, reason, message, &output);
         self.done()
     }
 
@@ -128,7 +146,8 @@ impl Cluster {
                 .why("it has no canary that waits for it"));
         }
         let state = RolloutState::Rolling;
-        service.rollout = Rollout { state, promoted: true, since: clock, why: String::new(), ..service.rollout };
+        let (why, output) = (String::new(), LastLines::default());
+        service.rollout = Rollout { state, promoted: true, since: clock, why, output, ..service.rollout };
         self.record(id, "rollout-promoted", format!("the rest follows to revision {expect_revision}"));
         self.done()
     }
@@ -137,6 +156,7 @@ impl Cluster {
     pub(super) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
         let clock = self.clock;
         let services: Vec<Name> = self.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
+        let output = self.output_of_failed(id, expect_revision).unwrap_or_default();
         let service = self.changing(id, expect_revision)?;
         let Some(stable) = service.stable.clone().filter(|stable| stable.revision != expect_revision) else {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
@@ -151,6 +171,7 @@ impl Cluster {
             since: clock,
             back_from: Some(expect_revision),
             why: why.to_owned(),
+            output: output.clone(),
             promoted: true,
         };
         let to = stable.revision;
@@ -159,8 +180,16 @@ impl Cluster {
             stack.volumes.extend(spec.volumes().cloned());
             stack.services.insert(id.service.clone(), (*spec).clone());
         });
-        self.record(id, "rolled-back", format!("from revision {expect_revision} to {to}: {why}"));
+        let message = format!("from revision {expect_revision} to {to}: {why}");
+        self.record_failure(id, "rolled-back", message, &output);
         self.done()
+    }
+
+    /// What the first instance of a revision that has failed printed last; of those that printed nothing, nothing.
+    fn output_of_failed(&self, id: &ServiceId, revision: u64) -> Option<LastLines> {
+        let has_failed = |i: &Instance| i.revision == revision && !i.observed.failure.is_empty();
+        let mut failed = self.instances_of(id).map(|(_, i)| i).filter(|i| has_failed(i));
+        failed.find(|i| !i.observed.output.is_empty()).map(|i| i.observed.output.clone())
     }
 
     fn changing(&mut self, id: &ServiceId, expect_revision: u64) -> Result<&mut Service, Problem> {

@@ -1,6 +1,6 @@
 use common::{
     host::Liveness,
-    instance::{Phase, Want},
+    instance::{Observed, Phase, Want},
 };
 
 use super::*;
@@ -146,6 +146,37 @@ fn a_host_speaks_only_for_its_own_instances_and_only_onward() {
     fixture.done(stranger);
     fixture.observe("web/1.1", Phase::Pulling);
     assert_eq!(fixture.cluster.instances[&instance("web/1.1")].observed.phase, Phase::Running);
+}
+
+#[test]
+fn what_failed_is_kept_with_its_output_in_event_slot_and_view() {
+    let mut fixture = deployed();
+    fixture.done(placement(|_| {}));
+    let fail = |fixture: &mut Fixture, restart: u32| {
+        let output = LastLines::of(format!("FATAL {restart}").as_bytes());
+        let failure = "it ended with exit code 7".to_owned();
+        let (message, phase) = (failure.clone(), Phase::Starting);
+        let observed = Observed { restart, phase, message, failure, output, ..Observed::nothing() };
+        fixture.done(Command::Observe { host: host(1), instances: vec![(instance("web/1.1"), observed)] });
+    };
+    fail(&mut fixture, 1);
+    let newest = fixture.cluster.events.values().next_back().expect("an event");
+    assert_eq!((newest.reason.as_str(), newest.output.lines()), ("instance-observed", &["FATAL 1".to_owned()][..]));
+    let view = crate::view::stack(&fixture.cluster, &stack(), fixture.now).expect("it is there");
+    let failure = view.services[0].failure.clone().expect("it is told");
+    assert_eq!((failure.why.as_str(), failure.output.lines()), ("it ended with exit code 7", newest.output.lines()));
+
+    (2..400).for_each(|restart| fail(&mut fixture, restart));
+    let with_output: Vec<&str> =
+        fixture.cluster.events.values().flat_map(|e| e.output.lines().last()).map(String::as_str).collect();
+    assert_eq!((with_output.len(), with_output.last()), (super::MAX_OUTPUTS, Some(&"FATAL 399")), "the newest keep it");
+
+    let id = instance("web/1.1");
+    let (output, failure) = (LastLines::of(b"no more"), "it ended with exit code 8".to_owned());
+    let (message, phase) = (failure.clone(), Phase::Failed);
+    let last = Observed { restart: 400, phase, message, failure, output: output.clone(), ..Observed::nothing() };
+    fixture.done(Command::Observe { host: host(1), instances: vec![(id.clone(), last)] });
+    assert_eq!(fixture.cluster.slots[&id.slot].last_output, output);
 }
 
 #[test]

@@ -3,7 +3,8 @@ use common::{
     explain::change_lines,
     host::Availability,
     id::ServiceId,
-    instance::Phase,
+    instance::{Observed, Phase},
+    output::LastLines,
     rollout::RolloutState,
     spec::{Canary, FailureAction, Mode, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec, UpdateOrder},
     time::Span,
@@ -123,6 +124,33 @@ fn a_revision_that_fails_goes_back_and_nobody_notices() {
     assert_eq!(what.len(), 3);
     assert!(what[0].starts_with("web went back to what it was at revision 1: "), "{what:?}");
     assert_eq!(change_lines(&history[0].changes), ["web: image broken → web:1"]);
+}
+
+#[test]
+fn a_rollout_that_failed_tells_what_was_printed_last() {
+    for (action, state) in
+        [(FailureAction::Rollback, RolloutState::Rolling), (FailureAction::Pause, RolloutState::Paused)]
+    {
+        let mut fixture = deployed(|_| {});
+        fixture.deploy(&[("web", three("web:2", |spec| spec.update.on_failure = action))]);
+        let place = plan(&fixture.cluster, fixture.now).commands.remove(0);
+        fixture.done(place);
+        let id = crate::testing::instance("web/1.2");
+        let on = fixture.cluster.instances[&id].host;
+        let (failure, output) = ("it ended with exit code 7".to_owned(), LastLines::of(b"FATAL no database"));
+        let (message, phase) = (failure.clone(), Phase::Starting);
+        let observed = Observed { restart: 1, phase, message, failure, output: output.clone(), ..Observed::nothing() };
+        fixture.done(Command::Observe { host: on, instances: vec![(id, observed)] });
+        let judged = plan(&fixture.cluster, fixture.now).commands;
+        judged.into_iter().for_each(|command| drop(fixture.done(command)));
+        let rollout = &service(&fixture).rollout;
+        assert_eq!((rollout.state, &rollout.output), (state, &output));
+        assert_eq!(rollout.why, "1.2 on h1: it ended with exit code 7", "the lines are apart from the sentence");
+        let event = fixture.cluster.events.values().rev().find(|event| event.subject == "default/shop/web");
+        assert_eq!(event.map(|event| &event.output), Some(&output));
+        fixture.pass(MINUTE, &|_| {});
+        assert_eq!(service(&fixture).rollout.output, output, "it is known as long as why it went back");
+    }
 }
 
 #[test]
