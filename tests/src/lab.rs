@@ -1,9 +1,9 @@
 //! `scripts/lab`, driven from Rust: real hosts with real Docker, in namespaces.
 
 use std::{
-    path::PathBuf,
+    fs::File,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,14 +19,29 @@ use crate::{
 /// A lab of hosts; it is taken down when it is dropped.
 pub struct Lab {
     folder: PathBuf,
-    prefix: String,
     script: PathBuf,
     hosts: usize,
-    _alone: MutexGuard<'static, ()>,
+    seat: Seat,
 }
 
-/// One lab at a time: two would take the machine's time from each other.
-static ALONE: Mutex<()> = Mutex::new(());
+/// The number of a lab, which no other lab of this machine has at the same time. Labs of different numbers have
+/// folders, namespaces and control groups of their own, and may have the same addresses: each hangs on a bridge in a
+/// namespace of its own. How many run side by side is the test runner's choice (`.config/nextest.toml`).
+struct Seat {
+    number: usize,
+    /// Locked while the lab exists; the kernel unlocks it even if this process is killed.
+    _lock: File,
+}
+
+impl Seat {
+    fn take() -> Seat {
+        let free = |number: usize| {
+            let lock = File::create(Path::new("/run").join(format!("wharf-test-lab-{number}"))).ok()?;
+            lock.try_lock().ok().map(|()| Seat { number, _lock: lock })
+        };
+        (0..100).find_map(free).expect("/run can be written, and fewer than 100 labs run")
+    }
+}
 
 impl Lab {
     /// Hosts h1 to hN, all with wharf, all coordinators.
@@ -40,15 +55,12 @@ impl Lab {
     }
 
     fn begin(hosts: usize, how: &str) -> Lab {
-        // Labs of different slots run side by side: their hosts' networks do not touch.
-        let slot = std::env::var("WHARF_LAB_SLOT").unwrap_or_else(|_| "0".to_owned());
+        let seat = Seat::take();
         let lab = Lab {
-            folder: std::env::temp_dir().join(format!("wharf-test-lab-{slot}")),
-            prefix: format!("wt{slot}"),
+            folder: std::env::temp_dir().join(format!("wharf-test-labs/{}", seat.number)),
             script: root().join("scripts/lab"),
             hosts,
-            // A test that failed has taken its lab down all the same.
-            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+            seat,
         };
         // Whatever an earlier run that was ended by force has left.
         lab.run(&["down"]).expect("the lab's remains can be removed");
@@ -61,7 +73,7 @@ impl Lab {
         command
             .args(arguments)
             .env("WHARF_LAB", &self.folder)
-            .env("WHARF_LAB_PREFIX", &self.prefix)
+            .env("WHARF_LAB_PREFIX", format!("wtl{}", self.seat.number))
             .env("WHARF_LAB_NET", "10.97.0");
         command
     }
