@@ -22,7 +22,11 @@ use crate::runtime::{ContainerRuntime, EngineFacts};
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Looks at the host, which others reach at an address, and know by a key if it can encrypt.
-pub async fn observe(runtime: &impl ContainerRuntime, address: IpAddr, wireguard: Option<WireguardKey>) -> HostFacts {
+pub async fn observe(
+    runtime: &(impl ContainerRuntime + ?Sized),
+    address: IpAddr,
+    wireguard: Option<WireguardKey>,
+) -> HostFacts {
     let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.facts()).await;
     // A host whose Docker does not answer says so by an empty version.
     let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| EngineFacts {

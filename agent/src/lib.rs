@@ -37,6 +37,7 @@ use common::{
     id::{ClusterId, HostId},
     report::Report,
 };
+use futures::future::BoxFuture;
 use link::Transport;
 use tokio::{
     sync::{Notify, watch},
@@ -95,11 +96,22 @@ pub enum StartError {
 }
 
 /// Runs until `shutdown` completes, and says farewell then, unless it goes for good. Containers go on.
-pub async fn run<R: ContainerRuntime>(
+pub async fn run(
     config: Config,
     transport: Arc<dyn Transport>,
-    runtime: Arc<R>,
-    shutdown: impl Future<Output = ()>,
+    runtime: Arc<dyn ContainerRuntime>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
+    // Boxed, so that all of the agent is compiled in this crate, and not again in each that runs one.
+    let running: BoxFuture<'static, _> = Box::pin(work(config, transport, runtime, Box::pin(shutdown)));
+    running.await
+}
+
+async fn work(
+    config: Config,
+    transport: Arc<dyn Transport>,
+    runtime: Arc<dyn ContainerRuntime>,
+    shutdown: BoxFuture<'static, ()>,
 ) -> Result<(), StartError> {
     let for_good = config.state.join(FOR_GOOD);
     let ledger = Ledger::load(&config.state, config.cluster, config.host)?;

@@ -13,7 +13,7 @@ use crate::runtime::ContainerRuntime;
 const MAX_STREAMS: usize = 128;
 
 /// Serves the streams that the coordinator opens on a session's connection.
-pub async fn serve<R: ContainerRuntime>(connection: Connection, runtime: Arc<R>) {
+pub async fn serve<R: ContainerRuntime + ?Sized>(connection: Connection, runtime: Arc<R>) {
     let mut streams: JoinSet<()> = JoinSet::new();
     loop {
         if streams.len() >= MAX_STREAMS {
@@ -34,7 +34,7 @@ pub async fn serve<R: ContainerRuntime>(connection: Connection, runtime: Arc<R>)
     }
 }
 
-async fn serve_one<R: ContainerRuntime>(
+async fn serve_one<R: ContainerRuntime + ?Sized>(
     peer: common::wire::PeerIdentity,
     mut stream: Stream,
     runtime: Arc<R>,
@@ -48,7 +48,11 @@ async fn serve_one<R: ContainerRuntime>(
     }
 }
 
-async fn send_logs<R: ContainerRuntime>(request: LogRequest, stream: Stream, runtime: Arc<R>) -> Result<(), LinkError> {
+async fn send_logs<R: ContainerRuntime + ?Sized>(
+    request: LogRequest,
+    stream: Stream,
+    runtime: Arc<R>,
+) -> Result<(), LinkError> {
     let (output, mut frames) = mpsc::channel::<LogFrame>(64);
     let Stream { mut incoming, mut outgoing } = stream;
     let reading = runtime.logs(&request, output);

@@ -47,7 +47,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// Keeps a host's network as it should be.
-pub struct NetworkKeeper<R> {
+pub struct NetworkKeeper<R: ?Sized> {
     runtime: Arc<R>,
     known: Known,
     /// The host's own key of WireGuard.
@@ -64,7 +64,7 @@ pub struct NetworkKeeper<R> {
     told: Option<HostBridge>,
 }
 
-impl<R: ContainerRuntime> NetworkKeeper<R> {
+impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
     /// For a host.
     pub fn new(
         runtime: Arc<R>,

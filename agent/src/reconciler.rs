@@ -66,7 +66,7 @@ pub struct HostParts {
 }
 
 /// The loop and its state.
-pub struct Reconciler<R> {
+pub struct Reconciler<R: ?Sized> {
     runtime: Arc<R>,
     files: Files,
     leases: Arc<Leases>,
@@ -85,7 +85,7 @@ pub struct Reconciler<R> {
     swept: bool,
 }
 
-impl<R: ContainerRuntime> Reconciler<R> {
+impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
     /// A loop that has not begun.
     pub fn new(
         runtime: Arc<R>,
@@ -266,7 +266,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
     }
 }
 
-async fn act<R: ContainerRuntime>(
+async fn act<R: ContainerRuntime + ?Sized>(
     runtime: Arc<R>,
     (files, leases): (Files, Arc<Leases>),
     action: Action,
@@ -348,7 +348,7 @@ async fn ensure_beside(
     Ok(())
 }
 
-async fn perform<R: ContainerRuntime>(
+async fn perform<R: ContainerRuntime + ?Sized>(
     runtime: &R,
     action: &Action,
     instance: Option<&AssignedInstance>,

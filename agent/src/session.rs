@@ -48,7 +48,7 @@ const CLOCK_STEPS: [u64; 4] = [5, 60, 600, 3600];
 const MISSED_BEATS: u32 = 3;
 
 /// What a session needs.
-pub struct Session<R> {
+pub struct Session<R: ?Sized> {
     /// What the agent was told at its start.
     pub config: Config,
     /// How coordinators are reached.
@@ -90,7 +90,7 @@ impl From<LinkError> for End {
     }
 }
 
-impl<R: ContainerRuntime> Session<R> {
+impl<R: ContainerRuntime + ?Sized> Session<R> {
     /// Keeps a session with the leader, one after the other, for as long as it is awaited.
     pub async fn run(mut self) {
         let mut coordinators: VecDeque<SocketAddr> = self.config.coordinators.iter().copied().collect();

@@ -18,6 +18,7 @@ mod uninstall;
 mod up;
 
 use clap::CommandFactory;
+use futures::future::LocalBoxFuture;
 use common::{
     api::ClusterView,
     error::{Code, Problem},
@@ -73,7 +74,13 @@ impl Session {
 }
 
 /// Runs a command; the result is its exit code.
-pub async fn run(args: Args) -> Result<u8, Problem> {
+///
+/// Boxed, so that all of it is compiled in this crate, and not again in the binary.
+pub fn run(args: Args) -> LocalBoxFuture<'static, Result<u8, Problem>> {
+    Box::pin(dispatch(args))
+}
+
+async fn dispatch(args: Args) -> Result<u8, Problem> {
     match &args.command {
         Command::Up(up) => return up::up(up).await,
         Command::Coordinator(service) => return service_of(service, Roles::Coordinator).await,

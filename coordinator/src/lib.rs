@@ -12,6 +12,7 @@ mod server;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use common::{api::Settings, error::Problem, network::NetworkPlan};
+use futures::future::BoxFuture;
 use link::{Transport, keyring::Keyring};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +61,19 @@ pub async fn run(
     keyring: Keyring,
     transport: Arc<dyn Transport>,
     renewed: watch::Receiver<()>,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Problem> {
+    // Boxed, so that all of the coordinator is compiled in this crate, and not again in each that runs one.
+    let running: BoxFuture<'static, _> = Box::pin(work(config, keyring, transport, renewed, Box::pin(shutdown)));
+    running.await
+}
+
+async fn work(
+    config: Config,
+    keyring: Keyring,
+    transport: Arc<dyn Transport>,
+    renewed: watch::Receiver<()>,
+    shutdown: BoxFuture<'static, ()>,
 ) -> Result<(), Problem> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
