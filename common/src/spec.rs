@@ -3,8 +3,14 @@
 //! A spec holds wishes only; what became of them is a status and lives elsewhere. Client and
 //! coordinator call the same [`StackSpec::validate`].
 
+mod attachment;
 mod constraint;
 mod container;
+mod isolation;
+mod mount;
+mod privilege;
+pub mod template;
+mod tuning;
 mod unit;
 mod validate;
 
@@ -16,15 +22,21 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use attachment::{Alias, Attachment, HostAddress, HostEntry, InvalidHostName, NetworkMode, ResolverSpec};
 pub use constraint::{Constraint, Operator};
-pub use container::{
-    ContainerSpec, HealthCheck, LogOptions, MountSource, MountSpec, PullPolicy, Resources, RestartCondition,
-    RestartPolicy,
-};
+pub use container::{ContainerSpec, HealthCheck, LogSpec, PullPolicy, Resources, RestartCondition, RestartPolicy};
+pub use isolation::{CgroupMode, HostDevice, IpcMode, Isolation};
+pub use mount::{InvalidVolumeName, MountSource, MountSpec, Propagation, TmpfsOptions, VolumeName, VolumeSpec};
+pub use privilege::Privilege;
+pub use tuning::{Blkio, DeviceRate, DeviceWeight, Tuning, Ulimit};
 pub use unit::Sidekick;
 pub use validate::Violation;
 
-use crate::{cron::Schedule, name::Name, time::Span};
+use crate::{
+    cron::Schedule,
+    name::{Name, default_environment},
+    time::Span,
+};
 
 /// Services that are deployed together from one file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -34,7 +46,7 @@ pub struct StackSpec {
     pub services: BTreeMap<Name, ServiceSpec>,
     /// The named volumes that the services may mount.
     #[serde(default)]
-    pub volumes: BTreeSet<Name>,
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
 }
 
 /// One workload: what to run, how many times, where, and when it counts as well.
@@ -96,6 +108,17 @@ pub struct ServiceSpec {
     /// Environments beside its own that it belongs to: it reaches what belongs to them, and that reaches it.
     #[serde(default)]
     pub joins: BTreeSet<Name>,
+    /// Which network its instances are on.
+    #[serde(default)]
+    pub network_mode: NetworkMode,
+    /// The networks of its stack that it is on: those who share one reach each other. `default` is the environment's
+    /// own, on which a service is that names none.
+    #[serde(default)]
+    pub networks: BTreeMap<Name, Attachment>,
+    /// What the stack says of the volumes that its containers mount. Filled in when the stack is deployed, so that it is
+    /// part of what the instances were made from; what is given here is replaced.
+    #[serde(default)]
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
 }
 
 /// How others are led to the instances of a service.
@@ -303,6 +326,18 @@ pub enum Condition {
     Completed,
 }
 
+impl StackSpec {
+    /// Tells each service what the stack says of the volumes that its containers mount.
+    pub fn tell_volumes(&mut self) {
+        let declared = &self.volumes;
+        for service in self.services.values_mut() {
+            let told = |name: &VolumeName| Some((name.clone(), declared.get(name)?.clone()));
+            let is_plain = |volume: &VolumeSpec| *volume == VolumeSpec::default();
+            service.volumes = service.volumes().filter_map(told).filter(|(_, volume)| !is_plain(volume)).collect();
+        }
+    }
+}
+
 impl ServiceSpec {
     /// A service that runs `image` once, with every default.
     pub fn of_image(image: &str) -> ServiceSpec {
@@ -325,6 +360,9 @@ impl ServiceSpec {
             depends_on: BTreeMap::new(),
             endpoint_mode: EndpointMode::default(),
             joins: BTreeSet::new(),
+            network_mode: NetworkMode::default(),
+            networks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
         }
     }
 
@@ -343,9 +381,44 @@ impl ServiceSpec {
             depends_on: self.depends_on.clone(),
             endpoint_mode: self.endpoint_mode,
             joins: self.joins.clone(),
+            networks: self.networks.clone(),
             ..other.clone()
         };
         as_here == *self
+    }
+
+    /// The networks of its stack that it is on, with what it is there: the environment's own if it names none.
+    pub fn attachments(&self) -> BTreeMap<Name, Attachment> {
+        match self.networks.is_empty() && self.network_mode == NetworkMode::Cluster {
+            true => [(default_network(), Attachment::default())].into(),
+            false => self.networks.clone(),
+        }
+    }
+
+    /// Whether its instances reach nothing outside the cluster: every network that they are on is internal.
+    pub fn is_internal(&self) -> bool {
+        !self.networks.is_empty() && self.networks.values().all(|attachment| attachment.internal)
+    }
+
+    /// What a host must be like for what the spec asks of it, beside the constraints that people gave.
+    pub fn implied_constraints(&self) -> Vec<Constraint> {
+        let mut implied = Vec::new();
+        let equal = |key: &str, value: &str| Constraint {
+            key: key.to_owned(),
+            operator: Operator::Equal,
+            values: vec![value.to_owned()],
+        };
+        for (_, container) in self.containers() {
+            if container.mounts.iter().any(|mount| mount.subpath.is_some()) {
+                let (key, values) = ("engine.version".to_owned(), vec!["26.0".to_owned()]);
+                implied.push(Constraint { key, operator: Operator::AtLeast, values });
+            }
+            let mut platform = container.platform.as_deref().unwrap_or_default().split('/');
+            implied.extend(platform.next().filter(|os| !os.is_empty()).map(|os| equal("node.platform.os", os)));
+            implied.extend(platform.next().map(|arch| equal("node.platform.arch", arch)));
+        }
+        implied.dedup();
+        implied
     }
 
     /// Why a new instance cannot start before the old one of its slot is gone, if it cannot.
@@ -362,6 +435,11 @@ impl ServiceSpec {
             None
         }
     }
+}
+
+/// The network of a compose file that is not named: in wharf, the environment's own.
+pub fn default_network() -> Name {
+    default_environment()
 }
 
 fn utc() -> String {

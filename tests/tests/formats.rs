@@ -30,8 +30,8 @@ use common::{
     rollout::RolloutState,
     secret::Secret,
     spec::{
-        Condition, ContainerSpec, ExposedPort, HealthCheck, MountSource, MountSpec, PortSpec, Protocol, ServiceSpec,
-        Sidekick, StackSpec,
+        Attachment, Condition, ContainerSpec, ExposedPort, HealthCheck, HostAddress, HostEntry, MountSource, MountSpec,
+        PortSpec, Propagation, Protocol, ServiceSpec, Sidekick, StackSpec, TmpfsOptions, Ulimit,
     },
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
@@ -124,16 +124,16 @@ fn spec() -> ServiceSpec {
     spec.container.environment.insert("MODE".into(), "live".into());
     spec.ports.push(PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None });
     spec.expose = [ExposedPort { container: 9100, protocol: Protocol::Tcp }].into();
-    spec.container.mounts.push(MountSpec {
-        source: MountSource::Volume(name("data")),
-        target: "/data".into(),
-        read_only: false,
-    });
-    spec.container.mounts.push(MountSpec {
-        source: MountSource::Bind("/etc".into()),
-        target: "/host".into(),
-        read_only: true,
-    });
+    spec.container.mounts.push(MountSpec::of(MountSource::Volume(name("data").into()), "/data"));
+    let bind = MountSpec::of(MountSource::Bind("/etc".into()), "/host");
+    spec.container.mounts.push(MountSpec { read_only: true, propagation: Some(Propagation::Rslave), ..bind });
+    spec.container.mounts.push(MountSpec::of(MountSource::Tmpfs(TmpfsOptions::default()), "/run"));
+    spec.container.hostname = Some("web-{{.Task.Slot}}".into());
+    spec.container.tuning.ulimits.insert("nofile".into(), Ulimit { soft: 1024, hard: 2048 });
+    spec.container.isolation.cap_drop = vec!["ALL".into()];
+    spec.container.extra_hosts.push(HostEntry { name: "box".into(), address: HostAddress::HostGateway });
+    let aliases = ["db.example".parse().expect("a host name")].into();
+    spec.networks.insert(name("back"), Attachment { internal: true, aliases });
     spec.container.files.push(FileSpec { version: Some(1), ..FileSpec::of(FileKind::Secret, name("key")) });
     spec.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "true".into()]));
     let request = DeviceRequest { amount: DeviceAmount::Count(1), capabilities: vec!["compute".into()] };

@@ -9,7 +9,7 @@ use crate::{
     id::StackId,
     name::Name,
     part::Part,
-    spec::{Canary, FailureAction, Mode, Protocol, UpdateOrder},
+    spec::{Canary, FailureAction, Mode, Privilege, Protocol, UpdateOrder, VolumeName},
     time::Span,
 };
 
@@ -163,8 +163,6 @@ pub enum Aspect {
     MemoryLimit,
     /// Devices to itself.
     Device,
-    /// How much output is kept.
-    LogOptions,
     /// When the image is pulled.
     PullPolicy,
     /// Something else of the container; the name says what.
@@ -209,27 +207,6 @@ pub struct PortPlan {
     pub public: bool,
 }
 
-/// What a service may do to the hosts that it runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Privilege {
-    /// It speaks with Docker, so it can do all that root can.
-    Docker {
-        /// The socket's path.
-        path: String,
-    },
-    /// It may write to a path of the host.
-    WritesHost {
-        /// The path.
-        path: String,
-    },
-    /// It may read a path of the host.
-    ReadsHost {
-        /// The path.
-        path: String,
-    },
-}
-
 /// How the instances of a service are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replacement {
@@ -270,8 +247,14 @@ pub enum Downtime {
 /// A named volume. Its data lies on hosts: each has its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumePlan {
-    /// Its name.
-    pub volume: Name,
+    /// Its name in the stack.
+    pub volume: VolumeName,
+    /// Its name at Docker.
+    pub docker: String,
+    /// Whether somebody else made it: it must be there.
+    pub external: bool,
+    /// Whether it is the same on every host, so that it ties nothing to one.
+    pub shared: bool,
     /// Whether it is made or no longer used; absent if it is kept in use. Its data is never removed.
     pub change: Option<Change>,
     /// The hosts that have its data or will.

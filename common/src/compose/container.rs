@@ -169,8 +169,8 @@ fn mount(node: &Node<'_>, directory: &str) -> Option<MountSpec> {
     };
     let is_path = source.starts_with(['/', '.', '~']);
     let source = match kind.as_deref() {
-        Some("volume") if !is_path => MountSource::Volume(name_of(&source, node)?),
-        None if !is_path => MountSource::Volume(name_of(&source, node)?),
+        Some("volume") if !is_path => MountSource::Volume(name_of(&source, node)?.into()),
+        None if !is_path => MountSource::Volume(name_of(&source, node)?.into()),
         Some("bind") | None => MountSource::Bind(absolute(&source, directory).or_else(|| {
             node.problem(format!("{source:?} leads out of the project's directory, or starts with '~', which means another place on each host"));
             None
@@ -183,7 +183,7 @@ fn mount(node: &Node<'_>, directory: &str) -> Option<MountSpec> {
     if source == MountSource::Bind("/var/run/docker.sock".into()) {
         node.warn("whoever can write to Docker's socket is root on the host");
     }
-    Some(MountSpec { source, target, read_only })
+    Some(MountSpec { read_only, ..MountSpec::of(source, &target) })
 }
 
 /// An absolute path without `.` and `..`; relative ones start from `directory` and stay below it.
@@ -234,17 +234,6 @@ fn health(node: &Node<'_>) -> Option<HealthCheck> {
 fn logging(node: &Node<'_>, spec: &mut ContainerSpec) {
     let Some(logging) = node.get("logging") else { return };
     logging.warn_unknown(&["driver", "options"]);
-    if let Some(driver) = logging.get("driver")
-        && driver.text().is_some_and(|text| text != "json-file")
-    {
-        driver.warn("only json-file is supported yet, and it is used");
-    }
-    let Some(options) = logging.get("options") else { return };
-    options.warn_unknown(&["max-size", "max-file"]);
-    if let Some(size) = options.get("max-size").and_then(|n| n.parse()) {
-        spec.log.max_size = size;
-    }
-    if let Some(files) = options.get("max-file").and_then(|n| n.number()) {
-        spec.log.max_files = files;
-    }
+    spec.log.driver = logging.get("driver").and_then(|n| n.text());
+    spec.log.options = logging.get("options").map(|n| pairs(&n, &BTreeMap::new())).unwrap_or_default();
 }

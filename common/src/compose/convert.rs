@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     name::Name,
-    spec::{Condition, ContainerSpec, ExposedPort, PortSpec, Protocol, ServiceSpec, StackSpec},
+    spec::{Condition, ContainerSpec, ExposedPort, PortSpec, Protocol, ServiceSpec, StackSpec, VolumeSpec},
 };
 
 const TOP: [&str; 7] = ["name", "version", "services", "volumes", "networks", "configs", "secrets"];
@@ -66,7 +66,7 @@ where
     let networks = networks::declared(&root);
     let mut spec = StackSpec::default();
     for (key, node) in root.get("volumes").map(|volumes| volumes.entries()).unwrap_or_default() {
-        spec.volumes.extend(name_of(&key, &node));
+        spec.volumes.extend(name_of(&key, &node).map(|name| (name.into(), VolumeSpec::default())));
         if node.is_mapping() {
             node.warn_unknown(&[]);
         }

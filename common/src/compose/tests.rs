@@ -85,7 +85,7 @@ volumes: {data: }
     assert_eq!(exposed, wanted);
     assert_eq!(
         spec.container.mounts[1],
-        MountSpec { source: MountSource::Bind("/srv/shop/conf".into()), target: "/etc/conf".into(), read_only: true }
+        MountSpec { read_only: true, ..MountSpec::of(MountSource::Bind("/srv/shop/conf".into()), "/etc/conf") }
     );
     assert_eq!(
         spec.container.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)),

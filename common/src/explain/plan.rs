@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use super::{count, list};
 use crate::{
     api::{
-        Aspect, Change, ChangeKind, Difference, Downtime, PortPlan, Privilege, Replacement, ServiceChange, ServicePlan,
-        StackPlan, VolumePlan,
+        Aspect, Change, ChangeKind, Difference, Downtime, PortPlan, Replacement, ServiceChange, ServicePlan, StackPlan,
+        VolumePlan,
     },
     part::Part,
-    spec::{FailureAction, Mode, UpdateOrder},
+    spec::{FailureAction, Mode, Privilege, UpdateOrder},
 };
 
 /// A plan: a line for each service and for each thing that it opens, keeps or stops.
@@ -22,7 +22,7 @@ pub fn plan_lines(plan: &StackPlan) -> Vec<String> {
         lines.push(format!("  {} {:width$}  {first}", sign(service.change.kind), service.change.service));
         lines.extend(of_service.map(|line| format!("    {:width$}  {line}", "")));
     }
-    lines.extend(plan.volumes.iter().map(|volume| format!("  {}", volume_line(plan, volume))));
+    lines.extend(plan.volumes.iter().map(|volume| format!("  {}", volume_line(volume))));
     lines.extend(warnings(plan).into_iter().map(|warning| format!("  ! {warning}")));
     if plan.from_revision == plan.to_revision {
         lines.push("Nothing would change.".to_owned());
@@ -211,7 +211,6 @@ fn word(aspect: Aspect) -> &'static str {
         Aspect::CpuLimit => "cpu limit",
         Aspect::MemoryLimit => "memory limit",
         Aspect::Device => "device",
-        Aspect::LogOptions => "logs",
         Aspect::PullPolicy => "pull policy",
         Aspect::Option => "option",
         Aspect::Constraint => "constraint",
@@ -307,19 +306,39 @@ fn privilege(privilege: &Privilege) -> String {
         Privilege::Docker { path } => format!("speaks with its host's Docker ({path}): it can do there what root can"),
         Privilege::WritesHost { path } => format!("may write to {path} of its host"),
         Privilege::ReadsHost { path } => format!("may read {path} of its host"),
+        Privilege::Privileged => "is privileged: it can do on its host what root can".to_owned(),
+        Privilege::Capability(name) if name == "ALL" => "has all capabilities".to_owned(),
+        Privilege::Capability(name) => format!("has the capability {name}"),
+        Privilege::Filter(name) => format!("weakens {name}, which keeps it and its host apart"),
+        Privilege::Device(device) => format!("uses {device} of its host"),
+        Privilege::HostNetwork => "is on its host's network".to_owned(),
+        Privilege::HostGateway => "may call programs of its host".to_owned(),
+        Privilege::HostProcesses => "sees its host's processes".to_owned(),
+        Privilege::HostIpc => "shares its host's memory segments".to_owned(),
+        Privilege::HostName => "may change its host's name".to_owned(),
+        Privilege::HostUsers => "has its host's users".to_owned(),
+        Privilege::ControlGroups => "sees its host's control groups or is put below one".to_owned(),
+        Privilege::Runtime(name) => format!("is made by the runtime {name}"),
     }
 }
 
-fn volume_line(plan: &StackPlan, volume: &VolumePlan) -> String {
-    let name = format!("{}.{}.{}", plan.id.environment, plan.id.stack, volume.volume);
+fn volume_line(volume: &VolumePlan) -> String {
     let users = list(&volume.services);
     let hosts = if volume.hosts.is_empty() { "the host that runs it".to_owned() } else { list(&volume.hosts) };
     match volume.change {
         Some(Change::Removed) => {
             format!(
-                "volume {} of {users} is no longer used; its data stays on {hosts} (Docker's {name})",
-                volume.volume
+                "volume {} of {users} is no longer used; its data stays on {hosts} (Docker's {})",
+                volume.volume, volume.docker
             )
+        }
+        _ if volume.external => {
+            let what = if volume.shared { String::new() } else { format!(", which ties {users} to it") };
+            format!("volume {} of {users} must be on {hosts} already (Docker's {}){what}", volume.volume, volume.docker)
+        }
+        None if volume.shared => format!("volume {} of {users} is kept; every host sees the same", volume.volume),
+        Some(_) if volume.shared => {
+            format!("volume {} of {users} is made where it is not; every host sees the same", volume.volume)
         }
         None => format!("volume {} of {users} is kept on {hosts}, which ties {users} to it", volume.volume),
         Some(_) => format!(
@@ -344,7 +363,7 @@ fn warnings(plan: &StackPlan) -> Vec<String> {
             ));
         }
     }
-    for volume in plan.volumes.iter().filter(|v| v.hosts.len() > 1 && v.change != Some(Change::Removed)) {
+    for volume in plan.volumes.iter().filter(|v| v.hosts.len() > 1 && !v.shared && v.change != Some(Change::Removed)) {
         found.push(format!("volume {}: each host has data of its own, which no other host sees", volume.volume));
     }
     found.extend(plan.unplaceable.iter().map(|unplaceable| format!("{}: {}", unplaceable.service, unplaceable.reason)));

@@ -8,10 +8,11 @@ use utoipa::ToSchema;
 use crate::{
     device::DeviceRequest,
     file::FileSpec,
-    name::Name,
     quantity::{Bytes, MilliCpu},
     time::Span,
 };
+
+use super::{HostEntry, Isolation, MountSpec, ResolverSpec, Tuning};
 
 /// A program, its image and its surroundings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,9 +65,54 @@ pub struct ContainerSpec {
     /// The devices that it has to itself, by kind.
     #[serde(default)]
     pub devices: BTreeMap<String, DeviceRequest>,
-    /// How much of its output the host keeps.
+    /// Where its output goes, and how much of it is kept.
     #[serde(default)]
-    pub log: LogOptions,
+    pub log: LogSpec,
+    /// The host name that it sees for itself; the engine makes one up if absent.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// The domain that it sees for itself.
+    #[serde(default)]
+    pub domainname: Option<String>,
+    /// Who answers the names that are not the cluster's, and how it asks.
+    #[serde(default)]
+    pub resolver: ResolverSpec,
+    /// Further lines of its `/etc/hosts`.
+    #[serde(default)]
+    pub extra_hosts: Vec<HostEntry>,
+    /// Whether a small first process passes signals on and buries the dead; as the engine is set up if absent.
+    #[serde(default)]
+    pub init: Option<bool>,
+    /// Whether its output is a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Whether its input stays open.
+    #[serde(default)]
+    pub stdin_open: bool,
+    /// The signal that asks it to end, such as `SIGINT`; the image's own if absent.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Whether its root file system may only be read.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Paths that lie in memory, with mount options such as `size=64m,mode=1777`.
+    #[serde(default)]
+    pub tmpfs: BTreeMap<String, String>,
+    /// Annotations for the runtime.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// The platform whose image is meant, `os[/arch[/variant]]`; only hosts of it are chosen.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// The runtime that makes it, as the host's Docker knows it.
+    #[serde(default)]
+    pub runtime: Option<String>,
+    /// What keeps it and its host apart.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// What the kernel gives it beside processor time and memory.
+    #[serde(default)]
+    pub tuning: Tuning,
 }
 
 impl ContainerSpec {
@@ -89,7 +135,22 @@ impl ContainerSpec {
             reservations: Resources::default(),
             limits: Resources::default(),
             devices: BTreeMap::new(),
-            log: LogOptions::default(),
+            log: LogSpec::default(),
+            hostname: None,
+            domainname: None,
+            resolver: ResolverSpec::default(),
+            extra_hosts: Vec::new(),
+            init: None,
+            tty: false,
+            stdin_open: false,
+            stop_signal: None,
+            read_only: false,
+            tmpfs: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+            runtime: None,
+            isolation: Isolation::default(),
+            tuning: Tuning::default(),
         }
     }
 }
@@ -105,29 +166,6 @@ pub enum PullPolicy {
     Always,
     /// Never: the image must be on the host.
     Never,
-}
-
-/// Something mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MountSpec {
-    /// What is mounted.
-    pub source: MountSource,
-    /// The absolute path in the container.
-    pub target: String,
-    /// Whether the container may only read it.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum MountSource {
-    /// An absolute path of the host.
-    Bind(String),
-    /// A named volume of the stack.
-    Volume(Name),
 }
 
 /// A command that tells whether an instance works.
@@ -148,6 +186,9 @@ pub struct HealthCheck {
     /// The time after the start in which failures do not count.
     #[serde(default)]
     pub start_period: Span,
+    /// The time between two checks within the start period, as Docker 25 and later know it; `interval` if absent.
+    #[serde(default)]
+    pub start_interval: Option<Span>,
 }
 
 impl HealthCheck {
@@ -164,6 +205,7 @@ impl HealthCheck {
             timeout: default_health_timeout(),
             retries: default_health_retries(),
             start_period: Span(0),
+            start_interval: None,
         }
     }
 }
@@ -228,19 +270,36 @@ impl Resources {
     }
 }
 
-/// How much output the host keeps of a container: Docker's own default is all of it, for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Where a container's output goes: a logging driver of Docker's and its options.
+///
+/// `json-file` and `local` keep at most three files of 10 MiB unless `max-size` and `max-file` say otherwise: Docker's
+/// own default for `json-file` is all of it, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LogOptions {
-    /// The size at which a file is rotated.
-    pub max_size: Bytes,
-    /// The number of files kept.
-    pub max_files: u32,
+pub struct LogSpec {
+    /// The driver; `json-file` if absent.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// What the driver is told, in its own words.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
-impl Default for LogOptions {
-    fn default() -> LogOptions {
-        LogOptions { max_size: Bytes(10 << 20), max_files: 3 }
+impl LogSpec {
+    /// The driver that is used.
+    pub fn driver(&self) -> &str {
+        self.driver.as_deref().unwrap_or("json-file")
+    }
+
+    /// All that the driver is told, with the limits that hold where none are asked for.
+    pub fn told(&self) -> BTreeMap<String, String> {
+        let mut told = self.options.clone();
+        if ["json-file", "local"].contains(&self.driver()) {
+            for (option, value) in [("max-size", "10485760"), ("max-file", "3")] {
+                told.entry(option.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+        told
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Condition, ContainerSpec, MountSource, Resources, RestartCondition, RestartPolicy, ServiceSpec};
+use super::{
+    Condition, ContainerSpec, MountSource, Resources, RestartCondition, RestartPolicy, ServiceSpec, VolumeName,
+};
 use crate::{device::DeviceRequest, file::FileSpec, name::Name, part::Part, time::Span};
 
 /// A container beside the main one.
@@ -133,17 +135,23 @@ impl ServiceSpec {
     }
 
     /// The named volumes that its containers mount.
-    pub fn volumes(&self) -> impl Iterator<Item = &Name> {
+    pub fn volumes(&self) -> impl Iterator<Item = &VolumeName> {
         let mounts = self.containers().flat_map(|(_, container)| &container.mounts);
         mounts.filter_map(|mount| match &mount.source {
             MountSource::Volume(name) => Some(name),
-            MountSource::Bind(_) => None,
+            MountSource::Bind(_) | MountSource::Anonymous | MountSource::Tmpfs(_) => None,
         })
     }
 
-    /// Whether its data lies on one host: it mounts a named volume.
+    /// Whether it mounts a named volume.
     pub fn has_volume(&self) -> bool {
         self.volumes().next().is_some()
+    }
+
+    /// Whether its data lies on one host: it mounts a named volume that is not the same on every host.
+    pub fn is_pinned(&self) -> bool {
+        let is_shared = |name: &VolumeName| self.volumes.get(name).is_some_and(|volume| volume.is_shared());
+        self.volumes().any(|name| !is_shared(name))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The one validator of specs: the same rules for a first deploy, an update and a roll back.
 
-use super::{Constraint, ContainerSpec, MountSource, ServiceSpec, StackSpec, constraint::label_of};
+mod networking;
+mod surroundings;
+
+use super::{Constraint, ContainerSpec, ServiceSpec, StackSpec, constraint::label_of, template};
 use crate::{file::MAX_FILES, name::Name, time::Span};
 
 /// A rule that a spec breaks, and where.
@@ -49,6 +52,7 @@ impl StackSpec {
             let mut check = Check { path: format!("services.{name}"), found: &mut found };
             check.service(name, service, self);
         }
+        surroundings::volumes(self, &mut found);
         if let Some(cycle) = self.dependency_cycle() {
             found.push(violation(
                 &format!("services.{cycle}.depends_on"),
@@ -93,6 +97,7 @@ impl Check<'_> {
             self.refuse("deploy.replicas", format!("{} are more than the {MAX_REPLICAS} allowed", service.replicas));
         }
         self.container(&service.container, stack);
+        self.networking(service);
         self.ports(service);
         self.parts(name, service, stack);
         for dependency in service.depends_on.keys() {
@@ -127,6 +132,10 @@ impl Check<'_> {
         }
         if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
             self.refuse("x-strict-singleton", "only a replicated service of at most one replica can be one");
+        }
+        if service.strict_singleton && service.containers().any(|(_, container)| container.isolation.host_pid) {
+            // The kernel ends all processes of a container with its first one only if it has processes of its own.
+            self.refuse("pid", "a strict singleton cannot see the host's processes: they would outlive its lease");
         }
         if service.max_per_host == Some(0) {
             self.refuse("deploy.placement.max_replicas_per_node", "no host could take an instance");
@@ -175,9 +184,7 @@ impl Check<'_> {
         self.health(container);
         self.resources(container);
         self.devices(container);
-        if container.log.max_files == 0 || container.log.max_size.0 < 4096 {
-            self.refuse("logging", "at least one file of at least 4 KiB must be kept");
-        }
+        self.surroundings(container);
     }
 
     /// What an instance has beside its main container.
@@ -202,6 +209,7 @@ impl Check<'_> {
             // People wrote it as a service.
             let mut check = Check { path: format!("services.{own}"), found: self.found };
             check.container(&sidekick.container, stack);
+            check.shares_network(&sidekick.container, name);
             if stack.services.contains_key(own) {
                 check.refuse("x-group", format!("{own} is a sidekick of {name} and cannot be a service as well"));
             }
@@ -239,11 +247,12 @@ impl Check<'_> {
                 if key.is_empty() || key.contains(['=', '\0']) {
                     self.refuse(field, format!("{:?} is not a key: it must not be empty or contain '='", cut(key)));
                 }
+                let place = format!("{field}.{}", cut(key));
                 if value.len() > MAX_TEXT || value.contains('\0') {
-                    self.refuse(
-                        &format!("{field}.{}", cut(key)),
-                        format!("the value is longer than {MAX_TEXT} bytes or contains a NUL"),
-                    );
+                    self.refuse(&place, format!("the value is longer than {MAX_TEXT} bytes or contains a NUL"));
+                }
+                if let Err(reason) = template::without_templates(value) {
+                    self.refuse(&place, reason);
                 }
             }
         }
@@ -293,30 +302,6 @@ impl Check<'_> {
         }
     }
 
-    fn mounts(&mut self, container: &ContainerSpec, stack: &StackSpec) {
-        for (index, mount) in container.mounts.iter().enumerate() {
-            let field = format!("volumes[{index}]");
-            if !clean_absolute(&mount.target) || mount.target == "/" {
-                self.refuse(
-                    &field,
-                    format!("target {:?} is not an absolute path below / without '..'", cut(&mount.target)),
-                );
-            }
-            match &mount.source {
-                MountSource::Bind(path) if !clean_absolute(path) => {
-                    self.refuse(&field, format!("source {:?} is not an absolute path without '..'", cut(path)));
-                }
-                MountSource::Volume(name) if !stack.volumes.contains(name) => {
-                    self.refuse(&field, format!("volume {name} is not declared under the top-level volumes"));
-                }
-                MountSource::Bind(_) | MountSource::Volume(_) => {}
-            }
-            if container.mounts[..index].iter().any(|other| other.target == mount.target) {
-                self.refuse(&field, format!("{} is mounted twice", mount.target));
-            }
-        }
-    }
-
     fn files(&mut self, container: &ContainerSpec) {
         for (index, file) in container.files.iter().enumerate() {
             let field = format!("{}s.{}", file.kind, file.name);
@@ -360,7 +345,9 @@ impl Check<'_> {
         if !well_formed {
             self.refuse("healthcheck.test", "it must be [NONE], [CMD, program, …] or [CMD-SHELL, line]");
         }
-        for (field, span) in [("interval", check.interval), ("timeout", check.timeout)] {
+        let between = [("interval", check.interval), ("timeout", check.timeout)];
+        let at_start = check.start_interval.map(|span| ("start_interval", span));
+        for (field, span) in between.into_iter().chain(at_start) {
             // Docker's own minimum is a millisecond; a day is a mistake.
             if span < Span(100) || span > Span::seconds(86_400) {
                 self.refuse(&format!("healthcheck.{field}"), format!("{span} is not between 100ms and 24h"));
@@ -411,7 +398,6 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{quantity::Bytes, spec::*};
 
     fn violations(change: impl FnOnce(&mut ServiceSpec)) -> String {
@@ -441,39 +427,19 @@ mod tests {
                 s.ports = vec![PortSpec { container: 0, published: None, protocol: Protocol::Tcp, host_ip: None }]
             }),
             ("services.web.volumes[0]", |s| {
-                s.container.mounts = vec![MountSpec {
-                    source: MountSource::Bind("/etc/../root".into()),
-                    target: "/x".into(),
-                    read_only: false,
-                }]
+                s.container.mounts = vec![MountSpec::of(MountSource::Bind("/etc/../root".into()), "/x")]
             }),
             ("services.web.volumes[0]", |s| {
-                s.container.mounts = vec![MountSpec {
-                    source: MountSource::Volume("data".parse().expect("a name")),
-                    target: "/x".into(),
-                    read_only: false,
-                }]
+                s.container.mounts = vec![MountSpec::of(MountSource::Volume("data".parse().expect("a name")), "/x")]
             }),
             ("services.web.labels", |s| {
                 s.container.labels.insert("wharf.instance".into(), "x".into());
             }),
             ("services.web.healthcheck.test", |s| {
-                s.container.healthcheck = Some(HealthCheck {
-                    test: vec!["curl".into()],
-                    interval: Span::seconds(1),
-                    timeout: Span::seconds(1),
-                    retries: 1,
-                    start_period: Span(0),
-                })
+                s.container.healthcheck = Some(HealthCheck { retries: 1, ..HealthCheck::of(vec!["curl".into()]) })
             }),
             ("services.web.healthcheck.retries", |s| {
-                s.container.healthcheck = Some(HealthCheck {
-                    test: vec!["NONE".into()],
-                    interval: Span::seconds(1),
-                    timeout: Span::seconds(1),
-                    retries: 0,
-                    start_period: Span(0),
-                })
+                s.container.healthcheck = Some(HealthCheck { retries: 0, ..HealthCheck::of(vec!["NONE".into()]) })
             }),
             ("services.web.depends_on", |s| {
                 s.depends_on.insert("db".parse().expect("a name"), Condition::Started);

@@ -11,7 +11,7 @@ use common::{
     network::NetworkPlan,
     quantity::{Bytes, MilliCpu},
     secret::Secret,
-    spec::{ServiceSpec, StackSpec},
+    spec::{ServiceSpec, StackSpec, VolumeSpec},
     time::{Span, Timestamp},
     token::{JoinRole, SecretHash, TokenId},
 };
@@ -153,7 +153,7 @@ impl Fixture {
 
     pub fn deploy(&mut self, services: &[(&str, ServiceSpec)]) {
         let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
-        let spec = Arc::new(StackSpec { services, volumes: [name("data")].into() });
+        let spec = Arc::new(StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() });
         let what = "deployed".to_owned();
         self.done(Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what });
     }

@@ -199,7 +199,7 @@ fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> C
     let service = before.service(&placement.slot.service);
     let held_back = service.and_then(Service::held_back).filter(|version| version.revision == placement.revision);
     let spec = held_back.map(|version| &version.spec).or(service.map(|service| &service.spec));
-    let stays = spec.is_some_and(|spec| spec.mode != Mode::Global && spec.has_volume());
+    let stays = spec.is_some_and(|spec| spec.mode != Mode::Global && spec.is_pinned());
     match home {
         Some(home) if stays && home != placement.host => {
             Err(format!("{} was placed away from its data", placement.slot))

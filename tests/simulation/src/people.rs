@@ -11,7 +11,7 @@ use common::{
     rollout::RolloutState,
     spec::{
         Canary, Condition, ContainerSpec, CronSpec, FailureAction, HealthCheck, Mode, MountSource, MountSpec, Overlap,
-        PortSpec, Protocol, RestartCondition, RestartPolicy, ServiceSpec, Sidekick, StackSpec, UpdateOrder,
+        PortSpec, Protocol, RestartCondition, RestartPolicy, ServiceSpec, Sidekick, StackSpec, UpdateOrder, VolumeSpec,
     },
     time::{Span, Timestamp},
 };
@@ -98,7 +98,7 @@ fn stack_spec(random: &mut Random, strict: bool) -> StackSpec {
             });
         }
     }
-    StackSpec { services, volumes: [name("data")].into() }
+    StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() }
 }
 
 fn service(random: &mut Random, strict: bool) -> ServiceSpec {
@@ -137,8 +137,8 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
         }
     }
     if random.chance(10) {
-        let (source, target) = (MountSource::Volume(name("data")), "/data".to_owned());
-        spec.container.mounts.push(MountSpec { source, target, read_only: false });
+        let source = MountSource::Volume(name("data").into());
+        spec.container.mounts.push(MountSpec::of(source, "/data"));
     }
     if spec.mode == Mode::Replicated && random.chance(if strict { 90 } else { 25 }) {
         spec.strict_singleton = true;

@@ -11,7 +11,7 @@ use common::{
     assignment::AssignedInstance,
     id::ClusterId,
     part::Part,
-    spec::{ContainerSpec, HealthCheck, LogOptions, MountSource, MountSpec},
+    spec::{ContainerSpec, HealthCheck, LogSpec, MountSource, MountSpec},
     time::Span,
 };
 
@@ -53,7 +53,7 @@ pub(super) fn container(
         memory_reservation: positive(spec.reservations.memory.0),
         device_requests: devices::requests(instance, part, spec),
         nano_cpus: positive(spec.limits.cpu.0.saturating_mul(1_000_000)),
-        ..host_config(instance, part, spec.log)
+        ..host_config(instance, part, &spec.log)
     };
     ContainerCreateBody {
         image: Some(instance.image_of(part).to_owned()),
@@ -84,14 +84,14 @@ fn holder(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> C
         healthcheck: Some(health(&HealthCheck::none())),
         host_config: Some(HostConfig {
             mounts: Some(vec![shown(places.binary(), crate::holder::PROGRAM)]),
-            ..host_config(instance, part, LogOptions::default())
+            ..host_config(instance, part, &LogSpec::default())
         }),
         ..ContainerCreateBody::default()
     }
 }
 
 /// What the containers of all parts have in common.
-fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> HostConfig {
+fn host_config(instance: &AssignedInstance, part: &Part, log: &LogSpec) -> HostConfig {
     let shares = instance.spec.has_network_part() && *part != Part::Network;
     let network = instance.id.part(Part::Network);
     HostConfig {
@@ -100,11 +100,8 @@ fn host_config(instance: &AssignedInstance, part: &Part, log: LogOptions) -> Hos
         // Restarting is the agent's: Docker must not do it behind its back.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         log_config: Some(HostConfigLogConfig {
-            typ: Some("json-file".to_owned()),
-            config: Some(HashMap::from([
-                ("max-size".to_owned(), log.max_size.0.to_string()),
-                ("max-file".to_owned(), log.max_files.to_string()),
-            ])),
+            typ: Some(log.driver().to_owned()),
+            config: Some(log.told().into_iter().collect()),
         }),
         ..HostConfig::default()
     }
@@ -200,16 +197,18 @@ fn shown(source: &Path, target: &str) -> Mount {
 
 fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {
     let (typ, source) = match &mount.source {
-        MountSource::Bind(path) => (MountType::BIND, path.clone()),
+        MountSource::Bind(path) => (MountType::BIND, Some(path.clone())),
+        MountSource::Anonymous => (MountType::VOLUME, None),
+        MountSource::Tmpfs(_) => (MountType::TMPFS, None),
         // Volumes belong to their stack; the name keeps those of two stacks apart.
         MountSource::Volume(name) => {
             let stack = instance.id.stack();
-            (MountType::VOLUME, format!("{}.{}.{name}", stack.environment, stack.stack))
+            (MountType::VOLUME, Some(format!("{}.{}.{name}", stack.environment, stack.stack)))
         }
     };
     Mount {
         target: Some(mount.target.clone()),
-        source: Some(source),
+        source,
         typ: Some(typ),
         read_only: Some(mount.read_only),
         ..Mount::default()

@@ -337,8 +337,8 @@ impl Cluster {
         let own_counts = spec.mode != Mode::Global;
         let candidate =
             Candidate { cluster: self, service, id: placement.host, host, placed: &[], is_first, own_counts };
-        let shunned = self.shunned_by(service);
-        spec.constraints.iter().chain(&shunned).find(|constraint| !candidate.meets(constraint)).cloned()
+        let further = [self.shunned_by(service), spec.implied_constraints()].concat();
+        spec.constraints.iter().chain(&further).find(|constraint| !candidate.meets(constraint)).cloned()
     }
 
     fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
@@ -394,7 +394,7 @@ impl Cluster {
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
         self.orphans.remove(&placement.slot);
-        let holds_data = spec.has_volume();
+        let holds_data = spec.is_pinned();
         let slot = self.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;
         if holds_data {

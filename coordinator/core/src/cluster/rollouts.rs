@@ -177,7 +177,11 @@ impl Cluster {
         let to = stable.revision;
         let what = format!("{} went back to what it was at revision {to}: {why}", id.service);
         self.change_spec(&id.stack, what, |stack| {
-            stack.volumes.extend(spec.volumes().cloned());
+            // What the stack says of volumes that it still has is newer.
+            for name in spec.volumes() {
+                let told = || spec.volumes.get(name).cloned().unwrap_or_default();
+                stack.volumes.entry(name.clone()).or_insert_with(told);
+            }
             stack.services.insert(id.service.clone(), (*spec).clone());
         });
         let message = format!("from revision {expect_revision} to {to}: {why}");

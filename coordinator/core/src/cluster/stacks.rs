@@ -83,7 +83,7 @@ impl Service {
             Some("only replicated services are moved")
         } else if self.spec.strict_singleton {
             Some("a strict singleton moves with a gap")
-        } else if self.spec.has_volume() {
+        } else if self.spec.is_pinned() {
             Some("its data stays where it is")
         } else if self.rollout.state != RolloutState::Done {
             Some("its rollout is not done")
@@ -205,7 +205,10 @@ impl Cluster {
         for environment in spec.services.values().flat_map(|service| &service.joins) {
             self.known_environment(environment)?;
         }
-        let spec = self.resolve_files(id, spec, files)?;
+        let mut spec = self.resolve_files(id, spec, files)?;
+        if spec.services.values().any(|service| service.has_volume() || !service.volumes.is_empty()) {
+            Arc::make_mut(&mut spec).tell_volumes();
+        }
         if existing.is_some_and(|stack| stack.spec == spec) {
             return Ok(Outcome::Revision(revision));
         }

@@ -284,10 +284,11 @@ fn asked_for(spec: &ServiceSpec, kind: &str) -> String {
 /// allow and that can be reached or have one already. A host that is emptied keeps its own until
 /// all else has left.
 pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -> Vec<u32> {
+    let implied = spec.implied_constraints();
     let wanted = |(host_id, host): &(&HostId, &Host)| {
         let (is_first, own_counts) = (false, false);
         let candidate = Candidate { cluster, service: id, id: **host_id, host, placed: &[], is_first, own_counts };
-        let is_allowed = || spec.constraints.iter().all(|constraint| candidate.meets(constraint));
+        let is_allowed = || spec.constraints.iter().chain(&implied).all(|constraint| candidate.meets(constraint));
         let slot = id.slot(host.number);
         let has = || cluster.instances_of_slot(&slot).any(|(_, i)| i.fills_slot() && i.host == **host_id);
         let on_host = || cluster.instances_on(**host_id).filter(|(_, instance)| instance.fills_slot());

@@ -64,6 +64,8 @@ pub(super) struct Placer<'a> {
     is_first: bool,
     /// What other services do not want beside them.
     shunned: Vec<Constraint>,
+    /// What the spec asks of a host beside its constraints.
+    implied: Vec<Constraint>,
     ranking: Option<Ranking>,
 }
 
@@ -103,6 +105,7 @@ impl<'a> Placer<'a> {
             by_number: BTreeMap::new(),
             is_first: true,
             shunned: Vec::new(),
+            implied: spec.implied_constraints(),
             ranking: None,
         }
     }
@@ -131,10 +134,10 @@ impl<'a> Placer<'a> {
         if Arc::ptr_eq(self.spec, seat.spec) {
             return self.choose_for_spec(seat, true);
         }
-        let usual = (self.spec, self.need);
-        (self.spec, self.need) = (seat.spec, seat.spec.reservations());
+        let usual = (self.spec, self.need, std::mem::take(&mut self.implied));
+        (self.spec, self.need, self.implied) = (seat.spec, seat.spec.reservations(), seat.spec.implied_constraints());
         let chosen = self.choose_for_spec(seat, false);
-        (self.spec, self.need) = usual;
+        (self.spec, self.need, self.implied) = usual;
         chosen
     }
 
@@ -215,7 +218,8 @@ impl<'a> Placer<'a> {
         let row = &self.hosts.rows()[index];
         let unmet = || {
             let candidate = self.candidate(row);
-            self.spec.constraints.iter().chain(&self.shunned).find(|constraint| !candidate.meets(constraint))
+            let further = self.shunned.iter().chain(&self.implied);
+            self.spec.constraints.iter().chain(further).find(|constraint| !candidate.meets(constraint))
         };
         row.refusal(self.spec, self.need, self.own[index], self.now, unmet)
     }

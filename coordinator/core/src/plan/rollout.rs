@@ -250,7 +250,7 @@ fn drain<'a>(
         plan.block(subject.id, format!("slot {} cannot leave its host: it may run to its end", id.slot.slot));
         return false;
     }
-    if instance.spec.has_volume() {
+    if instance.spec.is_pinned() {
         plan.block(subject.id, format!("slot {} cannot leave its host: its data is there", id.slot.slot));
         return false;
     }

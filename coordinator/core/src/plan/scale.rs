@@ -223,7 +223,7 @@ impl<'a> Subject<'a> {
             plan.wake(at);
         } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
-        } else if instance.spec.has_volume() {
+        } else if instance.spec.is_pinned() {
             plan.block(self.id, format!("slot {} waits for its host, which has its data", id.slot.slot));
         } else {
             self.fill(&id.slot, Some(id), placer, plan);
@@ -335,7 +335,7 @@ impl<'a> Subject<'a> {
         let (revision, spec) = self.made_from(of);
         let only = match spec.mode {
             Mode::Global => Some(Only::Numbered(slot.slot)),
-            Mode::Replicated | Mode::Job => home.filter(|_| spec.has_volume()).map(Only::Home),
+            Mode::Replicated | Mode::Job => home.filter(|_| spec.is_pinned()).map(Only::Home),
         };
         let leaving = leaving.map(|instance| instance.host);
         let choice = placer.choose(&Seat { incarnation, only, leaving, spec });

@@ -526,7 +526,7 @@ fn a_host_can_be_reserved_more_than_once() {
 #[test]
 fn nothing_runs_in_maintenance() {
     let mut fixture = Fixture::of_hosts(2);
-    let volume = MountSpec { source: MountSource::Volume(name("data")), target: "/data".into(), read_only: false };
+    let volume = MountSpec::of(MountSource::Volume(name("data").into()), "/data");
     let mut db = that(1, "node.hostname == h1");
     db.container.mounts.push(volume);
     let log = ServiceSpec { mode: Mode::Global, ..web(|_| {}) };

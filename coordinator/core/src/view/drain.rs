@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn every_instance_is_told_what_becomes_of_it() {
         let mut fixture = Fixture::of_hosts(2);
-        let source = MountSource::Volume(name("data"));
-        let data = MountSpec { source, target: "/data".into(), read_only: false };
+        let source = MountSource::Volume(name("data").into());
+        let data = MountSpec::of(source, "/data");
         fixture.deploy(&[
             ("agent", web(|spec| spec.mode = Mode::Global)),
             ("db", on_h1(|spec| spec.container.mounts = vec![data])),

@@ -8,13 +8,13 @@ use std::{
 
 use common::{
     api::{
-        Change, ChangeKind, Downtime, PortPlan, Privilege, Replacement, ServiceChange, ServicePlan, StackPlan,
-        Unplaceable, VolumePlan,
+        Change, ChangeKind, Downtime, PortPlan, Replacement, ServiceChange, ServicePlan, StackPlan, Unplaceable,
+        VolumePlan,
     },
     error::Problem,
     id::{HostId, ServiceId, StackId},
     name::Name,
-    spec::{Mode, MountSource, PortSpec, ServiceSpec, StackSpec, UpdateOrder},
+    spec::{Mode, PortSpec, ServiceSpec, StackSpec, UpdateOrder, VolumeName},
     time::{Span, Timestamp},
 };
 
@@ -87,7 +87,7 @@ impl<'a> Preview<'a> {
             instances_before: count(self.before),
             instances,
             ports: self.ports(before, after, &hosts),
-            privileges: after.map(privileges).unwrap_or_default(),
+            privileges: after.map(|spec| spec.privileges().into_iter().collect()).unwrap_or_default(),
             replacement: match (change.kind, before, after) {
                 (ChangeKind::Update, Some(before), Some(after)) => Some(replacement(before, after, instances)),
                 _ => None,
@@ -143,8 +143,8 @@ impl<'a> Preview<'a> {
     /// The volumes that services mount, before the change or after it.
     fn volumes(&self, services: &[ServicePlan]) -> Vec<VolumePlan> {
         let (before, after) = (users(&self.spec_before), users(&self.spec));
-        let all: BTreeSet<&Name> = before.keys().chain(after.keys()).collect();
-        let plan = |name: &Name| {
+        let all: BTreeSet<&VolumeName> = before.keys().chain(after.keys()).collect();
+        let plan = |name: &VolumeName| {
             let users = after.get(name).or_else(|| before.get(name)).cloned().unwrap_or_default();
             let has_data = self.data_of(&users);
             let change = match (before.contains_key(name), after.contains_key(name)) {
@@ -155,7 +155,12 @@ impl<'a> Preview<'a> {
             let of_users = services.iter().filter(|plan| users.contains(&plan.change.service));
             let planned = of_users.flat_map(|plan| plan.hosts.clone());
             let hosts = names(&self.after, &has_data).into_iter().chain(planned).collect::<BTreeSet<Name>>();
-            VolumePlan { volume: name.clone(), change, hosts: hosts.into_iter().collect(), services: users }
+            let declared = |spec: &StackSpec| spec.volumes.get(name).cloned();
+            let declared = declared(&self.spec).or_else(|| declared(&self.spec_before)).unwrap_or_default();
+            let (docker, external, shared) =
+                (declared.docker_name(self.id, name), declared.external, declared.is_shared());
+            let (volume, hosts) = (name.clone(), hosts.into_iter().collect());
+            VolumePlan { volume, docker, external, shared, change, hosts, services: users }
         };
         all.into_iter().map(plan).collect()
     }
@@ -188,8 +193,8 @@ fn names(cluster: &Cluster, hosts: &BTreeSet<HostId>) -> Vec<Name> {
 }
 
 /// Which services mount each volume.
-fn users(spec: &StackSpec) -> BTreeMap<Name, Vec<Name>> {
-    let mut users: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
+fn users(spec: &StackSpec) -> BTreeMap<VolumeName, Vec<Name>> {
+    let mut users: BTreeMap<VolumeName, Vec<Name>> = BTreeMap::new();
     for (name, service) in &spec.services {
         for volume in service.volumes() {
             let of_volume = users.entry(volume.clone()).or_default();
@@ -218,26 +223,6 @@ fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => (v6.segments()[0] & 0xe000) == 0x2000 && v6.segments()[..2] != [0x2001, 0xdb8],
     }
-}
-
-/// What it may do to its hosts, each once.
-fn privileges(spec: &ServiceSpec) -> Vec<Privilege> {
-    let mut found = Vec::new();
-    for mount in spec.containers().flat_map(|(_, container)| &container.mounts) {
-        let MountSource::Bind(path) = &mount.source else { continue };
-        let path = path.clone();
-        let privilege = if path.ends_with("/docker.sock") {
-            Privilege::Docker { path }
-        } else if mount.read_only {
-            Privilege::ReadsHost { path }
-        } else {
-            Privilege::WritesHost { path }
-        };
-        if !found.contains(&privilege) {
-            found.push(privilege);
-        }
-    }
-    found
 }
 
 fn replacement(before: &ServiceSpec, after: &ServiceSpec, instances: u32) -> Replacement {

@@ -2,6 +2,8 @@
 //!
 //! The specs are taken apart without `..`: a new field does not compile until it is here.
 
+mod surroundings;
+
 use std::collections::BTreeMap;
 
 use common::{
@@ -9,8 +11,8 @@ use common::{
     file::{FileKind, FileSpec},
     part::Part,
     spec::{
-        Canary, Condition, ContainerSpec, CronSpec, EndpointMode, FailureAction, Mode, MountSource, MountSpec,
-        PortSpec, PullPolicy, RestartCondition, RestartPolicy, ServiceSpec, Sidekick, UpdateOrder, UpdatePolicy,
+        Canary, Condition, ContainerSpec, CronSpec, EndpointMode, FailureAction, Mode, PortSpec, PullPolicy,
+        RestartCondition, RestartPolicy, ServiceSpec, Sidekick, UpdateOrder, UpdatePolicy,
     },
 };
 
@@ -104,6 +106,9 @@ impl Shape {
             depends_on,
             endpoint_mode,
             joins,
+            network_mode,
+            networks,
+            volumes,
         } = spec;
         let main = &Part::Main;
         for port in ports {
@@ -135,6 +140,7 @@ impl Shape {
             endpoint_word(*mode).to_owned()
         });
         joins.iter().for_each(|name| self.named(main, Aspect::JoinedEnvironment, Some(name.as_str()), ""));
+        surroundings::service(self, *network_mode, networks, volumes);
         self.update(update);
         for (name, condition) in depends_on {
             self.named(main, Aspect::Dependency, Some(name.as_str()), reached(*condition));
@@ -190,8 +196,25 @@ impl Shape {
             reservations,
             limits,
             devices,
-            log,
+            // What else there is has a place of its own.
+            log: _,
+            hostname: _,
+            domainname: _,
+            resolver: _,
+            extra_hosts: _,
+            init: _,
+            tty: _,
+            stdin_open: _,
+            stop_signal: _,
+            read_only: _,
+            tmpfs: _,
+            annotations: _,
+            platform: _,
+            runtime: _,
+            isolation: _,
+            tuning: _,
         } = spec;
+        surroundings::container(self, part, spec);
         let default = ContainerSpec::of_image("");
         self.named(part, Aspect::Image, None, image);
         environment.iter().for_each(|(name, value)| self.hidden(part, Aspect::Variable, Some(name), value));
@@ -204,7 +227,9 @@ impl Shape {
         if let Some(check) = healthcheck {
             self.hidden(part, Aspect::HealthCheck, None, check);
         }
-        mounts.iter().for_each(|mount| self.named(part, Aspect::Mount, Some(&mount.target), source(mount)));
+        mounts
+            .iter()
+            .for_each(|mount| self.named(part, Aspect::Mount, Some(&mount.target), surroundings::mount(mount)));
         files.iter().for_each(|file| self.file(part, file));
         for (kind, request) in devices {
             let uses = request.capabilities.join(", ");
@@ -229,7 +254,6 @@ impl Shape {
         );
         say(Aspect::CpuLimit, limits.cpu != default.limits.cpu, limits.cpu.to_string());
         say(Aspect::MemoryLimit, limits.memory != default.limits.memory, limits.memory.to_string());
-        say(Aspect::LogOptions, *log != default.log, format!("{} files of {}", log.max_files, log.max_size));
     }
 
     fn file(&mut self, part: &Part, file: &FileSpec) {
@@ -257,15 +281,6 @@ fn port_texts(port: &PortSpec) -> (String, String) {
     let published = published.map_or_else(|| "any".to_owned(), |port| port.to_string());
     let address = host_ip.map_or_else(String::new, |address| format!("{address} "));
     (format!("{container}/{protocol} at {address}{published}"), String::new())
-}
-
-fn source(mount: &MountSpec) -> String {
-    let MountSpec { source, target: _, read_only } = mount;
-    let what = match source {
-        MountSource::Bind(path) => path.clone(),
-        MountSource::Volume(name) => format!("volume {name}"),
-    };
-    if *read_only { format!("{what} (read-only)") } else { what }
 }
 
 fn restarts(policy: &RestartPolicy) -> String {

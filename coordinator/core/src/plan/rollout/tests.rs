@@ -239,8 +239,8 @@ fn what_has_no_place_elsewhere_stays_until_the_deadline_and_says_why() {
 #[test]
 fn what_has_its_data_on_a_host_waits_for_that_host() {
     let volume: fn(&mut ServiceSpec) = |spec| {
-        let source = MountSource::Volume(name("data"));
-        spec.container.mounts.push(MountSpec { source, target: "/data".into(), read_only: false });
+        let source = MountSource::Volume(name("data").into());
+        spec.container.mounts.push(MountSpec::of(source, "/data"));
     };
     let mut fixture = deployed(volume);
     drain(&mut fixture, 1, Span::minutes(10));
@@ -485,11 +485,11 @@ fn a_host_that_came_later_gets_its_share() {
     assert_eq!(on_each(&fixture), [2, 2, 2]);
     assert!(!fixture.cluster.is_rebalancing(&service_id()), "and then it is over");
     assert_eq!(view::rebalance_plan(&fixture.cluster, &[service_id()], fixture.now), []);
-    let volume = MountSource::Volume(name("data"));
+    let volume = MountSource::Volume(name("data").into());
     fixture.deploy(&[(
         "web",
         web(|spec| {
-            spec.container.mounts.push(MountSpec { source: volume, target: "/data".into(), read_only: false });
+            spec.container.mounts.push(MountSpec::of(volume, "/data"));
         }),
     )]);
     let said = fixture.refused(Command::Rebalance { services: vec![service_id()] });

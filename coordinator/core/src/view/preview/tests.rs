@@ -2,7 +2,7 @@ use common::{
     explain::{change_lines, plan_lines},
     host::HostFacts,
     instance::Phase,
-    spec::{Condition, ContainerSpec, MountSpec, Protocol, Sidekick},
+    spec::{Condition, ContainerSpec, MountSource, MountSpec, Protocol, Sidekick, VolumeSpec},
 };
 
 use super::*;
@@ -15,16 +15,16 @@ fn port(published: u16, change: impl FnOnce(&mut PortSpec)) -> PortSpec {
 }
 
 fn mount(source: MountSource, target: &str) -> MountSpec {
-    MountSpec { source, target: target.to_owned(), read_only: false }
+    MountSpec::of(source, target)
 }
 
 fn data() -> MountSpec {
-    mount(MountSource::Volume(name("data")), "/data")
+    mount(MountSource::Volume(name("data").into()), "/data")
 }
 
 fn plan_of(fixture: &Fixture, services: &[(&str, ServiceSpec)]) -> Vec<String> {
     let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
-    let spec = Arc::new(StackSpec { services, volumes: [name("data")].into() });
+    let spec = Arc::new(StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() });
     let what = "deployed".to_owned();
     let command = Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what };
     let plan = stack_plan(&fixture.cluster, &stack(), &command, fixture.now).expect("it can be planned");
