@@ -206,4 +206,20 @@ fn a_canary_is_looked_at_before_the_rest_follows() {
     let (calls, failed) = caller.stop();
     assert!(failed.is_empty(), "{calls} calls, failed: {failed:?}");
     println!("a canary, an emptied host and the rest under {calls} calls, none failed");
+    says_what_runs_nowhere(&lab);
+}
+
+/// What cannot leave a host in time is stopped and named; its port is shown as it was bound.
+fn says_what_runs_nowhere(lab: &Lab) {
+    let tied = "services: {pinned: {image: 'lab/web:1', ports: ['127.0.0.1:18072:81/udp'], \
+                deploy: {placement: {constraints: [node.hostname == h2]}}}}";
+    lab.deploy("tied", tied);
+    let shown = lab.exec("h1", &["wharf", "ps", "tied"]).expect("it is listed");
+    assert!(shown.contains("127.0.0.1:18072→81/udp"), "{shown}");
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "host", "drain", "h2", "-y", "--within", "3s"]);
+    assert_eq!(code, 3, "{said}");
+    for words in ["1 instance of h2 was stopped and runs nowhere", "default/tied/pinned/1.1: ", "uncordon h2"] {
+        assert!(said.contains(words), "{words:?} is missing in {said}");
+    }
+    assert!(said.contains("default/tied/pinned/1.1  until the deadline: slot 1 cannot leave"), "{said}");
 }
