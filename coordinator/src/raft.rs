@@ -51,6 +51,7 @@ mod tests;
 /// How long a write may take before its result counts as unknown.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// A leader that no majority has answered for this long does not lead.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1500);
@@ -96,7 +97,7 @@ pub struct Leadership {
 }
 
 /// A member of the group as Raft knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupMember {
     /// Its identity.
     pub id: MemberId,
@@ -104,6 +105,15 @@ pub struct GroupMember {
     pub votes: bool,
     /// Where it is reached.
     pub address: String,
+}
+
+/// The group as the coordinator says that is asked.
+pub async fn group_of(coordinator: &Caller) -> Result<Vec<GroupMember>, LinkError> {
+    let open = Open::Member(common::codec::encode(&MemberCall::Group)?);
+    match coordinator.ask(&open, GROUP_TIMEOUT).await? {
+        MemberAnswer::Group(group) => Ok(group),
+        _ => Err(LinkError::Ended),
+    }
 }
 
 /// Callers of the other members, by address.
@@ -360,6 +370,7 @@ impl Consensus {
             MemberCall::PreVote { last_log } => MemberAnswer::PreVote(election::grants(self, last_log)),
             MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose_at_once(proposals).await),
             MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
+            MemberCall::Group => MemberAnswer::Group(self.group()),
         }
     }
 

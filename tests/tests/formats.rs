@@ -280,6 +280,7 @@ fn commands_on_the_rest() -> Vec<Command> {
         Command::Judge { instance: instance(), verdict: Verdict::Unknown { since: AT } },
         Command::MemberAddress { member: MemberId(2), address: (from, 7443).into() },
         Command::RemoveMember(MemberId(2)),
+        Command::MemberReached { member: MemberId(2), reached: false },
         Command::ForgetMember(MemberId(2)),
         Command::PutKey { environment: environment.clone(), key: "a/b".into(), value: Arc::from(*b"v") },
         Command::RemoveKey { environment, key: "a/b".into() },

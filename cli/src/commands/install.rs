@@ -3,9 +3,12 @@
 use std::{
     fs::DirBuilder,
     io::Read,
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
+    time::Duration,
 };
 
 use agent::{
@@ -15,16 +18,21 @@ use agent::{
 use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
+    id::MemberId,
     network::Backend,
     time::Timestamp,
     token::{InvalidToken, JoinToken, SecretHash},
 };
 use hyper::Method;
 use link::{
+    Transport,
+    call::Caller,
     file,
     identity::{join_proof, make_request, pin_of, random_bytes},
     keyring::{Keyring, forget, pending_key},
+    quic::Quic,
 };
+use tokio::time::Instant;
 
 use super::up;
 use crate::{
@@ -44,6 +52,9 @@ fn failed(step: &str, why: impl std::fmt::Display) -> Problem {
         .fix("Paste the line again: it goes on where it stopped")
 }
 
+/// How long a coordinator may take until it votes, before that is said.
+const VOTES_WITHIN: Duration = Duration::from_secs(30);
+
 /// Joins this host and starts its service.
 pub async fn install(install: &Install) -> Result<u8, Problem> {
     let token = read_token(install)?;
@@ -60,7 +71,40 @@ pub async fn install(install: &Install) -> Result<u8, Problem> {
         Some(keyring) => keyring,
         None => join(install, &token).await?,
     };
-    start(install, keyring).await
+    let code = start(install, keyring.clone()).await?;
+    match keyring.member.filter(|_| code == 0 && !install.foreground) {
+        Some(member) => wait_until_it_votes(install, &keyring, member).await.map(|()| code),
+        None => Ok(code),
+    }
+}
+
+/// Waits until the others count this host's coordinator among them: until then the cluster is no safer for it.
+async fn wait_until_it_votes(install: &Install, keyring: &Keyring, member: MemberId) -> Result<(), Problem> {
+    let any = SocketAddr::new(if install.coordinator.is_ipv6() { [0; 8].into() } else { [0; 4].into() }, 0);
+    let quic = Quic::dial_only(any, keyring.credentials()).map_err(|e| failed("asking the other coordinators", e))?;
+    let others: Vec<Caller> = {
+        let quic: Arc<dyn Transport> = Arc::new(quic);
+        let others = keyring.coordinators.iter().filter(|address| keyring.advertise != Some(**address));
+        others.map(|address| Caller::new(quic.clone(), *address)).collect()
+    };
+    let deadline = Instant::now() + VOTES_WITHIN;
+    while Instant::now() < deadline {
+        for other in &others {
+            if coordinator::raft::group_of(other)
+                .await
+                .is_ok_and(|group| group.iter().any(|m| m.id == member && m.votes))
+            {
+                output::note(format!("✓ coordinator {member} votes"));
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let address = keyring.advertise.map_or_else(String::new, |address| format!(" at {address}"));
+    Err(Problem::new(Code::ResultUnknown, format!("The service runs, but coordinator {member} does not vote yet"))
+        .why(format!("the others do not reach it{address} by UDP, or it does not follow them"))
+        .fix("Open the port for UDP between the coordinators; it votes as soon as they reach it: wharf member ls")
+        .fix(format!("Or take it out again, from another one: wharf member rm {member}")))
 }
 
 fn read_token(install: &Install) -> Result<JoinToken, Problem> {

@@ -47,7 +47,8 @@ pub struct MemberView {
     /// Where it listens.
     #[schema(value_type = String)]
     pub address: SocketAddr,
-    /// Its part in the group: `leader`, `voter`, `learner`, `joining` or `leaving`.
+    /// Its part in the group: `leader`, `voter`, `learner`, `joining`, `leaving`, or `unreachable`: it is to
+    /// join, and does not answer.
     pub state: String,
 }
 

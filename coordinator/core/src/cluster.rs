@@ -231,6 +231,7 @@ impl Cluster {
             Command::Observe { host, instances } => self.observe(*host, instances),
             Command::Judge { instance, verdict } => self.judge(instance, *verdict),
             Command::MemberAddress { member, address } => self.member_address(*member, *address),
+            Command::MemberReached { member, reached } => self.member_reached(*member, *reached),
             Command::RemoveMember(member) => self.remove_member(*member),
             Command::ForgetMember(member) => self.forget_member(*member),
             Command::PutKey { environment, key, value } => self.put_key(environment, key, value),
@@ -248,10 +249,7 @@ impl Cluster {
         self.network = genesis.network;
         self.environments.insert(default_environment(), self.clock);
         self.last_member = genesis.member.0;
-        self.members.insert(
-            genesis.member,
-            Member { host: genesis.host, address: genesis.address, state: MemberState::Present },
-        );
+        self.members.insert(genesis.member, Member::new(genesis.host, genesis.address));
         self.admit_host(genesis.host, genesis.name.clone(), Default::default())?;
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
         self.done()

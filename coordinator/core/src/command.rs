@@ -285,6 +285,13 @@ pub enum Command {
         /// Where it listens now.
         address: SocketAddr,
     },
+    /// Notes whether a member that is to join the group can be reached.
+    MemberReached {
+        /// The member.
+        member: MemberId,
+        /// Whether it can.
+        reached: bool,
+    },
     /// Asks a member to leave the group.
     RemoveMember(MemberId),
     /// Forgets a member that has left.

@@ -5,7 +5,10 @@ use common::{
     api::{ClusterView, MemberView, Settings},
     id::MemberId,
 };
-use coordinator_core::{Command, cluster::MemberState};
+use coordinator_core::{
+    Command,
+    cluster::{Member, MemberState},
+};
 
 use super::{
     ApiError,
@@ -20,18 +23,19 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
     let published = consensus.current();
     let identity = published.cluster.identity.as_ref().ok_or_else(no_leader)?;
     let (leadership, group) = (consensus.leadership(), consensus.group());
-    let state = |id: &MemberId, wanted: MemberState| match (wanted, group.iter().find(|member| member.id == *id)) {
-        (MemberState::Leaving, _) => "leaving",
+    let state = |id: &MemberId, member: &Member| match group.iter().find(|known| known.id == *id) {
+        _ if member.state == MemberState::Leaving => "leaving",
         _ if leadership.leader == Some(*id) => "leader",
-        (_, Some(member)) if member.votes => "voter",
-        (_, Some(_)) => "learner",
-        (_, None) => "joining",
+        Some(known) if known.votes => "voter",
+        Some(_) => "learner",
+        None if member.unreached_since.is_some() => "unreachable",
+        None => "joining",
     };
     let members = published.cluster.members.iter().map(|(id, member)| MemberView {
         id: *id,
         host: member.host,
         address: member.address,
-        state: state(id, member.state).to_owned(),
+        state: state(id, member).to_owned(),
     });
     Ok(Json(ClusterView {
         id: identity.id,

@@ -17,7 +17,7 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Callers, NotProposed,
+    Callers, GroupMember, NotProposed,
     types::{LogId, TypeConfig},
 };
 
@@ -40,6 +40,8 @@ pub enum MemberCall {
     Propose(Vec<Proposal>),
     /// Which index must I have applied to have seen all that is acknowledged by now?
     ReadIndex,
+    /// Who is in the group, as you know it? Also asked to learn whether a member is there at all.
+    Group,
 }
 
 /// The answer to a [`MemberCall`].
@@ -57,6 +59,8 @@ pub enum MemberAnswer {
     Proposed(Result<Vec<Outcome>, NotProposed>),
     /// To [`MemberCall::ReadIndex`]: none if this member does not lead.
     ReadIndex(Option<u64>),
+    /// To [`MemberCall::Group`].
+    Group(Vec<GroupMember>),
 }
 
 /// Makes clients of the other members.

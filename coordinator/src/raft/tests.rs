@@ -1,13 +1,18 @@
-use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use common::{
     codec::Format,
-    id::{HostId, MemberId},
+    id::{ClusterId, HostId, MemberId},
     name::default_environment,
+    secret::Secret,
     time::Timestamp,
+    token::{JoinRole, SecretHash, TokenId},
     wire::{MAX_FRAME, PeerIdentity},
 };
-use coordinator_core::{Batch, Command};
+use coordinator_core::{
+    Batch, Command,
+    command::{Admission, Authority, Genesis, NewJoinToken},
+};
 use link::memory::Network;
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
@@ -19,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Consensus, MemberAnswer, MemberCall, Start,
+    Consensus, GroupMember, MemberAnswer, MemberCall, Start,
     log::LogStore,
     state_machine::StateMachine,
     store::{ENTRY_FORMAT, Store, StoreError, insert_entry, insert_record},
@@ -217,4 +222,98 @@ async fn records_are_checked() {
     store.write_durably(batch).await.expect("writes");
     assert_eq!(store.record::<u64>(b"m/vote").expect("reads"), Some(5));
     assert!(store.record::<u64>(b"m/purged").is_err());
+}
+
+/// A group of one whose state is made, and which admits other coordinators.
+async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationToken, JoinSet<()>) {
+    let (member, host) = (MemberId(1), HostId([1; 10]));
+    let address: SocketAddr = ([10, 0, 0, 1], 1).into();
+    let transport = Arc::new(Network::default().end(address, PeerIdentity { host, member: Some(member) }));
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let start = Start { me: member, directory, transport };
+    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.expect("starts");
+    consensus.found(address).await.expect("is founded");
+    wait_for(&consensus, "it leads", |consensus| consensus.leadership().leads).await;
+    let nothing = || Secret::new(Vec::new());
+    let authority = Authority { certificate: vec![], key: nothing(), join_certificate: vec![], join_key: nothing() };
+    let genesis = Genesis {
+        cluster: ClusterId([1; 10]),
+        authority,
+        settings: Default::default(),
+        network: Default::default(),
+        member,
+        address,
+        host,
+        name: "h1".parse().expect("a name"),
+    };
+    let token = NewJoinToken {
+        id: TokenId([1; 5]),
+        secret: SecretHash([0; 32]),
+        role: JoinRole::Coordinator,
+        expires_at: Timestamp(u64::MAX),
+        max_uses: 9,
+        labels: Default::default(),
+        from: None,
+    };
+    let made = vec![Command::Initialize(Box::new(genesis)).into(), Command::PutJoinToken(Box::new(token)).into()];
+    consensus.propose(made).await.expect("it is made");
+    (consensus, stop, tasks)
+}
+
+async fn wait_for(consensus: &Consensus, what: &str, condition: impl Fn(&Consensus) -> bool) {
+    let waiting = async {
+        while !condition(consensus) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+/// Where nobody is.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 1);
+
+/// The admission of a coordinator that is never started.
+fn admission() -> Command {
+    let from = NOWHERE.ip();
+    let (host, name) = (HostId([2; 10]), "h2".parse().expect("a name"));
+    Command::Admit(Box::new(Admission { token: TokenId([1; 5]), host, name, from, address: NOWHERE }))
+}
+
+#[tokio::test]
+async fn a_coordinator_that_never_starts_takes_no_vote() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let (consensus, stop, _tasks) = group_of_one(directory.path()).await;
+    // It was reached once, and died before it had anything.
+    consensus.raft.add_learner(2, openraft::BasicNode::new(NOWHERE), false).await.expect("is added");
+    consensus.propose(vec![admission().into()]).await.expect("it is admitted");
+    let second = |consensus: &Consensus| consensus.current().cluster.members.get(&MemberId(2)).cloned();
+    let is_said = |consensus: &Consensus| second(consensus).is_some_and(|member| member.unreached_since.is_some());
+    wait_for(&consensus, "it is said that it cannot be reached", is_said).await;
+    let group = consensus.group();
+    assert!(matches!(&group[..], [GroupMember { id: MemberId(1), votes: true, .. }]), "{group:?}");
+    let before = consensus.last_log_index();
+    consensus.propose(vec![Command::RemoveMember(MemberId(2)).into()]).await.expect("one still decides alone");
+    wait_for(&consensus, "it is forgotten", |consensus| second(consensus).is_none()).await;
+    assert!(consensus.last_log_index() <= before + 3, "{} after {before}", consensus.last_log_index());
+    let events: Vec<String> = consensus.current().cluster.events.values().map(|event| event.reason.clone()).collect();
+    assert_eq!(events.iter().filter(|reason| *reason == "member-unreached").count(), 1, "{events:?}");
+    stop.cancel();
+    consensus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_learner_that_leaves_is_removed_once() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let (consensus, stop, _tasks) = group_of_one(directory.path()).await;
+    consensus.raft.add_learner(2, openraft::BasicNode::new(NOWHERE), false).await.expect("is added");
+    let before = consensus.last_log_index();
+    let both = vec![admission().into(), Command::RemoveMember(MemberId(2)).into()];
+    consensus.propose(both).await.expect("it comes and goes");
+    let is_gone = |consensus: &Consensus| {
+        consensus.group().len() == 1 && !consensus.current().cluster.members.contains_key(&MemberId(2))
+    };
+    wait_for(&consensus, "it is gone", is_gone).await;
+    assert!(consensus.last_log_index() <= before + 4, "{} after {before}", consensus.last_log_index());
+    stop.cancel();
+    consensus.shutdown().await;
 }

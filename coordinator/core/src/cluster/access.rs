@@ -14,7 +14,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Member, MemberState, not_found};
+use super::{Applied, Cluster, Member, not_found};
 use crate::command::{Admission, NewJoinToken, Outcome};
 
 /// A join token as the cluster keeps it.
@@ -170,8 +170,7 @@ impl Cluster {
         let member = (role == JoinRole::Coordinator).then(|| {
             self.last_member += 1;
             let id = MemberId(self.last_member);
-            self.members
-                .insert(id, Member { host: admission.host, address: admission.address, state: MemberState::Present });
+            self.members.insert(id, Member::new(admission.host, admission.address));
             id
         });
         self.record(admission.host, "host-joined", format!("{name} from {}", admission.from));

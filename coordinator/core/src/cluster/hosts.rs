@@ -77,6 +77,15 @@ pub struct Member {
     pub address: SocketAddr,
     /// Whether it should be in the group.
     pub state: MemberState,
+    /// Since when it should join the group and cannot be reached; the group goes on without it.
+    pub unreached_since: Option<Timestamp>,
+}
+
+impl Member {
+    /// A member that should be in the group.
+    pub fn new(host: HostId, address: SocketAddr) -> Member {
+        Member { host, address, state: MemberState::Present, unreached_since: None }
+    }
 }
 
 /// Whether a member should be in the group; what it is there now, Raft knows.
@@ -269,12 +278,30 @@ impl Cluster {
         self.done()
     }
 
+    pub(super) fn member_reached(&mut self, id: MemberId, reached: bool) -> Applied {
+        let clock = self.clock;
+        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        if reached != member.unreached_since.is_some() {
+            return self.done();
+        }
+        member.unreached_since = (!reached).then_some(clock);
+        let address = member.address;
+        let (reason, message) = if reached {
+            ("member-reached", format!("it answers at {address} now, and joins the group"))
+        } else {
+            ("member-unreached", format!("it does not answer at {address}: it joins the group as soon as it does"))
+        };
+        self.record(format!("member {id}"), reason, message);
+        self.done()
+    }
+
     pub(super) fn remove_member(&mut self, id: MemberId) -> Applied {
-        let staying = self.members.iter().filter(|(other, m)| **other != id && m.state == MemberState::Present).count();
+        let stays = |m: &Member| m.state == MemberState::Present && m.unreached_since.is_none();
+        let staying = self.members.iter().filter(|(other, m)| **other != id && stays(m)).count();
         let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if staying == 0 {
             return Err(Problem::new(Code::MemberRefused, format!("Member {id} was not removed"))
-                .why("it is the last one, and it holds the cluster's state")
+                .why("it is the last one that answers, and it holds the cluster's state")
                 .fix("Add another coordinator first: wharf member add"));
         }
         if member.state == MemberState::Present {
