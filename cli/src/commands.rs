@@ -18,12 +18,12 @@ mod uninstall;
 mod up;
 
 use clap::CommandFactory;
-use futures::future::LocalBoxFuture;
 use common::{
     api::ClusterView,
     error::{Code, Problem},
     name::{Name, default_environment},
 };
+use futures::future::LocalBoxFuture;
 
 use crate::{
     args::{AgentCommand, Args, Command, Format},

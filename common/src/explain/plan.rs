@@ -81,7 +81,7 @@ fn service_lines(service: &ServicePlan) -> Vec<String> {
         lines.extend(service.ports.iter().map(|port| port_line(service, port)));
     }
     if service.change.kind == ChangeKind::Create || touches_mounts(service) {
-        lines.extend(service.privileges.iter().map(privilege));
+        lines.extend(service.privileges.iter().filter_map(privilege));
     }
     lines
 }
@@ -146,8 +146,14 @@ fn placed(difference: &Difference) -> String {
     }
 }
 
-/// What a new service has of an aspect: `env A and B`, `user 1000`.
+/// What a new service has of an aspect: `env A and B`, `user 1000`, `hostname web; init true`.
 fn has(aspect: Aspect, group: &[&Difference]) -> String {
+    // Each is called by the key of a compose file.
+    if aspect == Aspect::Option {
+        let one =
+            |d: &&Difference| [d.name.clone(), d.after.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        return group.iter().map(one).collect::<Vec<_>>().join("; ");
+    }
     let one = |d: &&Difference| match (&d.name, &d.after) {
         (Some(name), Some(value)) => format!("{name} ({value})"),
         (Some(text), None) | (None, Some(text)) => text.clone(),
@@ -170,6 +176,7 @@ fn phrase(difference: &Difference) -> String {
     };
     let subject = match (&difference.aspect, &difference.name) {
         (Aspect::Container, _) => String::new(),
+        (Aspect::Option, Some(name)) => name.clone(),
         (aspect, Some(name)) => format!("{} {name}", word(*aspect)),
         (aspect, None) => word(*aspect).to_owned(),
     };
@@ -193,7 +200,7 @@ fn word(aspect: Aspect) -> &'static str {
         Aspect::Mode => "mode",
         Aspect::Schedule => "schedule",
         Aspect::Port => "port",
-        Aspect::ExposedPort => "port for the cluster",
+        Aspect::ExposedPort => "exposed port",
         Aspect::Mount => "mount",
         Aspect::Config => "config",
         Aspect::Secret => "secret",
@@ -301,25 +308,25 @@ fn bracketed(address: IpAddr) -> String {
     }
 }
 
-fn privilege(privilege: &Privilege) -> String {
-    match privilege {
+/// A right that what is mounted does not show by itself.
+fn privilege(privilege: &Privilege) -> Option<String> {
+    Some(match privilege {
+        Privilege::WritesHost { .. } | Privilege::ReadsHost { .. } => return None,
         Privilege::Docker { path } => format!("speaks with its host's Docker ({path}): it can do there what root can"),
-        Privilege::WritesHost { path } => format!("may write to {path} of its host"),
-        Privilege::ReadsHost { path } => format!("may read {path} of its host"),
         Privilege::Privileged => "is privileged: it can do on its host what root can".to_owned(),
         Privilege::Capability(name) if name == "ALL" => "has all capabilities".to_owned(),
         Privilege::Capability(name) => format!("has the capability {name}"),
         Privilege::Filter(name) => format!("weakens {name}, which keeps it and its host apart"),
         Privilege::Device(device) => format!("uses {device} of its host"),
-        Privilege::HostNetwork => "is on its host's network".to_owned(),
+        Privilege::HostNetwork => "is on its host's network: every port that it listens on is open there".to_owned(),
         Privilege::HostGateway => "may call programs of its host".to_owned(),
         Privilege::HostProcesses => "sees its host's processes".to_owned(),
         Privilege::HostIpc => "shares its host's memory segments".to_owned(),
         Privilege::HostName => "may change its host's name".to_owned(),
         Privilege::HostUsers => "has its host's users".to_owned(),
         Privilege::ControlGroups => "sees its host's control groups or is put below one".to_owned(),
-        Privilege::Runtime(name) => format!("is made by the runtime {name}"),
-    }
+        Privilege::Runtime(name) => format!("runs under the runtime {name}"),
+    })
 }
 
 fn volume_line(volume: &VolumePlan) -> String {

@@ -64,7 +64,7 @@ fn a_new_service_is_shown_whole() {
         &[
             "  + agent  web:1",
             "           3 instances: one on each of h1, h2 and h3, and on each host that joins and suits it",
-            "           /var/run/docker.sock at /var/run/docker.sock",
+            "           its host's /var/run/docker.sock at /var/run/docker.sock",
             "           env A and B; command",
             "           opens 8080/tcp (to 80 in the container) on h1, h2 and h3, at every address",
             "           opens 53/udp on h1, h2 and h3, at every address",

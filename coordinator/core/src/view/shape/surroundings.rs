@@ -147,7 +147,7 @@ fn isolation(options: &mut Options<'_>, isolation: &Isolation) {
     // A profile is long.
     let first_line = |text: &String| text.chars().take(60).collect::<String>();
     options.list("security_opt", &security_opt.iter().map(first_line).collect::<Vec<_>>());
-    if !security_opt.is_empty() {
+    if security_opt.iter().any(|text| text.chars().count() > 60) {
         options.hidden("security_opt text", security_opt);
     }
     let device = |HostDevice { source, target, permissions }: &HostDevice| format!("{source}:{target}:{permissions}");
@@ -210,7 +210,7 @@ fn tuning(options: &mut Options<'_>, tuning: &Tuning) {
 pub(super) fn mount(mount: &MountSpec) -> String {
     let MountSpec { source, target: _, read_only, propagation, create_host_path, nocopy, subpath } = mount;
     let what = match source {
-        MountSource::Bind(path) => path.clone(),
+        MountSource::Bind(path) => format!("its host's {path}"),
         MountSource::Volume(name) => format!("volume {name}"),
         MountSource::Anonymous => "a volume of its own".to_owned(),
         MountSource::Tmpfs(TmpfsOptions { size, mode }) => {
