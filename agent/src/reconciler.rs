@@ -19,6 +19,7 @@ use common::{
     output::LastLines,
     part::{Part, PartId},
     report::Report,
+    spec::template::Node,
 };
 use futures::{StreamExt, stream};
 use link::clock::now;
@@ -30,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRuntime};
+use crate::{facts, files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRuntime};
 
 /// How often the host is looked at even if nothing seems to have happened.
 const TICK: Duration = Duration::from_secs(15);
@@ -222,11 +223,17 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         self.busy.insert(action.part().clone());
         let of = &action.part().instance;
         let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
+        let (instance, unfilled) = match instance.clone().map(|instance| instance.filled(&node(assignment))) {
+            Some(Err(why)) => (instance, Some(why)),
+            Some(Ok(filled)) => (Some(filled), None),
+            None => (None, None),
+        };
         info!(instance = %action.part(), action = word(&action), "acting");
         let (host, directory) = ((self.files.clone(), self.leases.clone()), self.directory.clone());
         let (runtime, admitted) = (self.runtime.clone(), self.admitted.clone());
         self.actions.spawn(async move {
             match (&action, resident) {
+                (Action::Create(_), _) if let Some(why) = unfilled => return (action, ActionResult::Impossible(why)),
                 (Action::Stop { .. }, _) => wait_until_unlisted(directory, &action.part().instance).await,
                 (Action::Start { .. }, Some((address, resident)))
                     if !is_admitted(admitted, address, &resident).await =>
@@ -285,6 +292,16 @@ async fn act<R: ContainerRuntime + ?Sized>(
         }
     }
     (action, result)
+}
+
+/// This host, as templates see it.
+fn node(assignment: &Assignment) -> Node {
+    Node {
+        id: assignment.host.to_string(),
+        hostname: facts::hostname(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+    }
 }
 
 /// Who has which address by a container, if it has one.

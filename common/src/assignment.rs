@@ -11,7 +11,7 @@ use crate::{
     network::{Network, Overlay},
     part::Part,
     secret::Secret,
-    spec::ServiceSpec,
+    spec::{ServiceSpec, template::Node},
 };
 
 /// The full value for one host; the newest generation wins, replays are harmless.
@@ -63,6 +63,15 @@ impl AssignedInstance {
             Some(container) if *part != Part::Main => &container.image,
             _ => &self.image,
         }
+    }
+
+    /// The same with Swarm's templates filled in for its host; an error says which cannot be.
+    pub fn filled(self, node: &Node) -> Result<AssignedInstance, String> {
+        if !self.spec.has_templates() {
+            return Ok(self);
+        }
+        let spec = Arc::new(self.spec.filled(&self.id, node)?);
+        Ok(AssignedInstance { spec, ..self })
     }
 
     /// Its parts in the order in which they start.

@@ -3,6 +3,7 @@
 pub mod cleanup;
 mod devices;
 mod network;
+mod ready;
 mod render;
 
 use std::{
@@ -31,7 +32,7 @@ use common::{
     instance::Health,
     output::{LastLines, MOST_LINES},
     part::{Part, PartId},
-    spec::{ContainerSpec, PullPolicy},
+    spec::{ContainerSpec, NetworkMode, PullPolicy},
     time::{Span, Timestamp},
     wire::{LogFrame, LogRequest},
 };
@@ -155,7 +156,7 @@ impl Docker {
         }
     }
 
-    async fn pull(&self, instance: &AssignedInstance, image: &str) -> Result<(), Error> {
+    async fn pull(&self, instance: &AssignedInstance, part: &Part, image: &str) -> Result<(), Error> {
         let credentials = instance.credentials_for(image).map(|credentials| DockerCredentials {
             username: Some(credentials.username.clone()),
             password: Some(credentials.password.expose().clone()),
@@ -163,7 +164,12 @@ impl Docker {
             ..DockerCredentials::default()
         });
         let (name, tag) = render::name_and_tag(image);
-        let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+        let mut options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
+        let platform = instance.spec.container_of(part).and_then(|container| container.platform.as_deref());
+        if let Some(platform) = platform {
+            options = options.platform(platform);
+        }
+        let options = options.build();
         let mut progress = std::pin::pin!(self.client()?.create_image(Some(options), None, credentials));
         while let Some(step) = progress.next().await {
             step?;
@@ -237,19 +243,26 @@ impl Docker {
     }
 
     async fn try_create(&self, instance: &AssignedInstance, part: &Part) -> Result<(), Error> {
-        let bridge = self.ensure_network().await?;
+        let is_ours = instance.spec.network_mode == NetworkMode::Cluster;
+        let bridge = if is_ours { Some(self.ensure_network().await?) } else { None };
         let name = instance.id.part(part.clone()).container_name();
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let mut options = CreateContainerOptionsBuilder::new().name(&name);
+        let platform = instance.spec.container_of(part).and_then(|container| container.platform.as_deref());
+        if let Some(platform) = platform {
+            options = options.platform(platform);
+        }
         let guarded = match instance.spec.container_of(part).filter(|_| instance.spec.strict_singleton) {
             Some(container) => Some(self.words_of(container, instance.image_of(part)).await?),
             None => None,
         };
         let mut body = render::container(instance, part, self.cluster, &self.places, guarded);
-        if render::has_network(instance, part) {
+        if !render::shares_network(instance, part) {
             render::names(&mut body, instance, bridge);
-            render::address(&mut body, self.next_address(bridge).await?);
+            if let Some(bridge) = bridge {
+                render::address(&mut body, self.next_address(bridge).await?);
+            }
         }
-        match self.client()?.create_container(Some(options), body).await {
+        match self.client()?.create_container(Some(options.build()), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),
             other => other.map(|_| ()),
@@ -372,7 +385,7 @@ impl ContainerRuntime for Docker {
             Ok(_) => {}
             Err(error) => return ActionResult::Failed(reason(error)),
         }
-        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance, image)).await {
+        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance, part, image)).await {
             Ok(Ok(())) => ActionResult::Prepared,
             Ok(Err(error)) => {
                 let missing = status(&error) == Some(404);
@@ -384,6 +397,11 @@ impl ContainerRuntime for Docker {
     }
 
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+        match self.lacks(instance, part).await {
+            Ok(None) => {}
+            Ok(Some(why)) => return ActionResult::Impossible(why),
+            Err(error) => return ActionResult::Failed(reason(error)),
+        }
         match self.try_create(instance, part).await {
             Ok(()) => ActionResult::Done,
             // 400: Docker will never accept it. 404: the image was removed since it was prepared.
@@ -425,7 +443,14 @@ impl ContainerRuntime for Docker {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail).build();
         let failed = |error: Error| {
             let what = format!("The output of {} cannot be read", request.part);
-            LogFrame::Failed(Problem::new(Code::NotFound, what).why(reason(error)))
+            let why = reason(error);
+            let keeps_nothing = why.contains("does not support reading");
+            let problem = Problem::new(Code::NotFound, what).why(why);
+            LogFrame::Failed(if keeps_nothing {
+                problem.fix("Its logging driver keeps nothing on the host: look where the driver sends it, or say logging: {driver: local}")
+            } else {
+                problem
+            })
         };
         let client = match self.client() {
             Ok(client) => client,

@@ -1,22 +1,26 @@
 //! What Docker is asked for: values from values.
 
-use std::{collections::HashMap, net::Ipv4Addr, path::Path};
+mod mounts;
+mod surroundings;
 
-use agent_core::names::search_domain;
+use std::{collections::HashMap, net::Ipv4Addr};
+
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
-    MountType, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
+    NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use common::{
     assignment::AssignedInstance,
     id::ClusterId,
     part::Part,
-    spec::{ContainerSpec, HealthCheck, LogSpec, MountSource, MountSpec},
+    spec::{HealthCheck, LogSpec, NetworkMode},
     time::Span,
 };
 
 use super::devices;
-use crate::{files::Places, guard, runtime::HostBridge};
+use crate::{files::Places, guard};
+pub(super) use mounts::volumes;
+pub(super) use surroundings::names;
 
 /// Says which cluster a container belongs to.
 pub(super) const CLUSTER_LABEL: &str = "wharf.cluster";
@@ -47,13 +51,15 @@ pub(super) fn container(
     environment.extend(own_environment(instance));
     environment.extend(devices::environment(instance, part));
     let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
+    let binds = mounts::binds(spec);
     let host = HostConfig {
-        mounts: Some(mounts(instance, part, spec, places)),
+        mounts: Some(mounts::mounts(instance, part, spec, cluster, places)),
+        binds: (!binds.is_empty()).then_some(binds),
         memory: positive(spec.limits.memory.0),
         memory_reservation: positive(spec.reservations.memory.0),
         device_requests: devices::requests(instance, part, spec),
         nano_cpus: positive(spec.limits.cpu.0.saturating_mul(1_000_000)),
-        ..host_config(instance, part, &spec.log)
+        ..host_config(instance, part, &spec.log, surroundings::host_config(instance, part, spec))
     };
     ContainerCreateBody {
         image: Some(instance.image_of(part).to_owned()),
@@ -65,6 +71,9 @@ pub(super) fn container(
         labels: Some(labels),
         exposed_ports: Some(exposed_ports(instance, part)),
         healthcheck: spec.healthcheck.as_ref().map(health),
+        tty: spec.tty.then_some(true),
+        open_stdin: spec.stdin_open.then_some(true),
+        stop_signal: spec.stop_signal.clone(),
         stop_timeout: i64::try_from(spec.stop_grace.0.div_ceil(1000)).ok(),
         host_config: Some(host),
         ..ContainerCreateBody::default()
@@ -83,42 +92,30 @@ fn holder(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> C
         exposed_ports: Some(exposed_ports(instance, part)),
         healthcheck: Some(health(&HealthCheck::none())),
         host_config: Some(HostConfig {
-            mounts: Some(vec![shown(places.binary(), crate::holder::PROGRAM)]),
-            ..host_config(instance, part, &LogSpec::default())
+            mounts: Some(vec![mounts::shown(places.binary(), crate::holder::PROGRAM)]),
+            sysctls: surroundings::network_sysctls(instance),
+            ..host_config(instance, part, &LogSpec::default(), HostConfig::default())
         }),
         ..ContainerCreateBody::default()
     }
 }
 
 /// What the containers of all parts have in common.
-fn host_config(instance: &AssignedInstance, part: &Part, log: &LogSpec) -> HostConfig {
-    let shares = instance.spec.has_network_part() && *part != Part::Network;
+fn host_config(instance: &AssignedInstance, part: &Part, log: &LogSpec, own: HostConfig) -> HostConfig {
+    let shares = shares_network(instance, part);
+    let ours = surroundings::network_of(instance.spec.network_mode, NETWORK);
     let network = instance.id.part(Part::Network);
     HostConfig {
-        network_mode: Some(if shares { format!("container:{}", network.container_name()) } else { NETWORK.to_owned() }),
-        port_bindings: has_network(instance, part).then(|| port_bindings(instance)),
+        network_mode: Some(if shares { format!("container:{}", network.container_name()) } else { ours.to_owned() }),
+        port_bindings: publishes(instance, part).then(|| port_bindings(instance)),
         // Restarting is the agent's: Docker must not do it behind its back.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         log_config: Some(HostConfigLogConfig {
             typ: Some(log.driver().to_owned()),
             config: Some(log.told().into_iter().collect()),
         }),
-        ..HostConfig::default()
+        ..own
     }
-}
-
-/// Lets a container ask for the cluster's names; those that share a network share this too.
-pub(super) fn names(body: &mut ContainerCreateBody, instance: &AssignedInstance, bridge: HostBridge) {
-    let servers: Vec<String> = bridge.name_servers().iter().map(ToString::to_string).collect();
-    if servers.is_empty() {
-        return;
-    }
-    let host = body.host_config.get_or_insert_default();
-    host.dns = Some(servers);
-    host.dns_search = Some(vec![search_domain(instance.id.stack())]);
-    // A name with a dot is tried as it is first. Docker's own resolver stands between, and waits four seconds for
-    // the first server: who asks must not give up sooner, as it would with a shorter timeout than the usual one.
-    host.dns_options = Some(vec!["ndots:1".to_owned()]);
 }
 
 /// Gives a container its address.
@@ -139,8 +136,18 @@ pub(super) fn has_network(instance: &AssignedInstance, part: &Part) -> bool {
     }
 }
 
+/// Whether a part is on the network of another one.
+pub(super) fn shares_network(instance: &AssignedInstance, part: &Part) -> bool {
+    instance.spec.has_network_part() && *part != Part::Network
+}
+
+/// Whether a part's ports are led to it by its host; on the host's own network they are the host's.
+fn publishes(instance: &AssignedInstance, part: &Part) -> bool {
+    has_network(instance, part) && instance.spec.network_mode == NetworkMode::Cluster
+}
+
 fn exposed_ports(instance: &AssignedInstance, part: &Part) -> Vec<String> {
-    let ports = instance.ports.iter().filter(|_| has_network(instance, part));
+    let ports = instance.ports.iter().filter(|_| publishes(instance, part));
     ports.map(|port| format!("{}/{}", port.spec.container, port.spec.protocol)).collect()
 }
 
@@ -174,47 +181,6 @@ fn port_bindings(instance: &AssignedInstance) -> HashMap<String, Option<Vec<Port
     bindings
 }
 
-fn mounts(instance: &AssignedInstance, part: &Part, spec: &ContainerSpec, places: &Places) -> Vec<Mount> {
-    let asked = spec.mounts.iter().map(|mount| self::mount(instance, mount));
-    let own = places.of(instance).filter(|(of, ..)| of == part);
-    let files = own.map(|(_, path, file)| shown(&path, &file.target));
-    let (program, lease) = (places.binary(), places.lease(&instance.id));
-    let guard = [(program, guard::PROGRAM), (lease.as_path(), guard::LEASE)];
-    let guard = guard.into_iter().filter(|_| instance.spec.strict_singleton);
-    asked.chain(files).chain(guard.map(|(path, target)| shown(path, target))).collect()
-}
-
-/// Something of the host that the container may only read.
-fn shown(source: &Path, target: &str) -> Mount {
-    Mount {
-        target: Some(target.to_owned()),
-        source: Some(source.display().to_string()),
-        typ: Some(MountType::BIND),
-        read_only: Some(true),
-        ..Mount::default()
-    }
-}
-
-fn mount(instance: &AssignedInstance, mount: &MountSpec) -> Mount {
-    let (typ, source) = match &mount.source {
-        MountSource::Bind(path) => (MountType::BIND, Some(path.clone())),
-        MountSource::Anonymous => (MountType::VOLUME, None),
-        MountSource::Tmpfs(_) => (MountType::TMPFS, None),
-        // Volumes belong to their stack; the name keeps those of two stacks apart.
-        MountSource::Volume(name) => {
-            let stack = instance.id.stack();
-            (MountType::VOLUME, Some(format!("{}.{}.{name}", stack.environment, stack.stack)))
-        }
-    };
-    Mount {
-        target: Some(mount.target.clone()),
-        source,
-        typ: Some(typ),
-        read_only: Some(mount.read_only),
-        ..Mount::default()
-    }
-}
-
 fn health(check: &HealthCheck) -> HealthConfig {
     let nanos = |span: Span| i64::try_from(span.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
     HealthConfig {
@@ -223,7 +189,7 @@ fn health(check: &HealthCheck) -> HealthConfig {
         timeout: Some(nanos(check.timeout)),
         retries: Some(i64::from(check.retries)),
         start_period: Some(nanos(check.start_period)),
-        ..HealthConfig::default()
+        start_interval: check.start_interval.map(nanos),
     }
 }
 
@@ -251,9 +217,40 @@ pub(super) fn taken_port(message: &str) -> Option<u16> {
     words.filter_map(|word| word.split(':').skip(1).find_map(|part| part.parse().ok())).next()
 }
 
+/// A container as it would be made on some host.
 #[cfg(test)]
-mod tests {
+fn sample(instance: &AssignedInstance, part: &Part) -> ContainerCreateBody {
+    let places = Places::new(std::path::Path::new("/state"), std::path::Path::new("/memory"));
+    container(instance, part, ClusterId([1; 10]), &places, None)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use common::{
+        instance::{Desired, Want},
+        spec::ServiceSpec,
+    };
+
     use super::*;
+
+    /// `default/shop/web/1.1` with a changed spec.
+    pub(super) fn instance(change: impl FnOnce(&mut ServiceSpec)) -> AssignedInstance {
+        let mut spec = ServiceSpec::of_image("web:1");
+        change(&mut spec);
+        AssignedInstance {
+            id: "default/shop/web/1.1".parse().expect("an id"),
+            desired: Desired { want: Want::Run, reason: None },
+            image: spec.container.image.clone(),
+            spec: Arc::new(spec),
+            ports: Vec::new(),
+            devices: Vec::new(),
+            restarts: 0,
+            ended: None,
+            credentials: Vec::new(),
+        }
+    }
 
     #[test]
     fn images_are_pulled_by_exactly_one_tag_or_digest() {
