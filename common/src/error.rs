@@ -128,6 +128,7 @@ mod tests {
     #[test]
     fn codes_are_unique_and_all_four_parts_are_shown() {
         let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), Code::ALL.len());
         let text = Problem::new(Code::TokenExpired, "Token rejected")

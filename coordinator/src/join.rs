@@ -221,17 +221,21 @@ mod tests {
 
     #[test]
     fn the_script_runs_nothing_when_it_is_cut_short() {
-        for cut in (0..SCRIPT.len() - 2).step_by(97) {
-            let status = std::process::Command::new("sh")
-                .arg("-c")
-                .arg(&SCRIPT[..cut])
-                .arg("join")
-                .arg("token")
-                .stderr(std::process::Stdio::null())
-                .status();
-            // It either is no whole program, or defines functions and ends.
-            assert!(status.is_ok(), "cut at {cut}");
+        // Without a single program in reach, the shell says which it was to run first.
+        let runs = |script: &str| {
+            let nothing = tempfile::tempdir().expect("a folder");
+            let mut shell = std::process::Command::new("/bin/sh");
+            shell.args(["-c", script, "join", "token"]).env("PATH", nothing.path()).current_dir(nothing.path());
+            let output = shell.output().expect("there is a shell");
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert_eq!(nothing.path().read_dir().expect("it is there").count(), 0, "a file was written");
+            said.contains("not found") || said.contains("x Joining needs root")
+        };
+        assert!(runs(SCRIPT), "a run is seen");
+        let last = SCRIPT.rfind("main \"$@\"").expect("everything is inside main, called on the last line");
+        assert_eq!(SCRIPT[last..].trim_end(), "main \"$@\"");
+        for cut in (0..last).step_by(41).chain([last]) {
+            assert!(!runs(&SCRIPT[..cut]), "cut at {cut}");
         }
-        assert!(SCRIPT.trim_end().ends_with("main \"$@\""), "everything is inside main, called on the last line");
     }
 }
