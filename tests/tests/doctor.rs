@@ -36,8 +36,7 @@ fn sh(lab: &Lab, host: &str, script: &str) {
 
 #[test]
 fn a_broken_path_is_named_with_its_direction() {
-    let lab = Lab::up(3);
-    wait_for(&lab, NAMED, "all is well", <[FindingView]>::is_empty);
+    let lab = sound_lab();
     let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
     assert!(code == 0 && said.contains("✓ 3 of 3 hosts") && said.contains("✓ 6 of 6 paths"), "{code} {said}");
 
@@ -75,9 +74,45 @@ fn a_broken_path_is_named_with_its_direction() {
         sh(&lab, host, "nft delete table ip lost");
     }
     wait_for(&lab, NAMED, "all is well again", <[FindingView]>::is_empty);
+}
 
-    what_forwards_nothing_is_named(&lab);
-    whoever_leads_knows(&lab);
+fn lose(lab: &Lab, host: &str, rule: &str) {
+    let table = format!("table ip lost {{ chain in {{ type filter hook prerouting priority -400; {rule}; }}; }}");
+    sh(lab, host, &format!("nft '{table}'"));
+}
+
+/// A lab of which nothing is to be said.
+fn sound_lab() -> Lab {
+    let lab = Lab::up(3);
+    wait_for(&lab, NAMED, "all is well", <[FindingView]>::is_empty);
+    lab
+}
+
+#[test]
+fn what_forwards_nothing_is_named() {
+    let lab = sound_lab();
+    // A host may be heard while what it forwards is lost: a firewall that somebody has turned on.
+    lab.deploy("web", "services: {web: {image: lab/web:1, deploy: {mode: global}}}");
+    sh(&lab, "h2", "iptables -I FORWARD -j DROP");
+    let found = wait_for(&lab, NAMED, "it is named", |findings| !findings.is_empty());
+    let whole = |found: &[FindingView]| found.len() == 1 && found[0].what == "No instance of h2 answers h1, h3";
+    if !whole(&found) {
+        wait_for(&lab, NAMED, "by both of the others, and nothing else", whole);
+    }
+    sh(&lab, "h2", "iptables -D FORWARD -j DROP");
+    wait_for(&lab, NAMED, "all is well, with instances to be asked", <[FindingView]>::is_empty);
+
+    // Somebody's rule may stand before a service's address alone.
+    sh(
+        &lab,
+        "h2",
+        "nft 'table ip lost { chain out { type filter hook output priority -400; ip daddr 10.43.0.0/16 drop; }; }'",
+    );
+    let found = wait_for(&lab, NAMED, "the service is named", |findings| !findings.is_empty());
+    let [astray] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
+    assert_eq!(astray.what, "The address of default/web/web (10.43.0.1) leads nowhere at h2");
+    sh(&lab, "h2", "nft delete table ip lost");
+    wait_for(&lab, NAMED, "all is well, with a service to be asked", <[FindingView]>::is_empty);
 
     // A host that is gone is one finding, not one of each of the others.
     lab.run(&["kill", "h2"]).expect("its power is cut");
@@ -86,37 +121,9 @@ fn a_broken_path_is_named_with_its_direction() {
     assert_eq!(found, ["The agent of h2 is not heard by the coordinators (down)"]);
 }
 
-fn lose(lab: &Lab, host: &str, rule: &str) {
-    let table = format!("table ip lost {{ chain in {{ type filter hook prerouting priority -400; {rule}; }}; }}");
-    sh(lab, host, &format!("nft '{table}'"));
-}
-
-fn what_forwards_nothing_is_named(lab: &Lab) {
-    // A host may be heard while what it forwards is lost: a firewall that somebody has turned on.
-    lab.deploy("web", "services: {web: {image: lab/web:1, deploy: {mode: global}}}");
-    sh(lab, "h2", "iptables -I FORWARD -j DROP");
-    let found = wait_for(lab, NAMED, "it is named", |findings| !findings.is_empty());
-    let whole = |found: &[FindingView]| found.len() == 1 && found[0].what == "No instance of h2 answers h1, h3";
-    if !whole(&found) {
-        wait_for(lab, NAMED, "by both of the others, and nothing else", whole);
-    }
-    sh(lab, "h2", "iptables -D FORWARD -j DROP");
-    wait_for(lab, NAMED, "all is well, with instances to be asked", <[FindingView]>::is_empty);
-
-    // Somebody's rule may stand before a service's address alone.
-    sh(
-        lab,
-        "h2",
-        "nft 'table ip lost { chain out { type filter hook output priority -400; ip daddr 10.43.0.0/16 drop; }; }'",
-    );
-    let found = wait_for(lab, NAMED, "the service is named", |findings| !findings.is_empty());
-    let [astray] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
-    assert_eq!(astray.what, "The address of default/web/web (10.43.0.1) leads nowhere at h2");
-    sh(lab, "h2", "nft delete table ip lost");
-    wait_for(lab, NAMED, "all is well, with a service to be asked", <[FindingView]>::is_empty);
-}
-
-fn whoever_leads_knows(lab: &Lab) {
+#[test]
+fn whoever_leads_knows() {
+    let lab = sound_lab();
     // Of the coordinators, the one that leads knows: the others ask it.
     lab.run(&["stop-wharf", "h1"]).expect("the leader dies");
     until(NAMED, "another one leads", || {
@@ -126,10 +133,10 @@ fn whoever_leads_knows(lab: &Lab) {
     });
     lab.run(&["start-wharf", "h1"]).expect("it starts, and follows");
     lab.wait_until_whole(NAMED);
-    lose(lab, "h3", "ip saddr 10.97.0.2 udp dport 8472 drop");
-    let found = wait_for(lab, NAMED, "a follower knows it, too", |findings| !findings.is_empty());
+    lose(&lab, "h3", "ip saddr 10.97.0.2 udp dport 8472 drop");
+    let found = wait_for(&lab, NAMED, "a follower knows it, too", |findings| !findings.is_empty());
     assert!(lab.leader().is_ok_and(|leader| leader != "h1"), "h1 follows");
     assert_eq!(found[0].what, "No packet of the overlay arrives from h2 at h3");
-    sh(lab, "h3", "nft delete table ip lost");
-    wait_for(lab, NAMED, "all is well once more", <[FindingView]>::is_empty);
+    sh(&lab, "h3", "nft delete table ip lost");
+    wait_for(&lab, NAMED, "all is well once more", <[FindingView]>::is_empty);
 }
