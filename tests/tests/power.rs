@@ -2,7 +2,7 @@
 //! as it stands, which is what a disk would hold: whatever was not synced is missing. Started from
 //! the copy, every acknowledged write must be there.
 //!
-//! `WHARF_ROUNDS` says how many cuts, one after the other, each on what the last one left.
+//! `WHARF_ROUNDS` says how many cuts, one after the other, each on what the last one left. Needs root.
 
 use std::{
     net::TcpListener,
