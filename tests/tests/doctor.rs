@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use common::{
     api::{DoctorView, FindingView, PathState, PathsView},
     finding::Finding,
@@ -16,15 +16,16 @@ const NAMED: Duration = Duration::from_secs(30);
 /// One that carries only small packets; large ones are sent four times a minute.
 const NARROW: Duration = Duration::from_secs(90);
 
-fn doctor(lab: &Lab) -> DoctorView {
+/// What it says; an error while no coordinator leads.
+fn doctor(lab: &Lab) -> anyhow::Result<DoctorView> {
     let (_, said, error) = lab.try_exec("h1", &["wharf", "doctor", "-o", "json"]);
-    serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{error}"))
+    serde_json::from_str(&said).with_context(|| format!("{said}{error}"))
 }
 
 /// Waits until exactly so much is wrong.
 fn wait_for(lab: &Lab, limit: Duration, what: &str, is_it: impl Fn(&[FindingView]) -> bool) -> Vec<FindingView> {
     until(limit, what, || {
-        let findings = doctor(lab).findings;
+        let findings = doctor(lab)?.findings;
         ensure!(is_it(&findings), "{findings:?}");
         anyhow::Ok(findings)
     })
