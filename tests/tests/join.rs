@@ -21,7 +21,8 @@ fn lab() -> Lab {
 }
 
 fn token(lab: &Lab, arguments: &[&str]) -> JoinTokenCreated {
-    lab.wharf("h1", &[&["host", "add"], arguments].concat()).expect("a token is made")
+    // On a slow machine a leader that was elected a moment ago may not answer yet.
+    until(SOON, "a token is made", || lab.wharf("h1", &[&["host", "add"], arguments].concat()))
 }
 
 /// Tries to join from a host; exit code and what it said.
