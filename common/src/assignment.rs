@@ -49,6 +49,8 @@ pub struct AssignedInstance {
     pub devices: Vec<BoundDevice>,
     /// Restarts that the cluster knows of; an agent that lost its ledger goes on from here.
     pub restarts: u32,
+    /// How many retries its slot has used up for what it is to do; its agent counts on from here.
+    pub retries: u32,
     /// How it ended, if the cluster knows that it did: it has no place on the host any more.
     pub ended: Option<Phase>,
     /// Who to be at the registries of its images.

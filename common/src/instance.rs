@@ -129,6 +129,9 @@ pub enum Health {
 pub struct Observed {
     /// How often the host has started its program again.
     pub restart: u32,
+    /// How many of the retries that its restart policy allows are used up: by its own runs that failed, and by those
+    /// of its slot before it that were to do the same.
+    pub retries: u32,
     /// How far it has come since then.
     pub phase: Phase,
     /// Its health while it runs.
@@ -155,6 +158,7 @@ impl Observed {
     pub fn nothing() -> Observed {
         Observed {
             restart: 0,
+            retries: 0,
             phase: Phase::Assigned,
             health: Health::Unchecked,
             exit_code: None,

@@ -11,8 +11,10 @@ pub enum RolloutState {
     Rolling,
     /// Nothing is replaced until a person decides.
     Paused,
-    /// All instances are of the revision and have served.
+    /// All instances are of the revision and have served, or have ended well.
     Done,
+    /// What the revision was to do has failed for good, or what it depends on has.
+    Failed,
 }
 
 impl RolloutState {
@@ -22,6 +24,7 @@ impl RolloutState {
             RolloutState::Rolling => "rolling",
             RolloutState::Paused => "paused",
             RolloutState::Done => "done",
+            RolloutState::Failed => "failed",
         }
     }
 }

@@ -197,7 +197,8 @@ impl TestCluster {
     /// Deploys a stack of one service.
     pub async fn deploy(&self, stack: &str, service: ServiceSpec) -> Result<StackPlan, Problem> {
         let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
-        let put = PutStack { spec, files: Vec::new(), expect_revision: None, dry_run: false, what: None };
+        let put =
+            PutStack { spec, files: Vec::new(), expect_revision: None, dry_run: false, what: None, goes_back: false };
         self.client().send_json(Method::PUT, &format!("/api/v1/environments/default/stacks/{stack}"), &put).await
     }
 

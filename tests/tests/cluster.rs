@@ -132,6 +132,7 @@ async fn hear_an_agent() {
         ports: vec![],
         devices: vec![],
         restarts: 0,
+        retries: 0,
         ended: None,
         credentials: vec![],
     });

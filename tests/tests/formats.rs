@@ -149,6 +149,7 @@ fn spec() -> ServiceSpec {
 fn observed() -> Observed {
     Observed {
         restart: 2,
+        retries: 1,
         phase: Phase::Running,
         health: Health::Healthy,
         exit_code: Some(1),
@@ -205,6 +206,7 @@ fn commands_on_stacks() -> Vec<Command> {
             }],
             expect_revision: Some(0),
             what: "deployed".into(),
+            goes_back: false,
         },
         Command::RemoveStack(stack),
         Command::ScaleService { id: service.clone(), replicas: 3 },
@@ -350,6 +352,7 @@ fn assignment() -> Assignment {
             ports: vec![BoundPort { spec: spec().ports[0].clone(), host: 8080 }],
             devices: vec![device()],
             restarts: 1,
+            retries: 0,
             ended: Some(Phase::Failed),
             credentials: vec![credentials()],
         }],

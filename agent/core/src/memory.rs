@@ -41,6 +41,8 @@ pub struct Local {
     pub preparing_since: Option<Timestamp>,
     /// Failures in a row: of preparing, or of runs.
     pub failures: u32,
+    /// Why Docker could not start it the last time, until that is dealt with.
+    pub not_started: Option<String>,
     /// Before this, nothing is tried.
     pub not_before: Timestamp,
     /// The start of the last run whose end was dealt with.
@@ -72,6 +74,7 @@ impl Local {
             prepared: false,
             preparing_since: None,
             failures: 0,
+            not_started: None,
             not_before: Timestamp(0),
             ended_run: None,
             boot: None,
@@ -122,11 +125,9 @@ impl Memory {
                 local.enter(local.observed.phase, why.clone());
             }
             (Action::Start { .. }, ActionResult::Failed(why)) => {
-                // A program that cannot be started is one that ended at once.
-                local.observed.restart += 1;
-                local.not_before = now + Span::seconds(1).doubled(local.failures, RESTART_DELAY_CAP);
-                local.failures += 1;
-                local.enter(Phase::Starting, why.clone());
+                // A program that cannot be started is one that ended at once: its restart policy decides.
+                local.not_before = now + Span::seconds(1);
+                local.not_started = Some(why.clone());
             }
             (
                 Action::Stop { .. } | Action::Remove { .. },

@@ -12,7 +12,7 @@ use common::{
     instance::{Health, Phase, StopReason, Want},
     part::{Part, PartId},
     report::Report,
-    spec::{RestartCondition, RestartPolicy},
+    spec::{Mode, RestartCondition, RestartPolicy},
     time::{Span, Timestamp},
 };
 
@@ -109,7 +109,7 @@ fn step_unit(
 ) {
     for id in &unit.parts {
         let container = situation.containers.get(id);
-        memory.0.entry(id.clone()).or_insert_with(|| adopt(instance, container));
+        memory.0.entry(id.clone()).or_insert_with(|| adopt(instance, &id.part, container));
     }
     unit.catch_up(memory);
     // The main one first: its end is that of the others.
@@ -152,8 +152,11 @@ impl Turn<'_> {
 
 /// What is remembered of a part that the memory does not hold: its container, if there is one, is taken as
 /// it is.
-fn adopt(instance: &AssignedInstance, container: Option<&Container>) -> Local {
+fn adopt(instance: &AssignedInstance, part: &Part, container: Option<&Container>) -> Local {
     let mut local = Local::accepted();
+    if *part == Part::Main {
+        local.observed.retries = instance.retries;
+    }
     local.prepared = container.is_some();
     if let Some(ended) = instance.ended {
         local.observed.phase = ended;
@@ -180,6 +183,11 @@ fn step(situation: Situation<'_>, turn: &Turn<'_>, around: &Surroundings, local:
 
 /// Brings what is remembered up to date with what the container shows.
 fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, local: &mut Local) {
+    let not_started = local.not_started.take();
+    if let Some(why) = not_started.filter(|_| turn.want <= Want::Run && !local.observed.phase.is_terminal()) {
+        let run = Run { length: Span(0), end: End::NeverBegan(why), outlived_lease: false };
+        ended(situation, turn, run, local);
+    }
     if local.observed.image_digest.is_none() {
         local.observed.image_digest = container.image_digest.clone();
     }
@@ -214,12 +222,13 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
                 // Nothing is known of a lease after a boot, which has ended all programs.
                 let lease = situation.leases.get(&turn.id.instance);
                 let outlived_lease = turn.is_leased() && lease.is_none_or(|l| finished_at >= l.hard);
-                let run = Run { length: finished_at.since(started_at), exit_code, out_of_memory, outlived_lease };
                 // What it prints while it is stopped does not say why its health check failed.
                 if local.stopped != Some(Stopped::Unhealthy) {
                     local.observed.output = container.output.clone();
                 }
-                ended(situation, &turn.restart(), run, local);
+                let end = if out_of_memory { End::OutOfMemory } else { End::Exited(exit_code) };
+                let run = Run { length: finished_at.since(started_at), end, outlived_lease };
+                ended(situation, turn, run, local);
             }
         }
     }
@@ -228,14 +237,22 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
 /// A run that has ended.
 struct Run {
     length: Span,
-    exit_code: i64,
-    out_of_memory: bool,
+    end: End,
     /// Whether it went on to the end of its lease, when it is killed.
     outlived_lease: bool,
 }
 
+/// How a run ended.
+enum End {
+    Exited(i64),
+    OutOfMemory,
+    /// Docker could not start it, and said why.
+    NeverBegan(String),
+}
+
 /// Decides whether a program that has ended is started again here.
-fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut Local) {
+fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local) {
+    let policy = &turn.restart();
     let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
     let stopped = local.stopped.take();
     let at_once = match stopped {
@@ -250,18 +267,23 @@ fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut
         return;
     }
     let unhealthy = stopped == Some(Stopped::Unhealthy);
-    let failed = run.exit_code != 0 || run.out_of_memory || unhealthy;
-    let cause = match (unhealthy, run.out_of_memory, rebooted) {
+    let failed = unhealthy || !matches!(run.end, End::Exited(0));
+    let cause = match (unhealthy, rebooted, run.end) {
         (true, ..) => "it was unhealthy and was stopped".to_owned(),
-        (_, true, _) => "it used more memory than its limit and was killed".to_owned(),
-        (.., true) => "the host was started anew".to_owned(),
-        _ => format!("it ended with exit code {}", run.exit_code),
+        (_, _, End::OutOfMemory) => "it used more memory than its limit and was killed".to_owned(),
+        (_, _, End::NeverBegan(why)) => why,
+        (_, true, _) => "the host was started anew".to_owned(),
+        (.., End::Exited(code)) => format!("it ended with exit code {code}"),
     };
     if failed {
         local.observed.failure.clone_from(&cause);
     }
     if run.length >= policy.window || rebooted {
         local.failures = 0;
+        // However long a job ran before it failed, that was a try.
+        if turn.instance.spec.mode != Mode::Job && !rebooted {
+            local.observed.retries = 0;
+        }
     }
     let again = match policy.condition {
         RestartCondition::Any => true,
@@ -272,17 +294,17 @@ fn ended(situation: Situation<'_>, policy: &RestartPolicy, run: Run, local: &mut
         local.enter(if failed { Phase::Failed } else { Phase::Completed }, cause);
         return;
     }
-    if policy.max_attempts.is_some_and(|most| local.failures >= most) {
-        local.enter(
-            Phase::Failed,
-            format!("{cause}; restarted {} times within {}, which is the limit", local.failures, policy.window),
-        );
+    let retries = local.observed.retries;
+    if !rebooted && policy.max_attempts.is_some_and(|most| retries >= most) {
+        local.enter(Phase::Failed, format!("{cause}; tried again {retries} times, which is the limit"));
         return;
     }
     let delay = policy.delay.doubled(local.failures, RESTART_DELAY_CAP.max(policy.delay));
     local.failures += 1;
     local.not_before = situation.now + delay;
     local.observed.restart += 1;
+    // A host that was started anew has ended the run: that is no failure of its own.
+    local.observed.retries += u32::from(!rebooted);
     local.enter(Phase::Starting, format!("{cause}; started again after {delay}"));
 }
 

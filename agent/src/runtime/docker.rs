@@ -412,6 +412,8 @@ impl ContainerRuntime for Docker {
 
     async fn start(&self, container: &str) -> ActionResult {
         match self.try_start(container).await {
+            // Docker itself is away: that is no failure of the program.
+            Err(error) if status(&error).is_none() => ActionResult::Waits(reason(error)),
             Err(error) if status(&error) != Some(304) => {
                 let why = reason(error);
                 match render::taken_port(&why) {

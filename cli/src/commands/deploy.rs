@@ -80,7 +80,7 @@ async fn ask(
 ) -> Result<StackPlan, Problem> {
     let what = Some(format!("deployed from {}", wanted.shown.chars().take(100).collect::<String>()));
     let Composed { spec, files, .. } = wanted.composed.clone();
-    let put = PutStack { spec, files, expect_revision, dry_run, what };
+    let put = PutStack { spec, files, expect_revision, dry_run, what, goes_back: false };
     session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
 }
 

@@ -44,11 +44,12 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     let present = revisions.first().map_or(0, |revision| revision.revision);
     let wanted = match args.to {
         Some(to) => revisions.iter().find(|revision| revision.revision == to),
-        None => revisions.get(1),
+        None => last_that_served(&revisions),
     };
     let Some(wanted) = wanted else {
         let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
-        return Err(Problem::new(Code::NotFound, format!("{stack} has no such earlier revision"))
+        let lacks = if args.to.is_some() { "has no such revision" } else { "has no earlier revision that served" };
+        return Err(Problem::new(Code::NotFound, format!("{stack} {lacks}"))
             .why(format!("these are kept: {}", kept.join(", ")))
             .fix(format!("Look at them: wharf history {stack}")));
     };
@@ -59,6 +60,7 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         expect_revision: Some(present),
         dry_run,
         what: Some(format!("rolled back to revision {}", wanted.revision)),
+        goes_back: true,
     };
     let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(true)).await?;
     let title = format!("Back to revision {} of {stack}, in {}", wanted.revision, session.place());
@@ -76,6 +78,13 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         return Ok(0);
     }
     deploy::follow(session, stack, plan.to_revision, args.wait).await
+}
+
+/// What a stack goes back to if nobody says to what: the last revision before the present one that served whole, and
+/// that is another one.
+fn last_that_served(revisions: &[RevisionView]) -> Option<&RevisionView> {
+    let (present, earlier) = revisions.split_first()?;
+    earlier.iter().find(|revision| revision.served && revision.spec != present.spec)
 }
 
 /// Pauses, resumes or promotes a rollout.

@@ -53,6 +53,8 @@ pub struct ServiceView {
     pub serving: u32,
     /// How many have ended as they should and are not started again.
     pub completed: u32,
+    /// Why slots have failed for good, one line each: they are tried again by a mended revision or by `retry` alone.
+    pub failed: Vec<String>,
     /// When a job with a schedule is run next.
     pub next_run: Option<Timestamp>,
     /// Why instances are missing, one line a reason.
@@ -132,6 +134,8 @@ pub struct RevisionView {
     pub changes: Vec<ServiceChange>,
     /// What the stack was.
     pub spec: StackSpec,
+    /// Whether all of it served, or ended well, as this revision has it.
+    pub served: bool,
 }
 
 /// An instance.
@@ -185,6 +189,9 @@ pub struct PutStack {
     /// What is done, for those who read the history; "deployed" if absent.
     #[serde(default)]
     pub what: Option<String>,
+    /// Whether the spec is that of an earlier revision: what ended well for that is not done again.
+    #[serde(default)]
+    pub goes_back: bool,
 }
 
 /// The content of a stack's own config or secret.

@@ -33,8 +33,9 @@ pub(super) fn read(node: &Node<'_>, spec: &mut ServiceSpec) {
     }
     spec.update.canary = node.get("x-canary").and_then(|n| canary(&n));
     if spec.mode == Mode::Job && spec.container.restart.condition == RestartCondition::Any {
-        // A job that has ended well has ended.
-        spec.container.restart.condition = RestartCondition::OnFailure;
+        // A job that has ended well has ended; a run that failed is followed by the next one.
+        let scheduled = spec.cron.is_some();
+        spec.container.restart.condition = if scheduled { RestartCondition::None } else { RestartCondition::OnFailure };
     }
 }
 

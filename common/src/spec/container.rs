@@ -228,6 +228,13 @@ pub struct RestartPolicy {
     pub window: Span,
 }
 
+impl RestartPolicy {
+    /// Whether a failure is final after so many retries.
+    pub fn is_used_up(&self, retries: u32) -> bool {
+        self.condition == RestartCondition::None || self.max_attempts.is_some_and(|most| retries >= most)
+    }
+}
+
 /// Which ends of a program are followed by a restart on the same host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Condition, ContainerSpec, MountSource, Resources, RestartCondition, RestartPolicy, ServiceSpec, VolumeName,
+    Condition, ContainerSpec, Mode, MountSource, Resources, RestartCondition, RestartPolicy, ServiceSpec, VolumeName,
 };
 use crate::{device::DeviceRequest, file::FileSpec, name::Name, part::Part, time::Span};
 
@@ -87,11 +87,17 @@ impl ServiceSpec {
         }
     }
 
-    /// What its host does when a part's program ends. A step that has ended well has ended.
+    /// What its host does when a part's program ends. A step or a job that has ended well has ended, and a run of a
+    /// schedule that failed is not tried again: the next one is.
     pub fn restart_of(&self, part: &Part) -> RestartPolicy {
         let mut policy = self.container_of(part).map_or_else(RestartPolicy::default, |c| c.restart.clone());
-        if matches!(part, Part::Step(_)) && policy.condition == RestartCondition::Any {
-            policy.condition = RestartCondition::OnFailure;
+        if policy.condition == RestartCondition::Any {
+            policy.condition = match part {
+                Part::Main if self.cron.is_some() => RestartCondition::None,
+                Part::Main if self.mode == Mode::Job => RestartCondition::OnFailure,
+                Part::Step(_) => RestartCondition::OnFailure,
+                Part::Main | Part::Sidekick(_) | Part::Network => RestartCondition::Any,
+            };
         }
         policy
     }

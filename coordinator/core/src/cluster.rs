@@ -5,6 +5,7 @@
 
 mod access;
 mod candidate;
+mod dependencies;
 mod environments;
 mod files;
 mod hosts;
@@ -34,12 +35,14 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
 pub use candidate::Candidate;
+pub use dependencies::Awaited;
 pub use files::{Content, FileRecord, FileVersion};
 pub use hosts::{Host, Member, MemberState, RETURNS_WITHIN};
 pub use instances::{Bookings, Instance, Slot};
 pub use keys::Key;
 pub use rollouts::{Rollout, Version};
-pub use runs::{Runs, Task};
+pub use runs::{End, Runs, Task, Tries};
+use stacks::StackChange;
 pub use stacks::{Revision, Service, Stack};
 
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, Request, RequestId};
@@ -193,8 +196,9 @@ impl Cluster {
         let applied = match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
-            Command::PutStack { id, spec, files, expect_revision, what } => {
-                self.put_stack(id, spec, files, *expect_revision, what)
+            Command::PutStack { id, spec, files, expect_revision, what, goes_back } => {
+                let change = StackChange { spec, files, expect: *expect_revision, what, goes_back: *goes_back };
+                self.put_stack(id, change)
             }
             Command::RemoveStack(id) => self.remove_stack(id),
             Command::ScaleService { id, replicas } => self.scale_service(id, *replicas),

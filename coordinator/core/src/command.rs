@@ -110,6 +110,8 @@ pub enum Command {
         expect_revision: Option<u64>,
         /// What is done, for people who read the history.
         what: String,
+        /// Whether it goes back to an earlier revision: what ended well for it is not done again.
+        goes_back: bool,
     },
     /// Ends a stack and all its instances.
     RemoveStack(StackId),
@@ -163,7 +165,7 @@ pub enum Command {
     },
     /// Notes that no instance of a service would be better off elsewhere.
     EndRebalance(ServiceId),
-    /// Tries what has failed again at once, and forgets how often it has.
+    /// Tries what has failed, for good or not, again at once, and forgets how often it has.
     Retry(ServiceId),
     /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
     PinImage {

@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn blocked(fixture: &Fixture, at: Moment) -> String {
-        plan(&fixture.cluster, at).blocked.into_values().flatten().collect()
+        plan(&fixture.cluster, at).blocked.into_values().flatten().map(|blocked| blocked.to_string()).collect()
     }
 
     #[test]

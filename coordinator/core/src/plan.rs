@@ -31,7 +31,11 @@ pub use scale::wanted_slots;
 
 use hosts::HostTable;
 
-use crate::{Cluster, cluster::RETURNS_WITHIN, command::Command};
+use crate::{
+    Cluster,
+    cluster::{Awaited, RETURNS_WITHIN},
+    command::Command,
+};
 
 /// What should change now, when to look again, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,8 +44,35 @@ pub struct Plan {
     pub commands: Vec<Command>,
     /// When to look again if nothing else happens.
     pub wake_at: Option<Timestamp>,
-    /// Why instances are missing, one line a reason.
-    pub blocked: BTreeMap<ServiceId, Vec<String>>,
+    /// Why instances are missing.
+    pub blocked: BTreeMap<ServiceId, Vec<Blocked>>,
+}
+
+/// Why something of a service is not as it should be, and nothing is proposed about it. People read it by its
+/// `Display`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    /// Its change waits for a service that it depends on.
+    Awaits(Awaited),
+    /// A slot has failed so lately that it is left alone.
+    BacksOff {
+        /// The slot's number.
+        slot: u32,
+        /// How many instances failed in a row.
+        failures: u32,
+        /// When it is tried again.
+        retry_at: Timestamp,
+        /// Why the last one failed.
+        why: String,
+    },
+    /// No host takes an instance, or it has to stay where it is: in words.
+    Unplaced(String),
+}
+
+impl From<String> for Blocked {
+    fn from(why: String) -> Blocked {
+        Blocked::Unplaced(why)
+    }
 }
 
 impl Plan {
@@ -54,6 +85,11 @@ impl Plan {
         self.commands.push(Command::Desire { instance: instance.clone(), desired });
     }
 
+    /// Why instances of a service are missing, one line a reason.
+    pub fn reasons(&self, service: &ServiceId) -> Vec<String> {
+        self.blocked.get(service).into_iter().flatten().map(Blocked::to_string).collect()
+    }
+
     /// Adds the plan of another service.
     fn add(&mut self, part: Plan) {
         self.commands.extend(part.commands);
@@ -61,8 +97,8 @@ impl Plan {
         part.wake_at.into_iter().for_each(|at| self.wake(at));
     }
 
-    fn block(&mut self, service: &ServiceId, reason: String) {
-        let reasons = self.blocked.entry(service.clone()).or_default();
+    fn block(&mut self, service: &ServiceId, reason: impl Into<Blocked>) {
+        let (reason, reasons) = (reason.into(), self.blocked.entry(service.clone()).or_default());
         if !reasons.contains(&reason) {
             reasons.push(reason);
         }

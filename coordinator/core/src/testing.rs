@@ -78,7 +78,9 @@ pub fn facts(number: u8) -> HostFacts {
 /// What a host observes of an instance that has come so far: an address while it runs.
 fn observed(id: &InstanceId, phase: Phase) -> Observed {
     let address = (phase == Phase::Running).then(|| [10, 42, 0, id.slot.slot as u8].into());
-    Observed { phase, address, ..Observed::nothing() }
+    let exit_code = (phase == Phase::Failed).then_some(1);
+    let message = exit_code.map_or_else(String::new, |code| format!("it ended with exit code {code}"));
+    Observed { phase, address, exit_code, message, ..Observed::nothing() }
 }
 
 /// A cluster and its clock.
@@ -155,14 +157,21 @@ impl Fixture {
         let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
         let spec = Arc::new(StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() });
         let what = "deployed".to_owned();
-        self.done(Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what });
+        self.done(Command::PutStack {
+            id: stack(),
+            spec,
+            files: Vec::new(),
+            expect_revision: None,
+            what,
+            goes_back: false,
+        });
     }
 
     pub fn observe(&mut self, id: &str, phase: Phase) {
         let id = instance(id);
         let on = self.cluster.instances.get(&id).expect("it is there").host;
-        let restart = self.cluster.instances.get(&id).expect("it is there").observed.restart;
-        let observed = Observed { restart, ..observed(&id, phase) };
+        let Observed { restart, retries, .. } = self.cluster.instances.get(&id).expect("it is there").observed;
+        let observed = Observed { restart, retries, ..observed(&id, phase) };
         self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
     }
 
@@ -223,9 +232,10 @@ impl Fixture {
                 return;
             }
             for (id, host, phase) in waiting {
-                let restart = self.cluster.instances.get(&id).map_or(0, |i| i.observed.restart);
+                let before = self.cluster.instances.get(&id).map(|i| (i.observed.restart, i.observed.retries));
+                let (restart, retries) = before.unwrap_or_default();
                 let message = if phase == Phase::Rejected { "there is no such image" } else { "" }.to_owned();
-                let observed = Observed { restart, message, ..observed(&id, phase) };
+                let observed = Observed { restart, retries, message, ..observed(&id, phase) };
                 self.done(Command::Observe { host, instances: vec![(id, observed)] });
                 watch(&self.cluster);
             }

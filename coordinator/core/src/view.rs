@@ -75,6 +75,7 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
         ports: instance.ports.clone(),
         devices: instance.devices.clone(),
         restarts: instance.observed.restart,
+        retries: instance.observed.retries,
         ended: Some(instance.observed.phase).filter(|phase| phase.is_terminal()),
     }
 }
@@ -122,12 +123,13 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
                 canary: canary(cluster, &service_id, service, now),
             },
             serving: count(|instance| instance.observed.is_serving()),
-            completed: match service.spec.mode {
-                Mode::Job => cluster.ended_slots(&service_id, service) as u32,
-                Mode::Replicated | Mode::Global => count(|instance| instance.observed.phase == Phase::Completed),
-            },
+            completed: cluster.ended_slots(&service_id, service) as u32,
+            failed: cluster
+                .failed_slots(&service_id, service)
+                .map(|(slot, why)| format!("slot {slot}: {why}"))
+                .collect(),
             next_run: next_run(service),
-            blocked: plan.blocked.get(&service_id).cloned().unwrap_or_default(),
+            blocked: plan.reasons(&service_id),
             failure: failure(cluster, &service_id),
             id: service_id,
         }

@@ -61,7 +61,7 @@ pub async fn put(
     }
     let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
     let files = files::new_files(&coordinator.seals, &published.cluster, &id, put.files)?;
-    let command = Command::PutStack { id: id.clone(), spec, files, expect_revision, what };
+    let command = Command::PutStack { id: id.clone(), spec, files, expect_revision, what, goes_back: put.goes_back };
     let plan = view::stack_plan(&published.cluster, &id, &command, now());
     if put.dry_run {
         return Ok(Json(plan?));

@@ -197,7 +197,9 @@ fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> C
     }
     let home = before.slots.get(&placement.slot).and_then(|slot| slot.home);
     let service = before.service(&placement.slot.service);
-    let held_back = service.and_then(Service::held_back).filter(|version| version.revision == placement.revision);
+    let held_back = service
+        .and_then(|s| before.held_back(&placement.slot.service, s))
+        .filter(|version| version.revision == placement.revision);
     let spec = held_back.map(|version| &version.spec).or(service.map(|service| &service.spec));
     let stays = spec.is_some_and(|spec| spec.mode != Mode::Global && spec.is_pinned());
     match home {

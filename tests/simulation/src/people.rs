@@ -55,6 +55,7 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
                 files: Vec::new(),
                 expect_revision,
                 what: String::new(),
+                goes_back: false,
             }
         }
     }

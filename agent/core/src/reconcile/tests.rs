@@ -28,6 +28,7 @@ fn assigned(want: Want, change: impl FnOnce(&mut ServiceSpec)) -> Assignment {
         ports: Vec::new(),
         devices: Vec::new(),
         restarts: 0,
+        retries: 0,
         ended: None,
         credentials: Vec::new(),
     };
@@ -144,6 +145,59 @@ fn a_crash_is_followed_by_restarts_that_back_off_up_to_the_limit() {
     assert_eq!(phase(&next), (2, Phase::Failed));
     assert!(next.report.instances[0].1.message.contains("the limit"), "{next:?}");
     assert!(host.pass(&wanted, &container(exited(1, now, now + 5)), now + 1_000_000).actions.is_empty());
+}
+
+/// One run after the other of so many seconds that end with code 1; how it stands after each.
+fn failing_runs(wanted: &Assignment, seconds: u64, runs: usize) -> Vec<(u32, Phase)> {
+    let (mut host, mut now) = (Host::new(), 1_000);
+    let mut stands = Vec::new();
+    for _ in 0..runs {
+        host.pass(
+            wanted,
+            &container(ContainerState::Running { started_at: Timestamp(now), health: Health::Unchecked }),
+            now,
+        );
+        let next = host.pass(wanted, &container(exited(1, now, now + seconds * 1000)), now + seconds * 1000);
+        let observed = &next.report.instances[0].1;
+        stands.push((observed.retries, observed.phase));
+        now += seconds * 1000 + 100_000;
+    }
+    stands
+}
+
+#[test]
+fn retries_are_those_of_the_slot_and_a_long_run_forgets_them_unless_it_is_a_jobs() {
+    let policy = |spec: &mut ServiceSpec| spec.container.restart.max_attempts = Some(2);
+    let mut later = assigned(Want::Run, policy);
+    later.instances[0].retries = 1;
+    assert_eq!(failing_runs(&later, 1, 2), [(2, Phase::Starting), (2, Phase::Failed)], "one was used up elsewhere");
+    let service = assigned(Want::Run, policy);
+    assert_eq!(failing_runs(&service, 600, 3), [(1, Phase::Starting); 3]);
+    let job = assigned(Want::Run, |spec| {
+        policy(spec);
+        spec.mode = Mode::Job;
+    });
+    let expected = [(1, Phase::Starting), (2, Phase::Starting), (2, Phase::Failed)];
+    assert_eq!(failing_runs(&job, 600, 3), expected);
+    let scheduled = assigned(Want::Run, |spec| {
+        spec.mode = Mode::Job;
+        spec.cron = Some(common::spec::CronSpec::of("0 3 * * *"));
+    });
+    assert_eq!(failing_runs(&scheduled, 1, 1), [(0, Phase::Failed)], "a run is not tried again if nobody says so");
+}
+
+#[test]
+fn what_docker_cannot_start_has_failed_as_its_policy_says() {
+    for (condition, expected) in [(RestartCondition::None, Phase::Failed), (RestartCondition::Any, Phase::Starting)] {
+        let mut host = Host::new();
+        let wanted = assigned(Want::Run, |spec| spec.container.restart.condition = condition);
+        let created = container(ContainerState::Created);
+        let action = host.pass(&wanted, &created, 1000).actions.remove(0);
+        host.learn(&action, ActionResult::Failed("exec: not found".into()), 1000);
+        let next = host.pass(&wanted, &created, 1000);
+        assert_eq!(phase(&next).1, expected);
+        assert!(next.report.instances[0].1.message.starts_with("exec: not found"), "{next:?}");
+    }
 }
 
 #[test]

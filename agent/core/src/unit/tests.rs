@@ -58,6 +58,7 @@ impl Host {
             ports: Vec::new(),
             devices: Vec::new(),
             restarts: 0,
+            retries: 0,
             ended: None,
             credentials: Vec::new(),
         };

@@ -97,7 +97,7 @@ mod tests {
         let joining = web(|spec| spec.joins = [name("shared")].into());
         let spec = StackSpec { services: [(name("web"), joining.clone())].into(), ..StackSpec::default() };
         let (id, spec, files, what) = (stack(), Arc::new(spec), Vec::new(), String::new());
-        let put = Command::PutStack { id, spec, files, expect_revision: None, what };
+        let put = Command::PutStack { id, spec, files, expect_revision: None, what, goes_back: false };
         assert!(fixture.refused(put).contains("There is no environment shared"), "what there is not cannot be joined");
 
         fixture.done(Command::PutEnvironment(name("shared")));

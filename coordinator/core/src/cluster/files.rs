@@ -16,7 +16,7 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, not_found};
+use super::{Applied, Cluster, StackChange, not_found};
 use crate::command::{NewFile, Outcome};
 
 /// Most configs and secrets of all environments and stacks.
@@ -161,7 +161,9 @@ impl Cluster {
             let containers = changed.services.values_mut().flat_map(ServiceSpec::containers_mut);
             let files = containers.flat_map(|container| &mut container.files);
             files.filter(|file| file.id(&stack) == *id).for_each(|file| file.version = Some(version));
-            self.replace_spec(&stack, &Arc::new(changed), format!("{id} has version {version}"), &BTreeMap::new());
+            let (spec, what) = (Arc::new(changed), format!("{id} has version {version}"));
+            let change = StackChange { spec: &spec, files: &[], expect: None, what: &what, goes_back: false };
+            self.replace_spec(&stack, change, &BTreeMap::new());
         }
         self.prune_files(|other| other == id);
         Ok(Outcome::Revision(version))
@@ -275,7 +277,14 @@ mod tests {
 
     fn put_stack(service: ServiceSpec, files: Vec<NewFile>) -> Command {
         let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
-        Command::PutStack { id: stack(), spec: spec.into(), files, expect_revision: None, what: String::new() }
+        Command::PutStack {
+            id: stack(),
+            spec: spec.into(),
+            files,
+            expect_revision: None,
+            what: String::new(),
+            goes_back: false,
+        }
     }
 
     fn own(content: Content) -> Vec<NewFile> {

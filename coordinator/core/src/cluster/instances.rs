@@ -9,13 +9,17 @@ use common::{
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     output::LastLines,
+    part::Part,
     spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Candidate, Cluster, Service, Version, not_found, runs::Task};
+use super::{
+    Applied, Candidate, Cluster, Service, Version, not_found,
+    runs::{End, Task, Tries},
+};
 use crate::command::Placement;
 
 /// The delay before a slot is filled again, doubled with each failure in a row.
@@ -30,18 +34,12 @@ const FORGIVE_AFTER: Span = Span::minutes(10);
 pub struct Slot {
     /// How many instances it has had.
     pub incarnation: u64,
-    /// How many of them failed in a row.
-    pub failures: u32,
-    /// When it may be filled again.
-    pub retry_at: Timestamp,
-    /// Why the last one failed.
-    pub last_failure: String,
-    /// What that one printed last.
-    pub last_output: LastLines,
+    /// What was tried of its last tasks.
+    pub tries: Vec<Tries>,
     /// The host that holds its data, if it mounts a volume.
     pub home: Option<HostId>,
-    /// What its job has done last.
-    pub ended: Option<Task>,
+    /// Which tasks of it are over, the last one at the end.
+    pub ended: Vec<End>,
 }
 
 /// One incarnation of a slot, on one host for life.
@@ -49,7 +47,7 @@ pub struct Slot {
 pub struct Instance {
     /// The service's revision that it was made from.
     pub revision: u64,
-    /// What it is to do, if it is a job's; never changes.
+    /// What it is to do; never changes.
     pub task: Task,
     /// What it runs; never changes.
     pub spec: Arc<ServiceSpec>,
@@ -234,11 +232,19 @@ impl Cluster {
         if service.revision != placement.expect_revision {
             return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
         }
-        let versions = [Some(service.version()), service.held_back().cloned()];
+        let service_id = &placement.slot.service;
+        let versions = [Some(service.version()), self.held_back(service_id, &service).cloned()];
         let Some(version) = versions.into_iter().flatten().find(|version| version.revision == placement.revision)
         else {
             return refuse(format!("no instance is to be of revision {}", placement.revision));
         };
+        let awaited = self.awaited(service_id, &service).filter(|_| version.revision == service.revision);
+        if let Some(awaited) = awaited {
+            return refuse(format!("it waits for {}", awaited.on));
+        }
+        if service.rollout.because_of_another() && version.revision == service.revision {
+            return refuse(service.rollout.why);
+        }
         if self.has_its_canary(placement, &service) {
             return refuse("its canary is complete".into());
         }
@@ -260,8 +266,9 @@ impl Cluster {
             }
             Mode::Replicated | Mode::Job | Mode::Global => {}
         }
-        if service.spec.mode == Mode::Job && self.has_ended(&placement.slot, service.task()) {
-            return refuse("its job has ended well".into());
+        let task = service.task_of(version.revision);
+        if self.has_ended(&placement.slot, task) {
+            return refuse("what it is to do has ended".into());
         }
         if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
             return refuse(why);
@@ -272,7 +279,7 @@ impl Cluster {
         if let Some(why) = self.does_not_fit(placement, &version.spec) {
             return refuse(why);
         }
-        self.insert_placed(placement, version, service.task())
+        self.insert_placed(placement, version, task)
     }
 
     /// A slot is filled by one instance, or by two while one takes the place of the other.
@@ -402,6 +409,8 @@ impl Cluster {
             slot.home = Some(placement.host);
         }
         let id = placement.slot.instance(slot.incarnation);
+        let retries = slot.tries_of(task, revision).map_or(0, |tries| tries.retries);
+        let observed = Observed { retries, ..Observed::nothing() };
         let ports = placement
             .ports
             .iter()
@@ -416,7 +425,7 @@ impl Cluster {
             ports,
             devices: placement.devices.clone(),
             desired: Desired { want: Want::Run, reason: None },
-            observed: Observed::nothing(),
+            observed,
             verdict: Verdict::Reachable,
             created_at: self.clock,
             serving_since: None,
@@ -472,30 +481,57 @@ impl Cluster {
         instance.note_serving(&before, clock);
         let moved =
             (before.phase, before.restart, before.health) != (observed.phase, observed.restart, observed.health);
-        let fills_slot = instance.fills_slot();
+        let counts = !matches!(instance.verdict, Verdict::Lost { .. }) && instance.observed.phase > Phase::Assigned;
+        let (task, revision) = (instance.task, instance.revision);
         let purged = observed.phase == Phase::Purged && instance.desired.want == Want::Purge;
         if purged {
             self.forget_instance(id);
             return;
         }
-        if observed.phase == Phase::Completed && instance.spec.mode == Mode::Job {
-            let task = instance.task;
-            self.slots.entry(id.slot.clone()).or_default().ended = Some(task);
+        if counts && observed.retries != before.retries {
+            self.slots.entry(id.slot.clone()).or_default().tries_mut(task, revision).retries = observed.retries;
         }
-        let newly_failed = observed.phase != before.phase && matches!(observed.phase, Phase::Failed | Phase::Rejected);
-        if newly_failed && fills_slot {
-            let slot = self.slots.entry(id.slot.clone()).or_default();
-            let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
-            let exponent = if ran_long { 0 } else { slot.failures };
-            slot.failures = exponent + 1;
-            slot.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
-            slot.last_failure = observed.message.clone();
-            slot.last_output = observed.output.clone();
+        if observed.phase != before.phase {
+            self.note_end_of(id, &before);
         }
         if moved {
             self.record_observed(id, &before, observed);
         } else {
             self.touch();
+        }
+    }
+
+    /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
+    /// was replaced has no say, but that it ended well.
+    fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
+        let clock = self.clock;
+        let Some(instance) = self.instances.get(id) else { return };
+        let Instance { task, revision, observed, .. } = instance;
+        let (task, revision, observed) = (*task, *revision, observed.clone());
+        let counts = !matches!(instance.verdict, Verdict::Lost { .. });
+        let (fills_slot, policy) = (instance.fills_slot(), instance.spec.restart_of(&Part::Main));
+        let is_shared = instance.spec.cron.is_some();
+        let slot = self.slots.entry(id.slot.clone()).or_default();
+        match observed.phase {
+            Phase::Completed => slot.note_end(End { task, failed: None }),
+            Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision).retries) => {
+                let failed = Some(observed.message.clone());
+                slot.note_end(End { task, failed });
+                let of = if is_shared { "its run" } else { &format!("revision {revision}") };
+                let message = format!("{of} failed for good: {}", observed.message);
+                self.record_failure(id, "failed-for-good", message, &observed.output);
+            }
+            Phase::Failed | Phase::Rejected if fills_slot => {
+                let tries = slot.tries_mut(task, revision);
+                let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
+                let exponent = if ran_long { 0 } else { tries.failures };
+                tries.failures = exponent + 1;
+                tries.retries += u32::from(observed.phase == Phase::Failed);
+                tries.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
+                tries.last_failure = observed.message;
+                tries.last_output = observed.output;
+            }
+            _ => {}
         }
     }
 
@@ -514,24 +550,6 @@ impl Cluster {
         let says_why = has_ended || observed.health == Health::Unhealthy;
         let output = if says_why { observed.output.clone() } else { LastLines::default() };
         self.record_failure(id, "instance-observed", message, &output);
-    }
-
-    pub(super) fn retry(&mut self, service: &ServiceId) -> Applied {
-        self.service(service).ok_or_else(|| not_found("service", service))?;
-        let of_service = self.slots.range(service.slot(0)..).take_while(|(slot, _)| slot.service == *service);
-        let slots: Vec<SlotId> =
-            of_service.filter(|(_, record)| record.failures > 0).map(|(slot, _)| slot.clone()).collect();
-        let count = slots.len();
-        for slot in slots {
-            if let Some(record) = self.slots.get_mut(&slot) {
-                record.failures = 0;
-                record.retry_at = Timestamp::default();
-            }
-        }
-        if count > 0 {
-            self.record(service, "retried", format!("{count} slots that had failed are tried again at once"));
-        }
-        self.done()
     }
 
     pub(super) fn judge(&mut self, id: &InstanceId, verdict: Verdict) -> Applied {

@@ -13,7 +13,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Instance, Service};
+use super::{Applied, Cluster, Instance, Service, not_found, stacks::MAX_REVISIONS};
 
 /// How far the change of a service to its revision has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,11 +30,20 @@ pub struct Rollout {
     pub output: LastLines,
     /// Whether all instances are to be of the revision; else the canary's alone.
     pub promoted: bool,
+    /// The stack's revision that asked for it.
+    pub deployment: u64,
+    /// The service whose failure made this one fail, if one did.
+    pub because_of: Option<Name>,
 }
 
 impl Rollout {
+    /// Whether it has failed only because that of another service has: then nothing of the revision begins.
+    pub fn because_of_another(&self) -> bool {
+        self.state == RolloutState::Failed && self.because_of.is_some()
+    }
+
     /// One that begins.
-    pub fn begun(at: Timestamp, promoted: bool) -> Rollout {
+    pub fn begun(at: Timestamp, promoted: bool, deployment: u64) -> Rollout {
         Rollout {
             state: RolloutState::Rolling,
             since: at,
@@ -42,6 +51,8 @@ impl Rollout {
             why: String::new(),
             output: LastLines::default(),
             promoted,
+            deployment,
+            because_of: None,
         }
     }
 }
@@ -58,10 +69,11 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether its instances may fill slots of a service that changes to `next`.
+    /// Whether its instances may fill slots of a service that changes to `next`. A run of a schedule is due whichever
+    /// revision does it; any other job of an earlier revision is not what is to be done.
     pub fn may_stand_in(&self, next: &ServiceSpec) -> bool {
         let alike = self.spec.mode == next.mode && self.spec.strict_singleton == next.strict_singleton;
-        alike && next.mode != Mode::Job
+        alike && (next.mode != Mode::Job || (self.spec.cron.is_some() && next.cron.is_some()))
     }
 
     /// The image to run: by digest where one is pinned.
@@ -81,12 +93,27 @@ impl Service {
         self.spec.update.canary.as_ref().filter(|_| goes_on)
     }
 
-    /// What instances are made from that take the place of others, or fill a slot, while nothing more is to be
-    /// changed: the last revision that served whole.
-    pub fn held_back(&self) -> Option<&Version> {
-        let is_held = self.rollout.state == RolloutState::Paused || self.canary().is_some();
-        let stable = self.stable.as_ref().filter(|stable| stable.revision != self.revision);
-        stable.filter(|stable| is_held && stable.may_stand_in(&self.spec))
+    /// Whether it is to be what served whole last.
+    pub fn is_at_stable(&self) -> bool {
+        self.stable.as_ref().is_some_and(|stable| stable.revision == self.revision)
+    }
+
+    /// Whether nothing more is to be changed for now, for a reason of its own.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.rollout.state, RolloutState::Paused | RolloutState::Failed) || self.canary().is_some()
+    }
+}
+
+impl Service {
+    /// Notes that its revision serves whole.
+    fn note_served(&mut self) {
+        let version = self.version();
+        self.served.retain(|served| served.revision != version.revision);
+        self.served.push_back(version.clone());
+        while self.served.len() > MAX_REVISIONS {
+            self.served.pop_front();
+        }
+        self.stable = Some(version);
     }
 }
 
@@ -100,7 +127,8 @@ impl Cluster {
         why: &str,
     ) -> Applied {
         let clock = self.clock;
-        let failed = if state == RolloutState::Paused { self.output_of_failed(id, expect_revision) } else { None };
+        let has_failed = matches!(state, RolloutState::Paused | RolloutState::Failed);
+        let failed = if has_failed { self.output_of_failed(id, expect_revision) } else { None };
         let service = self.changing(id, expect_revision)?;
         if service.rollout.state == state {
             return self.done();
@@ -109,31 +137,39 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, format!("The rollout of {id} is over"))
                 .why(format!("all of it is at revision {expect_revision}")));
         }
+        if service.rollout.state == RolloutState::Failed {
+            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} has failed for good"))
+                .why(service.rollout.why.clone())
+                .fix(format!("Deploy a mended file, or: wharf retry {}/{}", id.stack.stack, id.service)));
+        }
         let back = service.rollout.back_from;
         let output = match state {
-            RolloutState::Paused if !why.is_empty() => failed.unwrap_or_default(),
+            RolloutState::Paused | RolloutState::Failed if !why.is_empty() => failed.unwrap_or_default(),
             RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.output.clone(),
             _ => LastLines::default(),
         };
         let why = match state {
-            RolloutState::Paused => why.to_owned(),
+            RolloutState::Paused | RolloutState::Failed => why.to_owned(),
             // Why it goes back is worth knowing to the end; why it had paused is not once it goes on.
             RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.why.clone(),
             RolloutState::Rolling | RolloutState::Done => String::new(),
         };
-        let promoted = service.rollout.promoted;
-        service.rollout =
-            Rollout { state, since: clock, back_from: back, why: why.clone(), output: output.clone(), promoted };
+        let before = service.rollout.clone();
+        service.rollout = Rollout { state, since: clock, why: why.clone(), output: output.clone(), ..before };
         let (reason, message) = match state {
             RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
             RolloutState::Paused => ("rollout-paused", why),
+            RolloutState::Failed => ("rollout-failed", why),
             RolloutState::Done => {
-                service.stable = Some(service.version());
+                service.note_served();
                 ("rollout-done", format!("all of it serves, at revision {expect_revision}"))
             }
         };
-        let output = if state == RolloutState::Paused { output } else { LastLines::default() };
+        let output = if has_failed { output } else { LastLines::default() };
         self.record_failure(id, reason, message, &output);
+        if let Some(stack) = self.stacks.get_mut(&id.stack) {
+            stack.note_served();
+        }
         self.done()
     }
 
@@ -141,52 +177,85 @@ impl Cluster {
     pub(super) fn promote(&mut self, id: &ServiceId, expect_revision: u64) -> Applied {
         let clock = self.clock;
         let service = self.changing(id, expect_revision)?;
-        if service.rollout.promoted || service.rollout.state == RolloutState::Done {
+        if service.rollout.promoted || matches!(service.rollout.state, RolloutState::Done | RolloutState::Failed) {
             return Err(Problem::new(Code::Conflict, format!("{id} was not promoted"))
                 .why("it has no canary that waits for it"));
         }
         let state = RolloutState::Rolling;
-        let (why, output) = (String::new(), LastLines::default());
-        service.rollout = Rollout { state, promoted: true, since: clock, why, output, ..service.rollout };
+        let (why, output, before) = (String::new(), LastLines::default(), service.rollout.clone());
+        service.rollout = Rollout { state, promoted: true, since: clock, why, output, ..before };
         self.record(id, "rollout-promoted", format!("the rest follows to revision {expect_revision}"));
         self.done()
     }
 
-    /// Returns a service to the last revision that served whole.
+    /// Returns a service to the last revision that served whole, and with it what waits for its change.
     pub(super) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
-        let clock = self.clock;
-        let services: Vec<Name> = self.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
-        let output = self.output_of_failed(id, expect_revision).unwrap_or_default();
         let service = self.changing(id, expect_revision)?;
-        let Some(stable) = service.stable.clone().filter(|stable| stable.revision != expect_revision) else {
+        let Some(to) = service.stable.as_ref().map(|stable| stable.revision).filter(|to| *to != expect_revision) else {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
                 .why("no earlier revision of it has served whole"));
+        };
+        let waiting = self.waiting_for(id);
+        let mut specs = vec![(id.clone(), self.return_to_stable(id, why, None)?)];
+        for dependant in waiting {
+            let why = format!("it depends on {}, which failed: {why}", id.service);
+            let because_of = Some(id.service.clone());
+            if let Some(spec) = self.return_to_stable(&dependant, &why, because_of)? {
+                specs.push((dependant, Some(spec)));
+            }
+        }
+        let others: Vec<&str> = specs.iter().skip(1).map(|(id, _)| id.service.as_str()).collect();
+        let with = if others.is_empty() { String::new() } else { format!(", and with it {}", others.join(", ")) };
+        let what = format!("{} went back to what it was at revision {to}{with}: {why}", id.service);
+        self.change_spec(&id.stack, what, |stack| {
+            for (id, spec) in specs {
+                let Some(spec) = spec else { continue };
+                // What the stack says of volumes that it still has is newer.
+                for name in spec.volumes() {
+                    let told = || spec.volumes.get(name).cloned().unwrap_or_default();
+                    stack.volumes.entry(name.clone()).or_insert_with(told);
+                }
+                stack.services.insert(id.service, (*spec).clone());
+            }
+        });
+        self.done()
+    }
+
+    /// Returns a service to its stable revision; its spec then. One that has none can only fail.
+    fn return_to_stable(
+        &mut self,
+        id: &ServiceId,
+        why: &str,
+        because_of: Option<Name>,
+    ) -> Result<Option<Arc<ServiceSpec>>, Problem> {
+        let clock = self.clock;
+        let services: Vec<Name> = self.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
+        let from = self.service(id).ok_or_else(|| not_found("service", id))?.revision;
+        let output = self.output_of_failed(id, from).unwrap_or_default();
+        let service = self.service_mut(id)?;
+        let stable = service.stable.clone().filter(|stable| stable.revision != from);
+        let state = if stable.is_some() { RolloutState::Rolling } else { RolloutState::Failed };
+        service.rollout = Rollout {
+            state,
+            since: clock,
+            back_from: Some(from),
+            why: why.to_owned(),
+            output: output.clone(),
+            promoted: true,
+            deployment: service.rollout.deployment,
+            because_of,
+        };
+        let Some(stable) = stable else {
+            self.record(id, "rollout-failed", why);
+            return Ok(None);
         };
         let spec = Arc::new(as_it_was(&stable.spec, &service.spec, &services));
         service.revision = stable.revision;
         service.digest = stable.digest;
         service.spec = spec.clone();
-        service.rollout = Rollout {
-            state: RolloutState::Rolling,
-            since: clock,
-            back_from: Some(expect_revision),
-            why: why.to_owned(),
-            output: output.clone(),
-            promoted: true,
-        };
-        let to = stable.revision;
-        let what = format!("{} went back to what it was at revision {to}: {why}", id.service);
-        self.change_spec(&id.stack, what, |stack| {
-            // What the stack says of volumes that it still has is newer.
-            for name in spec.volumes() {
-                let told = || spec.volumes.get(name).cloned().unwrap_or_default();
-                stack.volumes.entry(name.clone()).or_insert_with(told);
-            }
-            stack.services.insert(id.service.clone(), (*spec).clone());
-        });
-        let message = format!("from revision {expect_revision} to {to}: {why}");
+        let message = format!("from revision {from} to {}: {why}", stable.revision);
         self.record_failure(id, "rolled-back", message, &output);
-        self.done()
+        Ok(Some(spec))
     }
 
     /// What the first instance of a revision that has failed printed last; of those that printed nothing, nothing.

@@ -1,13 +1,25 @@
-//! Jobs: what they have done, and when those with a schedule are run.
+//! What ends by design: what each slot is to do, what it has done, and when jobs with a schedule are run.
+//!
+//! What has ended for a task, well or failed for good, is not begun again for it, whatever becomes of hosts, leaders
+//! and revisions; only a person's `retry` takes a failure back. `docs/runs.md` has the table of states.
 
 use common::{
     error::{Code, Problem},
     id::{ServiceId, SlotId},
+    output::LastLines,
+    rollout::RolloutState,
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Service};
+use super::{Applied, Cluster, Service, instances::Slot, not_found};
+use crate::plan;
+
+/// How many ends a slot remembers: as many as revisions that people can go back to.
+const MAX_ENDS: usize = super::stacks::MAX_REVISIONS;
+
+/// For how many tasks a slot remembers what was tried.
+const MAX_TRIES: usize = 2;
 
 /// The runs of a job that has a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,7 +32,7 @@ pub struct Runs {
     pub last: Timestamp,
 }
 
-/// What a job is to do once in each slot.
+/// What a slot is to do. What ends by design is done once for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
     /// A revision.
@@ -29,15 +41,106 @@ pub enum Task {
     Run(Timestamp),
 }
 
-impl Cluster {
-    /// Whether the job of a slot has done a task.
-    pub fn has_ended(&self, slot: &SlotId, task: Task) -> bool {
-        task == Task::Run(Timestamp(0)) || self.slots.get(slot).is_some_and(|slot| slot.ended == Some(task))
+/// That a slot's task is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The task.
+    pub task: Task,
+    /// Why it failed for good; none if it ended well.
+    pub failed: Option<String>,
+}
+
+/// How often a slot has tried its task, as the revision has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tries {
+    /// What for.
+    pub task: Task,
+    /// By which revision: another one begins with a clean slate.
+    pub revision: u64,
+    /// How many of the retries that its restart policy allows are used up, over all instances and hosts.
+    pub retries: u32,
+    /// How many instances failed in a row.
+    pub failures: u32,
+    /// When the slot may be filled again.
+    pub retry_at: Timestamp,
+    /// Why the last instance failed.
+    pub last_failure: String,
+    /// What that one printed last.
+    pub last_output: LastLines,
+}
+
+impl Slot {
+    /// How a task of it ended, if it has.
+    pub fn end_of(&self, task: Task) -> Option<&End> {
+        self.ended.iter().rev().find(|end| end.task == task)
     }
 
-    /// In how many slots of a service its present task is done.
+    /// What was tried of a task by a revision.
+    pub fn tries_of(&self, task: Task, revision: u64) -> Option<&Tries> {
+        self.tries.iter().find(|tries| (tries.task, tries.revision) == (task, revision))
+    }
+
+    /// The same to be changed. What serves may fail beside what is to take its place, so two are remembered.
+    pub(super) fn tries_mut(&mut self, task: Task, revision: u64) -> &mut Tries {
+        let is_it = |tries: &Tries| (tries.task, tries.revision) == (task, revision);
+        let index = self.tries.iter().position(is_it).unwrap_or_else(|| {
+            self.tries.truncate(MAX_TRIES - 1);
+            let (retry_at, last_failure, last_output) = Default::default();
+            self.tries
+                .insert(0, Tries { task, revision, retries: 0, failures: 0, retry_at, last_failure, last_output });
+            0
+        });
+        &mut self.tries[index]
+    }
+
+    /// Notes that a task is over. What ended well cannot fail any more, and runs of a schedule follow one another.
+    pub(super) fn note_end(&mut self, end: End) {
+        if end.failed.is_some() && self.end_of(end.task).is_some() {
+            return;
+        }
+        let is_superseded =
+            |other: &End| other.task == end.task || matches!((other.task, end.task), (Task::Run(_), Task::Run(_)));
+        self.ended.retain(|other| !is_superseded(other));
+        self.ended.push(end);
+        if self.ended.len() > MAX_ENDS {
+            // That an earlier revision failed is not asked for again; that one ended well may be.
+            let last = self.ended.len() - 1;
+            let failed = self.ended[..last].iter().position(|end| end.failed.is_some());
+            self.ended.remove(failed.unwrap_or(0));
+        }
+    }
+}
+
+impl Cluster {
+    /// How a slot's task ended, if it has.
+    pub fn end_of(&self, slot: &SlotId, task: Task) -> Option<&End> {
+        self.slots.get(slot)?.end_of(task)
+    }
+
+    /// Whether nothing is to be done for a task of a slot any more: it has ended, well or failed for good, or it is
+    /// the run before the first.
+    pub fn has_ended(&self, slot: &SlotId, task: Task) -> bool {
+        task == Task::Run(Timestamp(0)) || self.end_of(slot, task).is_some()
+    }
+
+    /// Whether a task of a slot has ended well.
+    pub fn has_ended_well(&self, slot: &SlotId, task: Task) -> bool {
+        task == Task::Run(Timestamp(0)) || self.end_of(slot, task).is_some_and(|end| end.failed.is_none())
+    }
+
+    /// In how many of a service's slots its present task has ended well.
     pub fn ended_slots(&self, id: &ServiceId, service: &Service) -> usize {
-        (1..=service.spec.replicas).filter(|number| self.has_ended(&id.slot(*number), service.task())).count()
+        let slots = plan::wanted_slots(self, id, service);
+        slots.into_iter().filter(|number| self.has_ended_well(&id.slot(*number), service.task())).count()
+    }
+
+    /// The slots of a service whose present task has failed for good, and why.
+    pub fn failed_slots<'a>(&'a self, id: &'a ServiceId, service: &'a Service) -> impl Iterator<Item = (u32, &'a str)> {
+        let failed = move |number: u32| {
+            let end = self.end_of(&id.slot(number), service.task())?;
+            Some((number, end.failed.as_deref()?))
+        };
+        plan::wanted_slots(self, id, service).into_iter().filter_map(failed)
     }
 
     /// Begins the run that was due at a time, or leaves it out; once for each time, whoever asks.
@@ -60,6 +163,40 @@ impl Cluster {
                 self.record(id, "run-begun", format!("run {number}, due at {due}"));
             }
         }
+        self.done()
+    }
+
+    /// Tries again at once what has failed of a service, for good or not. What has ended well is not done again.
+    pub(super) fn retry(&mut self, id: &ServiceId) -> Applied {
+        let service = self.service(id).ok_or_else(|| not_found("service", id))?;
+        let task = service.task();
+        let failed = |end: &End| end.task == task && end.failed.is_some();
+        let of_service = self.slots.range(id.slot(0)..).take_while(|(slot, _)| slot.service == *id);
+        let has_failed = |slot: &Slot| slot.tries.iter().any(|tries| tries.failures > 0);
+        let slots: Vec<(SlotId, bool)> = of_service
+            .map(|(slot, record)| (slot.clone(), record.ended.iter().any(failed), has_failed(record)))
+            .filter(|(_, for_good, lately)| *for_good || *lately)
+            .map(|(slot, for_good, _)| (slot, for_good))
+            .collect();
+        if slots.is_empty() {
+            return Err(Problem::new(Code::Conflict, format!("{id} was not tried again"))
+                .why("nothing of it has failed; what has ended well is not done again"));
+        }
+        let (count, clock) = (slots.len(), self.clock);
+        let is_over = slots.iter().any(|(_, for_good)| *for_good);
+        for (slot, _) in slots {
+            if let Some(record) = self.slots.get_mut(&slot) {
+                record.tries.clear();
+                record.ended.retain(|end| !failed(end));
+            }
+        }
+        let service = self.service_mut(id)?;
+        if is_over && matches!(service.rollout.state, RolloutState::Failed | RolloutState::Paused) {
+            (service.rollout.state, service.rollout.since) = (RolloutState::Rolling, clock);
+            (service.rollout.why, service.rollout.output) = Default::default();
+        }
+        let slots = if count == 1 { "1 slot that had" } else { &format!("{count} slots that had") };
+        self.record(id, "retried", format!("{slots} failed: tried again at once"));
         self.done()
     }
 }

@@ -50,10 +50,26 @@ pub struct Revision {
     pub what: String,
     /// What the stack was.
     pub spec: Arc<StackSpec>,
+    /// Whether every service of it has served whole, or ended well, as this revision has it.
+    pub served: bool,
+}
+
+/// What becomes of a stack, and what its author took for granted.
+pub(super) struct StackChange<'a> {
+    /// What it should be.
+    pub(super) spec: &'a Arc<StackSpec>,
+    /// New versions of its own configs and secrets.
+    pub(super) files: &'a [NewFile],
+    /// Its revision, if the author knows one; 0 for "none yet".
+    pub(super) expect: Option<u64>,
+    /// What is done, for people.
+    pub(super) what: &'a str,
+    /// Whether it goes back to an earlier revision.
+    pub(super) goes_back: bool,
 }
 
 /// Most revisions of a stack that are kept.
-const MAX_REVISIONS: usize = 20;
+pub(super) const MAX_REVISIONS: usize = 20;
 
 /// A service of a stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +84,8 @@ pub struct Service {
     pub rollout: Rollout,
     /// The last revision that served whole.
     pub stable: Option<Version>,
+    /// The revisions that served whole, the last one at the end: people may go back to them.
+    pub served: Vector<Version>,
     /// The runs of a job that has a schedule.
     pub runs: Runs,
     /// Whether its instances move to hosts that suit them better.
@@ -102,60 +120,75 @@ impl Service {
         Version { revision: self.revision, spec: self.spec.clone(), digest: self.digest.clone() }
     }
 
-    /// What its job is to do now: instances that were made for something else do not do it. A job with
-    /// a schedule finishes a run as it began it; the others begin anew with each revision.
+    /// What its slots are to do now: a job's instances that were made for something else do not do it.
     pub fn task(&self) -> Task {
+        self.task_of(self.revision)
+    }
+
+    /// What an instance of a revision is to do. A job with a schedule finishes a run as it began it; everything else
+    /// begins anew with each revision.
+    pub fn task_of(&self, revision: u64) -> Task {
         match self.spec.cron {
             Some(_) => Task::Run(self.runs.due),
-            None => Task::Revision(self.revision),
+            None => Task::Revision(revision),
         }
     }
 
     /// A service that the spec changes: instances of the last good revision go on if they may.
-    fn changed(earlier: Option<&Service>, revision: u64, spec: &ServiceSpec, at: Timestamp) -> Service {
-        let spec = Arc::new(spec.clone());
+    fn changed(earlier: Option<&Service>, to: Change<'_>) -> Service {
+        let spec = Arc::new(to.spec.clone());
         let address = earlier.and_then(|earlier| earlier.address);
-        let rollout = |promoted| Rollout::begun(at, promoted);
         // What was due before there was a schedule was not missed.
         let had_schedule = earlier.filter(|earlier| earlier.spec.cron.is_some());
-        let runs = had_schedule.map_or(Runs { last: at, ..Runs::default() }, |earlier| earlier.runs);
-        let stable = earlier.and_then(|earlier| earlier.stable.clone());
-        match earlier {
-            Some(earlier) if earlier.spec.same_instances(&spec) => {
-                Service { spec, runs, rebalancing: false, ..earlier.clone() }
-            }
-            _ => match stable {
-                Some(Version { revision, digest, spec: before }) if before.same_instances(&spec) => {
-                    let stable = Some(Version { revision, digest: digest.clone(), spec: spec.clone() });
-                    Service {
-                        revision,
-                        spec,
-                        digest,
-                        rollout: rollout(true),
-                        stable,
-                        runs,
-                        rebalancing: false,
-                        address,
-                    }
-                }
-                stable => {
-                    // The first revision of all has nothing to be compared with.
-                    let compared = stable.as_ref().is_some_and(|stable| stable.may_stand_in(&spec));
-                    let rollout = rollout(spec.update.canary.is_none() || !compared);
-                    Service { revision, spec, digest: None, rollout, stable, runs, rebalancing: false, address }
-                }
-            },
+        let runs = had_schedule.map_or(Runs { last: to.at, ..Runs::default() }, |earlier| earlier.runs);
+        if let Some(earlier) = earlier.filter(|earlier| earlier.spec.same_instances(&spec)) {
+            return Service { spec, runs, rebalancing: false, ..earlier.clone() };
         }
+        let stable = earlier.and_then(|earlier| earlier.stable.clone());
+        let served = earlier.map(|earlier| earlier.served.clone()).unwrap_or_default();
+        let same = |version: &&Version| version.spec.same_instances(&spec);
+        let again = stable.as_ref().filter(same).or_else(|| served.iter().rev().filter(|_| to.goes_back).find(same));
+        if let Some(Version { revision, digest, .. }) = again.cloned() {
+            let stable = stable.map(|stable| Version {
+                spec: if stable.revision == revision { spec.clone() } else { stable.spec },
+                ..stable
+            });
+            let rollout = Rollout::begun(to.at, true, to.revision);
+            return Service { revision, spec, digest, rollout, stable, served, runs, rebalancing: false, address };
+        }
+        // The first revision of all has nothing to be compared with.
+        let compared = stable.as_ref().is_some_and(|stable| stable.may_stand_in(&spec));
+        let promoted = spec.update.canary.is_none() || !compared;
+        let rollout = Rollout::begun(to.at, promoted, to.revision);
+        let (revision, digest) = (to.revision, None);
+        Service { revision, spec, digest, rollout, stable, served, runs, rebalancing: false, address }
     }
+}
+
+/// The change of a service by a revision of its stack.
+struct Change<'a> {
+    revision: u64,
+    spec: &'a ServiceSpec,
+    goes_back: bool,
+    at: Timestamp,
 }
 
 impl Stack {
     /// Keeps the present spec as a revision.
     fn remember(&mut self, by: Option<Name>, what: String) {
         let (revision, at, spec) = (self.revision, self.changed_at, self.spec.clone());
-        self.history.push_back(Arc::new(Revision { revision, at, by, what, spec }));
+        self.history.push_back(Arc::new(Revision { revision, at, by, what, spec, served: false }));
         while self.history.len() > MAX_REVISIONS {
             self.history.pop_front();
+        }
+        self.note_served();
+    }
+
+    /// Notes whether all of it is as its present revision has it.
+    pub(super) fn note_served(&mut self) {
+        let is_done = self.services.values().all(|service| service.rollout.state == RolloutState::Done);
+        if let Some(last) = self.history.back_mut().filter(|last| is_done && !last.served) {
+            Arc::make_mut(last).served = true;
         }
     }
 }
@@ -180,10 +213,7 @@ impl Cluster {
     pub(super) fn put_stack(
         &mut self,
         id: &StackId,
-        spec: &Arc<StackSpec>,
-        files: &[NewFile],
-        expect: Option<u64>,
-        what: &str,
+        StackChange { spec, files, expect, what, goes_back }: StackChange<'_>,
     ) -> Applied {
         self.known_environment(&id.environment)?;
         let existing = self.stacks.get(id);
@@ -214,7 +244,7 @@ impl Cluster {
         }
         let addresses = self.lease_addresses(id, &spec)?;
         self.add_files(files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
-        let revision = self.replace_spec(id, &spec, what.to_owned(), &addresses);
+        let revision = self.replace_spec(id, StackChange { spec: &spec, files, expect, what, goes_back }, &addresses);
         self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         Ok(Outcome::Revision(revision))
     }
@@ -223,22 +253,36 @@ impl Cluster {
     pub(super) fn replace_spec(
         &mut self,
         id: &StackId,
-        spec: &Arc<StackSpec>,
-        what: String,
+        StackChange { spec, what, goes_back, .. }: StackChange<'_>,
         addresses: &BTreeMap<Name, Ipv4Addr>,
     ) -> u64 {
         let existing = self.stacks.get(id);
         let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| {
-            let changed = Service::changed(earlier.and_then(|services| services.get(name)), revision, spec, self.clock);
+            let to = Change { revision, spec, goes_back, at: self.clock };
+            let changed = Service::changed(earlier.and_then(|services| services.get(name)), to);
             Service { address: changed.address.or(addresses.get(name).copied()), ..changed }
         };
-        let services = spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
+        let mut services: OrdMap<Name, Service> =
+            spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
+        // What failed only because another service did is tried again with it.
+        let changes = |name: &Name| services.get(name).is_some_and(|s| s.rollout.deployment == revision);
+        let fails = |s: &Service| s.rollout.state == RolloutState::Failed;
+        let again: Vec<Name> = services
+            .iter()
+            .filter(|(_, service)| fails(service) && service.rollout.because_of.as_ref().is_some_and(changes))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in again {
+            if let Some(service) = services.get_mut(&name) {
+                service.rollout = Rollout::begun(self.clock, service.rollout.promoted, revision);
+            }
+        }
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
-        stack.remember(self.actor.clone(), what.clone());
+        stack.remember(self.actor.clone(), what.to_owned());
         self.stacks.insert(id.clone(), stack);
         // They were given in the order of names.
         self.last_service_address = addresses.values().next_back().copied().or(self.last_service_address);

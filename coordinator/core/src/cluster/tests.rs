@@ -75,6 +75,7 @@ fn a_request_that_comes_twice_is_made_once() {
             files: Vec::new(),
             expect_revision: Some(0),
             what: String::new(),
+            goes_back: false,
         },
     };
     let other = Proposal {
@@ -176,7 +177,7 @@ fn what_failed_is_kept_with_its_output_in_event_slot_and_view() {
     let (message, phase) = (failure.clone(), Phase::Failed);
     let last = Observed { restart: 400, phase, message, failure, output: output.clone(), ..Observed::nothing() };
     fixture.done(Command::Observe { host: host(1), instances: vec![(id.clone(), last)] });
-    assert_eq!(fixture.cluster.slots[&id.slot].last_output, output);
+    assert_eq!(fixture.cluster.slots[&id.slot].tries[0].last_output, output);
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn a_stack_goes_when_its_last_instance_is_gone() {
     fixture.settle();
     fixture.done(Command::RemoveStack(stack()));
     let (id, spec, files) = (stack(), Arc::default(), Vec::new());
-    let again = Command::PutStack { id, spec, files, expect_revision: None, what: String::new() };
+    let again = Command::PutStack { id, spec, files, expect_revision: None, what: String::new(), goes_back: false };
     let refusal = fixture.refused(again);
     assert!(refusal.contains("being removed"), "{refusal}");
     fixture.settle();

@@ -1,11 +1,17 @@
 //! Why no host takes an instance: one line a reason, with the number of hosts that it removes.
 
+use std::fmt;
+
 use common::{
     quantity::{Bytes, MilliCpu},
-    spec::{Protocol, ServiceSpec},
+    spec::{Condition, Protocol, ServiceSpec},
 };
 
-use super::hosts::{DYNAMIC_PORTS, HostTable, Row};
+use super::{
+    Blocked,
+    hosts::{DYNAMIC_PORTS, HostTable, Row},
+};
+use crate::cluster::Awaited;
 
 /// Why a host does not take an instance; the order is that of the explanation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,31 @@ pub(super) enum Refusal {
     NoFreePort,
     /// The kind, and what is asked for of it.
     Device(String, String),
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blocked::Awaits(Awaited { on, failed: Some(why), .. }) if why.is_empty() => {
+                write!(f, "it waits for {on}, which is held up")
+            }
+            Blocked::Awaits(Awaited { on, failed: Some(why), .. }) => {
+                write!(f, "it waits for {on}, which failed: {why}")
+            }
+            Blocked::Awaits(Awaited { on, condition, reached, wanted, .. }) => {
+                let word = match condition {
+                    Condition::Started => "running",
+                    Condition::Healthy => "healthy",
+                    Condition::Completed => "completed",
+                };
+                write!(f, "it waits for {on}: {reached} of {wanted} {word}")
+            }
+            Blocked::BacksOff { slot, failures, retry_at, why } => {
+                write!(f, "slot {slot} failed {failures} times in a row and is tried again at {retry_at}: {why}")
+            }
+            Blocked::Unplaced(why) => f.write_str(why),
+        }
+    }
 }
 
 impl HostTable {

@@ -26,8 +26,12 @@ use crate::{
 pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], placer: &mut Placer<'a>, plan: &mut Plan) {
     let rollout = &subject.service.rollout;
     if rollout.state == RolloutState::Rolling {
-        if let Some(command) = judge(subject, standings.len(), plan) {
+        if let Some(command) = judge(subject, standings, plan) {
             return plan.commands.push(command);
+        }
+        // So many may fail, or all: they are replaced all the same.
+        for (other, _) in standings.iter().flat_map(others_beside_failures) {
+            plan.desire(other, Want::Purge, StopReason::Superseded);
         }
         if is_done(subject, standings) {
             return plan.commands.push(subject.move_to(RolloutState::Done, String::new()));
@@ -62,13 +66,17 @@ pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], pla
                 plan.desire(id, Want::Purge, StopReason::Drained);
             } else {
                 plan.wake(deadline);
-                if drains > 0 && !subject.backs_off(&id.slot, plan) && drain(subject, id, instance, placer, plan) {
+                let (revision, _) = subject.made_from(successor_of(subject, instance));
+                if drains > 0
+                    && !subject.backs_off(&id.slot, revision, plan)
+                    && drain(subject, id, instance, placer, plan)
+                {
                     drains -= 1;
                 }
             }
         } else if rollout.state == RolloutState::Rolling
             && updates > 0
-            && !subject.backs_off(&id.slot, plan)
+            && !subject.backs_off(&id.slot, subject.service.revision, plan)
             && update(subject, id, instance, placer, plan)
         {
             updates -= 1;
@@ -91,7 +99,7 @@ fn rebalance<'a>(subject: &Subject<'a>, unsettled: usize, placer: &mut Placer<'a
         if !instance.observed.is_serving() || !placer.would_be_better_off(instance) {
             continue;
         }
-        if subject.backs_off(&id.slot, plan) {
+        if subject.backs_off(&id.slot, subject.service.revision, plan) {
             waits = true;
         } else if subject.place(&id.slot, Of::WhatIsNew, Some(id), Some(instance), placer, plan).is_ok() {
             return;
@@ -129,20 +137,65 @@ pub(crate) fn canary_stands<'a>(
     Some(CanaryStands { wanted, begun: first.len(), count: settled.len(), promote_at })
 }
 
-/// What follows if more new instances have failed than may.
-fn judge(subject: &Subject<'_>, wanted: usize, plan: &mut Plan) -> Option<Command> {
+/// What fills slots whose task has failed for good.
+fn others_beside_failures<'a, 'b>(
+    standing: &'b Standing<'a>,
+) -> impl Iterator<Item = &'b (&'a InstanceId, &'a Instance)> {
+    let others = match standing {
+        Standing::Failed { others, .. } => others.as_slice(),
+        _ => &[],
+    };
+    others.iter()
+}
+
+/// What follows if more slots have failed than may.
+fn judge(subject: &Subject<'_>, standings: &[Standing<'_>], plan: &mut Plan) -> Option<Command> {
     let service = subject.service;
-    let stable = service.stable.as_ref()?;
     let policy = &service.spec.update;
-    // A job that fails is tried again; what ran before it is not what it is to do.
-    if policy.on_failure == FailureAction::Continue || service.spec.mode == Mode::Job {
-        return None;
+    let over = |standing: &Standing<'_>| match standing {
+        Standing::Failed { slot, why, .. } => Some((*slot, (*why).to_owned())),
+        _ => None,
+    };
+    let over: Vec<(u32, String)> = standings.iter().filter_map(over).collect();
+    if service.spec.mode == Mode::Job {
+        // What ran before is not what it is to do: there is nothing to go back to. A run of a schedule that failed is
+        // followed by the next one.
+        let first = over.into_iter().next().filter(|_| service.spec.cron.is_none());
+        return first.map(|(slot, why)| subject.move_to(RolloutState::Failed, subject.told_of_slot(slot, &why)));
     }
-    let mut failed = 0;
-    let mut why = None;
+    let (failed, why) = failures(subject, &over, plan);
+    let is_too_many = failed > policy.max_failures as usize * standings.len() / 1000;
+    let why = why.filter(|_| is_too_many && policy.on_failure != FailureAction::Continue)?;
+    let Some(stable) = service.stable.as_ref() else {
+        return over.first().map(|_| subject.move_to(RolloutState::Failed, why));
+    };
+    let is_done = |number: &u32| {
+        let slot = subject.id.slot(*number);
+        subject.cluster.has_ended_well(&slot, service.task_of(stable.revision))
+    };
+    let can_go_back = service.rollout.back_from.is_none() && stable.revision != service.revision;
+    if can_go_back && !over.is_empty() && over.iter().all(|(slot, _)| is_done(slot)) {
+        // What the earlier revision was to do is done, and is not done again.
+        return Some(subject.move_to(RolloutState::Failed, why));
+    }
+    if policy.on_failure == FailureAction::Rollback && can_go_back {
+        let (service, expect_revision) = (subject.id.clone(), service.revision);
+        return Some(Command::RollBack { service, expect_revision, why });
+    }
+    Some(subject.move_to(RolloutState::Paused, why))
+}
+
+/// How many failures of the revision there are, and what to say of the first. `over`: the slots that have failed for
+/// good.
+fn failures(subject: &Subject<'_>, over: &[(u32, String)], plan: &mut Plan) -> (usize, Option<String>) {
+    let service = subject.service;
+    let policy = &service.spec.update;
+    let mut failed = over.len();
+    let mut why = over.first().map(|(slot, why)| subject.told_of_slot(*slot, why));
+    let is_over = |id: &InstanceId| over.iter().any(|(slot, _)| *slot == id.slot.slot);
     // What failed before a person said "go on" does not count again.
     let judged = |i: &Instance| i.revision == service.revision && i.created_at >= service.rollout.since;
-    for (id, instance) in subject.instances.iter().filter(|(_, i)| judged(i)) {
+    for (id, instance) in subject.instances.iter().filter(|(id, i)| judged(i) && !is_over(id)) {
         let due = instance.created_at + policy.deadline;
         if let Some(reason) = failure(instance, due <= subject.at.now) {
             failed += 1;
@@ -151,13 +204,7 @@ fn judge(subject: &Subject<'_>, wanted: usize, plan: &mut Plan) -> Option<Comman
             plan.wake(due);
         }
     }
-    let why = why.filter(|_| failed > policy.max_failures as usize * wanted / 1000)?;
-    let can_go_back = service.rollout.back_from.is_none() && stable.revision != service.revision;
-    if policy.on_failure == FailureAction::Rollback && can_go_back {
-        let (service, expect_revision) = (subject.id.clone(), service.revision);
-        return Some(Command::RollBack { service, expect_revision, why });
-    }
-    Some(subject.move_to(RolloutState::Paused, why))
+    (failed, why)
 }
 
 /// Why an instance that has not shown yet that it can serve counts as failed.
@@ -190,8 +237,12 @@ fn failure(instance: &Instance, is_late: bool) -> Option<String> {
 /// Whether every slot is served by the revision and nothing of another one is left.
 fn is_done(subject: &Subject<'_>, standings: &[Standing<'_>]) -> bool {
     let outdated = |i: &Instance| i.fills_slot() && !i.is_current(subject.service);
+    if subject.awaited.is_some() && subject.service.spec.cron.is_some() {
+        return false;
+    }
     let is_whole = |standing: &Standing<'_>| match standing {
-        Standing::Whole => true,
+        // As many as that may fail.
+        Standing::Whole | Standing::Failed { .. } => true,
         // It serves, and leaves only for its host's sake.
         Standing::ToMove(_, instance) => instance.is_current(subject.service),
         Standing::Unsettled { .. } => false,
@@ -238,6 +289,11 @@ fn update<'a>(
     true
 }
 
+/// Which revision takes the place of an instance that leaves for its host's sake.
+fn successor_of(subject: &Subject<'_>, instance: &Instance) -> Of {
+    if instance.is_current(subject.service) { Of::WhatIsNew } else { Of::WhatServes }
+}
+
 /// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
 fn drain<'a>(
     subject: &Subject<'a>,
@@ -258,8 +314,7 @@ fn drain<'a>(
     let is_strict = instance.holds_back(subject.service);
     let mut elsewhere = Plan::default();
     let found = if is_strict { &mut elsewhere } else { &mut *plan };
-    let of = if instance.is_current(subject.service) { Of::WhatIsNew } else { Of::WhatServes };
-    match subject.place(&id.slot, of, Some(id), Some(instance), placer, found) {
+    match subject.place(&id.slot, successor_of(subject, instance), Some(id), Some(instance), placer, found) {
         Ok(()) => {
             if is_strict {
                 plan.desire(id, Want::Purge, StopReason::Drained);
@@ -285,6 +340,13 @@ impl Subject<'_> {
             Availability::Maintenance => Some(Timestamp(0)),
             _ => None,
         }
+    }
+
+    /// What to say of a slot that failed for good, by its last instance of the revision if that is still there.
+    fn told_of_slot(&self, slot: u32, why: &str) -> String {
+        let is_it = |(id, i): &&(&InstanceId, &Instance)| id.slot.slot == slot && i.is_current(self.service);
+        let last = self.instances.iter().filter(is_it).next_back();
+        last.map_or_else(|| format!("slot {slot}: {why}"), |(id, instance)| self.told(id, instance, why))
     }
 
     fn told(&self, id: &InstanceId, instance: &Instance, reason: &str) -> String {

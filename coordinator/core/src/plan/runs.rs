@@ -1,9 +1,9 @@
 //! Jobs with a schedule: which run is due.
 
-use common::{spec::Overlap, time::Timestamp};
+use common::{id::SlotId, spec::Overlap, time::Timestamp};
 
 use super::{Plan, scale::Subject};
-use crate::command::Command;
+use crate::{cluster::Instance, command::Command};
 
 /// Begins what is due, and says when to look again.
 pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {
@@ -32,6 +32,12 @@ pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {
     while let Some(next) = schedule.next_after(due).filter(|next| *next <= now) {
         due = next;
     }
-    let goes_on = subject.cluster.ended_slots(subject.id, service) < service.spec.replicas as usize;
+    // What could not begin so far is not waited for: the run that is due now takes its place.
+    let runs = |instance: &Instance| instance.fills_slot() && instance.is_current(service) && instance.may_run();
+    let is_over = |slot: &SlotId| subject.cluster.has_ended(slot, service.task());
+    let goes_on = subject.instances.iter().any(|(id, instance)| runs(instance) && !is_over(&id.slot));
     propose(due, (goes_on && cron.overlap == Overlap::Skip).then_some("the run before has not ended"));
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,14 +4,14 @@ use std::{cell::Cell, sync::Arc};
 
 use common::{
     id::{InstanceId, ServiceId, SlotId},
-    instance::{Health, Phase, StopReason, Verdict, Want},
+    instance::{Phase, StopReason, Verdict, Want},
     rollout::RolloutState,
-    spec::{Condition, Mode, RestartCondition, ServiceSpec},
+    spec::{Mode, ServiceSpec},
     time::Timestamp,
 };
 
 use super::{
-    Moment, Plan,
+    Blocked, Moment, Plan,
     hosts::{HostTable, of_global},
     lease_over_at,
     place::{Only, Placer, Seat},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Cluster,
-    cluster::{Instance, Service},
+    cluster::{Awaited, Instance, Service, Tries},
     command::{Command, Placement},
 };
 
@@ -38,6 +38,10 @@ pub(super) struct Subject<'a> {
     pub(super) at: Moment,
     /// How many more instances may be of the service's revision, as long as the change to it is held up.
     pub(super) room: Cell<usize>,
+    /// What the change to its revision waits for.
+    pub(super) awaited: Option<Awaited>,
+    /// Whether another service waits for its end: then to run is not enough.
+    ends: bool,
 }
 
 /// Which revision a new instance is of.
@@ -51,8 +55,17 @@ pub(super) enum Of {
 
 /// How a wanted slot stands.
 pub(super) enum Standing<'a> {
-    /// Its instance has served long enough, or has ended well.
+    /// Its instance has served long enough, or what it is to do has ended well.
     Whole,
+    /// What it is to do has failed for good; other revisions may serve in it.
+    Failed {
+        /// The slot's number.
+        slot: u32,
+        /// Why.
+        why: &'a str,
+        /// What else fills it.
+        others: Vec<Listed<'a>>,
+    },
     /// Nothing serves in it, or not long enough yet.
     Unsettled {
         /// Whether one instance takes the place of another there.
@@ -72,12 +85,27 @@ pub(super) fn plan_service(
 ) {
     let instances: Vec<_> = cluster.instances_of(id).collect();
     let canary = canary_stands(service, instances.iter().copied(), at.now);
+    let awaited = cluster.awaited(id, service);
     let room = match (service.rollout.state, canary) {
-        (RolloutState::Paused, _) => 0,
+        (RolloutState::Paused | RolloutState::Failed, _) => 0,
+        _ if awaited.is_some() => 0,
         (_, Some(canary)) => canary.wanted.saturating_sub(canary.begun),
         (_, None) => usize::MAX,
     };
-    let subject = Subject { cluster, id, service, instances, at, room: Cell::new(room) };
+    let subject = Subject {
+        cluster,
+        id,
+        service,
+        instances,
+        at,
+        room: Cell::new(room),
+        awaited,
+        ends: cluster.is_to_complete(id),
+    };
+    if let Some(awaited) = &subject.awaited {
+        // It is looked at again whenever anything changes.
+        plan.block(id, Blocked::Awaits(awaited.clone()));
+    }
     runs::plan_runs(&subject, plan);
     let wanted = wanted_slots(cluster, id, service);
     let mut placer = Placer::new(hosts, cluster, id, &service.spec, &subject.instances, at.now);
@@ -111,10 +139,10 @@ impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
     fn plan_slot(&self, number: u32, of_slot: &[Listed<'a>], placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
         let is_job = self.service.spec.mode == Mode::Job;
-        if is_job && self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
-            return Standing::Whole;
-        }
         let filling: Vec<_> = of_slot.iter().copied().filter(|(_, i)| i.fills_slot()).collect();
+        if self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
+            return self.over(number, filling, plan);
+        }
         let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
         let Some((id, instance)) = keeper else {
             self.fill(&self.id.slot(number), None, placer, plan);
@@ -136,16 +164,29 @@ impl<'a> Subject<'a> {
         if is_job {
             return unsettled;
         }
-        if instance.observed.phase == Phase::Completed || instance.is_settled(self.at.now) {
+        if !self.ends && instance.is_settled(self.at.now) {
             for (other, leaving) in others {
                 plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
             }
             return Standing::Whole;
         }
-        if let Some(settles) = instance.settles_at() {
+        if let Some(settles) = instance.settles_at().filter(|settles| *settles > self.at.now) {
             plan.wake(settles);
         }
         unsettled
+    }
+
+    /// A slot whose task is over: what else fills it goes, unless it serves because the task failed.
+    fn over(&self, number: u32, filling: Vec<Listed<'a>>, plan: &mut Plan) -> Standing<'a> {
+        let end = self.cluster.end_of(&self.id.slot(number), self.service.task());
+        let others: Vec<_> = filling.into_iter().filter(|(_, instance)| !self.is_current(instance)).collect();
+        if let Some(why) = end.and_then(|end| end.failed.as_deref()) {
+            return Standing::Failed { slot: number, why, others };
+        }
+        for (other, leaving) in others {
+            plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
+        }
+        Standing::Whole
     }
 
     /// Whether an instance of a global service sits on a host that its slot does not belong to: the service
@@ -193,7 +234,9 @@ impl<'a> Subject<'a> {
             return others.is_empty().then_some(Standing::ToMove(id, instance));
         }
         let goes_on = || self.service.rollout.state == RolloutState::Rolling && self.takes_room();
-        if is_job || self.is_current(instance) || goes_on() {
+        // The run of a schedule that is over makes room for the next; any other job stays until its change may begin.
+        let is_held = self.awaited.is_some() && self.service.spec.cron.is_none();
+        if (is_job && !is_held) || self.is_current(instance) || goes_on() {
             plan.desire(id, Want::Purge, self.why_it_leaves(instance));
         }
         None
@@ -232,17 +275,23 @@ impl<'a> Subject<'a> {
 
     /// Places an instance, in place of `replaces` if that is unreachable.
     fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, placer: &mut Placer<'a>, plan: &mut Plan) {
-        if self.backs_off(slot, plan) {
+        let (revision, _) = self.made_from(Of::WhatServes);
+        if self.cluster.has_ended(slot, self.service.task_of(revision)) || self.backs_off(slot, revision, plan) {
+            return;
+        }
+        let is_new = revision == self.service.revision;
+        if is_new && (self.awaited.is_some() || self.service.rollout.because_of_another()) {
             return;
         }
         let replaces = match self.left_of(slot, replaces, plan) {
             Ok(left) => left,
             Err(reason) => return plan.block(self.id, reason),
         };
-        if !self.cluster.slots.contains_key(slot)
-            && let Some(reason) = waits_for(self.cluster, self.id, self.service)
+        if is_new
+            && !self.cluster.slots.contains_key(slot)
+            && let Some(awaited) = self.cluster.awaited_at_first(self.id, self.service)
         {
-            return plan.block(self.id, reason);
+            return plan.block(self.id, Blocked::Awaits(awaited));
         }
         if let Err(reasons) = self.place(slot, Of::WhatServes, replaces, None, placer, plan) {
             reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
@@ -288,19 +337,15 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Whether the slot has failed so lately that it is left alone.
-    pub(super) fn backs_off(&self, slot: &SlotId, plan: &mut Plan) -> bool {
-        let Some(record) = self.cluster.slots.get(slot).filter(|record| record.retry_at > self.at.now) else {
-            return false;
-        };
-        plan.wake(record.retry_at);
-        plan.block(
-            self.id,
-            format!(
-                "slot {} failed {} times in a row and is tried again at {}: {}",
-                slot.slot, record.failures, record.retry_at, record.last_failure
-            ),
-        );
+    /// Whether a revision has failed in the slot so lately that it is left alone.
+    pub(super) fn backs_off(&self, slot: &SlotId, revision: u64, plan: &mut Plan) -> bool {
+        let record = self.cluster.slots.get(slot);
+        let tries = record.and_then(|record| record.tries_of(self.service.task_of(revision), revision));
+        let Some(tries) = tries.filter(|tries| tries.retry_at > self.at.now) else { return false };
+        let Tries { failures, retry_at, last_failure, .. } = tries;
+        plan.wake(*retry_at);
+        let (slot, failures, retry_at, why) = (slot.slot, *failures, *retry_at, last_failure.clone());
+        plan.block(self.id, Blocked::BacksOff { slot, failures, retry_at, why });
         true
     }
 
@@ -312,8 +357,9 @@ impl<'a> Subject<'a> {
     }
 
     /// What a new instance is made from: what is wanted now, or what serves as long as that is held up.
-    fn made_from(&self, of: Of) -> (u64, &'a Arc<ServiceSpec>) {
-        match self.service.held_back().filter(|_| of == Of::WhatServes && self.room.get() == 0) {
+    pub(super) fn made_from(&self, of: Of) -> (u64, &'a Arc<ServiceSpec>) {
+        let held_back = || self.cluster.held_back(self.id, self.service);
+        match Some(()).filter(|()| of == Of::WhatServes && self.room.get() == 0).and_then(|()| held_back()) {
             Some(version) => (version.revision, &version.spec),
             None => (self.service.revision, &self.service.spec),
         }
@@ -370,13 +416,9 @@ fn split_at_slot<'a, 'b>(instances: &'b [Listed<'a>], number: u32) -> (&'b [List
     instances[before..].split_at(of_slot)
 }
 
-/// An instance that its host gave up on and that the service wants to run.
+/// An instance that its host gave up on although what it is to do is not over.
 fn has_failed(instance: &Instance) -> bool {
-    match instance.observed.phase {
-        Phase::Rejected | Phase::Stopped | Phase::Purged => true,
-        Phase::Failed => instance.spec.container.restart.condition != RestartCondition::None,
-        _ => false,
-    }
+    matches!(instance.observed.phase, Phase::Rejected | Phase::Stopped | Phase::Purged | Phase::Failed)
 }
 
 /// Ended instances are kept, with their output, until a newer one of the slot runs or has ended.
@@ -404,29 +446,4 @@ fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Inst
     if let Some(digest) = seen {
         plan.commands.push(Command::PinImage { service: id.clone(), expect_revision: service.revision, digest });
     }
-}
-
-/// What a service that has never run waits for.
-fn waits_for(cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<String> {
-    service.spec.depends_on.iter().find_map(|(name, condition)| {
-        let dependency_id = id.stack.service(name.clone());
-        let replicas = crate::view::wanted(cluster, &dependency_id, cluster.service(&dependency_id)?);
-        let met = |instance: &Instance| match condition {
-            Condition::Started => instance.observed.phase == Phase::Running,
-            Condition::Healthy => instance.observed.is_serving() && instance.observed.health != Health::Starting,
-            Condition::Completed => instance.observed.phase == Phase::Completed,
-        };
-        let dependency = cluster.service(&dependency_id)?;
-        let count = if dependency.spec.mode == Mode::Job && *condition == Condition::Completed {
-            cluster.ended_slots(&dependency_id, dependency)
-        } else {
-            cluster.instances_of(&dependency_id).filter(|(_, i)| i.fills_slot() && met(i)).count()
-        };
-        let word = match condition {
-            Condition::Started => "running",
-            Condition::Healthy => "healthy",
-            Condition::Completed => "completed",
-        };
-        (count < replicas).then(|| format!("it waits for {name}: {count} of {replicas} {word}"))
-    })
 }

@@ -22,7 +22,12 @@ fn placed(spec: ServiceSpec) -> (Vec<String>, Vec<String>) {
     let mut fixture = Fixture::of_hosts(3);
     fixture.deploy(&[("web", spec)]);
     fixture.settle();
-    let blocked = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let blocked = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     (fixture.filled(), blocked)
 }
 
@@ -96,7 +101,12 @@ fn a_host_whose_docker_is_silent_gets_nothing() {
     let silent = common::host::HostFacts { docker: String::new(), ..crate::testing::facts(1) };
     fixture.done(Command::HostReported { host: host(1), facts: silent, machine: [1; 16] });
     fixture.deploy(&[("web", web(|_| {}))]);
-    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     assert_eq!(why, ["Docker does not answer on host h1"]);
 }
 
@@ -190,7 +200,7 @@ fn a_service_waits_for_what_it_depends_on() {
     fixture.deploy(&[("db", web(|_| {})), ("web", web(depends))]);
     let first = plan(&fixture.cluster, fixture.now);
     assert_eq!(first.commands.len(), 1, "the database alone: {:?}", first.commands);
-    let why: Vec<String> = first.blocked.into_values().flatten().collect();
+    let why: Vec<String> = first.blocked.into_values().flatten().map(|blocked| blocked.to_string()).collect();
     assert_eq!(why, ["it waits for db: 0 of 1 running"]);
     fixture.settle();
     assert_eq!(fixture.filled(), ["db/1.1@h1", "web/1.1@h1"]);
@@ -233,7 +243,12 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
     let other = fixture.cluster.stacks[&stack()].spec.services[&name("other")].clone();
     fixture.deploy(&[("other", other), ("web", spec)]);
     fixture.settle();
-    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     let expected = [
         "host h1 is down",
         "host h2 is cordoned",
@@ -258,7 +273,7 @@ fn a_host_that_comes_and_goes_gets_nothing_new_for_a_while() {
     }
     fixture.deploy(&[("web", web(|_| {}))]);
     let waiting = plan(&fixture.cluster, fixture.now);
-    let why: Vec<String> = waiting.blocked.into_values().flatten().collect();
+    let why: Vec<String> = waiting.blocked.into_values().flatten().map(|blocked| blocked.to_string()).collect();
     assert_eq!(why, ["host h1 comes and goes too often lately to get anything new"]);
     assert_eq!(waiting.wake_at, Some(fixture.now + Span::minutes(5)));
     fixture.pass(Span::minutes(5), &|_| {});
@@ -271,7 +286,12 @@ fn what_backs_off_is_tried_at_once_when_a_person_asks_for_it() {
     fixture.deploy(&[("web", web(|spec| spec.container.image = "broken".into()))]);
     fixture.settle();
     let service = stack().service(name("web"));
-    let why: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let why: Vec<String> = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     assert!(why[0].starts_with("slot 1 failed 1 times in a row and is tried again at "), "{why:?}");
     fixture.done(Command::Retry(service.clone()));
     let again = plan(&fixture.cluster, fixture.now).commands;
@@ -434,7 +454,12 @@ fn what_else_runs_there_decides_where_an_instance_goes() {
     let mut fixture = Fixture::of_hosts(3);
     fixture.deploy(&[("db", that(3, "node.hostname exists")), ("zz", that(1, "service != db"))]);
     fixture.settle();
-    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     assert_eq!(blocked, ["3 hosts do not match service != db"]);
 }
 
@@ -536,7 +561,12 @@ fn nothing_runs_in_maintenance() {
     fixture.done(Command::SetAvailability { host: host(1), availability });
     fixture.settle();
     assert_eq!(fixture.filled(), ["log/2.1@h2", "web/1.1@h2", "web/2.2@h2"]);
-    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let blocked: Vec<String> = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     assert_eq!(blocked, ["host h1 is in maintenance", "host h2 does not have its data"]);
     fixture.done(Command::SetAvailability { host: host(1), availability: Availability::Active });
     fixture.settle();

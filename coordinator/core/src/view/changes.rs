@@ -22,6 +22,7 @@ pub fn revisions(stack: &Stack) -> Vec<RevisionView> {
         what: revision.what.clone(),
         changes: changes(before, &revision.spec).filter(|change| change.kind != ChangeKind::Unchanged).collect(),
         spec: (*revision.spec).clone(),
+        served: revision.served,
     };
     let mut views: Vec<RevisionView> = stack.history.iter().zip(earlier).map(view).collect();
     views.reverse();

@@ -32,7 +32,7 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
         after.forget_instance(instance_id);
     }
     // Each pass moves as many as may be moved at a time; what is placed counts as serving for the next.
-    let blocked = loop {
+    let plan = loop {
         let plan = plan::plan(&after, now);
         let mut moved = false;
         for command in &plan.commands {
@@ -68,22 +68,22 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
             };
         }
         if !moved {
-            break plan.blocked;
+            break plan;
         }
     };
-    let stays = |id: &InstanceId| Fate::Stays { why: reasons(blocked.get(id.service()), id) };
+    let stays = |id: &InstanceId| Fate::Stays { why: reasons(&plan.reasons(id.service()), id) };
     let instances = filling()
         .map(|(id, _)| DrainedInstance { id: id.clone(), fate: fates.get(id).cloned().unwrap_or_else(|| stays(id)) });
     Some(DrainPlan { host, instances: instances.collect() })
 }
 
 /// What concerns an instance's slot of the reasons why its service lacks instances; never nothing.
-fn reasons(all: Option<&Vec<String>>, id: &InstanceId) -> Vec<String> {
+fn reasons(all: &[String], id: &InstanceId) -> Vec<String> {
     let of_other_slot = |reason: &&String| {
         let number = reason.strip_prefix("slot ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
         number.is_some_and(|number| number != id.slot.slot)
     };
-    let found: Vec<String> = all.into_iter().flatten().filter(|reason| !of_other_slot(reason)).cloned().collect();
+    let found: Vec<String> = all.iter().filter(|reason| !of_other_slot(reason)).cloned().collect();
     if found.is_empty() { vec!["others of its service move first".to_owned()] } else { found }
 }
 

@@ -39,7 +39,7 @@ pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Times
         changes(&preview.spec_before, &preview.spec).map(|change| preview.service(change)).collect();
     let blocked = preview.plan.blocked.iter().filter(|(service, _)| service.stack == *id);
     let unplaceable = blocked.flat_map(|(service, reasons)| {
-        reasons.iter().map(|reason| Unplaceable { service: service.service.clone(), reason: reason.clone() })
+        reasons.iter().map(|reason| Unplaceable { service: service.service.clone(), reason: reason.to_string() })
     });
     Ok(StackPlan {
         id: id.clone(),

@@ -232,7 +232,8 @@ impl Fleet {
         service.constraints = (1..=3).map(constraint).collect();
         let services = (0..self.args.instances).map(|n| (name(&format!("s{n}")), service.clone())).collect();
         let spec = StackSpec { services, ..StackSpec::default() };
-        let put = PutStack { spec, files: Vec::new(), expect_revision: None, dry_run: false, what: None };
+        let put =
+            PutStack { spec, files: Vec::new(), expect_revision: None, dry_run: false, what: None, goes_back: false };
         let path = "/api/v1/environments/default/stacks/fleet";
         let began = Instant::now();
         self.client.put(path, &put).await.map_err(said)?;
@@ -294,7 +295,14 @@ impl Fleet {
         spec.max_per_host = Some(2);
         spec.constraints = vec!["node.role != manager".parse().expect("a constraint")];
         let stack = StackSpec { services: [(service, spec)].into(), ..StackSpec::default() };
-        let put = PutStack { spec: stack, files: Vec::new(), expect_revision: None, dry_run: false, what: None };
+        let put = PutStack {
+            spec: stack,
+            files: Vec::new(),
+            expect_revision: None,
+            dry_run: false,
+            what: None,
+            goes_back: false,
+        };
         self.client.put("/api/v1/environments/default/stacks/spread", &put).await.map_err(said)?;
         let globals = self.args.agents * self.args.instances;
         let all = globals + replicas as usize;
@@ -340,7 +348,14 @@ impl Fleet {
         spec.replicas = replicas;
         spec.constraints = vec!["node.role != manager".parse().expect("a constraint")];
         let stack = StackSpec { services: [(name("late"), spec)].into(), ..StackSpec::default() };
-        let put = PutStack { spec: stack, files: Vec::new(), expect_revision: None, dry_run: false, what: None };
+        let put = PutStack {
+            spec: stack,
+            files: Vec::new(),
+            expect_revision: None,
+            dry_run: false,
+            what: None,
+            goes_back: false,
+        };
         self.client.put("/api/v1/environments/default/stacks/late", &put).await.map_err(said)?;
         ensure!(Command::new("kill").args(["-9", &pid.to_string()]).status()?.success(), "it is killed");
         let at_kill = self.running();

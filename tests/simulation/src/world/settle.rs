@@ -62,8 +62,15 @@ impl World {
             let mut spec = (*stack.spec).clone();
             spec.services.values_mut().for_each(|service| service.cron = None);
             let what = "without schedules".to_owned();
-            Command::PutStack { id: id.clone(), spec: spec.into(), files: Vec::new(), expect_revision: None, what }
-                .into()
+            Command::PutStack {
+                id: id.clone(),
+                spec: spec.into(),
+                files: Vec::new(),
+                expect_revision: None,
+                what,
+                goes_back: false,
+            }
+            .into()
         });
         let puts: Vec<Proposal> = puts.collect();
         if puts.is_empty() { Ok(()) } else { self.commit(puts) }

@@ -40,7 +40,12 @@ fn devices(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
         let devices = instance.devices.iter().map(|device| format!("{}:{}", device.part, device.id));
         instance.fills_slot().then(|| devices.collect::<Vec<_>>().join(" "))
     };
-    let blocked = plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect();
+    let blocked = plan(&fixture.cluster, fixture.now)
+        .blocked
+        .into_values()
+        .flatten()
+        .map(|blocked| blocked.to_string())
+        .collect();
     (fixture.cluster.instances.iter().filter_map(told).collect(), blocked)
 }
 

@@ -50,7 +50,7 @@ fn at_least(count: usize) -> impl Fn(&Cluster) {
 }
 
 fn blocked(fixture: &Fixture) -> Vec<String> {
-    plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().collect()
+    plan(&fixture.cluster, fixture.now).blocked.into_values().flatten().map(|blocked| blocked.to_string()).collect()
 }
 
 fn drain(fixture: &mut Fixture, number: u8, within: Span) {
@@ -160,7 +160,9 @@ fn a_revision_that_fails_is_paused_if_that_is_asked_for_and_goes_on_when_a_perso
     fixture.deploy(&[("web", three("broken", pause))]);
     fixture.pass(MINUTE, &at_least(3));
     assert_eq!(service(&fixture).rollout.state, RolloutState::Paused);
-    let failed = |fixture: &Fixture| fixture.cluster.slots.values().map(|slot| slot.failures).sum::<u32>();
+    let failed = |fixture: &Fixture| {
+        fixture.cluster.slots.values().flat_map(|slot| &slot.tries).map(|tries| tries.failures).sum::<u32>()
+    };
     assert_eq!(failed(&fixture), 1);
     let resume = |fixture: &mut Fixture, state| {
         let (service, why) = (service_id(), String::new());

@@ -26,7 +26,8 @@ fn plan_of(fixture: &Fixture, services: &[(&str, ServiceSpec)]) -> Vec<String> {
     let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
     let spec = Arc::new(StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() });
     let what = "deployed".to_owned();
-    let command = Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what };
+    let command =
+        Command::PutStack { id: stack(), spec, files: Vec::new(), expect_revision: None, what, goes_back: false };
     let plan = stack_plan(&fixture.cluster, &stack(), &command, fixture.now).expect("it can be planned");
     plan_lines(&plan)
 }
