@@ -78,6 +78,7 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(stacks::rollout))
         .routes(routes!(stacks::retry))
         .routes(routes!(stacks::revisions))
+        .routes(routes!(stacks::deployment))
         .routes(routes!(instances::list))
         .routes(routes!(instances::logs))
         .routes(routes!(instances::rebalance))

@@ -137,7 +137,14 @@ impl World {
         let spec = StackSpec { services: [(name("web"), spec)].into(), ..StackSpec::default() };
         let service = id.service(name("web"));
         let what = String::new();
-        self.apply(vec![Command::PutStack { id, spec: spec.into(), files: Vec::new(), expect_revision: None, what }]);
+        self.apply(vec![Command::PutStack {
+            id,
+            spec: spec.into(),
+            files: Vec::new(),
+            expect_revision: None,
+            what,
+            goes_back: false,
+        }]);
         service
     }
 

@@ -8,14 +8,14 @@ use std::{
 };
 
 use common::{
-    api::{FailureView, InstanceView, List, PutStack, ServiceView, StackPlan, StackView},
+    api::{
+        AfterFailure, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView, StackPlan, StackView,
+    },
     compose::{self, Composed, Project, Source},
     error::{Code, Problem},
     explain,
-    id::ServiceId,
     name::Name,
     output::LastLines,
-    rollout::RolloutState,
     spec::Mode,
     time::Span,
 };
@@ -31,8 +31,6 @@ use crate::{
 
 const DEFAULT_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 const POLL: Duration = Duration::from_millis(300);
-/// How long everything has to serve until that is the result: what ends as soon as it has begun was seen running, too.
-const STEADY: Duration = Duration::from_secs(1);
 /// How long instances that fit nowhere are waited for before that is the result.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -177,68 +175,29 @@ pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
     explain::plan_lines(plan).iter().for_each(|line| output::line(line));
 }
 
-/// Shows the progress until everything serves, nothing can be placed, or the time is over.
+/// Shows the progress until the cluster says that the deployment is done, has failed or waits for a person, or the
+/// time is over.
 pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
     let began = Instant::now();
     let mut progress = Progress::new();
-    let (mut settled_since, mut blocked_since) = (None, None);
+    let mut blocked_since = None;
+    let path = session.in_environment(&format!("stacks/{stack}"));
     loop {
-        let view: StackView = session.client.get(&session.in_environment(&format!("stacks/{stack}"))).await?;
+        let status: DeploymentStatus = session.client.get(&format!("{path}/deployments/{revision}")).await?;
+        let view: StackView = session.client.get(&path).await?;
         let instances: List<InstanceView> =
             session.client.get(&session.in_environment(&format!("instances?stack={stack}"))).await?;
-        if let Some(problem) = failed(stack, &view, revision) {
-            progress.end();
-            return Err(problem);
-        }
-        if view.revision > revision {
-            output::note(format!("! {stack} was changed again: it is at revision {}", view.revision));
-            return Ok(6);
-        }
         progress.update(&view, &instances.items);
-        settled_since = is_settled(&view, &instances.items).then(|| settled_since.unwrap_or_else(Instant::now));
-        if let Some(since) = settled_since.filter(|since| since.elapsed() >= STEADY) {
+        let is_blocked = matches!(status, DeploymentStatus::Blocked { .. });
+        blocked_since = is_blocked.then(|| blocked_since.unwrap_or_else(Instant::now));
+        let for_long = blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE);
+        if let Some(end) = ended(stack, revision, status, &view, (began.elapsed(), for_long)) {
             progress.end();
-            let after = since.duration_since(began).as_secs_f64();
-            output::note(format!("✓ {stack} revision {revision} runs, after {after:.1} s"));
-            return Ok(0);
+            return end;
         }
-        if let Some(waits) = waits_for_promotion(&view) {
+        if began.elapsed() > wait.duration() {
             progress.end();
-            output::note(format!("✓ {stack} revision {revision} is accepted; {waits}"));
-            output::note(format!("  Back to what served: wharf rollback {stack}"));
-            return Ok(0);
-        }
-        let stuck: Vec<String> = view
-            .services
-            .iter()
-            .flat_map(|service| service.blocked.iter().map(|reason| format!("{}: {reason}", service.id.service)))
-            .filter(|reason| !reason.contains(": it waits for "))
-            .collect();
-        blocked_since = (!stuck.is_empty()).then(|| blocked_since.unwrap_or_else(Instant::now));
-        if blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE) {
-            progress.end();
-            let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
-            let failures = view.services.iter().flat_map(told_failure);
-            return Err(stuck
-                .into_iter()
-                .chain(failures)
-                .fold(problem, Problem::why)
-                .fix("It goes on by itself as soon as that changes: wharf ls"));
-        }
-        // What runs by now is given the rest of its second.
-        if settled_since.is_none() && began.elapsed() > wait.duration() {
-            progress.end();
-            let problem = Problem::new(Code::ResultUnknown, format!("{stack} does not run within {wait}"));
-            let notes = instances
-                .items
-                .iter()
-                .filter(|instance| !instance.observed.message.is_empty())
-                .map(|instance| format!("{}: {}", instance.id, instance.observed.message));
-            let output = view.services.iter().flat_map(|service| service.failure.iter().flat_map(told_output));
-            return Err(notes
-                .chain(output)
-                .fold(problem, Problem::why)
-                .fix(format!("It goes on; look: wharf ps {stack}")));
+            return Err(unfinished(stack, &view, &instances.items, wait));
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
@@ -251,29 +210,77 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
     }
 }
 
-/// What is to be told of a rollout that failed.
-fn failed(stack: &Name, view: &StackView, revision: u64) -> Option<Problem> {
-    let is_ours = |service: &&ServiceView| match service.rollout.state {
-        RolloutState::Paused => !service.rollout.why.is_empty(),
-        _ => service.rollout.back_from.is_some_and(|from| from == revision),
-    };
-    let service = view.services.iter().find(is_ours)?;
-    let name = &service.id.service;
-    let is_paused = service.rollout.state == RolloutState::Paused;
-    let what = if is_paused { "is paused" } else { "failed" };
-    let problem = Problem::new(Code::RolloutFailed, format!("{stack} revision {revision} {what} in {name}"))
-        .why(service.rollout.why.clone());
-    let problem = last_lines(&service.rollout.output).fold(problem, Problem::why);
-    Some(if is_paused {
-        problem
+/// How following a deployment ends, if it does: what is to be told, and the exit code. `for_long`: it cannot be
+/// placed, and was waited for.
+fn ended(
+    stack: &Name,
+    revision: u64,
+    status: DeploymentStatus,
+    view: &StackView,
+    (after, for_long): (Duration, bool),
+) -> Option<Result<u8, Problem>> {
+    match status {
+        DeploymentStatus::Progressing => None,
+        DeploymentStatus::Done => {
+            output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", after.as_secs_f64()));
+            Some(Ok(0))
+        }
+        DeploymentStatus::Superseded { by } => {
+            output::note(format!("! {stack} was changed again: it is at revision {by}"));
+            Some(Ok(6))
+        }
+        DeploymentStatus::WaitingForPromotion { service } => {
+            let waits = view.services.iter().find(|view| view.id.service == service).and_then(super::stacks::canary);
+            output::note(format!("✓ {stack} revision {revision} is accepted; {}", waits.unwrap_or_default()));
+            output::note(format!("  Back to what served: wharf rollback {stack}"));
+            Some(Ok(0))
+        }
+        DeploymentStatus::Failed { service, why, output, then } => {
+            let what = if then == AfterFailure::Paused { "is paused" } else { "failed" };
+            let problem = Problem::new(Code::RolloutFailed, format!("{stack} revision {revision} {what} in {service}"));
+            let problem = last_lines(&output).fold(problem.why(why), Problem::why);
+            Some(Err(advice(problem, stack, &service, then)))
+        }
+        DeploymentStatus::Blocked { reasons } => for_long.then(|| {
+            let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
+            let reasons = reasons.into_iter().map(|blocked| format!("{}: {}", blocked.service, blocked.reason));
+            let failures = view.services.iter().flat_map(told_failure);
+            Err(reasons
+                .chain(failures)
+                .fold(problem, Problem::why)
+                .fix("It goes on by itself as soon as that changes: wharf ls"))
+        }),
+    }
+}
+
+/// What became of a service whose change failed, and what to do.
+fn advice(problem: Problem, stack: &Name, service: &Name, then: AfterFailure) -> Problem {
+    let look =
+        format!("Look at its output: wharf logs {stack}/{service}; at what happened: wharf events {stack}/{service}");
+    match then {
+        AfterFailure::Paused => problem
             .why("nothing more is replaced; instances that serve go on")
-            .fix("Deploy a mended file, or go back: wharf rollback ".to_owned() + stack.as_str())
-            .fix(format!("Or go on all the same: wharf rollout resume {stack}/{name}"))
-    } else {
-        problem.why(format!("{name} went back to what it was at revision {}", service.revision)).fix(format!(
-            "Look at its output: wharf logs {stack}/{name}; at what happened: wharf events {stack}/{name}"
-        ))
-    })
+            .fix(format!("Deploy a mended file, or go back: wharf rollback {stack}"))
+            .fix(format!("Or go on all the same: wharf rollout resume {stack}/{service}")),
+        AfterFailure::WentBack { to } => {
+            problem.why(format!("{service} went back to what it was at revision {to}")).fix(look)
+        }
+        AfterFailure::Stays => problem
+            .why(format!("it is not tried again by itself, and nothing of what waits for {service} has changed"))
+            .fix(look)
+            .fix(format!("Deploy a mended file, or try it again: wharf retry {stack}/{service}")),
+    }
+}
+
+/// What is to be told when the time is over.
+fn unfinished(stack: &Name, view: &StackView, instances: &[InstanceView], wait: Span) -> Problem {
+    let problem = Problem::new(Code::ResultUnknown, format!("{stack} does not run within {wait}"));
+    let notes = instances
+        .iter()
+        .filter(|instance| !instance.observed.message.is_empty())
+        .map(|instance| format!("{}: {}", instance.id, instance.observed.message));
+    let output = view.services.iter().flat_map(|service| service.failure.iter().flat_map(told_output));
+    notes.chain(output).fold(problem, Problem::why).fix(format!("It goes on; look: wharf ps {stack}"))
 }
 
 /// What is wrong with an instance of a service, and what it printed last.
@@ -293,38 +300,14 @@ fn last_lines(output: &LastLines) -> impl Iterator<Item = String> {
     output.lines().iter().map(|line| format!("│ {line}"))
 }
 
-/// What is to be told of a canary that is all there, and of the others that follow it later.
-fn waits_for_promotion(view: &StackView) -> Option<String> {
-    let whole =
-        |service: &&ServiceView| service.rollout.canary.as_ref().is_some_and(|canary| canary.settled >= canary.wanted);
-    let others_serve = view.services.iter().all(|service| whole(&service) || done(service) >= service.wanted);
-    view.services.iter().find(whole).filter(|_| others_serve).and_then(super::stacks::canary)
-}
-
 /// How many of a service's instances are as they should be: they serve, or have ended well.
 pub fn done(service: &ServiceView) -> u32 {
     match (&service.spec.cron, service.spec.mode) {
         // It is run when its time comes.
-        (Some(_), _) => service.wanted,
+        (Some(_), _) => service.wanted.saturating_sub(service.failed.len() as u32),
         (None, Mode::Job) => service.completed,
         (None, Mode::Replicated | Mode::Global) => service.serving + service.completed,
     }
-}
-
-/// Everything that is wanted serves or has ended well, and nothing else is left. What replaces an older
-/// revision must also have served long enough.
-fn is_settled(view: &StackView, instances: &[InstanceView]) -> bool {
-    let is_new = |service: &ServiceView| service.rollout.from_revision.is_none();
-    let whole = |service: &ServiceView| {
-        done(service) >= service.wanted && (is_new(service) || service.rollout.state == RolloutState::Done)
-    };
-    let without_schedule = view.services.iter().filter(|service| service.spec.cron.is_none());
-    let wanted: usize = without_schedule.map(|service| service.wanted as usize).sum();
-    let has_schedule = |id: &ServiceId| view.services.iter().any(|s| s.id == *id && s.spec.cron.is_some());
-    let left = instances.iter().filter(|instance| {
-        instance.desired.want <= common::instance::Want::Run && !has_schedule(instance.id.service())
-    });
-    view.services.iter().all(whole) && left.count() == wanted
 }
 
 /// Bars on a terminal, a line per change elsewhere.

@@ -21,12 +21,16 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
         let whole = done(service) >= service.wanted;
         let state = match (stack.removing, service.rollout.state, whole) {
             (true, ..) => "removing",
+            _ if !service.failed.is_empty() => "failed",
+            (_, RolloutState::Failed, _) => "failed",
             (_, RolloutState::Paused, _) => "paused",
             (.., true) => "✓",
             (.., false) => "!",
         };
         let mut notes = service.blocked.clone();
-        notes.extend(failure(service).filter(|_| !whole));
+        let failures = failure(service).filter(|_| !whole);
+        notes.extend(service.failed.iter().filter(|_| failures.is_none()).cloned());
+        notes.extend(failures);
         notes.extend(canary(service));
         notes.extend(service.next_run.map(|at| format!("next run {at}")));
         notes.extend(Some(service.rollout.why.clone()).filter(|why| !why.is_empty()));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ServiceChange;
+use super::{ServiceChange, Unplaceable};
 use crate::{
     device::BoundDevice,
     file::{FileKind, Upload},
@@ -74,6 +74,57 @@ pub struct FailureView {
     pub why: String,
     /// What its program, or its health check, printed last.
     pub output: LastLines,
+}
+
+/// How the deployment of a revision stands: the change of all services that the revision changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum DeploymentStatus {
+    /// It goes on.
+    Progressing,
+    /// All that is to change before somebody promotes it has.
+    WaitingForPromotion {
+        /// A service whose canary is all there.
+        service: Name,
+    },
+    /// Not all of it can be placed now; it goes on by itself as soon as that changes.
+    Blocked {
+        /// What is in its way.
+        reasons: Vec<Unplaceable>,
+    },
+    /// It has failed.
+    Failed {
+        /// The service that failed.
+        service: Name,
+        /// Why.
+        why: String,
+        /// What its program printed last.
+        output: LastLines,
+        /// What became of the service.
+        then: AfterFailure,
+    },
+    /// All of it serves, or has ended well.
+    Done,
+    /// A later revision of the stack changes the same.
+    Superseded {
+        /// The stack's revision now.
+        by: u64,
+    },
+}
+
+/// What becomes of a service whose change failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterFailure {
+    /// It went back to what served.
+    WentBack {
+        /// Its revision then.
+        to: u64,
+    },
+    /// Nothing more of it is replaced.
+    Paused,
+    /// What it was to do has failed for good, and is done again only if a person says so.
+    Stays,
 }
 
 /// The change of a service to a revision.

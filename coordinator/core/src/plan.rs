@@ -133,6 +133,16 @@ pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
     plan
 }
 
+/// Plans these services alone, as if nothing else were to be placed.
+pub(crate) fn plan_services(cluster: &Cluster, ids: BTreeSet<ServiceId>, at: impl Into<Moment>) -> Plan {
+    let (mut plan, at) = (Plan::default(), at.into());
+    if !ids.is_empty() {
+        let mut hosts = HostTable::of(cluster);
+        in_order(cluster, ids).iter().for_each(|id| plan_service(cluster, id, at, &mut hosts, &mut plan));
+    }
+    plan
+}
+
 /// The order in which services get what there is: by their priority, then by their name.
 fn in_order(cluster: &Cluster, ids: BTreeSet<ServiceId>) -> Vec<ServiceId> {
     let mut ids: Vec<ServiceId> = ids.into_iter().collect();

@@ -7,6 +7,7 @@ mod drain;
 mod environments;
 mod preview;
 mod shape;
+mod status;
 mod touched;
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -34,6 +35,7 @@ pub use doctor::{Found, doctor, each_path, paths};
 pub use drain::{drain_plan, rebalance_plan};
 pub use environments::environments;
 pub use preview::stack_plan;
+pub use status::deployment;
 pub use touched::{Touched, touched};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
@@ -90,14 +92,15 @@ fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
 
 /// All stacks.
 pub fn stacks(cluster: &Cluster, now: Timestamp) -> Vec<StackView> {
-    let plan = plan::plan(cluster, now);
+    let plan = status::plan_of_restless(cluster, cluster.stacks.iter(), now);
     cluster.stacks.iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack, now)).collect()
 }
 
 /// One stack.
 pub fn stack(cluster: &Cluster, id: &StackId, now: Timestamp) -> Option<StackView> {
     let stack = cluster.stacks.get(id)?;
-    Some(stack_view(cluster, &plan::plan(cluster, now), id, stack, now))
+    let plan = status::plan_of_restless(cluster, std::iter::once((id, stack)), now);
+    Some(stack_view(cluster, &plan, id, stack, now))
 }
 
 fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: Timestamp) -> StackView {

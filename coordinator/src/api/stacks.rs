@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
-    api::{List, PutRollout, PutStack, RevisionView, ScaleService, StackPlan, StackView},
+    api::{DeploymentStatus, List, PutRollout, PutStack, RevisionView, ScaleService, StackPlan, StackView},
     error::{Code, Problem},
     id::StackId,
     name::Name,
@@ -41,6 +41,17 @@ pub async fn get(
     let id = StackId { environment, stack };
     let view = view::stack(&published.cluster, &id, now());
     Ok(Json(view.ok_or_else(|| missing(&id))?))
+}
+
+/// How the deployment of a revision stands.
+#[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}/deployments/{revision}", params(("environment" = String, Path), ("stack" = String, Path), ("revision" = u64, Path)), responses((status = 200, body = DeploymentStatus)))]
+pub async fn deployment(
+    Reading(published): Reading,
+    At((environment, stack, revision)): At<(Name, Name, u64)>,
+) -> Result<Json<DeploymentStatus>, ApiError> {
+    let id = StackId { environment, stack };
+    let status = view::deployment(&published.cluster, &id, revision, now());
+    Ok(Json(status.ok_or_else(|| missing(&id))?))
 }
 
 /// Makes a stack what the spec says, or only plans it.

@@ -9,9 +9,8 @@ use common::{
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     output::LastLines,
-    part::Part,
     spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
-    time::{Span, Timestamp},
+    time::Timestamp,
 };
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
@@ -21,13 +20,6 @@ use super::{
     runs::{End, Task, Tries},
 };
 use crate::command::Placement;
-
-/// The delay before a slot is filled again, doubled with each failure in a row.
-const RETRY_BASE: Span = Span::seconds(5);
-/// The longest such delay.
-const RETRY_CAP: Span = Span::minutes(5);
-/// A run of this length forgets earlier failures.
-const FORGIVE_AFTER: Span = Span::minutes(10);
 
 /// A service's place number and its history.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -498,40 +490,6 @@ impl Cluster {
             self.record_observed(id, &before, observed);
         } else {
             self.touch();
-        }
-    }
-
-    /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
-    /// was replaced has no say, but that it ended well.
-    fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
-        let clock = self.clock;
-        let Some(instance) = self.instances.get(id) else { return };
-        let Instance { task, revision, observed, .. } = instance;
-        let (task, revision, observed) = (*task, *revision, observed.clone());
-        let counts = !matches!(instance.verdict, Verdict::Lost { .. });
-        let (fills_slot, policy) = (instance.fills_slot(), instance.spec.restart_of(&Part::Main));
-        let is_shared = instance.spec.cron.is_some();
-        let slot = self.slots.entry(id.slot.clone()).or_default();
-        match observed.phase {
-            Phase::Completed => slot.note_end(End { task, failed: None }),
-            Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision).retries) => {
-                let failed = Some(observed.message.clone());
-                slot.note_end(End { task, failed });
-                let of = if is_shared { "its run" } else { &format!("revision {revision}") };
-                let message = format!("{of} failed for good: {}", observed.message);
-                self.record_failure(id, "failed-for-good", message, &observed.output);
-            }
-            Phase::Failed | Phase::Rejected if fills_slot => {
-                let tries = slot.tries_mut(task, revision);
-                let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
-                let exponent = if ran_long { 0 } else { tries.failures };
-                tries.failures = exponent + 1;
-                tries.retries += u32::from(observed.phase == Phase::Failed);
-                tries.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
-                tries.last_failure = observed.message;
-                tries.last_output = observed.output;
-            }
-            _ => {}
         }
     }
 

@@ -5,14 +5,16 @@
 
 use common::{
     error::{Code, Problem},
-    id::{ServiceId, SlotId},
+    id::{InstanceId, ServiceId, SlotId},
+    instance::{Observed, Phase, Verdict},
     output::LastLines,
+    part::Part,
     rollout::RolloutState,
-    time::Timestamp,
+    time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Service, instances::Slot, not_found};
+use super::{Applied, Cluster, Instance, Service, instances::Slot, not_found};
 use crate::plan;
 
 /// How many ends a slot remembers: as many as revisions that people can go back to.
@@ -20,6 +22,13 @@ const MAX_ENDS: usize = super::stacks::MAX_REVISIONS;
 
 /// For how many tasks a slot remembers what was tried.
 const MAX_TRIES: usize = 2;
+
+/// The delay before a slot is filled again, doubled with each failure in a row.
+const RETRY_BASE: Span = Span::seconds(5);
+/// The longest such delay.
+const RETRY_CAP: Span = Span::minutes(5);
+/// A run of this length forgets earlier failures.
+const FORGIVE_AFTER: Span = Span::minutes(10);
 
 /// The runs of a job that has a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -141,6 +150,40 @@ impl Cluster {
             Some((number, end.failed.as_deref()?))
         };
         plan::wanted_slots(self, id, service).into_iter().filter_map(failed)
+    }
+
+    /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
+    /// was replaced has no say, but that it ended well.
+    pub(super) fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
+        let clock = self.clock;
+        let Some(instance) = self.instances.get(id) else { return };
+        let Instance { task, revision, observed, .. } = instance;
+        let (task, revision, observed) = (*task, *revision, observed.clone());
+        let counts = !matches!(instance.verdict, Verdict::Lost { .. });
+        let (fills_slot, policy) = (instance.fills_slot(), instance.spec.restart_of(&Part::Main));
+        let is_shared = instance.spec.cron.is_some();
+        let slot = self.slots.entry(id.slot.clone()).or_default();
+        match observed.phase {
+            Phase::Completed => slot.note_end(End { task, failed: None }),
+            Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision).retries) => {
+                let failed = Some(observed.message.clone());
+                slot.note_end(End { task, failed });
+                let of = if is_shared { "its run" } else { &format!("revision {revision}") };
+                let message = format!("{of} failed for good: {}", observed.message);
+                self.record_failure(id, "failed-for-good", message, &observed.output);
+            }
+            Phase::Failed | Phase::Rejected if fills_slot => {
+                let tries = slot.tries_mut(task, revision);
+                let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
+                let exponent = if ran_long { 0 } else { tries.failures };
+                tries.failures = exponent + 1;
+                tries.retries += u32::from(observed.phase == Phase::Failed);
+                tries.retry_at = clock + RETRY_BASE.doubled(exponent, RETRY_CAP);
+                tries.last_failure = observed.message;
+                tries.last_output = observed.output;
+            }
+            _ => {}
+        }
     }
 
     /// Begins the run that was due at a time, or leaves it out; once for each time, whoever asks.

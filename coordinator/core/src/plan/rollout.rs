@@ -345,7 +345,7 @@ impl Subject<'_> {
     /// What to say of a slot that failed for good, by its last instance of the revision if that is still there.
     fn told_of_slot(&self, slot: u32, why: &str) -> String {
         let is_it = |(id, i): &&(&InstanceId, &Instance)| id.slot.slot == slot && i.is_current(self.service);
-        let last = self.instances.iter().filter(is_it).next_back();
+        let last = self.instances.iter().rfind(is_it);
         last.map_or_else(|| format!("slot {slot}: {why}"), |(id, instance)| self.told(id, instance, why))
     }
 
