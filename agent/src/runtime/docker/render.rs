@@ -247,6 +247,7 @@ pub(super) mod tests {
             ports: Vec::new(),
             devices: Vec::new(),
             restarts: 0,
+            retries: 0,
             ended: None,
             credentials: Vec::new(),
         }

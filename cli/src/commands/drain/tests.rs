@@ -34,6 +34,7 @@ fn stack(mode: Mode, serving: u32, blocked: &[&str]) -> StackView {
         rollout,
         serving,
         completed: 0,
+        failed: Vec::new(),
         next_run: None,
         blocked: blocked.iter().map(ToString::to_string).collect(),
         failure: None,
