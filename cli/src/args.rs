@@ -323,9 +323,19 @@ pub struct Uninstall {
 /// Compose files and the stack that they are for.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Files {
-    /// The compose files; later ones override earlier ones.
+    /// The compose files; later ones override earlier ones, and - is the standard input. If absent: those of
+    /// COMPOSE_FILE, or compose.yaml and compose.override.yaml here or in a folder above.
     #[arg(short, long = "file")]
     pub files: Vec<PathBuf>,
+    /// Turn a profile on, beside those of COMPOSE_PROFILES; "*" is all of them.
+    #[arg(long = "profile")]
+    pub profiles: Vec<String>,
+    /// Deploy this service too, although its profiles are off.
+    #[arg(long = "with", value_name = "SERVICE")]
+    pub with: Vec<String>,
+    /// Files with variables for interpolation, instead of .env; the environment goes first.
+    #[arg(long = "env-file")]
+    pub env_files: Vec<PathBuf>,
     /// The stack's name; the file's, or the folder's, if absent.
     #[arg(short, long)]
     pub name: Option<Name>,

@@ -11,6 +11,7 @@ mod hosts;
 mod install;
 mod instances;
 mod members;
+mod project;
 mod rollouts;
 mod stacks;
 mod tokens;

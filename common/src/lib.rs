@@ -12,7 +12,6 @@ pub mod rollout;
 pub mod secret;
 pub mod time;
 
-pub mod compose;
 pub mod spec;
 
 pub mod assignment;

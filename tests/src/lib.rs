@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod http;
 pub mod join;
+pub mod keys;
 pub mod lab;
 pub mod load;
 pub mod wait;

@@ -103,7 +103,9 @@ fn the_cores_depend_on_nothing_that_acts() {
         "agent",
     ];
     let mut found = Vec::new();
-    for manifest in ["common/Cargo.toml", "coordinator/core/Cargo.toml", "agent/core/Cargo.toml"] {
+    for manifest in
+        ["common/Cargo.toml", "common/compose/Cargo.toml", "coordinator/core/Cargo.toml", "agent/core/Cargo.toml"]
+    {
         let text = fs::read_to_string(root().join(manifest)).expect("the manifest is there");
         let dependencies = text.split("[dependencies]").nth(1).expect("it has dependencies").split("\n[").next();
         for line in dependencies.unwrap_or_default().lines() {
@@ -113,7 +115,7 @@ fn the_cores_depend_on_nothing_that_acts() {
             }
         }
     }
-    for folder in ["common/src", "coordinator/core/src", "agent/core/src"] {
+    for folder in ["common/src", "common/compose/src", "coordinator/core/src", "agent/core/src"] {
         let files: Vec<_> = files(".rs").into_iter().filter(|(name, _)| name.starts_with(folder)).collect();
         assert!(!files.is_empty(), "{folder} has files");
         for (name, text) in files {
@@ -155,6 +157,14 @@ fn the_readme_can_be_read_in_one_sitting() {
     assert!(readme.lines().count() <= 150, "{} lines", readme.lines().count());
     for command in ["./scripts/demo", "./scripts/test"] {
         assert!(readme.contains(command), "{command} is named");
+    }
+}
+
+#[test]
+fn the_documents_say_what_the_table_of_keys_says() {
+    for (path, wanted) in tests::keys::documents().expect("they can be read") {
+        let found = fs::read_to_string(&path).expect("it is there");
+        assert!(found == wanted, "{}: run scripts/keys", path.display());
     }
 }
 

@@ -1,17 +1,11 @@
 //! `wharf deploy` and `wharf diff`: a compose file becomes a stack.
 
-use std::{
-    collections::BTreeMap,
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
 use common::{
     api::{
         AfterFailure, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView, StackPlan, StackView,
     },
-    compose::{self, Composed, Project, Source},
     error::{Code, Problem},
     explain,
     name::Name,
@@ -19,17 +13,17 @@ use common::{
     spec::Mode,
     time::Span,
 };
+use compose::Composed;
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::Session;
+use super::{Session, project::ProjectFiles};
 use crate::{
     args::{Deploy, Files, Format},
     output,
 };
 
-const DEFAULT_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 const POLL: Duration = Duration::from_millis(300);
 /// How long instances that fit nowhere are waited for before that is the result.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(6);
@@ -82,82 +76,11 @@ async fn ask(
     session.client.send_json(Method::PUT, &session.in_environment(&format!("stacks/{}", wanted.stack)), &put).await
 }
 
-fn invalid(what: impl Into<String>, why: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::ComposeInvalid, what).why(why.to_string())
-}
-
 fn read(files: &Files) -> Result<Wanted, Problem> {
-    let paths = if files.files.is_empty() {
-        let found = DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists());
-        vec![found.ok_or_else(|| {
-            invalid("There is no compose file here", "looked for compose.yaml and docker-compose.yaml")
-                .fix("Name one: wharf deploy -f FILE")
-        })?]
-    } else {
-        files.files.clone()
-    };
-    let mut sources = Vec::new();
-    for path in &paths {
-        let text = read_text(path).map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
-        sources.push(Source { name: path.display().to_string(), text });
-    }
-    let directory = paths[0].parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let directory =
-        directory.canonicalize().map_err(|e| invalid(format!("{} cannot be used", directory.display()), e))?;
-    let project = Project {
-        variables: &variables(&directory)?,
-        directory: &directory.display().to_string(),
-        read: |path: &str| read_limited(&directory.join(path)),
-    };
-    let composed = compose::compose(&sources, project).map_err(|error| {
-        let problem = Problem::new(Code::ComposeInvalid, "The compose file cannot be deployed");
-        error
-            .to_string()
-            .lines()
-            .fold(problem, |problem, line| problem.why(line))
-            .fix("Mend it and run the command again: nothing was changed")
-    })?;
-    for warning in &composed.warnings {
-        output::note(format!("! {warning}"));
-    }
-    let stack = files.name.clone().or(composed.name.clone()).map_or_else(|| name_of_folder(&directory), Ok)?;
-    let shown = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-    Ok(Wanted { stack, composed, shown })
-}
-
-fn read_text(path: &Path) -> Result<String, String> {
-    read_limited(path).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()))
-}
-
-/// Reads a regular file that is not larger than compose files may be.
-fn read_limited(path: &Path) -> Result<Vec<u8>, String> {
-    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    if metadata.len() > compose::MAX_FILE as u64 {
-        return Err(format!("{} bytes are more than the {} allowed", metadata.len(), compose::MAX_FILE));
-    }
-    std::fs::read(path).map_err(|e| e.to_string())
-}
-
-/// The variables for interpolation: `.env` beside the file, then the environment, which wins.
-fn variables(directory: &Path) -> Result<BTreeMap<String, String>, Problem> {
-    let path = directory.join(".env");
-    let mut variables = BTreeMap::new();
-    if path.exists() {
-        let read = read_text(&path).and_then(|text| compose::parse_env(&text));
-        variables = read.map_err(|why| invalid(format!("{} cannot be read", path.display()), why))?;
-    }
-    variables.extend(std::env::vars());
-    Ok(variables)
-}
-
-fn name_of_folder(directory: &Path) -> Result<Name, Problem> {
-    let folder = directory.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let allowed: String = folder.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Name::parse(allowed.trim_matches('-'))
-        .map_err(|e| invalid("The stack has no name", e).fix("Give it one: wharf deploy --name NAME"))
+    let project = ProjectFiles::read(files)?;
+    let composed = project.compose()?;
+    let stack = project.stack(composed.name.as_ref())?;
+    Ok(Wanted { stack, composed, shown: project.shown })
 }
 
 fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {

@@ -1,13 +1,14 @@
-//! Services that are sidekicks of others: `x-group: web`, or `network_mode: service:web`, which means the same
-//! here, because the parts of an instance share its host and its network.
+//! Services that are sidekicks of others: `x-group: web`, or `network_mode: service:web`, which means the same here,
+//! because the parts of an instance share its host and its network.
 
 use std::collections::BTreeMap;
 
-use super::node::Node;
-use crate::{
+use common::{
     name::Name,
     spec::{Condition, ContainerSpec, ServiceSpec, Sidekick},
 };
+
+use crate::field::Field;
 
 /// What a sidekick cannot say for itself.
 const OF_THE_SERVICE: [&str; 7] =
@@ -19,33 +20,25 @@ pub(super) struct Grouped {
     pub(super) depends_on: BTreeMap<Name, Condition>,
 }
 
-/// The service that each sidekick belongs to, as it is written.
+/// The service that each sidekick belongs to.
 pub(super) type Leaders = BTreeMap<Name, Name>;
 
 /// The service whose sidekick this one says that it is.
-pub(super) fn leader(node: &Node<'_>) -> Option<String> {
-    let mode = node.get("network_mode");
-    let by_network = mode.and_then(|mode| {
-        let text = mode.text()?;
-        let service = text.strip_prefix("service:").map(str::to_owned);
-        if service.is_none() {
-            mode.warn("only service:<name> is supported yet; this has no effect");
-        }
-        service
-    });
-    node.get("x-group").and_then(|group| group.text()).or(by_network)
+pub(super) fn leader(service: &Field<'_>) -> Option<String> {
+    let by_network =
+        service.get("network_mode").and_then(|mode| mode.text()?.strip_prefix("service:").map(str::to_owned));
+    service.text_of("x-group").or(by_network)
 }
 
 /// Complains of what the service says, and a sidekick of it cannot.
-pub(super) fn check_sidekick(node: &Node<'_>, leader: &Name) {
-    for key in OF_THE_SERVICE {
-        if let Some(value) = node.get(key) {
-            value.problem(format!("it is a sidekick of {leader}: {leader} says this for all its containers"));
-        }
-    }
-    for (key, value) in node.get("deploy").map(|deploy| deploy.entries()).unwrap_or_default() {
-        if !["resources", "restart_policy"].contains(&key.as_str()) {
-            value.problem(format!("it is a sidekick of {leader}: {leader} says this for all its containers"));
+pub(super) fn check_sidekick(service: &Field<'_>, leader: &Name) {
+    let refuse = |value: &Field<'_>| {
+        value.problem(format!("it is a sidekick of {leader}: {leader} says this for all its containers"));
+    };
+    OF_THE_SERVICE.iter().filter_map(|key| service.get(key)).for_each(|value| refuse(&value));
+    for (key, value) in service.entries_of("deploy") {
+        if !["resources", "restart_policy"].contains(&key) {
+            refuse(&value);
         }
     }
 }

@@ -1,21 +1,42 @@
 use std::collections::BTreeMap;
 
-use super::*;
-use crate::{device::DeviceRequest, part::Part, spec::*, time::Span};
+use common::{device::DeviceRequest, part::Part, spec::*, time::Span};
 
-fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
-    let files: Vec<Source> = texts
+use super::*;
+
+mod files;
+mod rows;
+
+/// Reads texts as the files of a project, with these variables and files beside them.
+fn read_with(
+    texts: &[&str],
+    variables: &[(&str, &str)],
+    files: &[(&str, &str)],
+    profiles: &[&str],
+) -> Result<Composed, ComposeError> {
+    let sources: Vec<Source> = texts
         .iter()
         .enumerate()
         .map(|(i, text)| Source { name: format!("compose{i}.yaml"), text: (*text).to_owned() })
         .collect();
-    let variables = BTreeMap::from([("TAG".to_owned(), "1.2".to_owned()), ("EMPTY".to_owned(), String::new())]);
-    let read = |path: &str| match path {
-        "web.env" => Ok(b"A=1\n# a comment\nexport B='two words'\nC=\"x\"\n".to_vec()),
-        "key.der" => Ok(vec![0, 159, 146, 150]),
-        _ => Err("there is no such file".to_owned()),
+    let variables = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let profiles: Vec<String> = profiles.iter().map(|profile| (*profile).to_owned()).collect();
+    let read = |path: &str| {
+        let found = files.iter().find(|(name, _)| absolute_name(name) == path);
+        found.map(|(_, text)| text.as_bytes().to_vec()).ok_or(ReadError::Missing)
     };
-    compose(&files, Project { variables: &variables, directory: "/srv/shop", read })
+    let project =
+        Project { variables: &variables, directory: "/srv/shop", profiles: &profiles, wanted: &[], read: &read };
+    compose(&sources, &project)
+}
+
+fn absolute_name(name: &str) -> String {
+    if name.starts_with('/') { name.to_owned() } else { format!("/srv/shop/{name}") }
+}
+
+fn read(texts: &[&str]) -> Result<Composed, ComposeError> {
+    let env = "A=1\n# a comment\nexport B='two words'\nC=\"x\"\n";
+    read_with(texts, &[("TAG", "1.2"), ("EMPTY", "")], &[("web.env", env), ("key.der", "\u{0}key")], &[])
 }
 
 fn web(text: &str) -> ServiceSpec {
@@ -25,6 +46,11 @@ fn web(text: &str) -> ServiceSpec {
 
 fn refused(text: &str) -> String {
     read(&[text]).expect_err("is refused").to_string()
+}
+
+/// The warnings, a line each.
+fn warned(composed: &Composed) -> String {
+    lines(&composed.warnings)
 }
 
 #[test]
@@ -85,17 +111,21 @@ volumes: {data: }
     assert_eq!(exposed, wanted);
     assert_eq!(
         spec.container.mounts[1],
-        MountSpec { read_only: true, ..MountSpec::of(MountSource::Bind("/srv/shop/conf".into()), "/etc/conf") }
+        MountSpec {
+            read_only: true,
+            create_host_path: true,
+            ..MountSpec::of(MountSource::Bind("/srv/shop/conf".into()), "/etc/conf")
+        }
     );
     assert_eq!(
         spec.container.healthcheck.as_ref().map(|h| (h.test[0].clone(), h.interval, h.retries)),
-        Some(("CMD-SHELL".into(), crate::time::Span::seconds(3), 5))
+        Some(("CMD-SHELL".into(), Span::seconds(3), 5))
     );
     assert_eq!(
         (spec.container.restart.condition, spec.container.restart.max_attempts),
         (RestartCondition::Any, Some(5))
     );
-    assert_eq!(spec.container.stop_grace, crate::time::Span::seconds(90));
+    assert_eq!(spec.container.stop_grace, Span::seconds(90));
     assert_eq!(
         (spec.container.limits.cpu.0, spec.container.limits.memory.0, spec.container.reservations.cpu.0),
         (1500, 512 << 20, 250)
@@ -130,7 +160,7 @@ fn devices_are_read_in_all_their_spellings() {
 
     for (more, part) in [
         ("devices: [{capabilities: [tpu]}]", "capabilities must name gpu"),
-        ("devices: [{capabilities: [gpu], driver: amd}]", "only nvidia is supported"),
+        ("devices: [{capabilities: [gpu], driver: amd}]", "only nvidia is known"),
         ("devices: [{capabilities: [gpu], count: 1, device_ids: [a]}]", "exclude one another"),
         ("devices: [{capabilities: [gpu], count: 0}]", "not 0"),
         ("devices: [{capabilities: [gpu]}, {capabilities: [gpu]}]", "a request for gpu already"),
@@ -145,7 +175,7 @@ fn devices_are_read_in_all_their_spellings() {
 #[test]
 fn a_schedule_makes_a_job() {
     let job = web("services: {web: {image: a, x-cron: '0 3 * * *'}}");
-    assert_eq!((job.mode, job.container.restart.condition), (Mode::Job, RestartCondition::OnFailure));
+    assert_eq!((job.mode, job.container.restart.condition), (Mode::Job, RestartCondition::None));
     assert_eq!(job.cron, Some(CronSpec::of("0 3 * * *")));
     let job = web(
         "services: {web: {image: a, x-cron: {schedule: '@daily', timezone: Europe/Berlin, overlap: replace, catch_up: 1h}}}",
@@ -174,21 +204,9 @@ fn later_files_override_earlier_ones() {
 }
 
 #[test]
-fn what_is_not_supported_is_named_and_never_dropped_in_silence() {
-    let composed = read(&["services: {web: {image: a, privileged: true, deploy: {rollback_config: {}, labels: {}}, x-own: 1}}\nconfigs: {c: {content: x}}\nnetworks: {n: {}}"]).expect("is accepted");
-    let warnings = composed.warnings.join("\n");
-    for place in
-        ["services.web.privileged", "services.web.deploy.rollback_config", "services.web.deploy.labels", "networks.n"]
-    {
-        assert!(warnings.contains(place), "{place} in {warnings}");
-    }
-    assert!(!warnings.contains("x-own"));
-}
-
-#[test]
 fn problems_name_file_and_place() {
     let cases = [
-        ("services: {web: {image: a, ports: ['80:80', 'x']}}", "compose0.yaml: services.web.ports[1]"),
+        ("services: {web: {image: a, ports: ['80:80', 'x']}}", "compose0.yaml:1:45: services.web.ports[1]"),
         ("services: {web: {image: a, ports: ['99999']}}", "services.web.ports[0]"),
         ("services: {web: {image: a, expose: ['80:80']}}", "services.web.expose[0]"),
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
@@ -205,25 +223,25 @@ fn problems_name_file_and_place() {
         ),
         (
             "services: {web: {image: a, env_file: nowhere.env}}",
-            "services.web.env_file: nowhere.env: there is no such file",
+            "services.web.env_file[0]: nowhere.env: there is no such file",
         ),
-        ("services: {web: {image: a, volumes: ['../../etc:/x']}}", "services.web.volumes[0]"),
+        ("services: {web: {image: a, volumes: ['~/x:/x']}}", "services.web.volumes[0].source: '~' is another place"),
         ("services: {web: {image: a, volumes: ['data:/x']}}", "volume data is not declared"),
         ("services: {web: {image: a, restart: sometimes}}", "services.web.restart"),
         ("services: {web: {image: a, healthcheck: {test: x, interval: soon}}}", "services.web.healthcheck.interval"),
-        ("services: {Web_1: {image: a}}", "rename it, for example to \"web-1\""),
-        ("services: {web: {build: .}}", "it has build and no image"),
+        ("services: {\"w b\": {image: a}}", "only the characters a-z, 0-9 and '-' are allowed"),
+        ("services: {web: {build: .}}", "services.web.build: images are not built here"),
         (
             "services: {web: {image: '${NOT_SET:?set it}'}}",
             "services.web.image: the variable NOT_SET is not set: set it",
         ),
-        ("services: {web: {image: 'a$'}}", "services.web.image"),
+        ("services: {web: {image: 'a${'}}", "services.web.image: a ${ has no } that closes it"),
         ("services: [a]", "services: expected a mapping, found a list"),
         ("services: {web: {image: [a]}}", "services.web.image: expected text, found a list"),
         ("{}", "services: it is missing"),
         ("", "the file is empty"),
-        ("services:\n\tweb: {}", "line 2"),
-        ("a: 1\na: 2", "duplicate"),
+        ("services:\n\tweb: {}", "compose0.yaml:2:2: it is not YAML"),
+        ("a: 1\na: 2", "compose0.yaml:2:1: the key \"a\" is here twice; it was given before, in line 1"),
     ];
     for (text, expected) in cases {
         let found = refused(text);
@@ -248,36 +266,6 @@ fn bombs_and_giants_are_refused_in_time() {
 }
 
 #[test]
-fn interpolation_follows_the_specification() {
-    let variables = BTreeMap::from([
-        ("A".to_owned(), "1".to_owned()),
-        ("E".to_owned(), String::new()),
-        ("D".to_owned(), "$A".to_owned()),
-    ]);
-    let cases = [
-        ("$A-${A}", "1-1"),
-        ("$$A", "$A"),
-        ("${X:-d}", "d"),
-        ("${E:-d}", "d"),
-        ("${E-d}", ""),
-        ("${X-${A}}", "1"),
-        ("${A:+y}", "y"),
-        ("${X:+y}", ""),
-        ("${E:+y}", ""),
-        ("${E+y}", "y"),
-        ("${X}", ""),
-        ("${D}", "$A"),
-        ("${A:?x}", "1"),
-    ];
-    for (text, expected) in cases {
-        assert_eq!(interpolate::expand(text, &variables, 0).as_deref(), Ok(expected), "{text}");
-    }
-    for bad in ["${", "${}", "${A", "$", "${A!x}", "${X:?}", "$1"] {
-        assert!(interpolate::expand(bad, &variables, 0).is_err(), "{bad}");
-    }
-}
-
-#[test]
 fn configs_and_secrets_are_read_and_given() {
     let text = r#"
 services:
@@ -292,10 +280,10 @@ secrets:
   password: {external: true, name: db-password}
 "#;
     let composed = read(&[text]).unwrap_or_else(|e| panic!("{e}"));
-    assert!(composed.warnings.is_empty(), "{:?}", composed.warnings);
+    assert_eq!(warned(&composed), "");
     let contents: Vec<_> =
         composed.files.iter().map(|file| (file.name.as_str(), file.content.0.expose().as_slice())).collect();
-    assert_eq!(contents, [("app", &b"port=1.2"[..]), ("key", &[0, 159, 146, 150][..])]);
+    assert_eq!(contents, [("app", &b"port=1.2"[..]), ("key", &b"\0key"[..])]);
     let given: Vec<String> = composed.spec.services[&"web".parse().expect("a name")]
         .container
         .files
@@ -311,7 +299,7 @@ secrets:
             "secret db-password true /run/secrets/db 0:0 444",
         ]
     );
-    assert!(!format!("{composed:?}").contains("159"), "the content of a secret is not shown");
+    assert!(!format!("{composed:?}").contains("107, 101, 121"), "the content of a secret is not shown");
 }
 
 #[test]
@@ -326,7 +314,6 @@ fn configs_and_secrets_that_cannot_be_given_are_refused() {
             of("configs: [{source: a, mode: 0999}]", "configs: {a: {content: x}}"),
             "services.web.configs[0].mode: these are not permission bits",
         ),
-        (of("configs: [a, a]", "configs: {a: {content: x}}"), "services.web.configs.a: something else lies at /a"),
         (
             of("configs: [{source: a, target: /../b}]", "configs: {a: {content: x}}"),
             "target \"/../b\" is not the absolute path of a file",
@@ -375,7 +362,7 @@ services:
         ("x-group: nobody", "there is no service nobody here"),
         ("x-group: s", "it is a sidekick of itself"),
         ("x-group: web, image: '-x'", "services.s.image"),
-        ("pre_start: [{command: x}]", "services.s.pre_start[0]: a step once for all instances is not supported"),
+        ("pre_start: [{command: x}]", "services.s.pre_start[0]: a step once for all instances is not done"),
     ];
     for (more, why) in cases {
         let found = refused(&sidekick(more).replace("image: b, x-group: web, image", "x-group: web, image"));
@@ -422,21 +409,24 @@ services:
   log: {image: a}
 networks: {shared: {external: true}, data: {external: true, name: data-prod}, own: {}}
 ";
-    let composed = read(&[file, "services: {web: {networks: {data: {aliases: [x]}}}}"]).expect("is accepted");
+    let composed = read(&[file, "services: {web: {networks: {data: {}}}}"]).expect("is accepted");
     let joins = |name: &str| {
         let service = &composed.spec.services[&name.parse().expect("a name")];
         service.joins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     };
     assert_eq!((joins("web"), joins("db"), joins("log")), ("data-prod shared".into(), "data-prod".into(), "".into()));
-    let warnings = composed.warnings.join("\n");
-    assert!(warnings.contains("networks.own: it keeps nothing apart"), "{warnings}");
-    assert!(warnings.contains("services.web.networks.data.aliases"), "{warnings}");
+    let networks = &composed.spec.services[&"web".parse().expect("a name")].networks;
+    assert_eq!(networks.keys().map(ToString::to_string).collect::<Vec<_>>(), ["default", "own"]);
     for (file, problem) in [
         ("services: {web: {image: a, networks: [other]}}", "services.web.networks.other: there is no network other"),
         ("services: {web: {image: a, networks: other}}", "services.web.networks: expected a mapping"),
         (
+            "services: {web: {image: a, networks: {n: {aliases: [x]}}}}\nnetworks: {n: {external: true}}",
+            "services.web.networks.n: in another environment it is called by its own name",
+        ),
+        (
             "services: {web: {image: a, networks: [n]}}\nnetworks: {n: {external: true, name: A_b}}",
-            "networks.n: \"A_b\" is not a name",
+            "networks.n.name: \"A_b\" is not a name",
         ),
         (
             "services: {web: {image: a}, side: {image: a, x-group: web, networks: [default]}}",
@@ -459,7 +449,7 @@ fn others_are_led_to_a_service_as_its_file_says() {
     assert_eq!(mode("x-sticky: true"), Ok(EndpointMode::Sticky));
     assert_eq!(mode("deploy: {endpoint_mode: dnsrr}"), Ok(EndpointMode::Dnsrr));
     for (rest, problem) in [
-        ("deploy: {endpoint_mode: dns}", "\"dns\" is not known; there are vip and dnsrr"),
+        ("deploy: {endpoint_mode: dns}", "\"dns\" is not known here; there are vip and dnsrr"),
         ("deploy: {endpoint_mode: dnsrr}, x-sticky: true", "x-sticky: with endpoint_mode dnsrr the caller chooses"),
     ] {
         let problems = mode(rest).expect_err("it is refused");

@@ -1,0 +1,162 @@
+//! `${VARIABLE}` in every value of a file, as the compose specification describes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    node::{Form, Node, Value},
+    place::Findings,
+};
+
+/// Longest text after interpolation, in bytes.
+const MAX_TEXT: usize = 1 << 20;
+/// Deepest nesting of defaults.
+const MAX_NESTED: usize = 16;
+
+/// Replaces the variables in every value below `node`; keys are taken as they are.
+pub(crate) fn interpolate(node: &mut Node, path: &str, variables: &BTreeMap<String, String>, findings: &Findings) {
+    let place = node.place.clone();
+    match &mut node.value {
+        Value::Scalar(scalar) if scalar.text.contains('$') => {
+            let mut unset = BTreeSet::new();
+            match expand(&scalar.text, variables, &mut unset) {
+                Ok(expanded) => {
+                    scalar.text = expanded;
+                    scalar.form = Form::Text;
+                }
+                Err(reason) => findings.problem(Some(&place), path, reason),
+            }
+            for name in unset {
+                findings.warn(Some(&place), path, not_set(&name));
+            }
+        }
+        Value::Scalar(_) => {}
+        Value::List(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                interpolate(item, &format!("{path}[{index}]"), variables, findings);
+            }
+        }
+        Value::Map(map) => {
+            for entry in &mut map.entries {
+                let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                interpolate(&mut entry.node, &path, variables, findings);
+            }
+        }
+    }
+}
+
+/// What to say of a variable that is used and has no value.
+pub(crate) fn not_set(name: &str) -> String {
+    format!("the variable {name} is not set: it is empty here")
+}
+
+/// Expands `$X`, `${X}`, `${X:-default}`, `${X-default}`, `${X:?error}`, `${X?error}`, `${X:+other}`,
+/// `${X+other}` and `$$`; a `$` before anything else is kept. Values that come in are not expanded again. Variables
+/// without a value and a default are added to `unset`. A refusal never shows the text: it may be a secret.
+pub(crate) fn expand(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    unset: &mut BTreeSet<String>,
+) -> Result<String, String> {
+    Expansion { variables, unset }.text(text, 0)
+}
+
+struct Expansion<'a> {
+    variables: &'a BTreeMap<String, String>,
+    unset: &'a mut BTreeSet<String>,
+}
+
+impl Expansion<'_> {
+    fn text(&mut self, text: &str, depth: usize) -> Result<String, String> {
+        if depth > MAX_NESTED {
+            return Err(format!("defaults are nested deeper than {MAX_NESTED} levels"));
+        }
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix('{') {
+                let end = closing_brace(after).ok_or("a ${ has no } that closes it; write $$ for the character $")?;
+                out.push_str(&self.braced(&after[..end], depth)?);
+                rest = &after[end + 1..];
+            } else {
+                let length = name_length(rest);
+                if length == 0 {
+                    out.push('$');
+                } else {
+                    out.push_str(&self.value(&rest[..length]));
+                }
+                rest = &rest[length..];
+            }
+            if out.len() > MAX_TEXT {
+                return Err(format!("it grows beyond {MAX_TEXT} bytes"));
+            }
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    fn value(&mut self, name: &str) -> String {
+        self.variables.get(name).cloned().unwrap_or_else(|| {
+            self.unset.insert(name.to_owned());
+            String::new()
+        })
+    }
+
+    fn braced(&mut self, inside: &str, depth: usize) -> Result<String, String> {
+        let (name, operator) = inside.split_at(name_length(inside));
+        if name.is_empty() {
+            return Err("a ${ names no variable; write $$ for the character $".to_owned());
+        }
+        let (empty_counts, operator) = match operator.strip_prefix(':') {
+            Some(operator) => (false, operator),
+            None => (true, operator),
+        };
+        let value = self.variables.get(name).filter(|value| empty_counts || !value.is_empty()).cloned();
+        let Some(kind) = operator.chars().next() else {
+            return if empty_counts { Ok(self.value(name)) } else { Err(format!("${{{name}: ends too early")) };
+        };
+        let word = &operator[kind.len_utf8()..];
+        match (kind, value) {
+            ('-' | '?', Some(value)) => Ok(value),
+            ('-', None) | ('+', Some(_)) => self.text(word, depth + 1),
+            ('?', None) if word.is_empty() => Err(format!("the variable {name} is not set")),
+            ('?', None) => Err(format!("the variable {name} is not set: {}", self.text(word, depth + 1)?)),
+            ('+', None) => Ok(String::new()),
+            _ => Err(format!(
+                "${{{name} is followed by {kind:?}; there are :- and - for a default, :? and ? for what must be set, \
+                 :+ and + for another value"
+            )),
+        }
+    }
+}
+
+fn name_length(text: &str) -> usize {
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return 0;
+    }
+    text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
+}
+
+/// The place of the brace that closes the one just opened. A brace opens another one only after a `$`.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    let mut before = ' ';
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' if before == '$' => depth += 1,
+            '}' if depth == 0 => return Some(at),
+            '}' => depth -= 1,
+            _ => {}
+        }
+        // The second of two is a character like any other.
+        before = if before == '$' && character == '$' { ' ' } else { character };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

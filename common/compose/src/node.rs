@@ -1,0 +1,249 @@
+//! A YAML value as it was written: the text of every scalar, and where it stands.
+
+use crate::place::Place;
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What it is.
+    pub value: Value,
+    /// Where it was written.
+    pub place: Place,
+    /// What its tag says about merging.
+    pub(crate) tag: Tag,
+}
+
+/// What a value is.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// One text, number, boolean, or nothing.
+    Scalar(Scalar),
+    /// A list.
+    List(Vec<Node>),
+    /// A mapping.
+    Map(Map),
+}
+
+/// A scalar with the text that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scalar {
+    /// The text, without quotes: `24.10` stays `24.10`.
+    pub text: String,
+    /// What YAML takes it for.
+    pub form: Form,
+}
+
+/// What YAML takes a scalar for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing: an empty value, `~` or `null`.
+    Null,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Int,
+    /// Another number.
+    Float,
+    /// Text.
+    Text,
+}
+
+/// What a tag of the compose specification asks of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Tag {
+    #[default]
+    None,
+    /// `!reset`: what earlier files say here is taken away.
+    Reset,
+    /// `!override`: this takes the place of what earlier files say.
+    Override,
+}
+
+/// A mapping in the order in which it was written; keys are unique.
+#[derive(Debug, Clone, Default)]
+pub struct Map {
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A key and its value.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Where the key was written.
+    pub place: Place,
+    /// The value.
+    pub node: Node,
+}
+
+impl Node {
+    pub(crate) fn new(value: Value, place: Place) -> Node {
+        Node { value, place, tag: Tag::None }
+    }
+
+    pub(crate) fn text(text: impl Into<String>, place: Place) -> Node {
+        Node::new(Value::Scalar(Scalar { text: text.into(), form: Form::Text }), place)
+    }
+
+    pub(crate) fn boolean(value: bool, place: Place) -> Node {
+        Node::new(Value::Scalar(Scalar { text: value.to_string(), form: Form::Bool }), place)
+    }
+
+    pub(crate) fn null(place: Place) -> Node {
+        Node::new(Value::Scalar(Scalar { text: String::new(), form: Form::Null }), place)
+    }
+
+    /// A mapping whose values are all of this place.
+    pub(crate) fn mapping(entries: impl IntoIterator<Item = (&'static str, Node)>, place: &Place) -> Node {
+        let entry = |(key, node): (&str, Node)| Entry { key: key.to_owned(), place: place.clone(), node };
+        Node::new(Value::Map(Map { entries: entries.into_iter().map(entry).collect() }), place.clone())
+    }
+
+    /// Whether it is nothing.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(scalar) if scalar.form == Form::Null)
+    }
+
+    /// The text of a scalar that is something.
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(scalar) if scalar.form != Form::Null => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
+    /// The items of a list.
+    pub fn as_list(&self) -> Option<&[Node]> {
+        match &self.value {
+            Value::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The mapping.
+    pub fn as_map(&self) -> Option<&Map> {
+        match &self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_map_mut(&mut self) -> Option<&mut Map> {
+        match &mut self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_list_mut(&mut self) -> Option<&mut Vec<Node>> {
+        match &mut self.value {
+            Value::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The value under `key` of a mapping.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.as_map()?.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        self.as_map_mut()?.get_mut(key)
+    }
+
+    /// Whether two values say the same, wherever they were written.
+    pub fn same(&self, other: &Node) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Scalar(a), Value::Scalar(b)) => a.form == b.form && (a.form == Form::Null || a.text == b.text),
+            (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
+            (Value::Map(a), Value::Map(b)) => {
+                a.entries.len() == b.entries.len()
+                    && a.entries.iter().all(|entry| b.get(&entry.key).is_some_and(|other| entry.node.same(other)))
+            }
+            _ => false,
+        }
+    }
+
+    /// What it is, as a person would say it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Scalar(scalar) => match scalar.form {
+                Form::Null => "nothing",
+                Form::Bool => "true or false",
+                Form::Int | Form::Float => "a number",
+                Form::Text => "text",
+            },
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+
+    /// The value at a path such as `services.web.ports[0]`, or the nearest one above it that there is, and its place.
+    pub(crate) fn nearest(&self, path: &str) -> (&Node, &Place) {
+        let (mut at, mut place, mut rest) = (self, &self.place, path);
+        while let Some((next, there, after)) = at.step(rest).filter(|_| !rest.is_empty()) {
+            (at, place, rest) = (next, there, after);
+        }
+        (at, place)
+    }
+
+    /// One step along a path: keys may hold dots themselves, so the longest key that fits is taken.
+    fn step<'a, 'p>(&'a self, path: &'p str) -> Option<(&'a Node, &'a Place, &'p str)> {
+        match &self.value {
+            Value::Scalar(_) => None,
+            Value::List(items) => {
+                let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+                let item = items.get(index.parse::<usize>().ok()?)?;
+                Some((item, &item.place, rest.trim_start_matches('.')))
+            }
+            Value::Map(map) => {
+                let fits = |entry: &&Entry| {
+                    let rest = path.strip_prefix(entry.key.as_str());
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                };
+                let entry = map.entries.iter().filter(fits).max_by_key(|entry| entry.key.len())?;
+                Some((&entry.node, entry.best_place(), path[entry.key.len()..].trim_start_matches('.')))
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Where to look for it: at the value, or at the key of what begins in another line.
+    pub(crate) fn best_place(&self) -> &Place {
+        if self.node.as_text().is_some() { &self.node.place } else { &self.place }
+    }
+}
+
+impl Map {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.entry(key).map(|entry| &entry.node)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        self.entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
+    }
+
+    /// The entries in the order in which they were written.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Puts a value under `key`, in the place of what is there.
+    pub(crate) fn set(&mut self, key: &str, node: Node) {
+        match self.get_mut(key) {
+            Some(there) => *there = node,
+            None => self.entries.push(Entry { key: key.to_owned(), place: node.place.clone(), node }),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) -> Option<Node> {
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        Some(self.entries.remove(at).node)
+    }
+}

@@ -1,0 +1,10 @@
+//! Writes what the table of compose's keys says into the documentation.
+
+use std::{fs, io};
+
+fn main() -> io::Result<()> {
+    for (name, text) in tests::keys::documents()? {
+        fs::write(&name, text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The documents that are written from the table of compose's keys.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+const KEYS: &str = "<!-- from the table of keys: scripts/keys writes it -->\n";
+const DEFAULTS: &str = "<!-- from the table of defaults: scripts/keys writes it -->\n";
+const END: &str = "<!-- end -->";
+
+/// The documents as the table says that they should be, by their path.
+pub fn documents() -> io::Result<Vec<(PathBuf, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = root.join("README.md");
+    let all = root.join("docs/compose.md");
+    let summary = with(&fs::read_to_string(&readme)?, KEYS, &compose::keys::summary())?;
+    let defaults = with(&fs::read_to_string(&all)?, DEFAULTS, &compose::defaults())?;
+    let table = with(&defaults, KEYS, &compose::keys::markdown())?;
+    Ok(vec![(readme, summary), (all, table)])
+}
+
+/// Puts a text between a mark and the end of its part.
+fn with(document: &str, mark: &str, text: &str) -> io::Result<String> {
+    let parts = document.split_once(mark).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.ok_or_else(|| io::Error::other(format!("{} is not there", mark.trim())))?;
+    Ok(format!("{before}{mark}{text}{END}{after}"))
+}
