@@ -18,7 +18,7 @@ use common::{
     part::{Part, PartId},
     quantity::{Bytes, MilliCpu},
     report::Report,
-    spec::{Mode, Protocol},
+    spec::{Protocol, RestartCondition, ServiceSpec},
     time::Timestamp,
     wire::Grant,
 };
@@ -263,11 +263,12 @@ impl Host {
         }
     }
 
-    /// A job has done what it was to do.
+    /// What ends by design has done what it was to do, or has failed.
     pub fn end_a_job(&mut self, random: &mut Random, now: Timestamp) {
-        let jobs = self.assignment.instances.iter().filter(|assigned| assigned.spec.mode == Mode::Job);
+        let ends = |spec: &ServiceSpec| spec.restart_of(&Part::Main).condition != RestartCondition::Any;
+        let jobs = self.assignment.instances.iter().filter(|assigned| ends(&assigned.spec));
         if let Some(job) = random.pick(jobs.map(|assigned| assigned.id.main())) {
-            self.end_program(&job, 0, now);
+            self.end_program(&job, i64::from(random.chance(25)), now);
         }
     }
 

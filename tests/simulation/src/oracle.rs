@@ -6,18 +6,19 @@ use agent_core::Action;
 use common::{
     directory::Directory,
     host::{Availability, Liveness},
-    id::{InstanceId, ServiceId, SlotId},
-    instance::{Health, Phase, Want},
+    id::{HostId, InstanceId, ServiceId, SlotId},
+    instance::{Health, Phase, StopReason, Verdict, Want},
     part::{Part, PartId},
     rollout::RolloutState,
-    spec::{Mode, Protocol},
+    spec::{Condition, Mode, Protocol, RestartCondition},
     time::Timestamp,
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Outcome, Proposal,
+    Batch, Cluster, Command, Outcome, Plan, Proposal,
     cluster::{Instance, Service, Task},
     command::Placement,
-    plan, view,
+    plan::{self, Blocked},
+    view,
 };
 
 use crate::host::Host;
@@ -37,8 +38,14 @@ pub struct Oracle {
     /// Instances that ran again after their host had given them up. What was theirs may be another's by
     /// then; Docker gives a port to one of them.
     revived: BTreeSet<InstanceId>,
-    /// What jobs have done, by slot.
-    done: Vec<(SlotId, Task)>,
+    /// What slots have done.
+    done: BTreeSet<(SlotId, Key)>,
+    /// What has failed for good in slots, since a person last had it tried again.
+    failed: BTreeSet<(SlotId, Key)>,
+    /// The retries that slots have used up, by what they are for and the revision.
+    retries: BTreeMap<(SlotId, Key, u64), u32>,
+    /// Slots and revisions of which an instance failed.
+    failures: BTreeSet<(SlotId, u64)>,
     /// What hosts were told of names, step by step.
     directory: Directory,
 }
@@ -71,7 +78,9 @@ impl Oracle {
         if let (Command::Place(placement), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
             only_the_lost_are_replaced(&before, placement.replaces.as_ref(), batch)?;
             hosts_take_what_people_let_them(&before, placement)?;
-            self.jobs_end_once(&before, placement)?;
+            self.ended_is_ended(&before, placement)?;
+            self.dependencies_come_first(&before, placement)?;
+            self.retries_go_on(&before, cluster, placement)?;
             canaries_are_small(cluster, &placement.slot.service)?;
         }
         if let (Command::Tick { service, due, left_out: None }, [Outcome::Done { .. }]) =
@@ -80,13 +89,22 @@ impl Oracle {
         {
             return Err(format!("{service} was run twice for {due}"));
         }
-        if let Command::Observe { instances, .. } = &proposal.command {
-            let ended = instances.iter().filter_map(|(id, _)| Some((id, cluster.instances.get(id)?)));
-            let ended = ended.filter(|(_, i)| i.spec.mode == Mode::Job && i.observed.phase == Phase::Completed);
-            self.done.extend(ended.map(|(id, i)| (id.slot.clone(), i.task)));
+        if let Command::Observe { host, instances } = &proposal.command {
+            for (id, _) in instances {
+                self.note_end(&before, cluster, *host, id);
+            }
+        }
+        if let (Command::Retry(service), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
+            self.failed.retain(|(slot, _)| slot.service != *service);
+            self.retries.retain(|(slot, ..), _| slot.service != *service);
+            self.failures.retain(|(slot, _)| slot.service != *service);
         }
         // A service that is gone and comes again begins anew.
-        self.done.retain(|(slot, _)| cluster.service(&slot.service).is_some_and(|s| s.spec.mode == Mode::Job));
+        let is_there = |slot: &SlotId| cluster.slots.contains_key(slot);
+        self.done.retain(|(slot, _)| is_there(slot));
+        self.failed.retain(|(slot, _)| is_there(slot));
+        self.retries.retain(|(slot, ..), _| is_there(slot));
+        self.failures.retain(|(slot, _)| is_there(slot));
         let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
         self.ended.extend(before.instances.keys().filter(gone).cloned());
         if let Command::Observe { instances, .. } = &proposal.command {
@@ -155,12 +173,127 @@ impl Oracle {
         Ok(())
     }
 
-    /// What has ended well is not done again.
-    fn jobs_end_once(&self, before: &Cluster, placement: &Placement) -> Checked {
-        let task = before.service(&placement.slot.service).map(Service::task);
-        let again = |(slot, done): &(SlotId, Task)| *slot == placement.slot && Some(*done) == task;
-        if self.done.iter().any(again) {
-            return Err(format!("the job of {} was placed again", placement.slot));
+    /// Notes what an observation that was taken says of an instance's end.
+    fn note_end(&mut self, before: &Cluster, after: &Cluster, host: HostId, id: &InstanceId) {
+        let (Some(old), Some(new)) = (before.instances.get(id), after.instances.get(id)) else { return };
+        let is_lost = matches!(old.verdict, Verdict::Lost { .. });
+        if new.host != host || old.observed == new.observed {
+            return;
+        }
+        let (slot, task, revision) = (id.slot.clone(), key(new.task), new.revision);
+        if !is_lost {
+            self.retries.insert((slot.clone(), task, revision), new.observed.retries);
+        }
+        if old.observed.phase == new.observed.phase {
+            return;
+        }
+        let policy = new.spec.restart_of(&Part::Main);
+        let is_final = policy.condition == RestartCondition::None
+            || policy.max_attempts.is_some_and(|most| new.observed.retries >= most);
+        match new.observed.phase {
+            Phase::Completed => {
+                self.failed.remove(&(slot.clone(), task));
+                self.done.insert((slot, task));
+            }
+            Phase::Failed if !is_lost && is_final => drop(self.failed.insert((slot, task))),
+            Phase::Failed | Phase::Rejected if !is_lost => {
+                if new.observed.phase == Phase::Failed && new.fills_slot() {
+                    *self.retries.entry((slot.clone(), task, revision)).or_default() += 1;
+                }
+                self.failures.insert((slot, revision));
+            }
+            _ => {}
+        }
+    }
+
+    /// I14: what has ended, well or failed for good, is not begun again, wherever and for whatever reason.
+    fn ended_is_ended(&self, before: &Cluster, placement: &Placement) -> Checked {
+        let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
+        let task = task_of(service, placement.revision);
+        for (over, how) in [(&self.done, "done"), (&self.failed, "failed for good")] {
+            if over.contains(&(placement.slot.clone(), task)) {
+                return Err(format!("I14: {} was placed again for {task:?}, which is {how}", placement.slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// I15: a service changes after what it depends on.
+    fn dependencies_come_first(&self, before: &Cluster, placement: &Placement) -> Checked {
+        let id = &placement.slot.service;
+        let Some(service) = before.service(id).filter(|service| placement.revision == service.revision) else {
+            return Ok(());
+        };
+        let changes = service.stable.as_ref().is_none_or(|stable| stable.revision != service.revision);
+        if !changes || service.rollout.state != RolloutState::Rolling {
+            return Ok(());
+        }
+        for (name, condition) in &service.spec.depends_on {
+            let on_id = id.stack.service(name.clone());
+            let Some(on) = before.service(&on_id) else { continue };
+            let task = task_of(on, on.revision);
+            for number in plan::wanted_slots(before, &on_id, on) {
+                let slot = on_id.slot(number);
+                let is_done = task == BEFORE_THE_FIRST || self.done.contains(&(slot.clone(), task));
+                let mut current =
+                    before.instances_of_slot(&slot).filter(|(_, i)| i.fills_slot() && i.revision == on.revision);
+                let is_there = on.rollout.state == RolloutState::Done
+                    || is_done && *condition == Condition::Started
+                    || on.spec.mode == Mode::Job
+                    || current.any(|(_, i)| i.observed.phase == Phase::Running);
+                if !if *condition == Condition::Completed { is_done } else { is_there } {
+                    return Err(format!("I15: {} was placed before {slot} was {condition:?}", placement.slot));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I16: retries are counted for the slot and what it is to do, over all instances and hosts.
+    fn retries_go_on(&self, before: &Cluster, after: &Cluster, placement: &Placement) -> Checked {
+        let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
+        let slot = &placement.slot;
+        let task = task_of(service, placement.revision);
+        let known = self.retries.get(&(slot.clone(), task, placement.revision)).copied().unwrap_or(0);
+        let id = slot.instance(placement.expect_incarnation + 1);
+        match after.instances.get(&id).map(|instance| instance.observed.retries) {
+            Some(found) if found != known => Err(format!("I16: {id} begins with {found} retries, not {known}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// I17 and I18, of a plan: what does not change yet is not ended for the change, and a revision begins with a
+    /// clean slate.
+    pub fn judge_plan(&self, cluster: &Cluster, planned: &Plan) -> Checked {
+        for command in &planned.commands {
+            let Command::Desire { instance, desired } = command else { continue };
+            let id = instance.service();
+            let Some(service) = cluster.service(id).filter(|_| desired.reason == Some(StopReason::Superseded)) else {
+                continue;
+            };
+            let is_run = service.spec.cron.is_some();
+            let waits = service.spec.depends_on.iter().any(|(name, condition)| {
+                let on = id.stack.service(name.clone());
+                let fails = |slot: &SlotId, service: &Service| {
+                    self.failed.contains(&(slot.clone(), task_of(service, service.revision)))
+                };
+                let slots = |on_service: &Service| plan::wanted_slots(cluster, &on, on_service);
+                let any = |s: &Service| slots(s).into_iter().any(|number| fails(&on.slot(number), s));
+                *condition == Condition::Completed && cluster.service(&on).is_some_and(any)
+            });
+            let goes_back = service.stable.as_ref().is_some_and(|stable| stable.revision == service.revision);
+            if waits && !is_run && !goes_back && service.rollout.state == RolloutState::Rolling {
+                return Err(format!("I17: {instance} is ended although what its service depends on has failed"));
+            }
+        }
+        for (id, blocked) in planned.blocked.iter().flat_map(|(id, all)| all.iter().map(move |one| (id, one))) {
+            let Blocked::BacksOff { slot, .. } = blocked else { continue };
+            let Some(service) = cluster.service(id) else { continue };
+            let held_back = cluster.held_back(id, service).map(|version| version.revision);
+            let has_failed = |revision: u64| self.failures.contains(&(id.slot(*slot), revision));
+            if !has_failed(service.revision) && !held_back.is_some_and(has_failed) {
+                return Err(format!("I18: slot {slot} of {id} backs off, and its revision has not failed"));
+            }
         }
         Ok(())
     }
@@ -187,6 +320,24 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// A task as a key: a revision, or the time of a run.
+type Key = (u8, u64);
+
+/// The run before the first.
+const BEFORE_THE_FIRST: Key = (1, 0);
+
+fn key(task: Task) -> Key {
+    match task {
+        Task::Revision(revision) => (0, revision),
+        Task::Run(due) => (1, due.0),
+    }
+}
+
+/// What an instance of a revision is to do.
+fn task_of(service: &Service, revision: u64) -> Key {
+    if service.spec.cron.is_some() { (1, service.runs.due.0) } else { (0, revision) }
 }
 
 /// Nothing new comes to a host that is cordoned or emptied, and nothing to one that has not its data.
@@ -332,7 +483,7 @@ pub fn what_runs_is_wanted<'a>(
             let wanted = plan::wanted_slots(cluster, &service_id, service);
             for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
-                if service.spec.mode == Mode::Job && cluster.has_ended(&slot, service.task()) {
+                if cluster.has_ended(&slot, service.task()) || service.rollout.state == RolloutState::Failed {
                     continue;
                 }
                 let mut filling =

@@ -28,8 +28,10 @@ fn name(text: &str) -> Name {
 /// Some people want strict singletons most of the time.
 pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: bool) -> Command {
     let stack = StackId { environment: default_environment(), stack: name(["shop", "blog"][random.below(2)]) };
-    match random.below(14) {
+    match random.below(16) {
         0 => Command::RemoveStack(stack),
+        14 => Command::Retry(stack.service(name(["web", "db"][random.below(2)]))),
+        15 => back_to_an_earlier_one(random, cluster, stack),
         10..=12 => availability(random, cluster, now),
         13 => {
             let service = stack.service(name(["web", "db"][random.below(2)]));
@@ -58,6 +60,18 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
                 goes_back: false,
             }
         }
+    }
+}
+
+/// A person goes back to a revision of a stack, if there is one.
+fn back_to_an_earlier_one(random: &mut Random, cluster: &Cluster, id: StackId) -> Command {
+    let kept = cluster.stacks.get(&id).and_then(|stack| random.pick(stack.history.iter()));
+    match kept.map(|kept| kept.spec.clone()) {
+        Some(spec) => {
+            let (files, what) = (Vec::new(), "back".to_owned());
+            Command::PutStack { id, spec, files, expect_revision: None, what, goes_back: true }
+        }
+        None => Command::RemoveStack(id),
     }
 }
 
@@ -92,14 +106,25 @@ fn stack_spec(random: &mut Random, strict: bool) -> StackSpec {
                 _ => service.constraints.push(condition),
             });
         }
-        if random.chance(30) {
-            let condition = if random.chance(50) { Condition::Started } else { Condition::Healthy };
+        if random.chance(40) {
+            let condition = [Condition::Started, Condition::Healthy, Condition::Completed][random.below(3)];
+            if condition == Condition::Completed && random.chance(80) {
+                services.entry(name("db")).and_modify(|db| ends_by_design(random, db));
+            }
             services.entry(name("web")).and_modify(|web| {
                 web.depends_on.insert(name("db"), condition);
             });
         }
     }
     StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() }
+}
+
+/// Makes a service one that ends by design, in one of the ways to write that.
+fn ends_by_design(random: &mut Random, spec: &mut ServiceSpec) {
+    spec.container.restart.condition = [RestartCondition::None, RestartCondition::OnFailure][random.below(2)];
+    if spec.mode == Mode::Replicated && !spec.strict_singleton && random.chance(50) {
+        (spec.mode, spec.update.canary, spec.update.order) = (Mode::Job, None, None);
+    }
 }
 
 fn service(random: &mut Random, strict: bool) -> ServiceSpec {

@@ -299,6 +299,7 @@ impl World {
         if (&found.commands, found.wake_at) != (&all.commands, all.wake_at) {
             return Err(format!("the planner overlooks something: {found:?} instead of {all:?}"));
         }
+        self.oracle.judge_plan(&self.cluster, &found)?;
         self.propose(found.commands);
         Ok(())
     }
