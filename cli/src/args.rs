@@ -132,9 +132,22 @@ pub enum Command {
     /// Secrets, which services get as files in memory.
     #[command(subcommand)]
     Secret(SecretFile),
-    /// Configs, which services get as files.
-    #[command(subcommand)]
-    Config(ConfigFile),
+    /// Print compose files as wharf understands them; or, with ls, get, set or rm: configs, which services get as files.
+    ///
+    /// Without a subcommand no cluster is needed: the files are merged, their variables replaced, every value in its
+    /// long spelling, as `docker compose config` does it. What could not be deployed is said on stderr, exit code 2.
+    #[command(args_conflicts_with_subcommands = true)]
+    Config {
+        /// The files.
+        #[command(flatten)]
+        files: Files,
+        /// What of them.
+        #[command(flatten)]
+        shown: Shown,
+        /// What to do with configs instead.
+        #[command(subcommand)]
+        command: Option<ConfigFile>,
+    },
     /// Credentials of image registries.
     #[command(subcommand)]
     Registry(Registry),
@@ -318,6 +331,27 @@ pub struct Uninstall {
     /// Remove the volumes of its stacks too: their data is lost.
     #[arg(long)]
     pub purge_volumes: bool,
+}
+
+/// What is shown of compose files; all of it if nothing is said.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[group(multiple = false)]
+pub struct Shown {
+    /// Only the names of the services that are on.
+    #[arg(long)]
+    pub services: bool,
+    /// Only the images.
+    #[arg(long)]
+    pub images: bool,
+    /// Only the profiles that services have.
+    #[arg(long = "profiles")]
+    pub profile_names: bool,
+    /// Only the variables that the files use, with their defaults.
+    #[arg(long)]
+    pub variables: bool,
+    /// What wharf does with each key of the files: done, refused or left out, and why.
+    #[arg(long)]
+    pub keys: bool,
 }
 
 /// Compose files and the stack that they are for.

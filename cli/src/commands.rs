@@ -1,5 +1,6 @@
 //! The commands: one file a noun.
 
+mod config;
 mod ctx;
 mod deploy;
 mod doctor;
@@ -105,6 +106,9 @@ async fn dispatch(args: Args) -> Result<u8, Problem> {
         }
         _ => {}
     }
+    if let Command::Config { files, shown, command: None } = &args.command {
+        return config::config(files, *shown, args.output);
+    }
     let session = Session::open(&args)?;
     let result = run_in(&session, args.command).await;
     if let Some(servers) = session.client.learned() {
@@ -132,7 +136,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Member(member) => members::run(session, member).await,
         Command::Token(token) => tokens::tokens(session, token).await,
         Command::Secret(secret) => files::secrets(session, secret).await,
-        Command::Config(config) => files::configs(session, config).await,
+        Command::Config { command: Some(command), .. } => files::configs(session, command).await,
         Command::Registry(registry) => tokens::registries(session, registry).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
         Command::Doctor { paths: false } => doctor::doctor(session).await,
@@ -144,6 +148,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         | Command::Agent(_)
         | Command::Uninstall(_)
         | Command::Ctx(_)
+        | Command::Config { command: None, .. }
         | Command::Explain { .. }
         | Command::Completion { .. } => Ok(0),
     }

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
 use common::{
     api::{
-        AfterFailure, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView, StackPlan, StackView,
+        AfterFailure, ChangeKind, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView, StackPlan,
+        StackView,
     },
     error::{Code, Problem},
     explain,
@@ -13,7 +14,7 @@ use common::{
     spec::Mode,
     time::Span,
 };
-use compose::Composed;
+use compose::{Composed, DifferentDefault};
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
@@ -87,6 +88,16 @@ fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
     let services = explain::count(wanted.composed.spec.services.len() as u64, "service");
     let title = format!("Plan for {} ({}, {services}) against {}", wanted.stack, wanted.shown, session.place());
     show_plan(session, &title, plan);
+    if matches!(session.format, Format::Json | Format::Yaml) {
+        return;
+    }
+    let is_new = |default: &&DifferentDefault| {
+        plan.services
+            .iter()
+            .any(|plan| plan.change.service == default.service && plan.change.kind == ChangeKind::Create)
+    };
+    let defaults: Vec<DifferentDefault> = wanted.composed.defaults.iter().filter(is_new).cloned().collect();
+    compose::default_lines(&defaults).iter().for_each(|line| output::line(&format!("  {line}")));
 }
 
 /// Shows what changes, what opens, and what is down meanwhile.

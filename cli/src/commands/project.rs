@@ -11,7 +11,7 @@ use common::{
     name::Name,
 };
 use compose::{
-    ComposeError, Composed, Document, Project, ReadError, Source,
+    ComposeError, Composed, Document, Project, ReadError, Source, VariableUse,
     env_file::{self, Format},
 };
 
@@ -77,6 +77,11 @@ impl ProjectFiles {
         compose::load(&self.sources, &self.project()).map_err(|error| refused(&error))
     }
 
+    /// The variables that the files themselves use, without those of what they include.
+    pub fn used(&self) -> Result<BTreeMap<String, VariableUse>, Problem> {
+        compose::variables(&self.sources).map_err(|error| refused(&error))
+    }
+
     /// What the files make, after the warnings are shown.
     pub fn compose(&self) -> Result<Composed, Problem> {
         let composed = self.load()?.convert(&self.project()).map_err(|error| refused(&error))?;
@@ -92,7 +97,7 @@ impl ProjectFiles {
 }
 
 /// Why files cannot be deployed; what else there is to say of them is shown before.
-fn refused(error: &ComposeError) -> Problem {
+pub fn refused(error: &ComposeError) -> Problem {
     error.warnings().iter().for_each(|warning| output::note(format!("! {warning}")));
     let problem = Problem::new(Code::ComposeInvalid, "The compose file cannot be deployed");
     let text = error.to_string();

@@ -35,7 +35,17 @@ pub(crate) fn canonical(root: &Node, name: &str, context: &Context<'_>, findings
         named(map, section, name);
     }
     sorted(&mut root);
+    escaped(&mut root);
     root
+}
+
+/// Doubles each `$`, so that what is printed can be read again and says the same.
+fn escaped(node: &mut Node) {
+    match &mut node.value {
+        Value::Scalar(scalar) => scalar.text = scalar.text.replace('$', "$$"),
+        Value::List(items) => items.iter_mut().for_each(escaped),
+        Value::Map(map) => map.entries.iter_mut().for_each(|entry| escaped(&mut entry.node)),
+    }
 }
 
 /// Whether the service is on the network that nobody needs to declare.

@@ -21,8 +21,8 @@ use common::{
     spec::{StackSpec, VolumeName, VolumeSpec},
 };
 
-pub use defaults::DifferentDefault;
 pub(crate) use defaults::rows as different_defaults;
+pub use defaults::{DifferentDefault, default_lines};
 pub(crate) use environment::of_service as environment;
 
 use crate::{ReadError, field::Field, paths};

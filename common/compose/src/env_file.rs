@@ -37,8 +37,19 @@ pub struct EnvError {
 
 /// Reads a file. Variables in it are looked up in `surroundings` first, then among those that it has set above.
 pub fn parse(text: &str, format: Format, surroundings: &BTreeMap<String, String>) -> Result<Variables, EnvError> {
+    parse_after(text, format, surroundings, &BTreeMap::new())
+}
+
+/// The same for a file that follows others: what those have set is looked up last.
+pub fn parse_after(
+    text: &str,
+    format: Format,
+    surroundings: &BTreeMap<String, String>,
+    earlier: &BTreeMap<String, String>,
+) -> Result<Variables, EnvError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let known = surroundings.clone();
+    let mut known = earlier.clone();
+    known.extend(surroundings.clone());
     let mut reader = Reader { rest: text, line: 1, surroundings, known, found: Variables::default() };
     while reader.skip_to_statement() {
         reader.statement(format)?;

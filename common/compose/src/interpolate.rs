@@ -60,6 +60,52 @@ pub(crate) fn expand(
     Expansion { variables, unset }.text(text, 0)
 }
 
+/// How files use a variable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct VariableUse {
+    /// Whether the files are refused without it.
+    pub required: bool,
+    /// What stands in its place if it is not set: the first default that the files have.
+    pub default: Option<String>,
+}
+
+/// Adds the variables that the values below a node use.
+pub(crate) fn used(node: &Node, found: &mut BTreeMap<String, VariableUse>) {
+    match &node.value {
+        Value::Scalar(scalar) => used_in(&scalar.text, 0, found),
+        Value::List(items) => items.iter().for_each(|item| used(item, found)),
+        Value::Map(map) => map.entries().iter().for_each(|entry| used(&entry.node, found)),
+    }
+}
+
+fn used_in(text: &str, depth: usize, found: &mut BTreeMap<String, VariableUse>) {
+    let mut rest = text;
+    while let Some(at) = rest.find('$').filter(|_| depth <= MAX_NESTED) {
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            rest = after;
+        } else if let Some((after, end)) = rest.strip_prefix('{').and_then(|after| Some((after, closing_brace(after)?)))
+        {
+            let (name, operator) = after[..end].split_at(name_length(&after[..end]));
+            let operator = operator.strip_prefix(':').unwrap_or(operator);
+            let variable = found.entry(name.to_owned()).or_default();
+            match operator.chars().next() {
+                Some('-') if variable.default.is_none() => variable.default = Some(operator[1..].to_owned()),
+                Some('?') => variable.required = true,
+                _ => {}
+            }
+            used_in(operator.get(1..).unwrap_or_default(), depth + 1, found);
+            rest = &after[end + 1..];
+        } else {
+            let length = name_length(rest);
+            if length > 0 {
+                found.entry(rest[..length].to_owned()).or_default();
+            }
+            rest = &rest[length..];
+        }
+    }
+}
+
 struct Expansion<'a> {
     variables: &'a BTreeMap<String, String>,
     unset: &'a mut BTreeSet<String>,

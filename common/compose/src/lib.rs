@@ -31,7 +31,8 @@ use common::{
     spec::{StackSpec, Violation},
 };
 
-pub use convert::DifferentDefault;
+pub use convert::{DifferentDefault, default_lines};
+pub use interpolate::VariableUse;
 pub use node::{Entry, Form, Map, Node, Scalar, Value};
 pub use place::{Finding, Place};
 
@@ -270,6 +271,17 @@ pub fn compose(sources: &[Source], project: &Project<'_>) -> Result<Composed, Co
 /// What wharf does in another way than compose or Swarm when a file says nothing, as rows of a table.
 pub fn defaults() -> String {
     convert::different_defaults()
+}
+
+/// The variables that these files use, without what they include or extend.
+pub fn variables(sources: &[Source]) -> Result<BTreeMap<String, VariableUse>, ComposeError> {
+    let mut found = BTreeMap::new();
+    for source in sources {
+        for document in yaml::documents(&source.name.as_str().into(), &source.text)? {
+            interpolate::used(&document, &mut found);
+        }
+    }
+    Ok(found)
 }
 
 /// A value as YAML.

@@ -247,3 +247,23 @@ impl Map {
         Some(self.entries.remove(at).node)
     }
 }
+
+impl serde::Serialize for Node {
+    /// Numbers are numbers, unless only their text says what was written: `0x1F`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.value {
+            Value::List(items) => serializer.collect_seq(items),
+            Value::Map(map) => serializer.collect_map(map.entries.iter().map(|entry| (&entry.key, &entry.node))),
+            Value::Scalar(Scalar { text, form }) => match form {
+                Form::Null => serializer.serialize_unit(),
+                Form::Bool => serializer.serialize_bool(text == "true"),
+                Form::Int | Form::Float => match (text.parse::<i64>(), text.parse::<f64>()) {
+                    (Ok(number), _) => serializer.serialize_i64(number),
+                    (_, Ok(number)) if number.is_finite() => serializer.serialize_f64(number),
+                    _ => serializer.serialize_str(text),
+                },
+                Form::Text => serializer.serialize_str(text),
+            },
+        }
+    }
+}

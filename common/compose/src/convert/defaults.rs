@@ -24,6 +24,30 @@ pub struct DifferentDefault {
     pub swarm: Option<&'static str>,
 }
 
+/// A line for each default, with the services that leave it open.
+pub fn default_lines(defaults: &[DifferentDefault]) -> Vec<String> {
+    let mut by_default: Vec<(&DifferentDefault, Vec<&Name>)> = Vec::new();
+    for default in defaults {
+        let same = |(other, _): &&mut (&DifferentDefault, _)| (other.key, other.here) == (default.key, default.here);
+        match by_default.iter_mut().find(same) {
+            Some((_, services)) => services.push(&default.service),
+            None => by_default.push((default, vec![&default.service])),
+        }
+    }
+    let line = |(default, services): &(&DifferentDefault, Vec<&Name>)| {
+        let others = match (default.compose, default.swarm) {
+            (Some(compose), Some(swarm)) if compose == swarm => format!("compose and Swarm: {compose}"),
+            (compose, swarm) => {
+                let named = [("compose", compose), ("Swarm", swarm)].into_iter();
+                named.filter_map(|(name, does)| Some(format!("{name}: {}", does?))).collect::<Vec<_>>().join("; ")
+            }
+        };
+        let services = common::explain::list(services);
+        format!("{} of {services}: {} where nothing else is said ({others})", default.key, default.here)
+    };
+    by_default.iter().map(line).collect()
+}
+
 /// A default, and when it matters: a path that is absent although something else is there.
 struct Rule {
     key: &'static str,

@@ -205,8 +205,34 @@ fn amounts(field: &Field<'_>) -> Resources {
     Resources { cpu, memory: field.parse_of::<Bytes>("memory").unwrap_or_default() }
 }
 
+/// What both a service and its `deploy.resources` may say.
+const TWICE: [(&str, [&str; 2]); 4] = [
+    ("mem_limit", ["limits", "memory"]),
+    ("cpus", ["limits", "cpus"]),
+    ("pids_limit", ["limits", "pids"]),
+    ("mem_reservation", ["reservations", "memory"]),
+];
+
+/// Refuses two amounts of the same thing, as compose does.
+fn contradictions(service: &Field<'_>) {
+    for (key, [kind, of]) in TWICE {
+        let (Some(own), Some(deploy)) = (service.get(key), service.along(&["deploy", "resources", kind, of])) else {
+            continue;
+        };
+        let amount = |field: &Field<'_>| {
+            let text = field.node.as_text().unwrap_or_default();
+            let bytes = || text.parse::<Bytes>().ok().map(|bytes| bytes.0);
+            if of == "cpus" { text.parse::<MilliCpu>().ok().map(|cpu| cpu.0) } else { bytes() }
+        };
+        if amount(&own) != amount(&deploy) {
+            own.problem(format!("deploy.resources.{kind}.{of} says something else: keep one of the two"));
+        }
+    }
+}
+
 /// Reads how much a container needs and may use.
 pub(super) fn resources(service: &Field<'_>, spec: &mut ContainerSpec) {
+    contradictions(service);
     if let Some(memory) = service.parse_of("mem_limit") {
         spec.limits.memory = memory;
     }

@@ -22,7 +22,7 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
     }
     let mut variables = BTreeMap::new();
     for file in service.items_of("env_file") {
-        read(&file, context, &mut surroundings, &mut variables);
+        read(&file, context, &surroundings, &mut variables);
     }
     for (key, value) in own {
         if value.node.is_null() {
@@ -38,10 +38,10 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
 /// Labels: those of files, and the own ones above them.
 pub(super) fn labels(service: &Field<'_>, context: &Context<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    let mut surroundings = context.variables.clone();
+    let surroundings = context.variables.clone();
     for file in service.items_of("label_file") {
         let Some(path) = file.text() else { continue };
-        add(&file, &path, Format::Compose, true, context, &mut surroundings, &mut labels);
+        add(&file, &path, Format::Compose, true, context, &surroundings, &mut labels);
     }
     labels.extend(texts(service, "labels"));
     labels
@@ -56,7 +56,7 @@ pub(super) fn texts(of: &Field<'_>, key: &str) -> BTreeMap<String, String> {
 fn read(
     file: &Field<'_>,
     context: &Context<'_>,
-    surroundings: &mut BTreeMap<String, String>,
+    surroundings: &BTreeMap<String, String>,
     variables: &mut BTreeMap<String, String>,
 ) {
     let Some(path) = file.text_of("path") else { return file.problem("path is missing") };
@@ -77,7 +77,7 @@ fn add(
     format: Format,
     is_required: bool,
     context: &Context<'_>,
-    surroundings: &mut BTreeMap<String, String>,
+    surroundings: &BTreeMap<String, String>,
     found: &mut BTreeMap<String, String>,
 ) {
     let shown = context.shown(path);
@@ -87,7 +87,7 @@ fn add(
         Err(error) => return file.problem(format!("{shown}: {error}")),
     };
     let Ok(text) = String::from_utf8(bytes) else { return file.problem(format!("{shown}: it is not UTF-8")) };
-    let parsed = match env_file::parse(&text, format, surroundings) {
+    let parsed = match env_file::parse_after(&text, format, surroundings, found) {
         Ok(parsed) => parsed,
         Err(error) => return file.problem(format!("{shown}: {error}")),
     };
@@ -97,7 +97,6 @@ fn add(
     }
     for (key, value) in parsed.values {
         let Some(value) = value else { continue };
-        surroundings.entry(key.clone()).or_insert_with(|| value.clone());
         found.insert(key, value);
     }
 }

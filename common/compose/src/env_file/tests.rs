@@ -90,6 +90,15 @@ fn raw_values_are_taken_as_they_are() {
 }
 
 #[test]
+fn what_a_file_sets_goes_before_what_earlier_files_have_set() {
+    let earlier = BTreeMap::from([("A".to_owned(), "earlier".to_owned()), ("B".to_owned(), "earlier".to_owned())]);
+    let read =
+        |text| parse_after(text, Format::Compose, &BTreeMap::from([("S".to_owned(), "shell".to_owned())]), &earlier);
+    let found = read("A=own\nS=own\nX=$A $B $S\n").expect("is read");
+    assert_eq!(found.values["X"].as_deref(), Some("own earlier shell"));
+}
+
+#[test]
 fn what_is_not_set_is_told_with_its_line() {
     let found = parse("A=1\nB=$NO\nC=${NO}${X:-y}$A\n", Format::Compose, &surroundings()).expect("is read");
     assert_eq!(found.unset, [("NO".to_owned(), 2)].into());

@@ -96,6 +96,18 @@ fn keys_are_taken_as_they_are() {
     );
 }
 
+#[test]
+fn the_variables_that_a_text_uses_are_found_with_their_defaults() {
+    let mut found = BTreeMap::new();
+    used_in("$A ${B:-b} $$C ${D:?needed} ${E-${F:-f}} ${B:-other} ${G:+$H}", 0, &mut found);
+    let shown: Vec<String> = found
+        .iter()
+        .map(|(name, used)| format!("{name} {} {}", used.required, used.default.as_deref().unwrap_or("-")))
+        .collect();
+    let expected = ["A false -", "B false b", "D true -", "E false ${F:-f}", "F false f", "G false -", "H false -"];
+    assert_eq!(shown, expected);
+}
+
 proptest! {
     #[test]
     fn no_text_is_too_much(text in "[$\\{\\}:?+A-Z a-z-]{0,60}") {

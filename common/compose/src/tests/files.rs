@@ -195,7 +195,7 @@ services:
   web:
     image: a
     command: serve --all
-    environment: [B=1, A]
+    environment: [B=1, A, 'D=$$x']
     env_file: e.env
     ports: ['8080:80']
     volumes: ['data:/data', './x:/x:ro']
@@ -224,6 +224,7 @@ services:
       A: null
       B: \"1\"
       C: \"2\"
+      D: \"$$x\"
     healthcheck:
       interval: 1m30s
       test:

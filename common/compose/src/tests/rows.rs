@@ -243,6 +243,14 @@ fn what_docker_cannot_do_is_refused() {
         ("network_mode: none, networks: [default]", "services.web.networks: network_mode leaves no network"),
         ("security_opt: ['seccomp=no.json']", "services.web.security_opt[0]: no.json: there is no such file"),
         ("volumes: [{type: image, source: a, target: /x}]", "mounts of type \"image\" are not done"),
+        (
+            "mem_limit: 64m, deploy: {resources: {limits: {memory: 128m}}}",
+            "services.web.mem_limit: deploy.resources.limits.memory says something else: keep one of the two",
+        ),
+        (
+            "pids_limit: 3, deploy: {resources: {limits: {pids: 4}}}",
+            "services.web.pids_limit: deploy.resources.limits.pids",
+        ),
         ("pull_policy: build", "services.web.pull_policy: \"build\" is not known here"),
         ("ulimits: {nofile: {soft: 1}}", "services.web.ulimits.nofile: soft and hard are needed"),
         ("cpu_quota: soon", "is neither a number of microseconds nor a duration"),
