@@ -9,7 +9,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{HostId, InstanceId, ServiceId},
+    id::{HostId, InstanceId, ServiceId, StackId},
     name::Name,
     network::{Peer, Peers, Subnet, WireguardKey},
     spec::Protocol,
@@ -127,6 +127,13 @@ impl Directory {
     /// they have joined.
     pub fn are_together(&self, one: &ServiceId, other: &ServiceId) -> bool {
         self.environments_of(one).any(|mine| self.environments_of(other).any(|theirs| mine == theirs))
+    }
+
+    /// Whether any service is of a stack.
+    pub fn has_stack(&self, stack: &StackId) -> bool {
+        // Of all names this is the first one.
+        let Ok(first) = Name::parse("0") else { return false };
+        self.services.range(stack.service(first)..).next().is_some_and(|(id, _)| id.stack == *stack)
     }
 
     /// All services.
@@ -291,6 +298,9 @@ mod tests {
         assert_eq!(of("web2"), ["default/shop/web2/1.1"]);
         assert_eq!(directory.owner([10, 43, 0, 1].into()), Some(&Owner::Service(service("web"))));
         assert_eq!(directory.owner([10, 42, 0, 3].into()), Some(&Owner::Instance(instance("web/10.1"))));
+        let has_stack = |stack: &str| directory.has_stack(&stack.parse().expect("an id"));
+        assert!(has_stack("default/shop"));
+        assert!(!has_stack("default/sho") && !has_stack("default/shop2") && !has_stack("other/shop"));
     }
 
     #[test]

@@ -111,8 +111,31 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
         None if is_whole && labels.is_empty() => Answer::Known(Vec::new()),
         // A name of one label is nobody else's: it would only tell others what runs here.
         None if is_whole || labels.len() < 2 => Answer::Unknown,
+        None if is_below_a_stack(directory, &labels, asker) => Answer::Unknown,
         None => Answer::Elsewhere,
     }
+}
+
+/// Whether a name that is not whole, and that nothing has, is one of the cluster's own all the same: it ends with a stack
+/// that there is, or asks for an instance of a service that there is. Others need not hear of it. A stack called `com` keeps
+/// its environment from asking for `example.com`.
+fn is_below_a_stack(directory: &Directory, labels: &[&str], asker: &Asker) -> bool {
+    let names_a_stack = |labels: &[&str]| {
+        let of = |stack: &str, environment: &Name| {
+            let stack = Name::parse(stack).map(|stack| StackId { environment: environment.clone(), stack });
+            stack.is_ok_and(|stack| directory.has_stack(&stack))
+        };
+        match (labels, asker) {
+            ([_, stack], Asker::Instance(own)) => of(stack, &own.stack().environment),
+            ([_, stack, environment], _) => Name::parse(environment).is_ok_and(|environment| of(stack, &environment)),
+            _ => false,
+        }
+    };
+    let is_part = |first: &str| first == "tasks" || first.parse::<u32>().is_ok();
+    let of_part = labels.split_first().filter(|(first, _)| is_part(first)).map(|(_, rest)| rest);
+    names_a_stack(labels)
+        || of_part.is_some_and(names_a_stack)
+        || readings(labels, asker, false).into_iter().any(|(_, service)| directory.service(&service).is_some())
 }
 
 /// Whether a name is that of the metadata service. Docker's resolver asks for one of a single label below the search

@@ -145,12 +145,27 @@ fn add(response: &mut Message, name: &Name, record: &Record) {
     }
 }
 
-/// The message as it is sent: by UDP one that is too large says so, and is asked for by TCP then.
+/// The message as it is sent: by UDP one that is too large holds as many answers as fit and says so (RFC 2181, section 9);
+/// who wants all of them asks by TCP then.
 fn encode(request: &Message, response: &Message, by: Asked) -> Option<Vec<u8>> {
     let bytes = response.to_vec().ok()?;
     let takes = request.edns.as_ref().map_or(LARGEST_UNASKED, |edns| edns.max_payload());
     let limit = usize::from(takes.clamp(LARGEST_UNASKED, LARGEST_BY_UDP));
-    if by == Asked::ByTcp || bytes.len() <= limit { Some(bytes) } else { response.truncate().to_vec().ok() }
+    if by == Asked::ByTcp || bytes.len() <= limit {
+        return Some(bytes);
+    }
+    let with = |count: usize| {
+        let mut part = response.truncate();
+        part.answers = response.answers.iter().take(count).cloned().collect();
+        part.to_vec().ok().filter(|bytes| bytes.len() <= limit)
+    };
+    // What is known to fit, and what is known not to.
+    let (mut fits, mut fits_not) = (0, response.answers.len().saturating_add(1));
+    while fits_not - fits > 1 {
+        let count = usize::midpoint(fits, fits_not);
+        *(if with(count).is_some() { &mut fits } else { &mut fits_not }) = count;
+    }
+    with(fits)
 }
 
 #[cfg(test)]

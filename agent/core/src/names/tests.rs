@@ -70,7 +70,11 @@ fn a_container_finds_what_is_of_its_environment() {
         // An instance by its slot: the newest, and also before it serves.
         ("1.db", "10.42.0.5"),
         ("2.web.shop", "10.42.0.3"),
-        ("3.web", "Elsewhere"),
+        ("3.web", "Unknown"),
+        ("3.web.shop", "Unknown"),
+        ("3.nobody.blog", "Unknown"),
+        ("nobody.blog", "Unknown"),
+        ("nobody.shop.default", "Unknown"),
         ("3.web.shop.default.wharf.internal", "Unknown"),
         ("nobody", "Unknown"),
         ("web.default.wharf.internal", "Unknown"),
@@ -80,13 +84,18 @@ fn a_container_finds_what_is_of_its_environment() {
         ("rancher-metadata.shop.default.wharf.internal", "169.254.169.250"),
         ("metadata.wharf.internal", "169.254.169.250"),
         // Other environments are as if they were not there.
-        ("web.shop.live", "Elsewhere"),
+        ("web.shop.live", "Unknown"),
         ("web.shop.live.wharf.internal", "Unknown"),
         // The world.
         ("example.com", "Elsewhere"),
         ("notwharf.internal", "Elsewhere"),
         ("a.b.c.d.e", "Elsewhere"),
-        ("we_b.shop", "Elsewhere"),
+        ("we_b.shop", "Unknown"),
+        // Stacks are nothing by themselves, and what no stack is called may be anybody's.
+        ("www.example.shop", "Elsewhere"),
+        ("web.nostack", "Elsewhere"),
+        ("163.com", "Elsewhere"),
+        ("tasks.org", "Elsewhere"),
         ("", "Unknown"),
     ] {
         assert_eq!(addresses(&shop(), name), found, "{name:?}");

@@ -70,12 +70,15 @@ async fn what_is_too_large_is_asked_for_again() {
     let host = host(200);
     let mut large = question("web.", RecordType::A);
     let cut = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByUdp).await;
+    // A header of 12 bytes, the question of 9, and each address in 16.
     assert!(cut.metadata.truncation && cut.to_vec().expect("it can be written").len() <= 512);
+    assert_eq!(cut.answers.len(), (512 - 12 - 9) / 16, "as many as fit");
     let mut edns = Edns::new();
     edns.set_max_payload(65_000);
     large.set_edns(edns);
     let cut = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByUdp).await;
     assert!(cut.metadata.truncation && cut.edns.is_some());
+    assert_eq!(cut.answers.len(), (1232 - 12 - 9 - 11) / 16, "as many as fit beside what says how many may");
     let whole = ask(&host.known, &large, [10, 42, 0, 2], Asked::ByTcp).await;
     assert_eq!((whole.answers.len(), whole.metadata.truncation), (200, false));
 }
