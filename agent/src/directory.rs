@@ -72,6 +72,11 @@ impl Learner {
         Learner { known, unfinished: None }
     }
 
+    /// How many hosts there are, as far as is known.
+    pub fn hosts(&self) -> usize {
+        self.known.borrow().hosts().count()
+    }
+
     /// Takes a piece; once it is whole, everybody knows.
     pub fn hear(&mut self, piece: DirectoryPiece) {
         let unfinished = self.unfinished.take();

@@ -1,5 +1,7 @@
 //! The agent's side of a session: find the leader, introduce yourself, report, obey.
 
+mod reach;
+
 use std::{
     collections::VecDeque,
     io,
@@ -34,9 +36,10 @@ use crate::{
     network::OwnKey,
     runtime::ContainerRuntime,
 };
+use reach::{STAYED, pause, reach};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often in a row who is asked may name another one that is asked at once.
+const MOST_REDIRECTIONS: u32 = 3;
 /// After a refusal a person must act; asking often does not help.
 const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 /// How often the host's facts are looked at, and how often while Docker does not answer.
@@ -94,46 +97,58 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
     /// Keeps a session with the leader, one after the other, for as long as it is awaited.
     pub async fn run(mut self) {
         let mut coordinators: VecDeque<SocketAddr> = self.config.coordinators.iter().copied().collect();
-        let mut pause = FIRST_PAUSE;
+        let (mut attempts, mut redirections) = (0, 0);
         loop {
-            let Some(address) = coordinators.pop_front() else {
+            if coordinators.is_empty() {
                 error!("no coordinator is known; this agent goes on with what its ledger says");
                 return std::future::pending().await;
+            }
+            let (end, stayed) = match reach(&*self.transport, coordinators.make_contiguous()).await {
+                Ok((place, connection)) => {
+                    // Those that did not answer, and then this one, come last the next time.
+                    let address = coordinators[place];
+                    coordinators.rotate_left(place + 1);
+                    let began = Instant::now();
+                    (self.with(connection, address, &mut coordinators).await, began.elapsed())
+                }
+                Err(error @ LinkError::NoCommonProtocol { .. }) => {
+                    let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
+                    let fix = "Install the newer wharf on the older side";
+                    (End::Refused(problem.why(error.to_string()).fix(fix)), Duration::ZERO)
+                }
+                Err(error) => (End::Broken(error.to_string()), Duration::ZERO),
             };
-            coordinators.push_back(address);
-            let began = Instant::now();
-            match self.with(address, &mut coordinators).await {
+            if stayed >= STAYED {
+                (attempts, redirections) = (0, 0);
+            }
+            match end {
                 End::Redirected(Some(leader)) => {
                     coordinators.retain(|other| *other != leader);
                     coordinators.push_front(leader);
+                    redirections += 1;
+                    if redirections <= MOST_REDIRECTIONS {
+                        continue;
+                    }
                 }
-                End::Redirected(None) => debug!(%address, "the coordinators have no leader at the moment"),
+                End::Redirected(None) => debug!("the coordinators have no leader at the moment"),
                 End::Refused(problem) => {
                     error!(%problem, "this host is refused");
                     tokio::time::sleep(AFTER_REFUSAL).await;
                 }
                 End::Left => return,
-                End::Broken(reason) => debug!(%address, reason, "no session"),
+                End::Broken(reason) => debug!(reason, "no session"),
             }
-            if began.elapsed() > LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
-            }
-            // Hosts differ in their identity: they do not all come back at the same moment.
-            let spread = Duration::from_millis(u64::from(self.config.host.0[0]));
-            tokio::time::sleep(pause + spread).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tokio::time::sleep(pause(attempts, self.directory.hosts(), self.config.host)).await;
+            (attempts, redirections) = (attempts.saturating_add(1), 0);
         }
     }
 
-    async fn with(&mut self, address: SocketAddr, coordinators: &mut VecDeque<SocketAddr>) -> End {
-        let connection = match self.transport.dial(address).await {
-            Ok(connection) => connection,
-            Err(error @ LinkError::NoCommonProtocol { .. }) => {
-                let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
-                return End::Refused(problem.why(error.to_string()).fix("Install the newer wharf on the older side"));
-            }
-            Err(error) => return End::Broken(error.to_string()),
-        };
+    async fn with(
+        &mut self,
+        connection: Connection,
+        address: SocketAddr,
+        coordinators: &mut VecDeque<SocketAddr>,
+    ) -> End {
         let serving = logs::serve(connection.clone(), self.runtime.clone());
         let end = tokio::select! {
             result = self.speak(&connection, address, coordinators) => result.err().unwrap_or(End::Broken("it ended".into())),
