@@ -21,6 +21,7 @@ use link::identity::random_bytes;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use tokio::{
     net::UdpSocket,
+    sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, warn};
@@ -58,12 +59,20 @@ pub async fn run(known: Known, findings: Findings) {
 async fn probe(own: Subnet, known: Known, findings: &Findings) -> io::Result<()> {
     let socket = bound(SocketAddrV4::new(own.host(), PORT), SocketType::DGRAM)?;
     let socket = UdpSocket::from_std(StdUdpSocket::from(socket))?;
-    let round = Round { known, own, heard: Mutex::default(), began: Instant::now() };
+    let round = Round {
+        known,
+        own,
+        heard: Mutex::default(),
+        missed: Mutex::default(),
+        heard_again: Notify::new(),
+        began: Instant::now(),
+    };
     tokio::select! {
         never = round.tell(&socket) => never,
         broken = round.listen(&socket) => broken,
         never = round.judge(findings) => never,
         () = round.ask(findings) => Ok(()),
+        () = round.follow(findings) => Ok(()),
     }
 }
 
@@ -72,6 +81,9 @@ struct Round {
     known: Known,
     own: Subnet,
     heard: Mutex<Heard>,
+    missed: Mutex<Missed>,
+    /// Tells that a peer that was silent is heard again.
+    heard_again: Notify,
     began: Instant,
 }
 
@@ -82,6 +94,10 @@ impl Round {
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missed(&self) -> MutexGuard<'_, Missed> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells every peer again and again, one after the other over the time of a round.
@@ -112,16 +128,20 @@ impl Round {
             if let Ok(subnet) = Ipv4Net::new(from, NetworkPlan::SUBNET)
                 && (is_small || is_large)
             {
-                self.heard().note(Subnet(subnet), is_large, self.began.elapsed());
+                let ended_a_silence = self.heard().note(Subnet(subnet), is_large, self.began.elapsed());
+                if ended_a_silence {
+                    self.heard_again.notify_one();
+                }
             }
         }
     }
 
     async fn judge(&self, findings: &Findings) -> io::Result<()> {
         loop {
+            // One that is heard again is not to be named for a moment longer.
+            let _ = timeout(JUDGE, self.heard_again.notified()).await;
             let peers = self.peers();
             self.heard().keep(peers.keys().copied(), self.began.elapsed());
-            sleep(JUDGE).await;
             let silent = self.heard().silent(self.began.elapsed());
             let asking = peers.into_iter().filter(|(peer, _)| silent.contains(peer));
             let answering: BTreeSet<Subnet> = stream::iter(asking)
@@ -140,18 +160,28 @@ impl Round {
 
     /// Asks instances of every peer and services, again and again.
     async fn ask(&self, findings: &Findings) {
-        let mut missed = Missed::default();
         for round in 0.. {
             let (began, peers) = (Instant::now(), self.peers());
-            let next = missed.next(&self.known.directory.borrow(), &peers, round);
+            let next = self.missed().next(&self.known.directory.borrow(), &peers, round);
             let count = next.len();
             let asking = next.into_iter().enumerate().map(async |(number, (asked, address))| {
                 sleep_until(turn(began, ASK_EVERY, number, count)).await;
                 (asked, answers(self.own.host(), address).await)
             });
-            missed.note(stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<_>>().await);
-            findings.put(Source::Instances, missed.findings());
+            let asked: Vec<_> = stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect().await;
+            let unsettled = self.heard().unsettled(self.began.elapsed());
+            self.missed().note(asked, &unsettled, &self.known.directory.borrow());
+            findings.put(Source::Instances, self.missed().findings());
             sleep_until(began + ASK_EVERY).await;
+        }
+    }
+
+    /// Takes back what was missed of those that serve no longer.
+    async fn follow(&self, findings: &Findings) {
+        let mut directory = self.known.directory.clone();
+        while directory.changed().await.is_ok() {
+            self.missed().follow(&directory.borrow_and_update());
+            findings.put(Source::Instances, self.missed().findings());
         }
     }
 }

@@ -13,6 +13,8 @@ use tests::{lab::Lab, wait::until};
 
 /// A silent path is named within this time.
 const NAMED: Duration = Duration::from_secs(30);
+/// After this time without a probe a peer counts as silent, with some reserve.
+const SILENCE: Duration = Duration::from_secs(18);
 /// One that carries only small packets; large ones are sent four times a minute.
 const NARROW: Duration = Duration::from_secs(90);
 
@@ -140,4 +142,40 @@ fn whoever_leads_knows() {
     assert_eq!(found[0].what, "No packet of the overlay arrives from h2 at h3");
     sh(&lab, "h3", "nft delete table ip lost");
     wait_for(&lab, NAMED, "all is well once more", <[FindingView]>::is_empty);
+    what_a_pause_explains_is_no_finding(&lab);
+}
+
+fn what_a_pause_explains_is_no_finding(lab: &Lab) {
+    let leader = lab.leader().expect("one leads");
+    let host = lab.names().into_iter().rev().find(|host| *host != leader && host != "h1").expect("another host");
+    let answers = || -> anyhow::Result<Option<bool>> {
+        let number: u8 = host.trim_start_matches('h').parse()?;
+        let is_it = |address: std::net::IpAddr| address == std::net::IpAddr::from([10, 97, 0, number]);
+        let members = lab.members("h1")?.into_iter().find(|member| is_it(member.address.ip()));
+        Ok(members.context("it is a member")?.answers)
+    };
+    assert_eq!(answers().expect("they are listed"), Some(true));
+    sh(lab, &host, "pkill -STOP -x wharf");
+    let absent = format!("The agent of {host} is not heard by the coordinators");
+    let is_absent = |findings: &[FindingView]| findings.len() == 1 && findings[0].what.starts_with(&absent);
+    wait_for(lab, NAMED, "it is missed", |findings| is_absent(findings) && findings[0].what.contains("(down)"));
+    until(NAMED, "the member does not answer", || {
+        ensure!(answers()? == Some(false), "it does");
+        anyhow::Ok(())
+    });
+    // Longer than others go without its probes before they call that a silence.
+    let began = std::time::Instant::now();
+    while began.elapsed() < SILENCE {
+        let findings = doctor(lab).expect("h1 is there").findings;
+        assert!(is_absent(&findings), "the pause is the cause of all: {findings:?}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    sh(lab, &host, "pkill -CONT -x wharf");
+    let began = std::time::Instant::now();
+    while began.elapsed() < SILENCE {
+        let findings = doctor(lab).expect("h1 is there").findings;
+        assert!(findings.is_empty() || is_absent(&findings), "it was no more than a pause: {findings:?}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    wait_for(lab, NAMED, "all is well after it", <[FindingView]>::is_empty);
 }

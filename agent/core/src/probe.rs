@@ -24,6 +24,10 @@ pub const EVERY: Duration = Duration::from_secs(4);
 pub const SMALL_FOR_A_LARGE: u32 = 4;
 /// A peer that has not been heard for so long is not heard: three are lost in a row.
 const SILENT_AFTER: Duration = Duration::from_secs(13);
+/// A peer that answers on the underlay, and whose probes are not heard for so long: they are lost on the way.
+const ROUND_AND_MORE: Duration = Duration::from_secs(6);
+/// Who has not looked for so long was not running.
+const PAUSED_AFTER: Duration = Duration::from_secs(8);
 /// The same of large ones.
 const NARROW_AFTER: Duration = Duration::from_secs(55);
 /// How often one of each peer's instances is asked, and some services.
@@ -37,47 +41,93 @@ const SERVICES_AGAIN: usize = 8;
 
 /// What has been heard of each peer. Times are those of a clock that never jumps, since any moment.
 #[derive(Debug, Clone, Default)]
-pub struct Heard(BTreeMap<Subnet, Last>);
+pub struct Heard {
+    peers: BTreeMap<Subnet, Last>,
+    /// When this was looked at last; none before the first look.
+    looked: Option<Duration>,
+}
 
 /// When something of a peer arrived last; since it is a peer, to begin with.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     small: Duration,
     large: Duration,
+    /// Since when it has been heard, without a silence.
+    since: Duration,
+    /// Since when it answers on the underlay, while it is silent.
+    answers_since: Option<Duration>,
+}
+
+impl Last {
+    fn beginning(now: Duration) -> Last {
+        Last { small: now, large: now, since: now, answers_since: None }
+    }
+
+    fn is_silent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.small) > SILENT_AFTER
+    }
+
+    /// Whether large packets alone are missing: only a peer that has been heard all the while says anything of them.
+    fn is_narrow(&self, now: Duration) -> bool {
+        !self.is_silent(now) && now.saturating_sub(self.large.max(self.since)) > NARROW_AFTER
+    }
+
+    /// Notes whether it answers on the underlay; the cause of its silence, once that is known. A peer that does not answer
+    /// is known at once. One that does may have been away until a moment ago: it has the time of a round to be heard.
+    fn cause(&mut self, answers: bool, now: Duration) -> Option<bool> {
+        let since = self.answers_since.filter(|_| answers).unwrap_or(now);
+        self.answers_since = answers.then_some(since);
+        (!answers || now.saturating_sub(since) >= ROUND_AND_MORE).then_some(answers)
+    }
 }
 
 impl Heard {
-    /// Notes who the peers are now.
+    /// Notes who the peers are now, and that they are looked at. After a pause of this process nothing is known of any of
+    /// them: all begin anew.
     pub fn keep(&mut self, peers: impl Iterator<Item = Subnet>, now: Duration) {
-        let before = std::mem::take(&mut self.0);
-        let last = |peer| before.get(&peer).copied().unwrap_or(Last { small: now, large: now });
-        self.0 = peers.map(|peer| (peer, last(peer))).collect();
+        let paused = self.looked.replace(now).is_some_and(|looked| now.saturating_sub(looked) > PAUSED_AFTER);
+        let before = std::mem::take(&mut self.peers);
+        let last = |peer| before.get(&peer).filter(|_| !paused).copied().unwrap_or_else(|| Last::beginning(now));
+        self.peers = peers.map(|peer| (peer, last(peer))).collect();
     }
 
-    /// Notes that something of a peer arrived; what is not of a peer is nothing.
-    pub fn note(&mut self, peer: Subnet, is_large: bool, now: Duration) {
-        if let Some(last) = self.0.get_mut(&peer) {
-            last.small = now;
-            if is_large {
-                last.large = now;
-            }
+    /// Notes that something of a peer arrived; what is not of a peer is nothing. Whether that ended a silence.
+    pub fn note(&mut self, peer: Subnet, is_large: bool, now: Duration) -> bool {
+        let Some(last) = self.peers.get_mut(&peer) else { return false };
+        let was_silent = last.is_silent(now);
+        if was_silent {
+            (last.since, last.answers_since) = (now, None);
         }
+        last.small = now;
+        if is_large {
+            last.large = now;
+        }
+        was_silent
     }
 
     /// The peers that have fallen silent.
     pub fn silent(&self, now: Duration) -> BTreeSet<Subnet> {
-        let is_silent = |last: &Last| now.saturating_sub(last.small) > SILENT_AFTER;
-        self.0.iter().filter(|(_, last)| is_silent(last)).map(|(peer, _)| *peer).take(MOST_NAMED).collect()
+        let silent = self.peers.iter().filter(|(_, last)| last.is_silent(now));
+        silent.map(|(peer, _)| *peer).take(MOST_NAMED).collect()
+    }
+
+    /// The peers of which nothing has been heard long enough to say more than that: who is silent now, or was so lately
+    /// that what was asked meanwhile could not be answered.
+    pub fn unsettled(&self, now: Duration) -> BTreeSet<Subnet> {
+        let is_unsettled = |last: &Last| {
+            now.saturating_sub(last.small) > EVERY * 2 || now.saturating_sub(last.since) < ASK_EVERY + EVERY
+        };
+        self.peers.iter().filter(|(_, last)| is_unsettled(last)).map(|(peer, _)| *peer).collect()
     }
 
     /// What is wrong, given which silent peers answer on the underlay.
-    pub fn findings(&self, answering: &BTreeSet<Subnet>, mtu: u32, now: Duration) -> BTreeSet<Finding> {
-        let silent = self.silent(now);
-        let is_narrow =
-            |peer: &Subnet, last: &Last| !silent.contains(peer) && now.saturating_sub(last.large) > NARROW_AFTER;
-        let narrow = self.0.iter().filter(|(peer, last)| is_narrow(peer, last)).take(MOST_NAMED);
-        let narrow = narrow.map(|(peer, _)| Finding::Narrow { peer: *peer, mtu });
-        let unheard = silent.iter().map(|peer| Finding::Unheard { peer: *peer, answers: answering.contains(peer) });
+    pub fn findings(&mut self, answering: &BTreeSet<Subnet>, mtu: u32, now: Duration) -> BTreeSet<Finding> {
+        let narrow = self.peers.iter().filter(|(_, last)| last.is_narrow(now)).take(MOST_NAMED);
+        let narrow: Vec<Finding> = narrow.map(|(peer, _)| Finding::Narrow { peer: *peer, mtu }).collect();
+        let silent = self.peers.iter_mut().filter(|(_, last)| last.is_silent(now)).take(MOST_NAMED);
+        let unheard = silent.filter_map(|(peer, last)| {
+            last.cause(answering.contains(peer), now).map(|answers| Finding::Unheard { peer: *peer, answers })
+        });
         unheard.chain(narrow).collect()
     }
 }
@@ -91,9 +141,27 @@ pub enum Asked {
     Service(ServiceId),
 }
 
-/// How often what was asked did not answer, one time after the other.
+/// How often what was asked did not answer, one time after the other, while the same ones served.
 #[derive(Debug, Clone, Default)]
-pub struct Missed(BTreeMap<Asked, u32>);
+pub struct Missed(BTreeMap<Asked, Misses>);
+
+#[derive(Debug, Clone, Default)]
+struct Misses {
+    count: u32,
+    /// Who should have answered.
+    serving: BTreeSet<Ipv4Addr>,
+}
+
+/// Who serves what is asked.
+fn serving(asked: &Asked, directory: &Directory) -> BTreeSet<Ipv4Addr> {
+    match asked {
+        Asked::Instances(peer) => directory.serving_on(*peer).collect(),
+        Asked::Service(id) => {
+            let serving = directory.instances_of(id).filter(|(_, endpoint)| endpoint.serves);
+            serving.map(|(_, endpoint)| endpoint.address).collect()
+        }
+    }
+}
 
 impl Missed {
     /// What to ask in a round, and where: one serving instance of each peer that has any, and some services that
@@ -111,25 +179,38 @@ impl Missed {
         let services: Vec<(Asked, Ipv4Addr)> = directory.services().filter_map(led).collect();
         let first = round.wrapping_mul(SERVICES_IN_TURN).checked_rem(services.len()).unwrap_or(0);
         let in_turn = services.iter().cycle().skip(first).take(SERVICES_IN_TURN.min(services.len()));
-        let missed = |(asked, _): &&(Asked, Ipv4Addr)| self.0.get(asked).is_some_and(|misses| *misses > 0);
+        let missed = |(asked, _): &&(Asked, Ipv4Addr)| self.0.get(asked).is_some_and(|misses| misses.count > 0);
         let again = services.iter().filter(missed).take(SERVICES_AGAIN);
         peers.keys().filter_map(one_of).chain(in_turn.chain(again).cloned()).collect()
     }
 
-    /// Notes what was asked, and whether it answered: nothing is missed of others.
-    pub fn note(&mut self, asked: impl IntoIterator<Item = (Asked, bool)>) {
-        let before = std::mem::take(&mut self.0);
-        let misses = |asked: &Asked| before.get(asked).copied().unwrap_or_default();
+    /// Notes what was asked, and whether it answered: nothing is missed of others. Nor is what may have been asked of an
+    /// `unsettled` peer, or of one that serves no longer: the path or the list says why it did not answer.
+    pub fn note(
+        &mut self,
+        asked: impl IntoIterator<Item = (Asked, bool)>,
+        unsettled: &BTreeSet<Subnet>,
+        directory: &Directory,
+    ) {
+        let mut before = std::mem::take(&mut self.0);
         let count = |(asked, answered)| {
-            let misses = if answered { 0 } else { misses(&asked).saturating_add(1) };
-            (asked, misses)
+            let serving = serving(&asked, directory);
+            let is_explained = serving.iter().any(|address| unsettled.contains(&Subnet::of(*address)));
+            let earlier = before.remove(&asked).filter(|earlier| earlier.serving == serving).unwrap_or_default();
+            let count = if answered || is_explained { 0 } else { earlier.count.saturating_add(1) };
+            (asked, Misses { count, serving })
         };
         self.0 = asked.into_iter().map(count).collect();
     }
 
+    /// Forgets what others than those that serve now have missed.
+    pub fn follow(&mut self, directory: &Directory) {
+        self.0.retain(|asked, misses| misses.count == 0 || misses.serving == serving(asked, directory));
+    }
+
     /// The peers of whose instances none is reached, and the services that are not.
     pub fn findings(&self) -> BTreeSet<Finding> {
-        let unreached = self.0.iter().filter(|(_, misses)| **misses >= MISSES).take(MOST_NAMED);
+        let unreached = self.0.iter().filter(|(_, misses)| misses.count >= MISSES).take(MOST_NAMED);
         let finding = |asked: &Asked| match asked {
             Asked::Instances(peer) => Finding::Unreached { peer: *peer },
             Asked::Service(service) => Finding::Service { service: service.clone() },
@@ -158,16 +239,17 @@ mod tests {
     fn who_falls_silent_is_named_and_who_is_heard_again_is_not() {
         let mut heard = Heard::default();
         heard.keep([peer(1), peer(2)].into_iter(), at(0));
-        let found = |heard: &Heard, now| heard.findings(&[peer(2)].into(), 1450, at(now));
-        assert!(found(&heard, 13).is_empty(), "a new peer has time to begin");
+        let found = |heard: &mut Heard, now| heard.findings(&[peer(2)].into(), 1450, at(now));
+        assert!(found(&mut heard, 13).is_empty(), "a new peer has time to begin");
         heard.note(peer(1), true, at(12));
         heard.note(peer(9), true, at(12));
-        assert_eq!(found(&heard, 14), [Finding::Unheard { peer: peer(2), answers: true }].into());
-        assert_eq!(found(&heard, 26).len(), 2);
-        heard.note(peer(2), true, at(27));
-        assert_eq!(found(&heard, 27), [Finding::Unheard { peer: peer(1), answers: false }].into());
+        assert!(found(&mut heard, 14).is_empty(), "it answers: why it is silent is not known yet");
+        assert_eq!(found(&mut heard, 20), [Finding::Unheard { peer: peer(2), answers: true }].into());
+        assert_eq!(found(&mut heard, 26).len(), 2, "one that does not answer is known at once");
+        assert!(heard.note(peer(2), true, at(27)) && !heard.note(peer(2), true, at(27)), "a silence ends once");
+        assert_eq!(found(&mut heard, 27), [Finding::Unheard { peer: peer(1), answers: false }].into());
         heard.keep([peer(2)].into_iter(), at(28));
-        assert!(found(&heard, 30).is_empty(), "a host that was removed is not missed");
+        assert!(found(&mut heard, 30).is_empty(), "a host that was removed is not missed");
     }
 
     #[test]
@@ -177,12 +259,39 @@ mod tests {
         for second in 1..=60 {
             heard.note(peer(1), false, at(second));
         }
-        assert_eq!(
-            heard.findings(&BTreeSet::new(), 1450, at(60)),
-            [Finding::Narrow { peer: peer(1), mtu: 1450 }].into()
-        );
+        let narrow = BTreeSet::from([Finding::Narrow { peer: peer(1), mtu: 1450 }]);
+        assert_eq!(heard.findings(&BTreeSet::new(), 1450, at(60)), narrow);
         heard.note(peer(1), true, at(61));
         assert!(heard.findings(&BTreeSet::new(), 1450, at(62)).is_empty());
+    }
+
+    /// A host looks every two seconds; its peer speaks every four, and says something large every sixteen.
+    #[test]
+    fn what_a_cut_or_a_pause_explains_is_not_a_finding() {
+        // From when to when the peer is cut off, and this process stands still; the findings by second.
+        let run = |cut: std::ops::Range<u64>, paused: std::ops::Range<u64>| {
+            let mut heard = Heard::default();
+            let mut found = Vec::new();
+            for second in (0..400).filter(|second| !paused.contains(second)) {
+                if second % 2 == 0 {
+                    heard.keep([peer(1)].into_iter(), at(second));
+                }
+                if second % 4 == 0 && !cut.contains(&second) {
+                    heard.note(peer(1), second % 16 == 0, at(second));
+                }
+                if second % 2 == 0 {
+                    let answering = if cut.contains(&second) { BTreeSet::new() } else { [peer(1)].into() };
+                    found.extend(heard.findings(&answering, 1450, at(second)).into_iter().map(|it| (second, it)));
+                }
+            }
+            found
+        };
+        assert_eq!(run(0..0, 0..0), []);
+        let cut = run(101..202, 0..0);
+        assert_eq!((cut.first().map(|it| it.0), cut.last().map(|it| it.0)), (Some(114), Some(200)), "{cut:?}");
+        assert!(cut.iter().all(|(_, it)| *it == Finding::Unheard { peer: peer(1), answers: false }), "{cut:?}");
+        assert_eq!(run(0..0, 101..303), [], "who stood still has missed nothing");
+        assert_eq!(run(0..0, 101..122), []);
     }
 
     #[test]
@@ -190,16 +299,48 @@ mod tests {
         let mut missed = Missed::default();
         let (one, two) = (Asked::Instances(peer(1)), Asked::Instances(peer(2)));
         let unreached = |number| BTreeSet::from([Finding::Unreached { peer: peer(number) }]);
-        missed.note([(one.clone(), false), (two.clone(), false)]);
-        missed.note([(one.clone(), false), (two.clone(), true)]);
+        let note = |missed: &mut Missed, asked: &[(&Asked, bool)]| {
+            let asked = asked.iter().map(|(asked, answered)| ((*asked).clone(), *answered));
+            missed.note(asked, &BTreeSet::new(), &Directory::default());
+        };
+        note(&mut missed, &[(&one, false), (&two, false)]);
+        note(&mut missed, &[(&one, false), (&two, true)]);
         assert!(missed.findings().is_empty());
-        missed.note([(one.clone(), false), (two.clone(), false)]);
+        note(&mut missed, &[(&one, false), (&two, false)]);
         assert_eq!(missed.findings(), unreached(1));
-        missed.note([(one.clone(), true), (two.clone(), false)]);
-        missed.note([(two, false)]);
+        note(&mut missed, &[(&one, true), (&two, false)]);
+        note(&mut missed, &[(&two, false)]);
         assert_eq!(missed.findings(), unreached(2));
-        missed.note([(one, false)]);
+        note(&mut missed, &[(&one, false)]);
         assert!(missed.findings().is_empty(), "what has no instances any more is not missed");
+    }
+
+    #[test]
+    fn who_did_not_answer_for_a_known_reason_is_not_missed() {
+        let service: ServiceId = "default/shop/web".parse().expect("an id");
+        let directory = |serving: &[usize]| {
+            let mut directory = Directory::default();
+            for number in serving {
+                let id = service.slot(u32::try_from(*number).expect("it is small")).instance(1);
+                let [a, b, c, _] = peer(*number).host().octets();
+                directory.put_instance(id, Some(Endpoint { address: [a, b, c, 2].into(), serves: true }));
+            }
+            directory
+        };
+        let asked = [Asked::Instances(peer(1)), Asked::Service(service.clone())];
+        let miss = |missed: &mut Missed, unsettled: &[usize], serving: &[usize]| {
+            let unsettled = unsettled.iter().map(|number| peer(*number)).collect();
+            missed.note(asked.clone().map(|asked| (asked, false)), &unsettled, &directory(serving));
+            missed.findings().len()
+        };
+        let mut missed = Missed::default();
+        assert_eq!([0; 3].map(|_| miss(&mut missed, &[], &[1, 2])), [0, 0, 2]);
+        assert_eq!(miss(&mut missed, &[2], &[1, 2]), 1, "the service may have been asked of the silent one");
+        assert_eq!(miss(&mut missed, &[1], &[1, 2]), 0);
+        assert_eq!([0; 3].map(|_| miss(&mut missed, &[3], &[1, 2])), [0, 0, 2], "nothing of that one was asked");
+        missed.follow(&directory(&[1]));
+        assert_eq!(missed.findings(), [Finding::Unreached { peer: peer(1) }].into(), "others serve it now");
+        assert_eq!([0; 2].map(|_| miss(&mut missed, &[], &[1])), [1, 1], "three times those that serve now");
     }
 
     #[test]
@@ -225,7 +366,8 @@ mod tests {
         for round in 0..3 {
             let next = missed.next(&directory, &peers, round);
             assert!(next.contains_key(&Asked::Service(service(3))), "in turn, or again: {next:?}");
-            missed.note(next.into_keys().map(|asked| (asked.clone(), asked != Asked::Service(service(3)))));
+            let asked = next.into_keys().map(|asked| (asked.clone(), asked != Asked::Service(service(3))));
+            missed.note(asked, &BTreeSet::new(), &directory);
         }
         assert_eq!(missed.findings(), [Finding::Service { service: service(3) }].into());
         assert!(Missed::default().next(&Directory::default(), &peers, 1).is_empty());

@@ -25,8 +25,12 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
     match command {
         Member::Ls => {
             let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
+            let state = |member: &MemberView| match member.answers {
+                Some(false) => format!("{}, does not answer", member.state),
+                Some(true) | None => member.state.clone(),
+            };
             let row = |member: &MemberView| {
-                vec![member.id.to_string(), member.state.clone(), member.address.to_string(), member.host.to_string()]
+                vec![member.id.to_string(), state(member), member.address.to_string(), member.host.to_string()]
             };
             let rows = cluster.members.iter().map(row).collect();
             output::list(

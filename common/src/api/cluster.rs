@@ -50,6 +50,9 @@ pub struct MemberView {
     /// Its part in the group: `leader`, `voter`, `learner`, `joining`, `leaving`, or `unreachable`: it is to
     /// join, and does not answer.
     pub state: String,
+    /// Whether it answers the coordinator that was asked; absent if it is not of the group.
+    #[serde(default)]
+    pub answers: Option<bool>,
 }
 
 /// An environment.

@@ -1,5 +1,7 @@
 //! The cluster and its members.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use axum::{Json, extract::State};
 use common::{
     api::{ClusterView, MemberView, Settings},
@@ -9,12 +11,20 @@ use coordinator_core::{
     Command,
     cluster::{Member, MemberState},
 };
+use futures::future::join_all;
+use tokio::time::timeout;
 
 use super::{
     ApiError,
     extract::{At, Body, Writing},
 };
-use crate::{Coordinator, raft::no_leader};
+use crate::{
+    Coordinator,
+    raft::{GroupMember, group_of, no_leader},
+};
+
+/// How long a member has to answer: who asks for the cluster waits for it.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The cluster as this coordinator knows it; it answers also without a majority.
 #[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = ClusterView)))]
@@ -31,11 +41,13 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         None if member.unreached_since.is_some() => "unreachable",
         None => "joining",
     };
+    let answering = answering(&coordinator, &group).await;
     let members = published.cluster.members.iter().map(|(id, member)| MemberView {
         id: *id,
         host: member.host,
         address: member.address,
         state: state(id, member).to_owned(),
+        answers: group.iter().any(|known| known.id == *id).then(|| answering.contains(id)),
     });
     Ok(Json(ClusterView {
         id: identity.id,
@@ -49,6 +61,20 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         network: published.cluster.network,
         members: members.collect(),
     }))
+}
+
+/// The members of the group that answer now; all are asked at the same time.
+async fn answering(coordinator: &Coordinator, group: &[GroupMember]) -> BTreeSet<MemberId> {
+    let me = coordinator.consensus.me();
+    let asking = group.iter().map(async |member| {
+        let asked = async {
+            let address = member.address.parse().ok()?;
+            group_of(&coordinator.consensus.callers().get(address)).await.ok()
+        };
+        let answers = member.id == me || matches!(timeout(ANSWERS_WITHIN, asked).await, Ok(Some(_)));
+        answers.then_some(member.id)
+    });
+    join_all(asking).await.into_iter().flatten().collect()
 }
 
 /// Replaces the cluster's times.

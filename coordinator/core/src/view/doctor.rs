@@ -29,7 +29,8 @@ pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
     let mut findings: Vec<FindingView> = cluster.hosts.values().filter_map(absent).collect();
     let mut misses: BTreeMap<Subnet, Vec<(HostId, &Host)>> = BTreeMap::new();
     for (id, of_host) in found {
-        let Some(host) = cluster.hosts.get(id) else { continue };
+        // What an agent said before it fell silent is not what is now.
+        let Some(host) = cluster.hosts.get(id).filter(|host| host.liveness == Liveness::Ready) else { continue };
         for finding in of_host {
             match finding {
                 Finding::Unreached { peer } => misses.entry(*peer).or_default().push((*id, host)),
@@ -147,7 +148,10 @@ fn led_astray(
         matches!(finding, Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. })
     };
     let is_unheard = |finding: &Finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == host.subnet);
-    if has(found, id, explains) || found.values().flatten().any(is_unheard) {
+    if has(found, id, explains)
+        || found.values().flatten().any(is_unheard)
+        || is_on_a_known_fault(cluster, found, service)
+    {
         return None;
     }
     let (name, address) = (&host.name, cluster.service(service)?.address?);
@@ -156,6 +160,14 @@ fn led_astray(
         "instances of it serve, and no path to them is broken".to_owned(),
         format!("On {name}, look for rules about {address} that are not wharf's: nft list ruleset, iptables-save"),
     ))
+}
+
+/// Whether what is wrong with a host that has instances of a service is told already: who is led there is not answered.
+fn is_on_a_known_fault(cluster: &Cluster, found: &Found, service: &ServiceId) -> bool {
+    cluster.instances_of(service).any(|(_, instance)| {
+        let is_away = cluster.hosts.get(&instance.host).is_none_or(|host| host.liveness != Liveness::Ready);
+        is_away || has(found, instance.host, |finding| matches!(finding, Finding::Network { .. }))
+    })
 }
 
 /// A host that is heard while its instances are not: what it forwards is lost.
@@ -203,6 +215,7 @@ mod tests {
         Command,
         testing::{Fixture, host, web},
     };
+    use common::{spec::Mode, time::Timestamp};
 
     fn subnet(fixture: &Fixture, number: u8) -> Subnet {
         fixture.cluster.hosts.get(&host(number)).expect("it is there").subnet
@@ -279,5 +292,38 @@ mod tests {
             assert!(told.len() == 1 && !told[0].starts_with(&text), "{reason:?} is the reason: {told:?}");
         }
         assert_eq!(told(&fixture, &[astray(), (1, Finding::Clock { seconds: 6 })]).len(), 2);
+    }
+
+    #[test]
+    fn what_follows_from_a_host_that_is_away_is_told_with_it() {
+        let away = [Liveness::Down { since: Timestamp(1) }, Liveness::Suspect { since: Timestamp(1) }];
+        for liveness in away {
+            let mut fixture = Fixture::of_hosts(3);
+            fixture.deploy(&[("web", web(|web| web.mode = Mode::Global))]);
+            fixture.settle();
+            let service: ServiceId = "default/shop/web".parse().expect("an id");
+            let is_there = |fixture: &Fixture, number: u8| {
+                fixture.cluster.instances.values().any(|instance| instance.host == host(number))
+            };
+            assert!((1..=3).all(|number| is_there(&fixture, number)), "one on each host");
+            fixture.done(Command::HostLiveness { host: host(2), liveness });
+            let peer = subnet(&fixture, 2);
+            let follows = [
+                (3, Finding::Service { service: service.clone() }),
+                (3, Finding::Unreached { peer }),
+                (1, Finding::Unheard { peer, answers: true }),
+                // What it said itself before it fell silent.
+                (2, Finding::Narrow { peer: subnet(&fixture, 1), mtu: 1450 }),
+                (2, Finding::Clock { seconds: 60 }),
+            ];
+            let told = told(&fixture, &follows);
+            assert_eq!(told.len(), 1, "one cause, one finding: {told:?}");
+            assert!(told[0].starts_with("The agent of h2 is not heard"), "{told:?}");
+        }
+        // A fault of its own is told beside it.
+        let mut fixture = Fixture::of_hosts(3);
+        fixture.deploy(&[("web", web(|web| web.mode = Mode::Global))]);
+        fixture.done(Command::HostLiveness { host: host(2), liveness: Liveness::Down { since: fixture.now } });
+        assert_eq!(told(&fixture, &[(3, Finding::Clock { seconds: 60 })]).len(), 2);
     }
 }
