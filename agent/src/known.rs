@@ -33,8 +33,8 @@ impl Known {
 
     /// What of the rules changes as instances come and go, and the residents by which it is so.
     pub fn live(&mut self) -> (Live, Residents) {
-        let residents = self.residents.borrow_and_update().clone().unwrap_or_default();
-        (Live::of(&self.directory.borrow_and_update(), &residents), residents)
+        let residents = self.residents.borrow_and_update().clone();
+        (Live::of(&self.directory.borrow_and_update(), residents.as_ref()), residents.unwrap_or_default())
     }
 }
 

@@ -43,6 +43,12 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long one look, with all that it finds to do, may take.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How often stale connections to published ports are looked for, where datagrams are taken: what Docker does to its own
+/// rules is not seen here.
+const LOOK_AT_FLOWS: Duration = Duration::from_secs(3);
+/// A look at them takes at most one part in so many of the time.
+const SHARE_OF_TIME: u32 = 50;
+
 /// How long rules that an earlier process has loaded are left alone while it is not known which instances are here.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 
@@ -62,6 +68,8 @@ pub struct NetworkKeeper<R: ?Sized> {
     loaded: Option<(Rules, Listed)>,
     /// What the runtime was told of the bridge.
     told: Option<HostBridge>,
+    /// When all connections were looked through last, and how long that took.
+    looked: Option<(Instant, Duration)>,
 }
 
 impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
@@ -76,7 +84,7 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
     ) -> NetworkKeeper<R> {
         // Nobody is let in until there are rules, or none are wanted.
         admitted.send_replace(Some(Residents::new()));
-        NetworkKeeper { runtime, known, key, address, admitted, findings, loaded: None, told: None }
+        NetworkKeeper { runtime, known, key, address, admitted, findings, loaded: None, told: None, looked: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -142,7 +150,8 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
 
     /// Brings what is live to what it is now, on top of the rules that were loaded.
     async fn follow(&mut self) -> Result<(), String> {
-        let (live, residents) = self.live(&open()?).await?;
+        let netlink = open()?;
+        let (live, residents) = self.live(&netlink).await?;
         let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
         let wanted = held.living(live);
         let ends = wanted.end_something_of(&held);
@@ -161,20 +170,35 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         self.loaded = Some((wanted, listed));
         self.admit(residents);
         if ends {
-            self.forget_stale().await;
+            self.forget_stale(&netlink).await;
         }
         Ok(())
     }
 
     /// Has the kernel forget connections that would not be begun any more. One that cannot keeps them until they end.
-    async fn forget_stale(&self) {
-        let Some(rules) = self.loaded.as_ref().map(|(rules, _)| rules.clone()) else { return };
-        let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow)));
-        match forgetting.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+    async fn forget_stale(&mut self, netlink: &Netlink) {
+        let began = Instant::now();
+        match self.try_forget(netlink).await {
             Ok(0) => {}
             Ok(forgotten) => info!(forgotten, "connections that would not be begun any more are forgotten"),
-            Err(error) => warn!(%error, "the kernel's table of connections cannot be looked through"),
+            Err(error) => warn!(error, "the kernel's table of connections cannot be looked through"),
         }
+        self.looked = Some((Instant::now(), began.elapsed()));
+    }
+
+    async fn try_forget(&self, netlink: &Netlink) -> Result<usize, String> {
+        let Some(rules) = self.loaded.as_ref().map(|(rules, _)| rules.clone()) else { return Ok(0) };
+        let addresses = netlink.own_addresses().await?;
+        let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow, &addresses)));
+        let forgotten = forgetting.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        forgotten.map_err(|error| error.to_string())
+    }
+
+    /// Whether connections to published ports are to be looked at again.
+    fn is_to_look_at_flows(&self) -> bool {
+        let takes_datagrams = self.loaded.as_ref().is_some_and(|(rules, _)| rules.take_datagrams());
+        let pause = |took: Duration| (took * SHARE_OF_TIME).max(LOOK_AT_FLOWS);
+        takes_datagrams && self.looked.is_none_or(|(at, took)| at.elapsed() >= pause(took))
     }
 
     /// What of the rules changes as instances come and go, and the residents by which it is so.
@@ -221,8 +245,12 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         }
         let (mtu, next) = (wanted.tunnel.mtu, overlay.next(peers));
         self.tell(HostBridge::Overlay { subnet: overlay.own, mtu, next }).await?;
-        // Containers of this host reach each other by way of its routing.
+        if self.is_to_look_at_flows() {
+            self.forget_stale(&netlink).await;
+        }
+        // Containers of this host reach each other by way of its routing, which answers for all of them at once.
         switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
+        switch(&format!("ipv4/neigh/{BRIDGE}/proxy_delay"), "0")?;
         switch(&format!("ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
         // What asks for its own service may be led to itself.
         for port in ports(BRIDGE)? {
@@ -251,7 +279,7 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
                 // Nobody knows what an earlier process let pass.
                 let ends = held.is_none_or(|held| wanted.rules.end_something_of(&held));
                 if ends {
-                    self.forget_stale().await;
+                    self.forget_stale(netlink).await;
                 }
                 Ok(())
             }

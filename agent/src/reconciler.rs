@@ -306,7 +306,8 @@ fn node(assignment: &Assignment) -> Node {
 
 /// Who has which address by a container, if it has one.
 fn resident(id: &PartId, container: &Container) -> Option<(Ipv4Addr, Resident)> {
-    Some((container.address?, Resident { instance: id.instance.clone(), sender: container.sender }))
+    let (instance, published) = (id.instance.clone(), container.published.clone());
+    Some((container.address?, Resident { instance, sender: container.sender, published }))
 }
 
 /// Whether the rules know an instance by its address, which takes a moment: what starts before that reaches nobody, or

@@ -22,6 +22,8 @@ pub struct Lab {
     script: PathBuf,
     hosts: usize,
     seat: Seat,
+    /// The hosts whose Docker runs with its own defaults, a bridge and a proxy among them.
+    plain: Option<String>,
 }
 
 /// The number of a lab, which no other lab of this machine has at the same time. Labs of different numbers have
@@ -46,21 +48,28 @@ impl Seat {
 impl Lab {
     /// Hosts h1 to hN, all with wharf, all coordinators.
     pub fn up(hosts: usize) -> Lab {
-        Lab::begin(hosts, "up")
+        Lab::begin(hosts, "up", None)
     }
 
     /// Hosts with Docker alone.
     pub fn bare(hosts: usize) -> Lab {
-        Lab::begin(hosts, "hosts")
+        Lab::begin(hosts, "hosts", None)
     }
 
-    fn begin(hosts: usize, how: &str) -> Lab {
+    /// Hosts with Docker alone, as it comes: with its own defaults.
+    pub fn plain(hosts: usize) -> Lab {
+        let names: Vec<String> = (1..=hosts).map(|number| format!("h{number}")).collect();
+        Lab::begin(hosts, "hosts", Some(names.join(" ")))
+    }
+
+    fn begin(hosts: usize, how: &str, plain: Option<String>) -> Lab {
         let seat = Seat::take();
         let lab = Lab {
             folder: std::env::temp_dir().join(format!("wharf-test-labs/{}", seat.number)),
             script: root().join("scripts/lab"),
             hosts,
             seat,
+            plain,
         };
         // Whatever an earlier run that was ended by force has left.
         lab.run(&["down"]).expect("the lab's remains can be removed");
@@ -75,6 +84,9 @@ impl Lab {
             .env("WHARF_LAB", &self.folder)
             .env("WHARF_LAB_PREFIX", format!("wtl{}", self.seat.number))
             .env("WHARF_LAB_NET", "10.97.0");
+        if let Some(plain) = &self.plain {
+            command.env("WHARF_LAB_PLAIN", plain);
+        }
         command
     }
 
@@ -138,6 +150,11 @@ impl Lab {
     /// The path of the binary, which every host sees.
     pub fn binary(&self) -> String {
         load().with_file_name("wharf").display().to_string()
+    }
+
+    /// The path of the load generator, which every host sees, and containers may be given.
+    pub fn load(&self) -> String {
+        load().display().to_string()
     }
 
     /// Copies one host's state folder to another, as a cloned disk would.

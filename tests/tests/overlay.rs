@@ -9,6 +9,8 @@ use common::network::Backend;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
+/// Datagrams of somebody who never pauses arrive again within this time, once there is somebody to hear them.
+const ARRIVES: Duration = Duration::from_secs(5);
 /// A link that is missing or rules that were flushed are back within this time.
 const REPAIRED: Duration = Duration::from_secs(5);
 
@@ -24,7 +26,7 @@ services:
     deploy: {placement: {constraints: [node.hostname == h2]}}
   open:
     image: lab/web:1
-    ports: ['8080:80']
+    ports: ['8080:80', '8053:8053/udp']
     deploy: {placement: {constraints: [node.hostname == h1]}}
 ";
 
@@ -120,7 +122,7 @@ fn sh(lab: &Lab, host: &str, script: &str) {
 
 #[test]
 fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
-    let lab = Lab::bare(3);
+    let lab = Lab::plain(3);
     // What Docker itself leaves behind after its first network is not ours.
     for host in ["h1", "h2"] {
         lab.docker(host, &["network", "create", "first"]).expect("it is made");
@@ -130,6 +132,7 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
     let overlay = Overlay::up(lab, Backend::Vxlan);
     all_reach_each_other(&overlay);
     outsiders_reach_what_is_published(&overlay);
+    datagrams_follow_a_published_port(&overlay);
     assert!(is_read_on_the_way(&overlay), "what is in clear is");
     what_is_broken_is_mended(
         &overlay,
@@ -243,6 +246,13 @@ fn all_reach_each_other(overlay: &Overlay) {
     assert!(overlay.reaches(two, "http://10.97.0.1:8080/"), "what is published, from a container of another host");
     assert!(overlay.host_reaches("h2", "http://10.97.0.1:8080/"), "from another host");
     assert!(overlay.host_reaches("h1", "http://10.97.0.1:8080/"), "from the host itself");
+    for address in ["10.97.0.1", "10.42.0.0", "10.42.0.1"] {
+        let to = format!("http://{address}:8080/");
+        assert!(overlay.reaches(first, &to), "from another container of the host, by {address}");
+        assert!(overlay.reaches(open, &to), "from the container itself, by {address}");
+    }
+    let delay = lab.exec("h1", &["cat", "/proc/sys/net/ipv4/neigh/wharf-br0/proxy_delay"]).expect("it is read");
+    assert_eq!(delay.trim(), "0", "whoever asks where another container is hears it at once");
     let seen = lab.exec("h1", &["sh", "-c", "wharf logs net/two 2>&1"]).expect("it logs");
     assert!(seen.contains(&first.address.to_string()), "who asks is known by its own address: {seen}");
     let (content, address) = (format!("-s{}", overlay.mtu() - 28), two.address.to_string());
@@ -278,6 +288,63 @@ fn outsiders_reach_what_is_published(overlay: &Overlay) {
         ensure!(seen.contains("10.97.0.1") && !seen.contains(&first.address.to_string()), "{seen}");
         anyhow::Ok(())
     });
+}
+
+/// Somebody outside sends datagrams from one port and never pauses: before anything listens, while the program is
+/// killed, and while the service is another one.
+fn datagrams_follow_a_published_port(overlay: &Overlay) {
+    let Overlay { lab, .. } = overlay;
+    let program = lab.load();
+    let deploy = |word: &str| {
+        let stack = format!(
+            "
+services:
+  hear:
+    image: lab/web:1
+    command: [/load, hear, '9000']
+    volumes: ['{program}:/load:ro']
+    environment: {{WORD: {word}}}
+    ports: ['9000:9000/udp']
+    stop_grace_period: 0s
+    deploy: {{placement: {{constraints: [node.hostname == h1]}}}}
+"
+        );
+        lab.deploy("hear", &stack);
+    };
+    sh(
+        lab,
+        "h3",
+        &format!("setsid {program} datagrams 600 --to 10.97.0.1:9000 --file /run/sent >/dev/null 2>&1 </dev/null & :"),
+    );
+    let counts = || -> anyhow::Result<(u64, u64)> {
+        let said = lab.exec("h3", &["cat", "/run/sent"])?;
+        let (sent, answered) = said.trim().split_once(' ').context("two numbers")?;
+        Ok((sent.parse()?, answered.parse()?))
+    };
+    let arrive_again = |what: &str| {
+        let (_, before) = counts().expect("it sends");
+        until(ARRIVES, what, || {
+            ensure!(counts()?.1 > before, "none came back");
+            anyhow::Ok(())
+        });
+    };
+    until(SOON, "nobody answers", || {
+        let (sent, answered) = counts()?;
+        ensure!(sent > 3 && answered == 0, "{sent} {answered}");
+        anyhow::Ok(())
+    });
+    deploy("first");
+    arrive_again("what came before anything was there");
+    let running =
+        || lab.running("h1").expect("Docker answers").into_iter().find(|(name, _)| name.contains(".hear.hear."));
+    let (name, _) = running().expect("it runs");
+    lab.docker("h1", &["kill", &name]).expect("it dies");
+    until(SOON, "it is started again", || running().context("it is not there"));
+    arrive_again("after the program was killed");
+    deploy("second");
+    arrive_again("after an update");
+    sh(lab, "h3", "pkill -x load");
+    lab.exec("h1", &["wharf", "rm", "hear", "-y"]).expect("it goes");
 }
 
 /// A neighbour that knows how the overlay works sends packets into it.

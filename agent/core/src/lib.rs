@@ -17,5 +17,5 @@ mod unit;
 
 pub use action::{Action, ActionResult};
 pub use memory::{Local, Memory, Stopped};
-pub use observed::{Container, ContainerState, Sender};
+pub use observed::{Container, ContainerState, Published, Sender};
 pub use reconcile::{Lease, Next, Situation, reconcile};

@@ -4,6 +4,7 @@
 mod bindings;
 mod environments;
 mod flows;
+mod published;
 mod rules;
 mod services;
 mod tables;
@@ -21,7 +22,7 @@ use common::{
 };
 use ipnet::Ipv4Net;
 
-use crate::observed::Sender;
+use crate::observed::{Published, Sender};
 
 pub use bindings::Binding;
 pub use flows::Flow;
@@ -54,11 +55,13 @@ pub struct Resident {
     pub instance: InstanceId,
     /// What it sends from while it runs.
     pub sender: Option<Sender>,
+    /// The host's ports that lead to it while it runs.
+    pub published: BTreeSet<Published>,
 }
 
 impl From<InstanceId> for Resident {
     fn from(instance: InstanceId) -> Resident {
-        Resident { instance, sender: None }
+        Resident { instance, sender: None, published: BTreeSet::new() }
     }
 }
 

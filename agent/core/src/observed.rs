@@ -1,8 +1,8 @@
 //! What Docker shows of our containers.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use common::{instance::Health, output::LastLines, time::Timestamp};
+use common::{instance::Health, output::LastLines, spec::Protocol, time::Timestamp};
 
 /// A container of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,21 @@ pub struct Container {
     pub sender: Option<Sender>,
     /// What its program printed last, if it has ended; what its health check printed, if that fails.
     pub output: LastLines,
+    /// The host's ports that Docker leads to it while it runs.
+    pub published: BTreeSet<Published>,
+}
+
+/// A port of the host that Docker leads to a running container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Published {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The one address of the host where it is open; none if it is open at all of them.
+    pub at: Option<Ipv4Addr>,
+    /// The host's port.
+    pub port: u16,
+    /// The container's port.
+    pub container: u16,
 }
 
 /// What a running container sends from.

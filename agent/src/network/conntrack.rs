@@ -34,6 +34,8 @@ const TUPLE_PROTOCOL: u16 = 2;
 const SOURCE: u16 = 1;
 const DESTINATION: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
 /// Flags in an attribute's type.
 const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// The lengths of a netlink message's header, and of netfilter's after it.
@@ -115,7 +117,9 @@ fn connection(message: &[u8]) -> Option<(Flow, Vec<u8>)> {
     let flow = Flow {
         from: address(original, SOURCE)?,
         to: address(original, DESTINATION)?,
+        to_port: port(original, DESTINATION_PORT),
         answered_by: address(reply, SOURCE)?,
+        answering_port: port(reply, SOURCE_PORT),
         protocol: *nested(nested(original, TUPLE_PROTOCOL)?, PROTOCOL_NUMBER)?.first()?,
     };
     let mut name = Vec::new();
@@ -137,6 +141,12 @@ fn nested(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 fn address(tuple: &[u8], which: u16) -> Option<Ipv4Addr> {
     let bytes: [u8; 4] = nested(nested(tuple, TUPLE_ADDRESSES)?, which)?.try_into().ok()?;
     Some(bytes.into())
+}
+
+/// A port, which not every protocol has; they come in the order of the network.
+fn port(tuple: &[u8], which: u16) -> u16 {
+    let content = nested(tuple, TUPLE_PROTOCOL).and_then(|protocol| nested(protocol, which));
+    content.and_then(|content| content.first_chunk()).map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
 /// What stands one after the other, each with its length and type before it, at steps of four bytes.
@@ -185,9 +195,11 @@ mod tests {
         bytes
     }
 
-    fn tuple(kind: u16, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    fn tuple(kind: u16, (from, from_port): ([u8; 4], u16), (to, to_port): ([u8; 4], u16)) -> Vec<u8> {
         let addresses = [attribute(SOURCE, &from), attribute(DESTINATION, &to)].concat();
-        let protocol = attribute(PROTOCOL_NUMBER, &[17]);
+        let port = |which, port: u16| attribute(which, &port.to_be_bytes());
+        let ports = [port(SOURCE_PORT, from_port), port(DESTINATION_PORT, to_port)].concat();
+        let protocol = [attribute(PROTOCOL_NUMBER, &[17]), ports].concat();
         let nested = 0x8000;
         attribute(
             kind | nested,
@@ -198,10 +210,12 @@ mod tests {
     #[test]
     fn a_connection_is_read_and_named() {
         let (from, to, by) = ([10, 42, 0, 2], [10, 43, 0, 1], [10, 42, 1, 3]);
-        let (original, id) = (tuple(TUPLE_ORIGINAL, from, to), attribute(ID, &[1, 2, 3, 4]));
-        let message = [original.clone(), tuple(TUPLE_REPLY, by, from), attribute(3, &[0; 4]), id.clone()].concat();
+        let (original, id) = (tuple(TUPLE_ORIGINAL, (from, 9), (to, 5300)), attribute(ID, &[1, 2, 3, 4]));
+        let reply = tuple(TUPLE_REPLY, (by, 53), (from, 9));
+        let message = [original.clone(), reply, attribute(3, &[0; 4]), id.clone()].concat();
         let (flow, name) = connection(&message).expect("it is whole");
-        assert_eq!(flow, Flow { from: from.into(), to: to.into(), answered_by: by.into(), protocol: 17 });
+        let (from, to, answered_by) = (from.into(), to.into(), by.into());
+        assert_eq!(flow, Flow { from, to, to_port: 5300, answered_by, answering_port: 53, protocol: 17 });
         assert_eq!(name, [original, id].concat());
         for length in 0..message.len() {
             // What is cut off is no connection, or the same one.

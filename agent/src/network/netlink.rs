@@ -86,6 +86,17 @@ impl Netlink {
         Ok(Underlay { link, address, mtu: mtu_of(&message) })
     }
 
+    /// The addresses of this host, but for those that it has for itself alone.
+    pub(super) async fn own_addresses(&self) -> Result<BTreeSet<Ipv4Addr>, String> {
+        let what = failed("the host's addresses cannot be read");
+        let all: Vec<_> = self.handle.address().get().execute().try_collect().await.map_err(&what)?;
+        let local = |attribute: &AddressAttribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) if !address.is_loopback() => Some(*address),
+            _ => None,
+        };
+        Ok(all.iter().flat_map(|message| &message.attributes).filter_map(local).collect())
+    }
+
     /// Whether Docker's bridge is there.
     pub(super) async fn has_bridge(&self) -> Result<bool, String> {
         Ok(self.link(BRIDGE).await?.is_some())

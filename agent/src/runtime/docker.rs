@@ -134,9 +134,12 @@ impl Docker {
         };
         let state = inspected.state.unwrap_or_default();
         let output = output_of_check(&state);
-        let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let settings = inspected.network_settings.unwrap_or_default();
+        let published = network::published(&settings.ports.unwrap_or_default());
+        let networks = settings.networks.unwrap_or_default();
         let (address, sender) = (network::address_of(&networks), network::sender_of(&networks, state.pid));
-        let container = Container { id: id.to_owned(), state: state_of(state), image_digest, address, sender, output };
+        let state = state_of(state);
+        let container = Container { id: id.to_owned(), state, image_digest, address, sender, published, output };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
     }

@@ -131,6 +131,7 @@ impl ContainerRuntime for Fake {
             address: None,
             sender: None,
             output: LastLines::default(),
+            published: BTreeSet::new(),
         };
         self.state().containers.entry(id).or_insert(container);
         self.changed.notify_one();

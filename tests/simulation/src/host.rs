@@ -297,6 +297,7 @@ impl Host {
                     address,
                     sender: None,
                     output: LastLines::default(),
+                    published: BTreeSet::new(),
                 };
                 if self.assigned(part).is_some_and(|a| a.spec.strict_singleton) && part.part != Part::Network {
                     self.guarded.insert(part.clone());

@@ -2,11 +2,12 @@
 //! as they go, and the disk's own speed.
 
 use std::{
-    fs::File,
+    collections::BTreeSet,
+    fs::{self, File},
     io::{BufRead, Write},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -39,6 +40,17 @@ enum Load {
         /// How long, in seconds.
         #[arg(long, default_value_t = 3600)]
         seconds: u64,
+    },
+    /// Sends each datagram back that comes to a port, until it is ended.
+    Hear { port: u16 },
+    /// Sends a datagram every 0.1 s to all of the servers, from the same port and without a pause; says how many of them none
+    /// sent back, and the longest time without one. A file always holds how many were sent, and how many came back.
+    Datagrams {
+        seconds: f64,
+        #[arg(long, value_delimiter = ',')]
+        to: Vec<SocketAddr>,
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
     /// Reads lines of `write` and expects every key to be there.
     Verify,
@@ -92,12 +104,58 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Load::Write { prefix, seconds } => runtime.block_on(write(&prefix, Duration::from_secs(seconds))),
         Load::Call { service } => runtime.block_on(call(&service)),
+        Load::Hear { port } => hear(port),
+        Load::Datagrams { seconds, to, file } => datagrams(&to, seconds, file.as_deref()),
         Load::Verify => runtime.block_on(verify()),
         Load::Bench { target, clients, seconds, servers } => {
             runtime.block_on(bench(target, clients, Duration::from_secs(seconds), servers))
         }
         Load::Disk { directory, seconds } => disk(directory, Duration::from_secs(seconds)),
     }
+}
+
+/// How often a datagram is sent.
+const DATAGRAM_EVERY: Duration = Duration::from_millis(100);
+
+fn hear(port: u16) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    let mut buffer = [0; 1500];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        socket.send_to(&buffer[..length], from)?;
+    }
+}
+
+fn datagrams(servers: &[SocketAddr], seconds: f64, file: Option<&Path>) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let began = Instant::now();
+    let (mut sent, mut answered) = (0_u64, BTreeSet::new());
+    let (mut heard, mut longest) = (began, Duration::ZERO);
+    while began.elapsed().as_secs_f64() < seconds {
+        let next = Instant::now() + DATAGRAM_EVERY;
+        for server in servers {
+            // A server that is away for a while is what this is about.
+            let _ = socket.send_to(&sent.to_be_bytes(), server);
+        }
+        sent += 1;
+        while let Some(left) = next.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            socket.set_read_timeout(Some(left))?;
+            let mut number = [0; 8];
+            let is_one = socket.recv(&mut number).is_ok_and(|length| length == number.len());
+            if is_one && answered.insert(u64::from_be_bytes(number)) {
+                longest = longest.max(heard.elapsed());
+                heard = Instant::now();
+            }
+        }
+        if let Some(file) = file {
+            let new = file.with_extension("new");
+            fs::write(&new, format!("{sent} {}", answered.len()))?;
+            fs::rename(&new, file)?;
+        }
+    }
+    longest = longest.max(heard.elapsed());
+    println!("{} of {sent} lost, {} ms at most without one", sent - answered.len() as u64, longest.as_millis());
+    Ok(())
 }
 
 /// How long one coordinator may take before the next one is asked.

@@ -1,13 +1,15 @@
 //! Which connections that the kernel remembers are to be forgotten: rules are asked for the first packet only, and who
 //! never falls silent would go on for ever as it was begun.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use common::{network::Subnet, spec::Protocol};
 use ipnet::Ipv4Net;
 
 use super::rules::Live;
 
-/// The number of UDP (IANA, protocol numbers).
+/// The numbers of TCP and UDP (IANA, protocol numbers).
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// A connection as the kernel remembers it.
@@ -17,10 +19,25 @@ pub struct Flow {
     pub from: Ipv4Addr,
     /// Whom that one asked for.
     pub to: Ipv4Addr,
+    /// At which port, if the protocol has ports.
+    pub to_port: u16,
     /// Who answers.
     pub answered_by: Ipv4Addr,
+    /// From which port, if the protocol has ports.
+    pub answering_port: u16,
     /// The protocol's number.
     pub protocol: u8,
+}
+
+impl Flow {
+    /// The protocol, if it is one whose ports are published.
+    pub(super) fn transport(&self) -> Option<Protocol> {
+        match self.protocol {
+            TCP => Some(Protocol::Tcp),
+            UDP => Some(Protocol::Udp),
+            _ => None,
+        }
+    }
 }
 
 impl Live {
@@ -31,18 +48,27 @@ impl Live {
                 let now = self.services.get(address);
                 now.is_none_or(|now| !earlier.backends.is_subset(&now.backends))
             })
+            // What came while a port led nowhere is not led either when it leads somewhere.
+            || self.ports != before.ports
     }
 
     /// Whether a connection would not be begun like this any more. What serves no longer may still end the TCP
     /// connections that it has; datagrams have no end. `services` are the addresses that services may have.
     pub(super) fn is_stale(&self, services: Ipv4Net, flow: &Flow) -> bool {
-        let Flow { from, to, answered_by, protocol } = flow;
+        let Flow { from, to, answered_by, protocol, .. } = flow;
         let is_led_astray = services.contains(to)
             && match (*protocol, self.services.get(to)) {
                 (UDP, lead) => lead.is_none_or(|lead| !lead.backends.contains(answered_by)),
                 _ => !self.environments.knows(answered_by),
             };
         is_led_astray || self.environments.are_apart(from, answered_by)
+    }
+
+    /// Whether a connection was begun for a published port of a host that has those addresses, and does not lead where the
+    /// port leads now. While it is not known where ports lead, none does.
+    pub(super) fn misses_its_port(&self, own: Subnet, flow: &Flow, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+        let Some(ports) = self.ports.as_ref().filter(|_| addresses.contains(&flow.to)) else { return false };
+        ports.are_missed_by(flow, own.0.contains(&flow.answered_by) && flow.answered_by != flow.to)
     }
 }
 
@@ -55,8 +81,6 @@ mod tests {
 
     use super::*;
 
-    const TCP: u8 = 6;
-
     /// `web` with one instance for each last byte, which serves or not; `db` of another environment at .9.
     fn live(web: &[(u8, bool)]) -> Live {
         let mut directory = Directory::default();
@@ -67,7 +91,7 @@ mod tests {
             directory.put_instance(id, Some(Endpoint { address: [10, 42, 0, *last].into(), serves: *serves }));
         }
         let residents = [([10, 42, 0, 9].into(), "other/shop/db/1.1".parse::<InstanceId>().expect("an id").into())];
-        Live::of(&directory, &residents.into())
+        Live::of(&directory, Some(&residents.into()))
     }
 
     #[test]
@@ -77,7 +101,9 @@ mod tests {
         let flow = |from: u8, to: [u8; 4], by: u8, protocol| Flow {
             from: [10, 42, 0, from].into(),
             to: to.into(),
+            to_port: 80,
             answered_by: [10, 42, 0, by].into(),
+            answering_port: 80,
             protocol,
         };
         let (service, unled) = ([10, 43, 0, 1], [10, 43, 0, 7]);

@@ -1,6 +1,6 @@
 //! The rules of a host as scripts for `nft -f`: all of them, or what has changed.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use common::{directory::Directory, network::Subnet};
 
@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use super::{
     Binding, Flow, Residents, TABLE, bindings,
     environments::{self, Environments},
+    published::{self, Ports},
     services::{self, Services},
 };
 
@@ -34,15 +35,20 @@ pub struct Live {
     pub(super) environments: Environments,
     /// Which ports of the bridge instances speak from.
     pub(super) bindings: BTreeSet<Binding>,
+    /// Where the host's published ports lead; none while it is not known what is on the host.
+    pub(super) ports: Option<Ports>,
 }
 
 impl Live {
     /// By what is known of all hosts, and of the own one.
-    pub fn of(directory: &Directory, residents: &Residents) -> Live {
+    pub fn of(directory: &Directory, residents: Option<&Residents>) -> Live {
+        let (ports, none) = (residents.map(Ports::of), Residents::new());
+        let residents = residents.unwrap_or(&none);
         Live {
             services: services::services(directory),
             environments: environments::environments(directory, residents),
             bindings: BTreeSet::new(),
+            ports,
         }
     }
 
@@ -63,15 +69,20 @@ impl Rules {
         self.live.ends_something_of(&earlier.live)
     }
 
-    /// Whether a connection would not be begun like this any more.
-    pub fn is_stale(&self, flow: &Flow) -> bool {
-        self.live.is_stale(self.services, flow)
+    /// Whether a connection would not be begun like this any more, on a host that has those addresses.
+    pub fn is_stale(&self, flow: &Flow, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+        self.live.is_stale(self.services, flow) || self.live.misses_its_port(self.own, flow, addresses)
+    }
+
+    /// Whether ports of the host take datagrams: connections of those may become stale unseen.
+    pub fn take_datagrams(&self) -> bool {
+        self.live.ports.as_ref().is_some_and(Ports::take_datagrams)
     }
 
     /// Whether a chain, set or map of our table changes as instances come and go.
     pub fn is_live(name: &str) -> bool {
         [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
-            || [services::MAP, services::ITSELF, environments::MAP].contains(&name)
+            || [services::MAP, services::ITSELF, environments::MAP, published::CHAIN].contains(&name)
             || [bindings::BINDINGS, bindings::PORTS, bindings::ADDRESSES].contains(&name)
     }
 
@@ -96,6 +107,7 @@ impl Rules {
         environments::update(script, &before.environments, &self.live.environments);
         services::update(script, self.own, &before.services, &self.live.services);
         bindings::update(script, &before.bindings, &self.live.bindings);
+        published::update(script, before.ports.as_ref(), self.live.ports.as_ref());
     }
 }
 

@@ -7,8 +7,8 @@ use common::network::{NetworkPlan, Overlay, Peers, Subnet};
 use super::{BRIDGE, METADATA_PORT, PORT, TABLE, TUNNEL, bindings};
 use crate::metadata::ADDRESS as METADATA;
 
-/// Marks packets to services: where the kernel shows bridged packets to the rules of IP (br_netfilter), one that is
-/// led to a container of the same host goes on along the bridge.
+/// Marks packets to services and to published ports: where the kernel shows bridged packets to the rules of IP
+/// (br_netfilter), one that is led to a container of the same host goes on along the bridge.
 const TO_SERVICE: &str = "0x01000000";
 
 /// All of them. Each is replaced as a whole and in one transaction, so no packet meets half of them.
@@ -82,13 +82,19 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         iifname \"{BRIDGE}\" ip saddr {{ {host}, {gateway} }} drop
         iifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip saddr {containers} drop
         iifname \"{TUNNEL}\" ip saddr {own} drop
-        iifname \"{BRIDGE}\" ip daddr {{ {gateway}, {services} }} meta mark set meta mark | {TO_SERVICE}
+        iifname \"{BRIDGE}\" ip daddr {services} meta mark set meta mark | {TO_SERVICE}
+        iifname \"{BRIDGE}\" fib daddr type local meta mark set meta mark | {TO_SERVICE}
     }}
     # What asks for a service is led to an instance, where it begins.
     chain to-service {{
         type nat hook prerouting priority -100;
         iifname \"{BRIDGE}\" ip daddr vmap @services
         iifname \"{BRIDGE}\" ip daddr {METADATA} tcp dport 80 dnat to {gateway}:{METADATA_PORT}
+        iifname \"{BRIDGE}\" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname \"{BRIDGE}\" fib daddr type local goto published
+    }}
+    # What asks for a published port of its own host is led there with its own address, whether Docker has a proxy or not.
+    chain published {{
     }}
     chain own-to-service {{
         type nat hook output priority -100;

@@ -1,6 +1,7 @@
 use common::{
     directory::{Directory, Endpoint, Listing},
     network::{NetworkPlan, Peer, Peers},
+    spec::Protocol,
 };
 
 use super::*;
@@ -250,7 +251,7 @@ fn belonging(instances: &[(&str, u8)], joins: bool) -> Rules {
     directory.put_service("default/shop/web".parse().expect("an id"), Some(listing));
     let residents =
         instances.iter().map(|(id, last)| ([10, 42, 1, *last].into(), id.parse::<InstanceId>().expect("an id").into()));
-    wanted(&[2]).rules.living(Live::of(&directory, &residents.collect()))
+    wanted(&[2]).rules.living(Live::of(&directory, Some(&residents.collect())))
 }
 
 #[test]
@@ -320,6 +321,87 @@ fn an_address_is_bound_to_the_port_of_its_container() {
          add element bridge wharf ports { \"veth3\" }\n"
     );
     assert_eq!(before.update_from(&before).as_deref(), Some(""));
+}
+
+fn publishing(ports: &[(u8, Protocol, Option<[u8; 4]>, u16, u16)]) -> Rules {
+    let resident = |(last, protocol, at, port, container): &(u8, Protocol, Option<[u8; 4]>, u16, u16)| {
+        let published =
+            Published { protocol: *protocol, at: at.map(Ipv4Addr::from), port: *port, container: *container };
+        let id: InstanceId = format!("default/shop/web/{last}.1").parse().expect("an id");
+        (Ipv4Addr::from([10, 42, 1, *last]), Resident { published: [published].into(), ..id.into() })
+    };
+    let residents: Residents = ports.iter().map(resident).collect();
+    let live = Live { ports: Live::of(&Directory::default(), Some(&residents)).ports, ..Live::default() };
+    wanted(&[2]).rules.living(live)
+}
+
+#[test]
+fn what_a_host_publishes_its_own_containers_reach() {
+    let nothing = wanted(&[2]).rules;
+    let before =
+        publishing(&[(2, Protocol::Tcp, None, 8080, 80), (3, Protocol::Udp, Some([192, 168, 0, 1]), 53, 5353)]);
+    let whole = before.whole();
+    let leads = "iifname \"wharf-br0\" ip daddr 10.42.1.1 meta l4proto { tcp, udp } th dport 53 accept\n        \
+                 iifname \"wharf-br0\" fib daddr type local goto published\n";
+    assert!(whole.contains(leads), "names are the host's own: {whole}");
+    assert!(whole.contains("iifname \"wharf-br0\" fib daddr type local meta mark set"), "{whole}");
+    assert_eq!(
+        before.update_from(&nothing).expect("the tables are the same"),
+        "flush chain ip wharf published\n\
+         add rule ip wharf published tcp dport 8080 dnat to 10.42.1.2:80\n\
+         add rule ip wharf published ip daddr 192.168.0.1 udp dport 53 dnat to 10.42.1.3:5353\n\
+         add element ip wharf itself { 10.42.1.2 . 10.42.1.2 }\n\
+         add element ip wharf itself { 10.42.1.3 . 10.42.1.3 }\n"
+    );
+    assert_eq!(before.update_from(&before).as_deref(), Some(""));
+    assert_eq!(nothing.update_from(&before).as_deref(), Some("flush chain ip wharf published\n"));
+    assert!(before.end_something_of(&nothing), "what came before may have to be led now");
+    assert!(nothing.end_something_of(&before) && !before.end_something_of(&before));
+    assert!(before.take_datagrams() && !publishing(&[(2, Protocol::Tcp, None, 8080, 80)]).take_datagrams());
+}
+
+#[test]
+fn connections_to_ports_end_with_their_container_and_datagrams_follow_the_next_one() {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let rules = publishing(&[
+        (2, Protocol::Tcp, None, 80, 8000),
+        (3, Protocol::Udp, None, 80, 8000),
+        (4, Protocol::Udp, Some([192, 168, 0, 1]), 90, 9000),
+    ]);
+    let (host, other, container) = ([192, 168, 0, 1], [192, 168, 1, 1], |last| [10, 42, 1, last]);
+    let addresses = [host, other, [10, 42, 1, 1]].map(Ipv4Addr::from).into();
+    let flow = |protocol, to: [u8; 4], to_port, by: [u8; 4], answering_port| Flow {
+        from: [192, 168, 0, 9].into(),
+        to: to.into(),
+        to_port,
+        answered_by: by.into(),
+        answering_port,
+        protocol,
+    };
+    for (found, stale, why) in [
+        (flow(UDP, host, 80, container(3), 8000), false, "it leads where it should"),
+        (flow(UDP, other, 80, container(3), 8000), false, "at any address"),
+        (flow(UDP, host, 80, container(9), 8000), true, "the container is gone"),
+        (flow(UDP, host, 80, container(3), 8001), true, "it has another port now"),
+        (flow(UDP, host, 80, host, 80), true, "it came before the container"),
+        (flow(UDP, host, 81, host, 81), false, "a program of the host itself"),
+        (flow(UDP, host, 81, container(3), 8000), true, "the port is published no longer"),
+        (flow(UDP, host, 90, host, 90), true, "published at this address"),
+        (flow(UDP, other, 90, other, 90), false, "and not at that one"),
+        (flow(UDP, [8, 8, 8, 8], 80, [8, 8, 8, 8], 80), false, "somebody else's port"),
+        (flow(TCP, host, 80, container(2), 8000), false, "it leads where it should"),
+        (flow(TCP, host, 80, container(3), 8000), true, "of TCP, another one's"),
+        (flow(TCP, host, 80, container(9), 8000), true, "the container is gone"),
+        (flow(TCP, host, 80, host, 80), false, "TCP that nobody answers ends by itself"),
+        (flow(TCP, host, 22, host, 22), false, "a program of the host itself"),
+        (flow(1, host, 0, host, 0), false, "a ping"),
+    ] {
+        assert_eq!(rules.is_stale(&found, &addresses), stale, "{why}: {found:?}");
+    }
+    let unknown = wanted(&[2]).rules.living(Live::of(&Directory::default(), None));
+    let found = flow(TCP, host, 80, container(2), 8000);
+    assert!(!unknown.is_stale(&found, &addresses), "while Docker has not said what is here, nothing ends");
 }
 
 #[test]

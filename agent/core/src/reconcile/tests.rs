@@ -52,6 +52,7 @@ fn container(state: ContainerState) -> BTreeMap<PartId, Container> {
             address: None,
             sender: None,
             output: LastLines::default(),
+            published: BTreeSet::new(),
         },
     )])
 }

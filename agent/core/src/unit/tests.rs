@@ -113,6 +113,7 @@ impl Host {
                         address: None,
                         sender: None,
                         output: LastLines::default(),
+                        published: BTreeSet::new(),
                     },
                 );
                 return ActionResult::Done;

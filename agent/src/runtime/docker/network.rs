@@ -8,14 +8,15 @@ use std::{
 };
 
 use agent_core::{
-    Sender,
+    Published, Sender,
     network::{BRIDGE, TUNNEL},
 };
 use bollard::{
     errors::Error,
-    models::{EndpointSettings, Ipam, IpamConfig, NetworkCreateRequest},
+    models::{EndpointSettings, Ipam, IpamConfig, NetworkCreateRequest, PortBinding, PortMap},
     query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder},
 };
+use common::spec::Protocol;
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -85,6 +86,27 @@ pub(super) fn sender_of(networks: &HashMap<String, EndpointSettings>, process: O
     let process = u32::try_from(process?).ok().filter(|process| *process != 0)?;
     let hardware_address = hardware_address(networks.get(NETWORK)?.mac_address.as_deref()?)?;
     Some(Sender { process, hardware_address })
+}
+
+/// The host's ports that lead to a container, as Docker shows them while it runs; those of IPv6 lead to none of ours.
+pub(super) fn published(ports: &PortMap) -> BTreeSet<Published> {
+    let bound = ports.iter().flat_map(|(port, bound)| bound.iter().flatten().map(move |bound| (port, bound)));
+    bound.filter_map(|(port, bound)| published_port(port, bound)).collect()
+}
+
+fn published_port(port: &str, bound: &PortBinding) -> Option<Published> {
+    let (container, protocol) = port.split_once('/')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    let at: Ipv4Addr = match bound.host_ip.as_deref() {
+        None | Some("") => Ipv4Addr::UNSPECIFIED,
+        Some(at) => at.parse().ok()?,
+    };
+    let (port, container) = (bound.host_port.as_ref()?.parse().ok()?, container.parse().ok()?);
+    Some(Published { protocol, at: Some(at).filter(|at| !at.is_unspecified()), port, container })
 }
 
 /// A hardware address as Docker writes it: six bytes with colons between them.
@@ -198,5 +220,32 @@ mod tests {
             assert_eq!(sender_of(&on(mac), process), None, "{mac} {process:?}");
         }
         assert_eq!(sender_of(&HashMap::new(), Some(7)), None);
+    }
+
+    #[test]
+    fn the_ports_of_a_container_are_those_that_are_bound() {
+        let bound = |at: Option<&str>, port: &str| {
+            Some(PortBinding { host_ip: at.map(str::to_owned), host_port: Some(port.to_owned()) })
+        };
+        let port = |protocol, at: Option<[u8; 4]>, port, container| Published {
+            protocol,
+            at: at.map(Ipv4Addr::from),
+            port,
+            container,
+        };
+        for (inside, outside, expected) in [
+            ("80/tcp", bound(Some("0.0.0.0"), "8080"), Some(port(Protocol::Tcp, None, 8080, 80))),
+            ("80/tcp", bound(Some(""), "8080"), Some(port(Protocol::Tcp, None, 8080, 80))),
+            ("53/udp", bound(None, "5353"), Some(port(Protocol::Udp, None, 5353, 53))),
+            ("80/tcp", bound(Some("10.0.0.1"), "80"), Some(port(Protocol::Tcp, Some([10, 0, 0, 1]), 80, 80))),
+            ("80/tcp", bound(Some("::"), "8080"), None),
+            ("80/sctp", bound(Some("0.0.0.0"), "8080"), None),
+            ("80/tcp", bound(Some("0.0.0.0"), "70000"), None),
+            ("80", bound(Some("0.0.0.0"), "8080"), None),
+            ("80/tcp", None, None),
+        ] {
+            let ports = HashMap::from([(inside.to_owned(), outside.map(|bound| vec![bound]))]);
+            assert_eq!(published(&ports), expected.into_iter().collect(), "{ports:?}");
+        }
     }
 }

@@ -49,6 +49,8 @@ enum Args {
     Connections { server: SocketAddr, seconds: f64 },
     /// Calls again and again for so many seconds: how many calls failed, and the longest time without an answer.
     Calls { server: SocketAddr, seconds: f64 },
+    /// The time of one new connection to a server, in microseconds.
+    Connect { server: SocketAddr },
     /// The median time of a question for a name, in microseconds.
     Resolve { name: String, server: IpAddr, count: usize },
     /// How soon a kernel has so many peers and services with ten instances each, and one change; in a network of its
@@ -63,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Args::Latency { server, count } => latency(server, count),
         Args::Connections { server, seconds } => connections(server, Duration::from_secs_f64(seconds)),
         Args::Calls { server, seconds } => calls(server, Duration::from_secs_f64(seconds)),
+        Args::Connect { server } => connect_once(server),
         Args::Resolve { name, server, count } => resolve(&name, SocketAddr::new(server, 53), count),
         Args::Apply { peers, services } => tokio::runtime::Runtime::new()?.block_on(apply(peers, services)),
     }
@@ -178,6 +181,13 @@ fn call(server: SocketAddr) -> std::io::Result<()> {
     let mut what = [ONCE];
     stream.write_all(&what)?;
     stream.read_exact(&mut what)
+}
+
+fn connect_once(server: SocketAddr) -> anyhow::Result<()> {
+    let began = Instant::now();
+    TcpStream::connect_timeout(&server, Duration::from_secs(5)).with_context(|| server.to_string())?;
+    println!("{}", began.elapsed().as_micros());
+    Ok(())
 }
 
 fn resolve(name: &str, server: SocketAddr, count: usize) -> anyhow::Result<()> {
