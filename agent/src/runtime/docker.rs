@@ -5,17 +5,17 @@ mod devices;
 mod network;
 mod ready;
 mod render;
+mod version;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, OnceLock},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
 use agent_core::{ActionResult, Container, ContainerState};
 use async_trait::async_trait;
 use bollard::{
-    ClientVersion,
     auth::DockerCredentials,
     container::LogOutput,
     errors::Error,
@@ -59,14 +59,13 @@ const TAIL_BYTES: usize = 64 << 10;
 const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
 const PULL_TIMEOUT: Duration = Duration::from_secs(600);
-/// The oldest API that is spoken: Docker 20.10.
-const OLDEST_API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
 
 /// A Docker Engine.
 pub struct Docker {
     socket: String,
-    /// Made when the socket is there: a host may boot faster than its Docker.
-    client: OnceLock<bollard::Docker>,
+    /// Made when the engine answers: a host may boot faster than its Docker. Made anew after the engine has gone away:
+    /// another version may have taken its place.
+    client: Mutex<Option<bollard::Docker>>,
     cluster: ClusterId,
     places: Places,
     /// What was inspected, with the short form that the list showed then.
@@ -79,7 +78,7 @@ impl Docker {
     pub fn new(socket: &str, cluster: ClusterId, places: Places) -> Docker {
         Docker {
             socket: socket.to_owned(),
-            client: OnceLock::new(),
+            client: Mutex::default(),
             cluster,
             places,
             inspected: Mutex::default(),
@@ -87,12 +86,18 @@ impl Docker {
         }
     }
 
-    fn client(&self) -> Result<&bollard::Docker, Error> {
-        if let Some(client) = self.client.get() {
+    async fn client(&self) -> Result<bollard::Docker, Error> {
+        let known = self.known_client().clone();
+        if let Some(client) = known {
             return Ok(client);
         }
-        let client = bollard::Docker::connect_with_unix(&self.socket, TIMEOUT.as_secs(), &OLDEST_API)?;
-        Ok(self.client.get_or_init(|| client))
+        let client = version::connect(&self.socket).await?;
+        *self.known_client() = Some(client.clone());
+        Ok(client)
+    }
+
+    fn known_client(&self) -> MutexGuard<'_, Option<bollard::Docker>> {
+        self.client.lock().expect("no panic while it is held")
     }
 
     fn inspected(&self) -> MutexGuard<'_, HashMap<String, (String, Container)>> {
@@ -109,8 +114,8 @@ impl Docker {
 
     async fn list(&self) -> Result<Vec<ContainerSummary>, String> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&self.own_label()).build();
-        let listed =
-            tokio::time::timeout(OBSERVE_TIMEOUT, self.client().map_err(reason)?.list_containers(Some(options))).await;
+        let client = self.client().await.map_err(reason)?;
+        let listed = tokio::time::timeout(OBSERVE_TIMEOUT, client.list_containers(Some(options))).await;
         listed.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?.map_err(|e| e.to_string())
     }
 
@@ -119,7 +124,7 @@ impl Docker {
         if let Some((_, container)) = self.inspected().get(id).filter(|(known, _)| *known == short) {
             return Ok(Some(container.clone()));
         }
-        let client = self.client().map_err(reason)?;
+        let client = self.client().await.map_err(reason)?;
         let answered = tokio::time::timeout(OBSERVE_TIMEOUT, client.inspect_container(id, None)).await;
         let inspected = match answered.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))? {
             Ok(inspected) => inspected,
@@ -146,13 +151,13 @@ impl Docker {
 
     /// The registry's digest of an image; images that were built or loaded here have none.
     async fn digest_of(&self, image: &str) -> Option<String> {
-        let inspected = self.client().ok()?.inspect_image(image).await.ok()?;
+        let inspected = self.client().await.ok()?.inspect_image(image).await.ok()?;
         let first = inspected.repo_digests?.into_iter().next()?;
         first.split_once('@').map(|(_, digest)| digest.to_owned())
     }
 
     async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        match self.client()?.inspect_image(image).await {
+        match self.client().await?.inspect_image(image).await {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == Some(404) => Ok(false),
             Err(error) => Err(error),
@@ -173,7 +178,8 @@ impl Docker {
             options = options.platform(platform);
         }
         let options = options.build();
-        let mut progress = std::pin::pin!(self.client()?.create_image(Some(options), None, credentials));
+        let client = self.client().await?;
+        let mut progress = std::pin::pin!(client.create_image(Some(options), None, credentials));
         while let Some(step) = progress.next().await {
             step?;
         }
@@ -185,7 +191,8 @@ impl Docker {
         let mut filters = self.own_label();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
         let options = EventsOptionsBuilder::new().filters(&filters).build();
-        let mut events = std::pin::pin!(self.client()?.events(Some(options)));
+        let client = self.client().await?;
+        let mut events = std::pin::pin!(client.events(Some(options)));
         while let Some(event) = events.next().await {
             let event = event?;
             // Health checks announce each of their runs; only their verdict counts.
@@ -204,7 +211,7 @@ impl Docker {
         // The network may have been pruned while no container of it ran.
         self.ensure_network().await?;
         self.forget(container);
-        let started = self.client()?.start_container(container, None).await;
+        let started = self.client().await?.start_container(container, None).await;
         self.forget(container);
         started
     }
@@ -212,21 +219,21 @@ impl Docker {
     async fn try_stop(&self, container: &str, grace: Span) -> Result<(), Error> {
         let seconds = i32::try_from(grace.0.div_ceil(1000)).unwrap_or(i32::MAX);
         // Docker answers when the program has ended; that takes as long as the grace time.
-        let client = self.client()?.clone().with_timeout(grace.duration() + TIMEOUT);
+        let client = self.client().await?.with_timeout(grace.duration() + TIMEOUT);
         client.stop_container(container, Some(StopContainerOptionsBuilder::new().t(seconds).build())).await
     }
 
     async fn try_remove(&self, container: &str) -> Result<(), Error> {
         // Anonymous volumes go with it; named ones stay.
         let options = RemoveContainerOptionsBuilder::new().v(true).build();
-        self.client()?.remove_container(container, Some(options)).await
+        self.client().await?.remove_container(container, Some(options)).await
     }
 
     async fn try_tail(&self, container: &str) -> Result<LastLines, Error> {
         let tail = MOST_LINES.to_string();
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&tail).build();
         let mut output = Vec::new();
-        let mut pieces = std::pin::pin!(self.client()?.logs(container, Some(options)));
+        let mut pieces = std::pin::pin!(self.client().await?.logs(container, Some(options)));
         while let Some(piece) = pieces.next().await {
             output.extend_from_slice(&piece?.into_bytes());
             // A line may have any length, and only the end counts.
@@ -238,7 +245,7 @@ impl Docker {
     /// The words that start a container's program: its own, or its image's where it has none. An entrypoint
     /// of its own leaves nothing of the image's command, as with Docker itself.
     async fn words_of(&self, spec: &ContainerSpec, image: &str) -> Result<Vec<String>, Error> {
-        let config = self.client()?.inspect_image(image).await?.config.unwrap_or_default();
+        let config = self.client().await?.inspect_image(image).await?.config.unwrap_or_default();
         let own = spec.entrypoint.clone();
         let command = spec.command.clone().or(if own.is_some() { None } else { config.cmd });
         let entrypoint = own.or(config.entrypoint);
@@ -265,7 +272,7 @@ impl Docker {
                 render::address(&mut body, self.next_address(bridge).await?);
             }
         }
-        match self.client()?.create_container(Some(options.build()), body).await {
+        match self.client().await?.create_container(Some(options.build()), body).await {
             // It exists: it was made before the agent died, and is adopted.
             Err(error) if status(&error) == Some(409) => Ok(()),
             other => other.map(|_| ()),
@@ -370,6 +377,7 @@ impl ContainerRuntime for Docker {
                 Ok(()) => debug!("Docker's events ended; listening again"),
                 Err(error) => debug!(%error, "Docker's events cannot be heard; trying again"),
             }
+            self.known_client().take();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -457,7 +465,7 @@ impl ContainerRuntime for Docker {
                 problem
             })
         };
-        let client = match self.client() {
+        let client = match self.client().await {
             Ok(client) => client,
             // Nobody listens any more: nothing to tell.
             Err(error) => return drop(output.send(failed(error)).await),
@@ -501,12 +509,10 @@ impl ContainerRuntime for Docker {
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {
-        let client = self.client().map_err(reason)?;
+        let client = self.client().await.map_err(reason)?;
         let asked = tokio::time::timeout(OBSERVE_TIMEOUT, async { tokio::try_join!(client.version(), client.info()) });
-        let (version, info) = asked
-            .await
-            .map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?
-            .map_err(|e| e.to_string())?;
+        let (version, info) =
+            asked.await.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?.map_err(reason)?;
         Ok(EngineFacts {
             version: version.version.unwrap_or_default(),
             os: version.os.unwrap_or_default(),

@@ -11,7 +11,7 @@ use bollard::{
 };
 use common::id::ClusterId;
 
-use super::{CLUSTER_LABEL, OLDEST_API, TIMEOUT};
+use super::{CLUSTER_LABEL, reason, version};
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -24,13 +24,13 @@ pub struct Found {
     pub volumes: Vec<String>,
 }
 
-fn connect(socket: &str) -> Result<Docker, String> {
-    Docker::connect_with_unix(socket, TIMEOUT.as_secs(), &OLDEST_API).map_err(|e| e.to_string())
+async fn connect(socket: &str) -> Result<Docker, String> {
+    version::connect(socket).await.map_err(reason)
 }
 
 /// Looks for what carries the cluster's label.
 pub async fn find(socket: &str, cluster: ClusterId) -> Result<Found, String> {
-    let docker = connect(socket)?;
+    let docker = connect(socket).await?;
     let filters = HashMap::from([("label".to_owned(), vec![format!("{CLUSTER_LABEL}={cluster}")])]);
     let looking = async {
         let containers = docker
@@ -50,7 +50,7 @@ pub async fn find(socket: &str, cluster: ClusterId) -> Result<Found, String> {
 
 /// Removes it; every error is told, none ends the work.
 pub async fn remove(socket: &str, found: Found, volumes: bool) -> Vec<String> {
-    let docker = match connect(socket) {
+    let docker = match connect(socket).await {
         Ok(docker) => docker,
         Err(error) => return vec![error],
     };

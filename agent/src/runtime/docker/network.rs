@@ -123,7 +123,7 @@ impl Docker {
         let _one_at_a_time = self.network.one_at_a_time.lock().await;
         let filters = HashMap::from([("name".to_owned(), vec![NETWORK.to_owned()])]);
         let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        let mut named = self.client()?.list_networks(Some(options)).await?;
+        let mut named = self.client().await?.list_networks(Some(options)).await?;
         named.retain(|network| network.name.as_deref() == Some(NETWORK));
         named.sort_by(|one, other| one.created.cmp(&other.created));
         let own = self.cluster.to_string();
@@ -141,7 +141,7 @@ impl Docker {
                 kept = true;
             } else if is_ours && let Some(id) = network.id {
                 // Docker refuses as long as a container hangs on it, and says so.
-                self.client()?.remove_network(&id).await?;
+                self.client().await?.remove_network(&id).await?;
             } else if !fits {
                 return Err(failed(format!(
                     "Docker has a network {NETWORK} already that is not this cluster's: docker network rm {NETWORK}"
@@ -149,7 +149,7 @@ impl Docker {
             }
         }
         if !kept {
-            self.client()?.create_network(request(bridge, own)).await?;
+            self.client().await?.create_network(request(bridge, own)).await?;
         }
         Ok(bridge)
     }
@@ -161,7 +161,7 @@ impl Docker {
         let mut last = self.network.last.lock().await;
         let filters = HashMap::from([("network".to_owned(), vec![NETWORK.to_owned()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let listed = self.client()?.list_containers(Some(options)).await?;
+        let listed = self.client().await?.list_containers(Some(options)).await?;
         let addresses =
             listed.into_iter().filter_map(|summary| address_of(summary.network_settings?.networks.as_ref()?));
         let taken: BTreeSet<Ipv4Addr> = addresses.collect();

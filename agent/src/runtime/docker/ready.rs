@@ -14,7 +14,7 @@ impl Docker {
     pub(super) async fn lacks(&self, instance: &AssignedInstance, part: &Part) -> Result<Option<String>, Error> {
         let Some(spec) = instance.spec.container_of(part) else { return Ok(None) };
         if let Some(mount) = spec.mounts.iter().find(|mount| mount.subpath.is_some()) {
-            let version = self.client()?.client_version();
+            let version = self.client().await?.client_version();
             let api = (version.major_version, version.minor_version);
             if api < SUBPATH_API {
                 return Ok(Some(format!(
@@ -24,7 +24,7 @@ impl Docker {
             }
         }
         for (name, declared) in render::volumes(instance, spec) {
-            let found = match self.client()?.inspect_volume(&name).await {
+            let found = match self.client().await?.inspect_volume(&name).await {
                 Ok(volume) => Some((volume.driver, volume.options)),
                 Err(error) if status(&error) == Some(404) => None,
                 Err(error) => return Err(error),
