@@ -16,6 +16,7 @@ use common::{
     name::Name,
     network::NetworkPlan,
 };
+use coordinator::Ended;
 use link::{Transport, keyring::Keyring, quic::Quic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -134,12 +135,19 @@ async fn run_coordinator(
     let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
     let config = coordinator_config(service, advertise, Settings::default(), NetworkPlan::default());
     let transport: Arc<dyn Transport> = quic;
-    coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await?;
-    if stop.is_cancelled() {
-        return Ok(());
+    match coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await? {
+        Ended::Asked => Ok(()),
+        Ended::Removed => {
+            // The host's agent goes on, with the coordinators that there are.
+            tracing::error!("this coordinator was removed from the group and does not answer any more");
+            stop.cancelled().await;
+            Ok(())
+        }
+        Ended::StoreFailed => {
+            Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
+                .fix("Free some space, or look at the disk: df -h, dmesg"))
+        }
     }
-    Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
-        .fix("Free some space, or look at the disk: df -h, dmesg"))
 }
 
 async fn run_agent(

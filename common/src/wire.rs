@@ -1,7 +1,8 @@
 //! What agents and coordinators say to each other.
 //!
-//! Every stream begins with one [`Open`] frame that says what the stream is for; what a peer's
-//! role may open is decided by [`Open::allowed_for`] and nowhere else.
+//! Every stream begins with one [`Open`] frame that says what the stream is for. What a peer's certificate may open is
+//! decided by [`Open::allowed_for`]; whether the peer is still what its certificate says, coordinators look up in the
+//! state (`coordinator_core::access`).
 
 use std::net::SocketAddr;
 
@@ -66,6 +67,13 @@ impl Open {
             Open::Renew(_) | Open::Files(_) => true,
             Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::Findings => peer.member.is_some(),
         }
+    }
+}
+
+impl Open {
+    /// Whether it asks for what coordinators alone are told. Calls between them are looked at one by one.
+    pub fn is_inside(&self) -> bool {
+        matches!(self, Open::Logs(_) | Open::SealingKey | Open::Findings)
     }
 }
 

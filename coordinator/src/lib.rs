@@ -53,7 +53,18 @@ pub struct Coordinator {
     pub advertise: SocketAddr,
 }
 
-/// Runs until `shutdown` completes, or until the store can no longer be written.
+/// Why a coordinator ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Asked,
+    /// Its store can no longer be written.
+    StoreFailed,
+    /// It was removed from the group.
+    Removed,
+}
+
+/// Runs until `shutdown` completes, the store can no longer be written, or the others have removed it.
 ///
 /// `renewed` tells when the keyring on disk has a new certificate.
 pub async fn run(
@@ -62,7 +73,7 @@ pub async fn run(
     transport: Arc<dyn Transport>,
     renewed: watch::Receiver<()>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Problem> {
+) -> Result<Ended, Problem> {
     // Boxed, so that all of the coordinator is compiled in this crate, and not again in each that runs one.
     let running: BoxFuture<'static, _> = Box::pin(work(config, keyring, transport, renewed, Box::pin(shutdown)));
     running.await
@@ -74,7 +85,7 @@ async fn work(
     transport: Arc<dyn Transport>,
     renewed: watch::Receiver<()>,
     shutdown: BoxFuture<'static, ()>,
-) -> Result<(), Problem> {
+) -> Result<Ended, Problem> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(&keyring))?;
@@ -103,14 +114,15 @@ async fn work(
     tasks
         .spawn(until(stop.clone(), server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed)));
     tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
-    tokio::select! {
-        () = shutdown => {}
-        () = stop.cancelled() => {}
-    }
+    let ended = tokio::select! {
+        () = shutdown => Ended::Asked,
+        () = stop.cancelled() => Ended::StoreFailed,
+        () = consensus.was_removed() => Ended::Removed,
+    };
     stop.cancel();
     consensus.shutdown().await;
     while tasks.join_next().await.is_some() {}
-    Ok(())
+    Ok(ended)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {

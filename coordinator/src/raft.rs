@@ -4,6 +4,7 @@
 mod batch;
 mod election;
 mod late;
+mod leave;
 mod log;
 mod membership;
 mod network;
@@ -24,9 +25,12 @@ use std::{
 use common::{
     error::{Code, Problem},
     id::MemberId,
-    wire::Open,
+    wire::{Open, PeerIdentity},
 };
-use coordinator_core::{Author, Command, Outcome, Proposal};
+use coordinator_core::{
+    Author, Command, Outcome, Proposal,
+    access::{self, Action, Principal, Refusal},
+};
 use link::{LinkError, Transport, call::Caller};
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
@@ -36,6 +40,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use leave::leave;
 pub use network::{MemberAnswer, MemberCall};
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
 pub use state_machine::Published;
@@ -107,11 +112,12 @@ pub struct GroupMember {
     pub address: String,
 }
 
-/// The group as the coordinator says that is asked.
-pub async fn group_of(coordinator: &Caller) -> Result<Vec<GroupMember>, LinkError> {
+/// The group as the coordinator says that is asked; none if it says that who asks was removed.
+pub async fn group_of(coordinator: &Caller) -> Result<Option<Vec<GroupMember>>, LinkError> {
     let open = Open::Member(common::codec::encode(&MemberCall::Group)?);
     match coordinator.ask(&open, GROUP_TIMEOUT).await? {
-        MemberAnswer::Group(group) => Ok(group),
+        MemberAnswer::Group(group) => Ok(Some(group)),
+        MemberAnswer::Refused(Refusal::Removed) => Ok(None),
         _ => Err(LinkError::Ended),
     }
 }
@@ -120,11 +126,20 @@ pub async fn group_of(coordinator: &Caller) -> Result<Vec<GroupMember>, LinkErro
 pub struct Callers {
     transport: Arc<dyn Transport>,
     by_address: std::sync::Mutex<BTreeMap<SocketAddr, Caller>>,
+    /// Whether another member has said that this one was removed.
+    removed: watch::Sender<bool>,
 }
 
 impl Callers {
     fn new(transport: Arc<dyn Transport>) -> Callers {
-        Callers { transport, by_address: Default::default() }
+        Callers { transport, by_address: Default::default(), removed: watch::Sender::new(false) }
+    }
+
+    /// Takes note of an answer that says that this member was removed: it is for good, whoever says it.
+    fn heed(&self, answer: &MemberAnswer) {
+        if matches!(answer, MemberAnswer::Refused(Refusal::Removed)) {
+            self.removed.send_replace(true);
+        }
     }
 
     /// The caller of the coordinator at an address.
@@ -177,6 +192,7 @@ impl Consensus {
         tasks.spawn(until(stop.clone(), batch::run(consensus.clone(), Towards::Leader, waiting_forwards)));
         tasks.spawn(until(stop.clone(), read::run(consensus.clone(), waiting_reads)));
         tasks.spawn(until(stop.clone(), membership::run(consensus.clone())));
+        tasks.spawn(until(stop.clone(), membership::notice_removal(consensus.clone())));
         tasks.spawn(stop_when_failed(failed, stop));
         Ok(consensus)
     }
@@ -265,6 +281,7 @@ impl Consensus {
                     Some(outcome) => return Ok(outcome),
                     None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
                 },
+                Err(NotProposed::Removed) => return Err(removed_from_the_group()),
                 Err(NotProposed::Busy) if !may_be_made => {
                     return Err(Problem::new(Code::Busy, "The change was not made: too many wait").fix("Try again"));
                 }
@@ -320,6 +337,8 @@ impl Consensus {
         tokio::select! {
             answered = self.call(address, &call, FORWARD_TIMEOUT) => match answered {
                 Ok(MemberAnswer::Proposed(result)) => result,
+                Ok(MemberAnswer::Refused(Refusal::Removed)) => Err(NotProposed::Removed),
+                Ok(MemberAnswer::Refused(refusal)) => Err(NotProposed::Unknown(refusal.to_string())),
                 Ok(_) => Err(NotProposed::Unknown("the leader answered something else".into())),
                 Err(error) => {
                     Err(NotProposed::Unknown(format!("the leader at {address} does not answer: {error}")))
@@ -349,11 +368,43 @@ impl Consensus {
     /// Calls another member.
     pub async fn call(&self, to: SocketAddr, call: &MemberCall, timeout: Duration) -> Result<MemberAnswer, LinkError> {
         let open = Open::Member(common::codec::encode(call)?);
-        self.callers.get(to).ask(&open, timeout).await
+        let answer = self.callers.get(to).ask(&open, timeout).await?;
+        self.callers.heed(&answer);
+        Ok(answer)
     }
 
-    /// Answers another member. The caller has checked that it is one.
-    pub async fn answer(&self, call: MemberCall) -> MemberAnswer {
+    /// Completes when this member learns that it was removed from the group.
+    pub async fn was_removed(&self) {
+        let mut removed = self.callers.removed.subscribe();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether a peer may make a call, by the state as it is applied here.
+    fn may_call(&self, peer: PeerIdentity, call: &MemberCall) -> Result<(), Refusal> {
+        let published = self.current();
+        let ask = |action| access::authorize(&Principal::Peer(peer), &action, &published.cluster);
+        // In the name of nobody else.
+        let agree = |vote: &types::Vote| ask(Action::Agree(vote.leader_id().voted_for().map_or(MemberId(0), MemberId)));
+        match call {
+            MemberCall::Append(request) => agree(&request.vote),
+            MemberCall::Vote(request) => agree(&request.vote),
+            MemberCall::Snapshot(request) => agree(&request.vote),
+            MemberCall::PreVote { .. } | MemberCall::Group => {
+                ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
+            }
+            MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Propose(proposal))),
+            MemberCall::ReadIndex => ask(Action::Inside),
+        }
+    }
+
+    /// Answers another member.
+    pub async fn answer(&self, peer: PeerIdentity, call: MemberCall) -> MemberAnswer {
+        if let Err(refusal) = self.may_call(peer, &call) {
+            tracing::warn!(host = %peer.host, member = ?peer.member.map(|id| id.0), %refusal, "a call was refused");
+            return MemberAnswer::Refused(refusal);
+        }
         match call {
             MemberCall::Append(request) => {
                 // The answer waits for this member's disk; the leader is there meanwhile.
@@ -395,9 +446,19 @@ pub enum NotProposed {
     /// The proposal may or may not have been made.
     #[error("{0}")]
     Unknown(String),
+    /// This member was removed from the group.
+    #[error("this member was removed from the group")]
+    Removed,
     /// More proposals wait than are allowed.
     #[error("too many proposals wait")]
     Busy,
+}
+
+/// The problem of a coordinator that is none any more.
+pub fn removed_from_the_group() -> Problem {
+    Problem::new(Code::MemberRefused, "This coordinator was removed from the group")
+        .fix("Ask another one: wharf ctx ls shows which are known")
+        .fix("To have it back: wharf uninstall, then join the host with a line of: wharf member add")
 }
 
 /// The problem of a group without a leader.

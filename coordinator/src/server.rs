@@ -1,5 +1,7 @@
 //! The listening sides: peers by QUIC, people and joining hosts by HTTPS.
 
+mod accepted;
+
 use link::clock::now;
 use std::{
     net::SocketAddr,
@@ -18,7 +20,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use link::{Connection, LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
+use link::{LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{ClientHello, ResolvesServerCert},
@@ -33,7 +35,13 @@ use tokio::{
 use tower::Service;
 use tracing::{debug, error, warn};
 
-use crate::{Coordinator, api, dispatch, raft::MemberCall};
+use accepted::{Accepted, OpenConnection};
+use coordinator_core::access::{Action, Principal, authorize};
+
+use crate::{
+    Coordinator, api, dispatch,
+    raft::{Consensus, MemberCall, Published},
+};
 
 /// HTTPS connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
@@ -52,19 +60,27 @@ pub enum Door {
 
 /// Serves agents and other coordinators.
 pub async fn serve_peers(coordinator: Coordinator, transport: Arc<dyn Transport>) {
-    let mut connections = JoinSet::new();
-    while let Some(connection) = transport.accept().await {
-        connections.spawn(serve_connection(coordinator.clone(), connection));
-        while connections.try_join_next().is_some() {}
+    let accepted = Accepted::default();
+    let accepting = async {
+        let mut connections = JoinSet::new();
+        while let Some(connection) = transport.accept().await {
+            connections.spawn(serve_connection(coordinator.clone(), accepted.begin(connection)));
+            while connections.try_join_next().is_some() {}
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = accepted.close_removed(&coordinator.consensus) => {}
     }
 }
 
-async fn serve_connection(coordinator: Coordinator, connection: Connection) {
+async fn serve_connection(coordinator: Coordinator, open: OpenConnection) {
     let mut streams = JoinSet::new();
-    while let Ok(stream) = connection.accept().await {
-        let (coordinator, connection) = (coordinator.clone(), connection.clone());
+    let open = Arc::new(open);
+    while let Ok(stream) = open.connection.accept().await {
+        let (coordinator, open) = (coordinator.clone(), open.clone());
         streams.spawn(async move {
-            if let Err(error) = serve_stream(coordinator, connection, stream).await {
+            if let Err(error) = serve_stream(coordinator, &open, stream).await {
                 debug!(%error, "a stream ended early");
             }
         });
@@ -72,17 +88,26 @@ async fn serve_connection(coordinator: Coordinator, connection: Connection) {
     }
 }
 
-async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stream: Stream) -> Result<(), LinkError> {
-    let Some(open) = stream.incoming.receive::<Open>().await? else { return Ok(()) };
-    let peer = connection.peer();
-    if !open.allowed_for(&peer) {
+async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut stream: Stream) -> Result<(), LinkError> {
+    let Some(asked) = stream.incoming.receive::<Open>().await? else { return Ok(()) };
+    let (connection, peer) = (&open.connection, open.connection.peer());
+    let published = coordinator.consensus.current();
+    if !asked.allowed_for(&peer) {
         warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
         connection.close("this is not allowed for you");
         return Ok(());
     }
-    match open {
+    if asked.is_inside()
+        && let Err(refusal) = authorize(&Principal::Peer(peer), &Action::Inside, &published.cluster)
+    {
+        // Without an answer, but for a member that is new here and asks again.
+        warn!(host = %peer.host, %refusal, "a stream was refused");
+        return Ok(());
+    }
+    match asked {
         Open::Session(hello) => {
-            dispatch::serve_session(coordinator.dispatch, connection, hello, stream).await;
+            open.has_session();
+            dispatch::serve_session(coordinator.dispatch, connection.clone(), hello, stream).await;
             Ok(())
         }
         Open::Renew(request) => {
@@ -90,20 +115,17 @@ async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stre
             stream.outgoing.finish().await
         }
         Open::Member(call) => {
-            let answer = coordinator.consensus.answer(codec::decode::<MemberCall>(&call)?).await;
+            let answer = coordinator.consensus.answer(peer, codec::decode::<MemberCall>(&call)?).await;
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }
         Open::Files(instance) => {
-            let published = coordinator.consensus.current();
             let answer = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }
         Open::SealingKey => {
-            // A certificate outlives its host's membership.
-            let is_member = coordinator.consensus.current().cluster.member_on(peer.host).is_some();
-            stream.outgoing.send(&coordinator.seals.share().filter(|_| is_member)).await?;
+            stream.outgoing.send(&coordinator.seals.share()).await?;
             stream.outgoing.finish().await
         }
         Open::Findings => {
@@ -111,12 +133,24 @@ async fn serve_stream(coordinator: Coordinator, connection: Connection, mut stre
             stream.outgoing.finish().await
         }
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
-            Ok(source) => relay(source, stream).await,
+            Ok(source) => tokio::select! {
+                passed = relay(source, stream) => passed,
+                () = refused(&coordinator.consensus, peer) => Ok(()),
+            },
             Err(problem) => {
                 stream.outgoing.send(&LogFrame::Failed(problem)).await?;
                 stream.outgoing.finish().await
             }
         },
+    }
+}
+
+/// Completes when a coordinator is none any more.
+async fn refused(consensus: &Consensus, peer: PeerIdentity) {
+    let mut published = consensus.watch();
+    let is_refused = |now: &Arc<Published>| authorize(&Principal::Peer(peer), &Action::Inside, &now.cluster).is_err();
+    if published.wait_for(is_refused).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -233,6 +233,11 @@ impl TestCluster {
 }
 
 impl Host {
+    /// What its certificate says.
+    pub fn identity(&self) -> PeerIdentity {
+        PeerIdentity { host: self.keyring.host, member: self.keyring.member }
+    }
+
     /// The folder of its state, with everything that it writes to disk.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -245,7 +250,7 @@ impl Host {
 
     /// Starts its coordinator and its agent.
     pub fn switch_on(&mut self, network: &Network) {
-        let identity = PeerIdentity { host: self.keyring.host, member: self.keyring.member };
+        let identity = self.identity();
         let transport: Arc<dyn Transport> = Arc::new(network.end(self.address, identity));
         self.stop = CancellationToken::new();
         let (renewals, renewed) = watch::channel(());

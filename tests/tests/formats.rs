@@ -45,7 +45,7 @@ use coordinator::{
 use coordinator_core::{
     Batch, Cluster, Command, Proposal, RequestId,
     cluster::Content,
-    command::{Admission, Authority, Genesis, NewFile, NewJoinToken, Placement},
+    command::{Admission, Authority, Genesis, NewFile, NewJoinToken, Person, Placement},
 };
 use link::keyring::{KEYRING_FORMAT, Keyring};
 use serde::{Serialize, de::DeserializeOwned};
@@ -290,7 +290,8 @@ fn commands_on_the_rest() -> Vec<Command> {
 }
 
 fn batch() -> Batch {
-    let proposal = |command| Proposal { request: Some(RequestId([8; 16]).into()), by: Some(name("admin")), command };
+    let person = Person { token: TokenId([7; 5]), name: name("admin") };
+    let proposal = |command| Proposal { request: Some(RequestId([8; 16]).into()), by: Some(person.clone()), command };
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }
 

@@ -162,10 +162,13 @@ impl ContainerRuntime for Fake {
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
         let bytes = format!("output of {}\n", request.part).into_bytes();
-        for frame in [LogFrame::Output { stderr: false, bytes }, LogFrame::End] {
-            if output.send(frame).await.is_err() {
-                return;
-            }
+        if output.send(LogFrame::Output { stderr: false, bytes }).await.is_err() {
+            return;
+        }
+        match request.follow {
+            // Nothing more is printed, until nobody listens.
+            true => output.closed().await,
+            false => drop(output.send(LogFrame::End).await),
         }
     }
 

@@ -69,7 +69,10 @@ async fn watch(session: &Session, after: u64, about: &str) -> Result<(), Problem
                     output::line(&format!("{}  {}  {}  {}", event.at, event.reason, event.subject, told(&event)));
                     event.output.lines().iter().for_each(|line| output::line(&format!("  │ {line}")));
                 }
-                Err(_) => output::note(data),
+                Err(_) => match serde_json::from_str::<Problem>(data) {
+                    Ok(problem) => return Err(problem),
+                    Err(_) => output::note(data),
+                },
             }
         }
     }

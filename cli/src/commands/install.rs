@@ -90,10 +90,8 @@ async fn wait_until_it_votes(install: &Install, keyring: &Keyring, member: Membe
     let deadline = Instant::now() + VOTES_WITHIN;
     while Instant::now() < deadline {
         for other in &others {
-            if coordinator::raft::group_of(other)
-                .await
-                .is_ok_and(|group| group.iter().any(|m| m.id == member && m.votes))
-            {
+            let group = coordinator::raft::group_of(other).await.ok().flatten().unwrap_or_default();
+            if group.iter().any(|known| known.id == member && known.votes) {
                 output::note(format!("✓ coordinator {member} votes"));
                 return Ok(());
             }

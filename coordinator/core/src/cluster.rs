@@ -19,7 +19,7 @@ mod stacks;
 use std::{net::Ipv4Addr, sync::Arc};
 
 use common::{
-    api::{Event, Settings},
+    api::{Access, Event, Settings},
     assignment::RegistryCredentials,
     error::{Code, Problem},
     file::FileId,
@@ -45,7 +45,8 @@ pub use runs::{End, Runs, Task, Tries};
 use stacks::StackChange;
 pub use stacks::{Revision, Service, Stack};
 
-use crate::command::{Authority, Batch, Command, Genesis, Outcome, Proposal, Request, RequestId};
+use crate::access::{Action, Principal, Refusal, authorize};
+use crate::command::{Authority, Batch, Command, Genesis, Outcome, Person, Proposal, Request, RequestId};
 
 /// How far the clocks of two coordinators may be apart without a strict singleton running twice.
 const MAX_SKEW: Span = Span::minutes(60);
@@ -171,9 +172,14 @@ impl Cluster {
         outcome
     }
 
-    /// Applies a proposal; its events say who asked for it.
+    /// Applies a proposal of somebody who may make it by now; its events say who asked for it.
     fn apply_by(&mut self, proposal: &Proposal) -> Outcome {
-        self.actor = proposal.by.clone();
+        if let Some(person) = &proposal.by
+            && let Err(refusal) = authorize(&Principal::Token(person.token), &Action::Api(Access::Admin), self)
+        {
+            return Outcome::Rejected(not_authorised(person, refusal));
+        }
+        self.actor = proposal.by.as_ref().map(|person| person.name.clone());
         let outcome = self.apply_command(&proposal.command);
         self.actor = None;
         outcome
@@ -332,6 +338,15 @@ impl Cluster {
 
 /// What a command's own function gives: an outcome, or why it does not fit.
 type Applied = Result<Outcome, Problem>;
+
+fn not_authorised(person: &Person, refusal: Refusal) -> Problem {
+    let code = if refusal == Refusal::Unknown { Code::Unauthenticated } else { Code::Denied };
+    let why = match refusal {
+        Refusal::Unknown | Refusal::Removed => format!("the token {} was revoked", person.name),
+        Refusal::NotAllowed => format!("the token {} may only read", person.name),
+    };
+    Problem::new(code, "The change was not made").why(why).fix("Use a token with the access admin: wharf token create")
+}
 
 fn another_request() -> Problem {
     Problem::new(Code::Conflict, "The change was not made: its Idempotency-Key was used for another one before")

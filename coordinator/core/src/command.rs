@@ -49,13 +49,22 @@ impl From<RequestId> for Request {
     }
 }
 
+/// Somebody with an API token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// The token: what it allows is decided when the command is applied.
+    pub token: TokenId,
+    /// What it is called, for the history.
+    pub name: Name,
+}
+
 /// Whose write it is, and which.
 #[derive(Debug, Clone)]
 pub struct Author {
     /// The request.
     pub request: Request,
-    /// The API token of the person who asks; none if the cluster acts by itself.
-    pub by: Option<Name>,
+    /// Who asks; none if the cluster acts by itself.
+    pub by: Option<Person>,
 }
 
 impl From<RequestId> for Author {
@@ -78,8 +87,8 @@ pub struct Batch {
 pub struct Proposal {
     /// The request.
     pub request: Option<Request>,
-    /// The API token of the person who asked; none if the cluster acts by itself.
-    pub by: Option<Name>,
+    /// Who asked; none if the cluster acts by itself.
+    pub by: Option<Person>,
     /// The command.
     pub command: Command,
 }

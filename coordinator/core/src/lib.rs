@@ -4,6 +4,7 @@
 //! [`plan()`] says what should change next; [`view`] derives everything that others are told.
 //! Nothing here reads a clock, a file or a random number: time and ids come inside the commands.
 
+pub mod access;
 pub mod cluster;
 pub mod command;
 pub mod lease;

@@ -11,18 +11,39 @@ use axum::{
 use common::{
     api::{Access, COORDINATORS_HEADER},
     error::{Code, Problem},
-    name::Name,
-    token::{ApiToken, SecretHash},
+    token::{ApiToken, SecretHash, TokenId},
 };
 
-use coordinator_core::{cluster::ApiTokenRecord, view};
+use coordinator_core::{
+    access::{self as core, Action, Principal},
+    cluster::ApiTokenRecord,
+    command::Person,
+    view,
+};
+use tokio::sync::watch;
 
 use super::ApiError;
 use crate::{Coordinator, raft::Published, server::Door};
 
-/// Who asks: the name of the token, where one is needed.
+/// Who asks, where a token is needed.
 #[derive(Debug, Clone)]
-pub struct Actor(pub Option<Name>);
+pub struct Actor(pub Option<Person>);
+
+impl Actor {
+    /// Completes when the token may not even read any more, with what is to be said then: an answer that goes on for
+    /// hours is not for somebody whose token was revoked meanwhile.
+    pub async fn refused(self, mut published: watch::Receiver<Arc<Published>>) -> Problem {
+        let Some(person) = self.0 else { return std::future::pending().await };
+        let principal = Principal::Token(person.token);
+        let is_refused =
+            |now: &Arc<Published>| core::authorize(&principal, &Action::Api(Access::Viewer), &now.cluster).is_err();
+        if published.wait_for(is_refused).await.is_err() {
+            return std::future::pending().await;
+        }
+        Problem::new(Code::Unauthenticated, "This answer ends here")
+            .why(format!("the token {} was revoked", person.name))
+    }
+}
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,17 +202,20 @@ fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Refusa
             .fix("It has been seen: revoke it, wharf token rm <id>")
             .into());
     }
-    let token = authenticate(published, request)?;
-    if token.access < needed {
+    let (id, token) = authenticate(published, request)?;
+    if core::authorize(&Principal::Token(id), &Action::Api(needed), &published.cluster).is_err() {
         return Err(denied()
             .why("the token may only read")
             .fix("Use a token with the access admin: wharf token create")
             .into());
     }
-    Ok(Actor(Some(token.name.clone())))
+    Ok(Actor(Some(Person { token: id, name: token.name.clone() })))
 }
 
-fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<&'a ApiTokenRecord, Refusal> {
+fn authenticate<'a>(
+    published: &'a Arc<Published>,
+    request: &Request,
+) -> Result<(TokenId, &'a ApiTokenRecord), Refusal> {
     let unauthenticated = |why: &str| {
         Problem::new(Code::Unauthenticated, format!("{} {} needs a token", request.method(), request.uri().path()))
             .why(why)
@@ -207,5 +231,6 @@ fn authenticate<'a>(published: &'a Arc<Published>, request: &Request) -> Result<
     let given = SecretHash::of(&token.secret);
     known
         .filter(|known| known.secret.matches(&given))
+        .map(|known| (token.id, known))
         .ok_or_else(|| Refusal::UnknownToken(unauthenticated("the cluster does not know this token")))
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::HeaderMap,
     response::sse::{Event as SseEvent, KeepAlive, Sse},
@@ -12,12 +12,15 @@ use common::{
     api::{Event, List},
     name::Name,
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use serde::Deserialize;
 use tokio_stream::wrappers::WatchStream;
 use utoipa::IntoParams;
 
-use super::extract::{Asked, Reading};
+use super::{
+    access::Actor,
+    extract::{Asked, Reading},
+};
 use crate::{Coordinator, raft::Published};
 
 /// Most events in one answer.
@@ -64,10 +67,12 @@ pub async fn list(Reading(published): Reading, Asked(which): Asked<Which>) -> Js
 }
 
 /// Events as they happen (server-sent events). Each carries its index as id; a watch that is taken
-/// up with `Last-Event-ID` or `after` misses nothing, or is told by an event named `gap`.
+/// up with `Last-Event-ID` or `after` misses nothing, or is told by an event named `gap`. It ends with an event named
+/// `end`, a problem, when the token is revoked.
 #[utoipa::path(get, path = "/api/v1/watch", params(Which), responses((status = 200, body = String, content_type = "text/event-stream")))]
 pub async fn watch(
     State(coordinator): State<Coordinator>,
+    Extension(actor): Extension<Actor>,
     headers: HeaderMap,
     Asked(which): Asked<Which>,
 ) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
@@ -88,7 +93,11 @@ pub async fn watch(
         *seen = newest.max(*seen);
         std::future::ready(Some(stream::iter(out.into_iter().map(Ok))))
     });
-    Sse::new(steps.flatten()).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+    let refused = actor.refused(coordinator.consensus.watch()).shared();
+    let last =
+        refused.clone().map(|problem| Ok(SseEvent::default().event("end").json_data(&problem).unwrap_or_default()));
+    let events = steps.flatten().take_until(refused).chain(stream::once(last));
+    Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Instances and their output.
 
 use axum::{
-    Json, body,
+    Extension, Json, body,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
@@ -15,12 +15,14 @@ use common::{
     wire::{LogFrame, LogRequest},
 };
 use coordinator_core::{Command, view};
+use futures::{FutureExt, StreamExt, stream};
 use link::clock::now;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ApiError,
+    access::Actor,
     extract::{Asked, At, Body, Reading, Writing},
 };
 use crate::Coordinator;
@@ -107,6 +109,7 @@ pub struct LogLine {
     responses((status = 200, body = LogLine, content_type = "application/x-ndjson")))]
 pub async fn logs(
     State(coordinator): State<Coordinator>,
+    Extension(actor): Extension<Actor>,
     At((environment, stack, service, instance)): At<(Name, Name, Name, String)>,
     Asked(query): Asked<LogQuery>,
 ) -> Result<Response, ApiError> {
@@ -126,11 +129,21 @@ pub async fn logs(
     };
     let lines = futures::stream::unfold((stream, first), |(mut stream, next)| async move {
         let Some(LogFrame::Output { stderr, bytes }) = next else { return None };
-        let mut line = serde_json::to_vec(&LogLine { stderr, text: String::from_utf8_lossy(&bytes).into_owned() })
-            .unwrap_or_default();
-        line.push(b'\n');
+        let line = LogLine { stderr, text: String::from_utf8_lossy(&bytes).into_owned() };
         let next = stream.incoming.receive::<LogFrame>().await.unwrap_or(None);
-        Some((Ok::<_, std::convert::Infallible>(line), (stream, next)))
+        Some((as_json(&line), (stream, next)))
     });
+    let refused = actor.refused(coordinator.consensus.watch()).shared();
+    let last = refused.clone().map(|problem| as_json(&LogLine { stderr: true, text: format!("wharf: {problem}\n") }));
+    // Output that ends by itself ends the answer; then nobody waits for a refusal.
+    let lines = lines.map(Some).chain(stream::once(std::future::ready(None)));
+    let lines = lines.take_until(refused).chain(stream::once(last.map(Some)));
+    let lines = lines.take_while(|line| std::future::ready(line.is_some())).filter_map(std::future::ready);
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body::Body::from_stream(lines)).into_response())
+}
+
+fn as_json(line: &LogLine) -> Result<Vec<u8>, std::convert::Infallible> {
+    let mut json = serde_json::to_vec(line).unwrap_or_default();
+    json.push(b'\n');
+    Ok(json)
 }

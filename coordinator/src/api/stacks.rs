@@ -148,7 +148,7 @@ pub async fn rollout(
             .why("what is promoted goes on: state rolling")
             .into());
     }
-    let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
+    let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {}", by.name));
     let why = format!("paused{by}");
     let expect_revision = put.revision;
     let command = if put.promote {

@@ -12,7 +12,12 @@ use common::{
     instance::Observed,
     wire::{Hello, ToAgent, ToCoordinator},
 };
-use coordinator_core::{Command, Outcome, cluster::Host, view};
+use coordinator_core::{
+    Command, Outcome,
+    access::{self, Action, Principal},
+    cluster::Host,
+    view,
+};
 use link::{
     Connection, LinkError, Stream,
     connection::{Receiver, Sender},
@@ -140,7 +145,8 @@ impl Session {
         }
         // A new leader must have applied all that was acknowledged before it judges containers.
         let published = consensus.read().await.map_err(|_| Ended::NotLeader)?;
-        if !published.cluster.is_admitted(self.host) {
+        let peer = Principal::Peer(connection.peer());
+        if access::authorize(&peer, &Action::Host(self.host), &published.cluster).is_err() {
             let removed = Problem::new(Code::HostRemoved, "This host is not part of the cluster any more")
                 .why("it was removed")
                 .fix("On the host: wharf uninstall, then join it with a new line");

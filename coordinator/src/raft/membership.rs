@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a member that is to join may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a member that hears no leader asks whether it was removed.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long a learner may take from one sign of progress to the next.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After so long without an answer it is said that a member cannot be reached: an installation takes a while.
@@ -82,6 +84,22 @@ pub async fn run(consensus: Consensus) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Asks the others from time to time whether this member was removed, when nothing is heard of a leader: who was removed
+/// is told nothing any more.
+pub async fn notice_removal(consensus: Consensus) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        if consensus.leadership().leads || consensus.hears_leader() {
+            continue;
+        }
+        let others = consensus.group().into_iter().filter(|member| member.id != consensus.me());
+        for address in others.filter_map(|member| member.address.parse().ok()) {
+            // What it says is heeded by the call; one that cannot be reached is asked the next time.
+            drop(consensus.call(address, &MemberCall::Group, ANSWER_TIMEOUT).await);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use common::wire::Open;
-use coordinator_core::{Outcome, Proposal};
+use coordinator_core::{Outcome, Proposal, access::Refusal};
 use link::call::Caller;
 use openraft::{
     BasicNode,
@@ -61,6 +61,8 @@ pub enum MemberAnswer {
     ReadIndex(Option<u64>),
     /// To [`MemberCall::Group`].
     Group(Vec<GroupMember>),
+    /// To any call of who may not make it.
+    Refused(Refusal),
 }
 
 /// Makes clients of the other members.
@@ -78,6 +80,7 @@ impl Network {
 pub struct Client {
     target: u64,
     caller: Option<Caller>,
+    callers: Arc<Callers>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -85,7 +88,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Client {
         let address: Option<SocketAddr> = node.addr.parse().ok();
-        Client { target, caller: address.map(|address| self.callers.get(address)) }
+        let caller = address.map(|address| self.callers.get(address));
+        Client { target, caller, callers: self.callers.clone() }
     }
 }
 
@@ -104,7 +108,9 @@ impl Client {
             ))));
         };
         let open = common::codec::encode(&call).map(Open::Member).map_err(|error| unreachable(error.into()))?;
-        caller.ask(&open, option.hard_ttl()).await.map_err(unreachable)
+        let answer = caller.ask(&open, option.hard_ttl()).await.map_err(unreachable)?;
+        self.callers.heed(&answer);
+        Ok(answer)
     }
 
     fn unexpected<E: std::error::Error>(&self) -> CallError<E> {

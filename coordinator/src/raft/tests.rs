@@ -11,6 +11,7 @@ use common::{
 };
 use coordinator_core::{
     Batch, Command,
+    access::Refusal,
     command::{Admission, Authority, Genesis, NewJoinToken},
 };
 use link::memory::Network;
@@ -119,17 +120,21 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
         let (vote, entries) = (Vote::new_committed(term, 2), vec![entry(0, 10)]);
         MemberCall::Append(AppendEntriesRequest { vote, prev_log_id: None, entries, leader_commit: None })
     };
+    let leader = PeerIdentity { host: HostId([2; 10]), member: Some(MemberId(2)) };
     let asked = VoteRequest::new(Vote::new(5, 2), None);
+    let other = PeerIdentity { host: HostId([3; 10]), member: Some(MemberId(3)) };
+    let in_its_name = consensus.answer(other, MemberCall::Vote(asked.clone())).await;
+    assert!(matches!(in_its_name, MemberAnswer::Refused(Refusal::NotAllowed)), "nobody stands in another's name");
     assert!(
-        matches!(consensus.answer(MemberCall::Vote(asked)).await, MemberAnswer::Vote(Ok(vote)) if vote.vote_granted)
+        matches!(consensus.answer(leader, MemberCall::Vote(asked)).await, MemberAnswer::Vote(Ok(vote)) if vote.vote_granted)
     );
     let soon = Some(Duration::from_secs(10));
     consensus.raft.wait(soon).metrics(|metrics| metrics.current_term == 5, "the new term").await.expect("comes");
 
-    let MemberAnswer::Append(Ok(refused)) = consensus.answer(append(4)).await else { panic!("no answer") };
+    let MemberAnswer::Append(Ok(refused)) = consensus.answer(leader, append(4)).await else { panic!("no answer") };
     assert!(matches!(refused, AppendEntriesResponse::HigherVote(_)));
     assert_eq!(consensus.contact.silence(), None, "one that was deposed is not heard");
-    let mut answering = pin!(consensus.answer(append(5)));
+    let mut answering = pin!(consensus.answer(leader, append(5)));
     assert!(futures::poll!(&mut answering).is_pending(), "it is not durable yet");
     assert!(consensus.contact.is_fresh());
     assert!(matches!(answering.await, MemberAnswer::Append(Ok(AppendEntriesResponse::Success))));

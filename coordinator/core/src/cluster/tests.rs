@@ -65,7 +65,7 @@ fn a_request_that_comes_twice_is_made_once() {
     let mut fixture = Fixture::of_hosts(1);
     let proposal = Proposal {
         request: Some(RequestId([1; 16]).into()),
-        by: Some(crate::testing::name("ann")),
+        by: None,
         command: Command::PutStack {
             id: stack(),
             spec: Arc::new(common::spec::StackSpec {

@@ -57,6 +57,9 @@ impl Telling {
         let mut directory = session.dispatch.directory.subscribe();
         loop {
             let cluster = published.borrow().cluster.clone();
+            if !cluster.is_admitted(session.host) {
+                return Err(Ended::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster")));
+            }
             if std::mem::take(&mut self.is_stale) {
                 self.tell_assignment(session, &cluster, outgoing).await?;
                 self.tell_coordinators(&cluster, outgoing).await?;
@@ -100,9 +103,6 @@ impl Telling {
         cluster: &Cluster,
         outgoing: &mut Sender,
     ) -> Result<(), Ended> {
-        if !cluster.is_admitted(session.host) {
-            return Err(Ended::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster")));
-        }
         let Some(assignment) = view::assignment(cluster, session.host, &self.unknown) else { return Ok(()) };
         let same = |told: &Assignment| {
             (&told.instances, &told.surplus, &told.network)

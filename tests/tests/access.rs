@@ -1,0 +1,176 @@
+//! Who was removed, and whose token was revoked, has no power left: not by a certificate that lives on, and not by a
+//! stream that began before.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::ensure;
+use bytes::Bytes;
+use common::{
+    api::{Access, ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, List},
+    codec,
+    error::{Code, Problem},
+    id::MemberId,
+    name::Name,
+    part::Part,
+    spec::{ContainerSpec, ServiceSpec},
+    token::{SecretHash, TokenId},
+    wire::{LogRequest, Open},
+};
+use coordinator::raft::{MemberAnswer, MemberCall};
+use coordinator_core::{Command, Outcome, Proposal, access::Refusal, command::Person, view::Found};
+use http_body_util::BodyExt;
+use hyper::{Method, Response, body::Incoming};
+use link::call::Caller;
+use openraft::{Vote, raft::VoteRequest};
+use tests::{cluster::TestCluster, wait::until_async};
+
+const SOON: Duration = Duration::from_secs(20);
+const TOKENS: &str = "/api/v1/api-tokens";
+/// What a coordinator that means no good would make for itself.
+const OWN: TokenId = TokenId([9; 5]);
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+async fn new_token(cluster: &TestCluster, access: Access) -> ApiTokenCreated {
+    let asked = CreateApiToken { name: name("ci"), access };
+    cluster.client().send_json(Method::POST, TOKENS, &asked).await.expect("it is made")
+}
+
+async fn call(caller: &Caller, call: &MemberCall) -> MemberAnswer {
+    let open = Open::Member(codec::encode(call).expect("encodes"));
+    caller.ask(&open, SOON).await.expect("it answers")
+}
+
+fn make_token(by: Option<Person>) -> MemberCall {
+    let secret = SecretHash([9; 32]);
+    let command = Command::PutApiToken { id: OWN, name: name("own"), access: Access::Admin, secret };
+    MemberCall::Propose(vec![Proposal { request: None, by, command }])
+}
+
+fn stand(member: MemberId) -> MemberCall {
+    MemberCall::Vote(VoteRequest::new(Vote::new(99, member.0), None))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_was_removed_has_no_power_left() {
+    let mut cluster = TestCluster::start(3).await;
+    let (kept, revoked) = (new_token(&cluster, Access::Admin).await, new_token(&cluster, Access::Admin).await);
+    cluster.client().delete(&format!("{TOKENS}/{}", revoked.view.id)).await.expect("it is revoked");
+    let person = |token: &ApiTokenCreated| Some(Person { token: token.view.id, name: token.view.name.clone() });
+
+    // Somebody has the key of a coordinator that does not lead, and speaks in its stead.
+    let leader = cluster.leader(0).await.expect("somebody leads");
+    let stolen = (leader + 1) % 3;
+    let (address, identity) = (cluster.hosts[stolen].address, cluster.hosts[stolen].identity());
+    let me = identity.member.expect("a coordinator");
+    cluster.hosts[stolen].switch_off().await;
+    let end = Arc::new(cluster.network.end(address, identity));
+    let caller = Caller::new(end.clone(), cluster.hosts[leader].address);
+    let other = MemberId(if me.0 == 1 { 2 } else { 1 });
+    for (what, asked) in [("in nobody's name", make_token(None)), ("in another's name", stand(other))] {
+        let answer = call(&caller, &asked).await;
+        assert!(matches!(answer, MemberAnswer::Refused(Refusal::NotAllowed)), "{what}: {answer:?}");
+    }
+    let answer = call(&caller, &make_token(person(&revoked))).await;
+    let MemberAnswer::Proposed(Ok(outcomes)) = answer else { panic!("{answer:?}") };
+    assert!(
+        matches!(&outcomes[..], [Outcome::Rejected(problem)] if problem.code == Code::Unauthenticated),
+        "the leader looks at the token again: {outcomes:?}"
+    );
+    caller.ask::<Found>(&Open::Findings, SOON).await.expect("so far it is a coordinator");
+
+    let connection = caller.connection().await.expect("it is connected");
+    let asked = cluster.client_of(leader);
+    asked.delete(&format!("/api/v1/members/{me}")).await.expect("it is removed");
+    until_async(SOON, "the group goes on without it", async || {
+        let view: ClusterView = asked.get("/api/v1/cluster").await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        ensure!(view.members.iter().all(|member| member.id != me), "{:?}", view.members);
+        anyhow::Ok(())
+    })
+    .await;
+    until_async(SOON, "its connection is closed", async || {
+        ensure!(connection.is_closed());
+        anyhow::Ok(())
+    })
+    .await;
+    let calls = [
+        make_token(None),
+        make_token(person(&revoked)),
+        make_token(person(&kept)),
+        stand(me),
+        MemberCall::PreVote { last_log: None },
+        MemberCall::ReadIndex,
+        MemberCall::Group,
+    ];
+    for asked in calls {
+        let answer = call(&caller, &asked).await;
+        assert!(matches!(answer, MemberAnswer::Refused(Refusal::Removed)), "{asked:?}: {answer:?}");
+    }
+    let part = "default/shop/web/1.1".parse::<common::id::InstanceId>().expect("an id").part(Part::Main);
+    let logs = LogRequest { part, tail: None, follow: false };
+    for open in [Open::Findings, Open::SealingKey, Open::Logs(logs)] {
+        caller.ask::<Vec<u8>>(&open, SOON).await.expect_err("nothing is told");
+    }
+    let tokens: List<ApiTokenView> = asked.get(TOKENS).await.expect("it answers");
+    assert!(tokens.items.iter().all(|token| token.id != OWN), "{:?}", tokens.items);
+    assert_eq!(cluster.leader(leader).await.expect("somebody leads"), leader, "it deposed nobody");
+
+    // The one that was removed and means well learns it, and answers no more; its host goes on.
+    drop(end);
+    let network = cluster.network.clone();
+    cluster.hosts[stolen].switch_on(&network);
+    until_async(SOON, "it answers no more", async || {
+        let answered = cluster.client_of(stolen).get::<ClusterView>("/api/v1/cluster").await.map(drop);
+        ensure!(answered.as_ref().err().map(|problem| problem.code) == Some(Code::Unreachable), "{answered:?}");
+        anyhow::Ok(())
+    })
+    .await;
+    until_async(SOON, "its host is ready", async || {
+        let hosts: List<common::api::HostView> =
+            cluster.client_of(leader).get("/api/v1/hosts").await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        ensure!(hosts.items.iter().all(|host| host.liveness.word() == "ready"), "{:?}", hosts.items);
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+/// All that comes until an answer ends.
+async fn until_it_ends(response: Response<Incoming>) -> String {
+    let mut body = response.into_body();
+    let mut text = String::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        text.push_str(&String::from_utf8_lossy(frame.data_ref().map_or(&[], |data| data.as_ref())));
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_followed_ends_with_the_token() {
+    let cluster = TestCluster::start(1).await;
+    let service = ServiceSpec { container: ContainerSpec::of_image("web:1"), ..ServiceSpec::of_image("web:1") };
+    cluster.deploy("shop", service).await.expect("it is accepted");
+    cluster.wait_for_running(1).await;
+    let (token, other) = (new_token(&cluster, Access::Viewer).await, new_token(&cluster, Access::Viewer).await);
+    let client = cluster.client_with(0, &token.token);
+    let mut reading = Vec::new();
+    let logs = "/api/v1/environments/default/stacks/shop/services/web/instances/1.1/logs?follow=true";
+    for path in ["/api/v1/watch", logs] {
+        let response = client.send(Method::GET, path, Bytes::new()).await.expect("it answers");
+        reading.push((path, tokio::spawn(until_it_ends(response))));
+    }
+    let beside = cluster.client_with(0, &other.token).send(Method::GET, logs, Bytes::new()).await.expect("it answers");
+    let mut beside = tokio::spawn(until_it_ends(beside));
+    cluster.client().delete(&format!("{TOKENS}/{}", token.view.id)).await.expect("it is revoked");
+    for (path, text) in reading {
+        let text = tokio::time::timeout(Duration::from_secs(5), text).await;
+        let text = text.unwrap_or_else(|_| panic!("{path} goes on")).expect("no panic");
+        assert!(text.contains("the token ci was revoked"), "{path}: {text}");
+    }
+    let refused = client.get::<ClusterView>("/api/v1/cluster").await.map(drop);
+    assert!(matches!(refused, Err(Problem { code: Code::Unauthenticated, .. })), "{refused:?}");
+    let goes_on = tokio::time::timeout(Duration::from_millis(300), &mut beside).await;
+    assert!(goes_on.is_err(), "another token's answer goes on");
+    beside.abort();
+}
