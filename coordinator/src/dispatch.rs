@@ -7,6 +7,7 @@ mod session;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -189,19 +190,15 @@ impl Dispatch {
                 .fix("See which there are: wharf ps"));
         };
         let own = self.hosts().get(&host).map(|live| live.connection.clone());
-        let connection = match own {
-            Some(connection) => connection,
-            None if self.consensus.leadership().leads => {
-                return Err(cannot("its host has no session with the leader".into()));
-            }
-            None => {
-                let leader =
-                    self.consensus.leader_address().ok_or_else(|| cannot("the coordinators have no leader".into()))?;
+        let connection = match way(self.consensus.leadership().leads, own, self.consensus.leader_address()) {
+            Ok(Way::Session(connection)) => connection,
+            Ok(Way::Leader(leader)) => {
                 let dialled =
                     tokio::time::timeout(DIAL_TIMEOUT, self.consensus.callers().get(leader).connection()).await;
                 let dialled = dialled.unwrap_or(Err(LinkError::TimedOut(DIAL_TIMEOUT)));
                 dialled.map_err(|error| cannot(format!("the leader does not answer: {error}")))?
             }
+            Err(why) => return Err(cannot(why.to_owned())),
         };
         let opened = async {
             let mut stream = connection.open().await?;
@@ -209,5 +206,44 @@ impl Dispatch {
             Ok::<Stream, LinkError>(stream)
         };
         opened.await.map_err(|error| cannot(error.to_string()))
+    }
+}
+
+/// How an agent is reached.
+#[derive(Debug, PartialEq, Eq)]
+enum Way<S> {
+    /// By its session with this member.
+    Session(S),
+    /// Through the member that leads.
+    Leader(SocketAddr),
+}
+
+/// Agents speak with the leader: what a member that does not lead has of a session is from before, and leads nowhere.
+fn way<S>(leads: bool, session: Option<S>, leader: Option<SocketAddr>) -> Result<Way<S>, &'static str> {
+    match (leads, session, leader) {
+        (true, Some(session), _) => Ok(Way::Session(session)),
+        (true, None, _) => Err("its host has no session with the leader"),
+        (false, _, Some(leader)) => Ok(Way::Leader(leader)),
+        (false, _, None) => Err("the coordinators have no leader"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_leader_uses_its_own_sessions() {
+        let leader: SocketAddr = ([10, 0, 0, 2], 7443).into();
+        let cases = [
+            (true, Some(1), None, Ok(Way::Session(1))),
+            (true, None, Some(leader), Err("its host has no session with the leader")),
+            (false, Some(1), Some(leader), Ok(Way::Leader(leader))),
+            (false, Some(1), None, Err("the coordinators have no leader")),
+            (false, None, Some(leader), Ok(Way::Leader(leader))),
+        ];
+        for (leads, session, leader, expected) in cases {
+            assert_eq!(way(leads, session, leader), expected, "{leads} {session:?} {leader:?}");
+        }
     }
 }

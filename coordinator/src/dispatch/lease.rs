@@ -21,9 +21,9 @@ pub async fn run(dispatch: Dispatch) {
             () = tokio::time::sleep(period) => {}
         }
         if !dispatch.consensus.leadership().leads {
-            if leading_since.take().is_some() {
-                dispatch.forget_all();
-            }
+            leading_since = None;
+            // Also those that began while it led for less than one look.
+            dispatch.forget_all();
             continue;
         }
         let since = *leading_since.get_or_insert_with(Instant::now);
