@@ -133,6 +133,9 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                 End::Redirected(None) => debug!("the coordinators have no leader at the moment"),
                 End::Refused(problem) => {
                     error!(%problem, "this host is refused");
+                    if problem.code == Code::HostRemoved {
+                        self.dismiss();
+                    }
                     tokio::time::sleep(AFTER_REFUSAL).await;
                 }
                 End::Left => return,
@@ -288,6 +291,20 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         self.address.send_if_modified(|known| known.replace(address) != Some(address));
         let wireguard = self.key.as_ref().and_then(OwnKey::usable);
         Ok(facts::observe(&*self.runtime, address, wireguard).await)
+    }
+
+    /// Ends all that runs here: the cluster has removed this host, and runs it elsewhere.
+    fn dismiss(&self) {
+        let report = self.report.borrow().clone();
+        self.assignment.send_if_modified(|current| {
+            let dismissed = current.dismissed(&report);
+            let changes = !current.instances.is_empty() || current.surplus != dismissed.surplus;
+            if changes {
+                warn!(instances = dismissed.surplus.len(), "this host was removed: what runs here is ended");
+                *current = dismissed;
+            }
+            changes
+        });
     }
 
     fn obey(&self, next: Assignment) {

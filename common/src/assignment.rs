@@ -10,6 +10,7 @@ use crate::{
     instance::{BoundPort, Desired, Phase},
     network::{Network, Overlay},
     part::Part,
+    report::Report,
     secret::Secret,
     spec::{ServiceSpec, template::Node},
 };
@@ -55,6 +56,16 @@ pub struct AssignedInstance {
     pub ended: Option<Phase>,
     /// Who to be at the registries of its images.
     pub credentials: Vec<RegistryCredentials>,
+}
+
+impl Assignment {
+    /// What a host does that was removed from the cluster: all that it was to run, and all that it reports, ends.
+    pub fn dismissed(&self, report: &Report) -> Assignment {
+        let assigned = self.instances.iter().map(|instance| &instance.id);
+        let reported = report.instances.iter().map(|(id, _)| id);
+        let surplus = assigned.chain(reported).chain(&report.unknown).chain(&self.surplus).cloned().collect();
+        Assignment { generation: self.generation + 1, instances: Vec::new(), surplus, ..self.clone() }
+    }
 }
 
 impl AssignedInstance {

@@ -59,7 +59,10 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
                 return Ok(1);
             }
             session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
-            output::note(format!("✓ {host} is removed; on the host itself: wharf uninstall"));
+            output::note(format!("✓ {host} is removed; it ends its containers as soon as a coordinator reaches it"));
+            output::note(
+                "  if none does, they run on there beside their successors; on the host itself: wharf uninstall",
+            );
             Ok(0)
         }
         Host::Oversubscribe { host, cpu, memory } => {

@@ -11,6 +11,8 @@ use agent::{
 use common::error::{Code, Problem};
 use link::keyring::Keyring;
 
+mod group;
+
 use super::install::{remove_unit, service_processes};
 use crate::{args::Uninstall, output};
 
@@ -39,8 +41,18 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     }
     let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
     output::note(format!("  the service, {state}, {binary}; a coordinator's sealing key in {keys}"));
+    let group = match &keyring {
+        Some(keyring) => group::Membership::find(keyring).await?,
+        None => None,
+    };
+    if let Some(group) = &group {
+        output::note(group.note());
+    }
     if !output::confirm("Remove it?", yes)? {
         return Ok(1);
+    }
+    if let Some(group) = group {
+        group.leave().await;
     }
     let mut errors = Vec::new();
     // What runs here is nothing to wait for.
