@@ -93,6 +93,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
     ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/revisions", READ),
+    ("GET", "/api/v1/environments/{environment}/stacks/{stack}/deployments/{revision}", READ),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
     ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", CHANGE),
     ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", CHANGE),
