@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -12,7 +13,7 @@ use crate::{
     id::{HostId, InstanceId, ServiceId, StackId},
     name::Name,
     network::{Peer, Peers, Subnet, WireguardKey},
-    spec::Protocol,
+    spec::{Alias, Protocol, default_network},
 };
 
 /// A service as others find it.
@@ -30,6 +31,42 @@ pub struct Listing {
     pub replicas: Option<u32>,
     /// The labels of its main container.
     pub labels: BTreeMap<String, String>,
+    /// The networks of its stack that it is on, with its further names there; the environment's own alone if empty.
+    pub networks: BTreeMap<Name, BTreeSet<Alias>>,
+    /// What its instances may do on their networks beside what all may.
+    pub reach: Reach,
+    /// Who is asked for names that are not the cluster's; the host's own resolvers if empty.
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// What the instances of a service reach beside what all do, or do not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reach {
+    /// Nothing outside the cluster.
+    pub is_internal: bool,
+    /// Programs of their own host.
+    pub calls_host: bool,
+    /// They are on their host's own network.
+    pub is_on_host: bool,
+}
+
+/// What services have in common that reach each other: an environment, or a network of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Realm {
+    /// An environment.
+    Environment(Name),
+    /// A network that a stack keeps to itself.
+    Network(StackId, Name),
+}
+
+impl fmt::Display for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Realm::Environment(name) => write!(f, "{name}"),
+            // Names have no dots, so no environment is called like that.
+            Realm::Network(stack, name) => write!(f, "{}.{}.{name}", stack.environment, stack.stack),
+        }
+    }
 }
 
 /// An instance as others reach it.
@@ -117,16 +154,42 @@ impl Directory {
         self.services.get(id)
     }
 
-    /// The environments that a service belongs to: its own first.
-    pub fn environments_of<'a>(&'a self, id: &'a ServiceId) -> impl Iterator<Item = &'a Name> {
-        let joined = self.services.get(id).map(|listing| &listing.joins);
-        [&id.stack.environment].into_iter().chain(joined.into_iter().flatten())
+    /// What a service belongs to: its own environment or the networks of its stack that it is on, then the environments
+    /// that it has joined.
+    pub fn realms_of<'a>(&'a self, id: &'a ServiceId) -> impl Iterator<Item = Realm> + 'a {
+        let listing = self.services.get(id);
+        let networks = listing.map(|listing| &listing.networks).into_iter().flat_map(BTreeMap::keys);
+        let is_open = listing.is_none_or(|listing| listing.networks.is_empty());
+        let own = is_open.then(|| Realm::Environment(id.stack.environment.clone()));
+        let joined = listing.map(|listing| &listing.joins).into_iter().flatten();
+        own.into_iter()
+            .chain(networks.map(|network| realm(&id.stack, network)))
+            .chain(joined.cloned().map(Realm::Environment))
     }
 
-    /// Whether two services reach each other: they do if they belong to the same environment, their own or one that
-    /// they have joined.
+    /// Whether two services reach each other: they do if they belong to the same realm.
     pub fn are_together(&self, one: &ServiceId, other: &ServiceId) -> bool {
-        self.environments_of(one).any(|mine| self.environments_of(other).any(|theirs| mine == theirs))
+        self.realms_of(one).any(|mine| self.realms_of(other).any(|theirs| mine == theirs))
+    }
+
+    /// The services of a stack that have a further name, and where they have it.
+    pub fn called<'a>(
+        &'a self,
+        stack: &'a StackId,
+        alias: &'a str,
+    ) -> impl Iterator<Item = (&'a ServiceId, Realm)> + 'a {
+        // The service that comes first of all that a stack may have.
+        let of_stack =
+            self.services.range(stack.service(Name::first())..).take_while(move |(id, _)| id.stack == *stack);
+        of_stack.flat_map(move |(id, listing)| {
+            let here = listing.networks.iter().filter(move |(_, aliases)| aliases.contains(alias));
+            here.map(move |(network, _)| (id, realm(stack, network)))
+        })
+    }
+
+    /// Whether an instance is on its host's own network, so that its address is the host's.
+    pub fn is_on_host(&self, service: &ServiceId) -> bool {
+        self.services.get(service).is_some_and(|listing| listing.reach.is_on_host)
     }
 
     /// Whether any service is of a stack.
@@ -248,6 +311,15 @@ impl Directory {
         for (subnet, host) in difference.hosts {
             self.put_host(subnet, host);
         }
+    }
+}
+
+/// What a network of a stack is: `default` is the environment.
+fn realm(stack: &StackId, network: &Name) -> Realm {
+    if *network == default_network() {
+        Realm::Environment(stack.environment.clone())
+    } else {
+        Realm::Network(stack.clone(), network.clone())
     }
 }
 

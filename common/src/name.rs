@@ -41,6 +41,11 @@ impl Name {
         Ok(Name(text.into()))
     }
 
+    /// The one that no other comes before.
+    pub fn first() -> Name {
+        Name("0".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

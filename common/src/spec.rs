@@ -381,7 +381,12 @@ impl ServiceSpec {
             depends_on: self.depends_on.clone(),
             endpoint_mode: self.endpoint_mode,
             joins: self.joins.clone(),
-            networks: self.networks.clone(),
+            // What keeps an instance inside holds from its start.
+            networks: if self.is_internal() == other.is_internal() {
+                self.networks.clone()
+            } else {
+                other.networks.clone()
+            },
             ..other.clone()
         };
         as_here == *self

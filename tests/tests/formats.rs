@@ -14,7 +14,7 @@ use common::{
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     device::{BoundDevice, DeviceAmount, DeviceRequest, GPU},
-    directory::{Difference, Endpoint, HostListing, Listing},
+    directory::{Difference, Endpoint, HostListing, Listing, Reach},
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
     finding::Finding,
@@ -319,6 +319,9 @@ fn difference() -> Difference {
         joins: [name("shared")].into(),
         replicas: Some(2),
         labels: labels(),
+        networks: [(name("back"), ["db.example".parse().expect("a host name")].into())].into(),
+        reach: Reach { is_internal: true, ..Reach::default() },
+        resolvers: vec![[10, 0, 0, 53].into()],
     };
     let host = HostListing {
         id: HOST,

@@ -3,11 +3,12 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
 };
 
 use common::{
-    directory::{Directory, Listing, Owner},
+    directory::{Directory, Listing, Owner, Realm},
     id::{InstanceId, ServiceId, StackId},
     name::Name,
     network::{NetworkPlan, Subnet},
@@ -102,6 +103,7 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
         let listing = directory.service(&service).filter(|_| may_see)?;
         records(directory, &service, listing, part, kind)
     });
+    let found = found.or_else(|| called(directory, asker, &labels, is_whole, kind));
     match found {
         Some(records) => Answer::Known(records),
         None if is_metadata(&labels, is_whole) => {
@@ -136,6 +138,29 @@ fn is_below_a_stack(directory: &Directory, labels: &[&str], asker: &Asker) -> bo
     names_a_stack(labels)
         || of_part.is_some_and(names_a_stack)
         || readings(labels, asker, false).into_iter().any(|(_, service)| directory.service(&service).is_some())
+}
+
+/// What a further name of services has: each counts where it was given, for those who are there as well.
+fn called(directory: &Directory, asker: &Asker, labels: &[&str], is_whole: bool, kind: Kind) -> Option<Vec<Record>> {
+    let (alias, stack) = match (asker, is_whole) {
+        (Asker::Instance(own), false) => (labels.join("."), own.stack().clone()),
+        (Asker::Instance(_) | Asker::Host, true) => {
+            let [alias @ .., stack, environment] = labels else { return None };
+            let (environment, stack) = (Name::parse(environment).ok()?, Name::parse(stack).ok()?);
+            (alias.join("."), StackId { environment, stack })
+        }
+        (Asker::Host, false) | (Asker::Stranger, _) => return None,
+    };
+    let sees = |realm: &Realm| match asker {
+        Asker::Instance(own) => directory.realms_of(own.service()).any(|mine| mine == *realm),
+        Asker::Host => true,
+        Asker::Stranger => false,
+    };
+    let services: BTreeSet<&ServiceId> =
+        directory.called(&stack, &alias).filter(|(_, realm)| sees(realm)).map(|(service, _)| service).collect();
+    let of = |service: &ServiceId| records(directory, service, directory.service(service)?, Part::Whole, kind);
+    let found: Vec<Record> = services.iter().filter_map(|service| of(service)).flatten().collect();
+    (!services.is_empty()).then_some(found)
 }
 
 /// Whether a name is that of the metadata service. Docker's resolver asks for one of a single label below the search

@@ -5,6 +5,7 @@ mod bindings;
 mod environments;
 mod flows;
 mod published;
+mod reach;
 mod rules;
 mod services;
 mod tables;

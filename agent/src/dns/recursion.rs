@@ -1,4 +1,5 @@
-//! Names that are not the cluster's: the host's own resolvers are asked, never others.
+//! Names that are not the cluster's: the resolvers that the service of who asks has named are asked, or else the
+//! host's own; never others.
 
 use std::{
     io,
@@ -22,11 +23,18 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const MOST_SERVERS: usize = 3;
 
 /// The answer to a question, as it came; an error if none of them answers.
-pub(super) async fn ask(question: &[u8], by: Asked, is_own: impl Fn(IpAddr) -> bool) -> Result<Vec<u8>, String> {
-    let text = tokio::fs::read_to_string(Path::new(RESOLVERS)).await.map_err(|e| format!("{RESOLVERS}: {e}"))?;
+///
+/// Those that the service of who asks has named are asked instead of the host's.
+pub(super) async fn ask(
+    question: &[u8],
+    by: Asked,
+    named: Vec<IpAddr>,
+    is_own: impl Fn(IpAddr) -> bool,
+) -> Result<Vec<u8>, String> {
+    let text = tokio::fs::read_to_string(Path::new(RESOLVERS)).await.map_err(|e| format!("{RESOLVERS}: {e}"));
+    let text = if named.is_empty() { text? } else { String::new() };
     let mut why = format!("{RESOLVERS} names nobody who could be asked");
-    // One of the cluster's own would ask here again.
-    for server in servers(&text).filter(|server| !is_own(*server)).take(MOST_SERVERS) {
+    for server in whom(named, &text, is_own) {
         let server = SocketAddr::new(server, PORT);
         let asking = async {
             match by {
@@ -41,6 +49,13 @@ pub(super) async fn ask(question: &[u8], by: Asked, is_own: impl Fn(IpAddr) -> b
         }
     }
     Err(why)
+}
+
+/// Who is asked: those that are named, or else those of the host, none of which may be the cluster's own, which would
+/// ask here again.
+fn whom(named: Vec<IpAddr>, host: &str, is_own: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    let hosts = servers(host).filter(|server| !is_own(*server));
+    if named.is_empty() { hosts.take(MOST_SERVERS).collect() } else { named }
 }
 
 fn servers(text: &str) -> impl Iterator<Item = IpAddr> {
@@ -78,6 +93,15 @@ async fn by_tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_services_own_resolvers_are_asked_instead_of_the_hosts() {
+        let text = "nameserver 10.0.0.2\nnameserver 10.42.0.1\n";
+        let is_own = |server: IpAddr| server == IpAddr::from([10, 42, 0, 1]);
+        assert_eq!(whom(Vec::new(), text, is_own), [IpAddr::from([10, 0, 0, 2])], "never itself");
+        let named = vec![IpAddr::from([10, 1, 1, 1])];
+        assert_eq!(whom(named.clone(), text, is_own), named);
+    }
 
     #[test]
     fn the_hosts_resolvers_are_read() {

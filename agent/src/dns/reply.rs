@@ -3,10 +3,10 @@
 use std::{net::IpAddr, str::FromStr};
 
 use agent_core::{
-    names::{Answer, Kind, Record, ZONE, answer, asker},
+    names::{Answer, Asker, Kind, Record, ZONE, answer, asker},
     network::Residents,
 };
-use common::network::NetworkPlan;
+use common::{directory::Listing, network::NetworkPlan};
 use hickory_proto::{
     op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{
@@ -56,22 +56,30 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
     };
     let response = match decided {
         Err(code) => respond(&request, code),
-        Ok(query) => match look_up(known, &plan, query, from) {
-            Answer::Known(records) => known_response(&request, query, &records),
-            Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
-            Answer::Elsewhere => match recursion::ask(message, by, |server| is_inside(&plan, server)).await {
-                Ok(answer) => return Some(answer),
-                Err(why) => {
-                    debug!(name = %query.name(), why, "nobody knows a name");
-                    respond(&request, ResponseCode::ServFail)
+        Ok(query) => {
+            let (answer, listing) = look_up(known, &plan, query, from);
+            match answer {
+                Answer::Known(records) => known_response(&request, query, &records),
+                Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
+                // Who reaches nothing outside does not reach it by questions either.
+                Answer::Elsewhere if listing.reach.is_internal => respond(&request, ResponseCode::Refused),
+                Answer::Elsewhere => {
+                    match recursion::ask(message, by, listing.resolvers, |s| is_inside(&plan, s)).await {
+                        Ok(answer) => return Some(answer),
+                        Err(why) => {
+                            debug!(name = %query.name(), why, "nobody knows a name");
+                            respond(&request, ResponseCode::ServFail)
+                        }
+                    }
                 }
-            },
-        },
+            }
+        }
     };
     encode(&request, &response, by)
 }
 
-fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> Answer {
+/// What a question means, and what is known of the service of who asks.
+fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> (Answer, Listing) {
     let kind = match query.query_type() {
         RecordType::A => Kind::Address,
         RecordType::SRV => Kind::Service,
@@ -81,7 +89,11 @@ fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> An
     let (directory, residents, nobody) = (known.directory.borrow(), known.residents.borrow(), Residents::new());
     let asker = asker(&directory, residents.as_ref().unwrap_or(&nobody), plan, from);
     let name = query.name().to_ascii();
-    answer(&directory, plan, &asker, name.trim_end_matches('.'), kind)
+    let listing = match &asker {
+        Asker::Instance(own) => directory.service(own.service()).cloned().unwrap_or_default(),
+        Asker::Host | Asker::Stranger => Listing::default(),
+    };
+    (answer(&directory, plan, &asker, name.trim_end_matches('.'), kind), listing)
 }
 
 fn respond(request: &Message, code: ResponseCode) -> Message {

@@ -254,7 +254,8 @@ impl Docker {
 
     async fn try_create(&self, instance: &AssignedInstance, part: &Part) -> Result<(), Error> {
         let is_ours = instance.spec.network_mode == NetworkMode::Cluster;
-        let bridge = if is_ours { Some(self.ensure_network().await?) } else { None };
+        let has_names = instance.spec.network_mode != NetworkMode::None;
+        let bridge = if has_names { Some(self.ensure_network().await?) } else { None };
         let name = instance.id.part(part.clone()).container_name();
         let mut options = CreateContainerOptionsBuilder::new().name(&name);
         let platform = instance.spec.container_of(part).and_then(|container| container.platform.as_deref());
@@ -268,7 +269,7 @@ impl Docker {
         let mut body = render::container(instance, part, self.cluster, &self.places, guarded);
         if !render::shares_network(instance, part) {
             render::names(&mut body, instance, bridge);
-            if let Some(bridge) = bridge {
+            if let Some(bridge) = bridge.filter(|_| is_ours) {
                 render::address(&mut body, self.next_address(bridge).await?);
             }
         }

@@ -34,6 +34,53 @@ fn directory() -> Directory {
     directory
 }
 
+#[test]
+fn further_names_count_on_the_network_that_they_were_given_on() {
+    let mut directory = directory();
+    let network = |name: &str, aliases: &[&str]| {
+        let aliases = aliases.iter().map(|alias| alias.parse().expect("a host name")).collect();
+        (name.parse().expect("a name"), aliases)
+    };
+    let mut put = |service: &str, last: u8, networks: Vec<(Name, std::collections::BTreeSet<common::spec::Alias>)>| {
+        let address = Some([10, 43, 0, last].into());
+        let listing = Listing { address, networks: networks.into_iter().collect(), ..Listing::default() };
+        directory.put_service(id(service), Some(listing));
+    };
+    put("default/shop/web", 1, vec![network("front", &["www"])]);
+    put("default/shop/api", 4, vec![network("front", &["cache.example"]), network("back", &["Cache", "both"])]);
+    put("default/shop/db", 5, vec![network("back", &["both"]), network("default", &["open"])]);
+    let asked = |service: &str, name: &str| {
+        let asker = Asker::Instance(id(&format!("{service}/1.1")));
+        match answer(&directory, &NetworkPlan::default(), &asker, name, Kind::Address) {
+            Answer::Known(records) => records
+                .iter()
+                .map(|r| format!("{r:?}").replace("Address(10.43.0.", "").replace(')', ""))
+                .collect::<Vec<_>>()
+                .join(" "),
+            other => format!("{other:?}"),
+        }
+    };
+    for (asker, name, found) in [
+        ("default/shop/web", "cache.example", "4"),
+        ("default/shop/web", "api", "4"),
+        ("default/shop/api", "www", "1"),
+        ("default/shop/db", "cache", "4"),
+        ("default/shop/api", "cache.shop.default.wharf.internal", "4"),
+        ("default/shop/api", "both", "4 5"),
+        // Not on a network of it: neither by that name nor by another.
+        ("default/shop/web", "cache", "Unknown"),
+        ("default/shop/web", "db", "Unknown"),
+        ("default/shop/web", "both.shop.default.wharf.internal", "Unknown"),
+        // What is on its environment's own network is found by all of it, and what is on others is not.
+        ("default/blog/web", "db.shop", "5"),
+        ("default/blog/web", "open.shop.default.wharf.internal", "5"),
+        ("default/blog/web", "api.shop.default.wharf.internal", "Unknown"),
+        ("default/blog/web", "open", "Unknown"),
+    ] {
+        assert_eq!(asked(asker, name), found, "{name} by {asker}");
+    }
+}
+
 fn ask(asker: &Asker, name: &str, kind: Kind) -> Answer {
     answer(&directory(), &NetworkPlan::default(), asker, name, kind)
 }

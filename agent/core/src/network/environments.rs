@@ -1,12 +1,12 @@
-//! Environments: two instances reach each other if they belong to the same one, their own or one that their services
-//! have joined. Both ends look: a host that has not heard of a change yet opens nothing on another.
+//! Environments and networks of stacks: two instances reach each other if they belong to the same one, their own or one
+//! that their services have joined. Both ends look: a host that has not heard of a change yet opens nothing on another.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
 
-use common::{directory::Directory, name::Name};
+use common::directory::{Directory, Realm};
 
 use super::{
     Residents, TABLE,
@@ -24,11 +24,11 @@ pub(super) const MAP: &str = "environments";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environments {
     /// The environment that each instance is of.
-    homes: BTreeMap<Ipv4Addr, Name>,
+    homes: BTreeMap<Ipv4Addr, Realm>,
     /// All that belongs to an environment, guests included.
-    members: BTreeMap<Name, BTreeSet<Ipv4Addr>>,
+    members: BTreeMap<Realm, BTreeSet<Ipv4Addr>>,
     /// The environments that services of one have joined.
-    joined: BTreeMap<Name, BTreeSet<Name>>,
+    joined: BTreeMap<Realm, BTreeSet<Realm>>,
 }
 
 impl Environments {
@@ -40,7 +40,7 @@ impl Environments {
     /// Whether two addresses are known to belong to no environment in common.
     pub(super) fn are_apart(&self, one: &Ipv4Addr, other: &Ipv4Addr) -> bool {
         let Some(home) = self.homes.get(one).filter(|_| self.knows(other)) else { return false };
-        let is_in = |name: &Name, address| self.members.get(name).is_some_and(|members| members.contains(address));
+        let is_in = |name: &Realm, address| self.members.get(name).is_some_and(|members| members.contains(address));
         let mut joined = self.joined.get(home).into_iter().flatten();
         !is_in(home, other) && !joined.any(|name| is_in(name, one) && is_in(name, other))
     }
@@ -56,20 +56,20 @@ impl Environments {
 pub(super) fn environments(directory: &Directory, residents: &Residents) -> Environments {
     let mut found = Environments::default();
     // Rules name the sets of all that services belong to, instances or not.
-    for name in directory.services().flat_map(|(id, _)| directory.environments_of(id)) {
-        if !found.members.contains_key(name) {
-            found.members.insert(name.clone(), BTreeSet::new());
-        }
+    for realm in directory.services().flat_map(|(id, _)| directory.realms_of(id)) {
+        found.members.entry(realm).or_default();
     }
     let elsewhere = directory.instances().map(|(id, endpoint)| (&endpoint.address, id));
-    let elsewhere = elsewhere.filter(|(address, _)| !residents.contains_key(address));
+    // What is on a host's own network has no address of its own, and the host's is everybody's.
+    let elsewhere =
+        elsewhere.filter(|(address, id)| !residents.contains_key(address) && !directory.is_on_host(id.service()));
     let here = residents.iter().map(|(address, resident)| (address, &resident.instance));
     for (address, id) in elsewhere.chain(here) {
-        let mut environments = directory.environments_of(id.service());
-        let Some(home) = environments.next() else { continue };
+        let mut realms = directory.realms_of(id.service());
+        let Some(home) = realms.next() else { continue };
         found.homes.insert(*address, home.clone());
         found.members.entry(home.clone()).or_default().insert(*address);
-        for guest_of in environments {
+        for guest_of in realms {
             found.members.entry(guest_of.clone()).or_default().insert(*address);
             found.joined.entry(home.clone()).or_default().insert(guest_of.clone());
         }
@@ -107,7 +107,7 @@ pub(super) fn update(script: &mut Script, before: &Environments, now: &Environme
             admit(script, name, joined.unwrap_or(&BTreeSet::new()));
         }
     }
-    let changed = |address: &Ipv4Addr, home: &Name, other: &Environments| other.homes.get(address) != Some(home);
+    let changed = |address: &Ipv4Addr, home: &Realm, other: &Environments| other.homes.get(address) != Some(home);
     let gone = before.homes.iter().filter(|(address, home)| changed(address, home, now));
     script.elements("delete", Family::Ip, MAP, &gone.map(|(address, _)| address.to_string()).collect::<Vec<_>>());
     let new = now.homes.iter().filter(|(address, home)| changed(address, home, before));
@@ -117,7 +117,7 @@ pub(super) fn update(script: &mut Script, before: &Environments, now: &Environme
 
 /// Lets what an environment's own instances send reach what belongs to it, and to those that its services have joined
 /// where the sender is one that has.
-fn admit(script: &mut Script, name: &Name, joined: &BTreeSet<Name>) {
+fn admit(script: &mut Script, name: &Realm, joined: &BTreeSet<Realm>) {
     let chain = format!("{CHAINS}{name}");
     script.line(format_args!("add chain ip {TABLE} {chain}"));
     script.line(format_args!("flush chain ip {TABLE} {chain}"));

@@ -10,6 +10,7 @@ use super::{
     Binding, Flow, Residents, TABLE, bindings,
     environments::{self, Environments},
     published::{self, Ports},
+    reach::{self, Reaches},
     services::{self, Services},
 };
 
@@ -33,6 +34,8 @@ pub struct Live {
     pub(super) services: Services,
     /// Who reaches whom.
     pub(super) environments: Environments,
+    /// What some of them reach beside what all do, or do not.
+    pub(super) reaches: Reaches,
     /// Which ports of the bridge instances speak from.
     pub(super) bindings: BTreeSet<Binding>,
     /// Where the host's published ports lead; none while it is not known what is on the host.
@@ -47,6 +50,7 @@ impl Live {
         Live {
             services: services::services(directory),
             environments: environments::environments(directory, residents),
+            reaches: reach::reaches(directory, residents),
             bindings: BTreeSet::new(),
             ports,
         }
@@ -83,6 +87,7 @@ impl Rules {
     pub fn is_live(name: &str) -> bool {
         [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
             || [services::MAP, services::ITSELF, environments::MAP, published::CHAIN].contains(&name)
+            || [reach::INTERNAL, reach::CALLERS, reach::HOST_PORTS].contains(&name)
             || [bindings::BINDINGS, bindings::PORTS, bindings::ADDRESSES].contains(&name)
     }
 
@@ -105,6 +110,7 @@ impl Rules {
 
     fn enliven(&self, script: &mut Script, before: &Live) {
         environments::update(script, &before.environments, &self.live.environments);
+        reach::update(script, &before.reaches, &self.live.reaches);
         services::update(script, self.own, &before.services, &self.live.services);
         bindings::update(script, &before.bindings, &self.live.bindings);
         published::update(script, before.ports.as_ref(), self.live.ports.as_ref());
@@ -125,6 +131,11 @@ pub(super) enum Family {
 pub(super) struct Script(String);
 
 impl Script {
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Most elements in a command.
     const MOST: usize = 1000;
 

@@ -5,7 +5,10 @@ use std::{
     net::Ipv4Addr,
 };
 
-use common::{directory::Directory, name::Name, network::Subnet};
+use common::{
+    directory::{Directory, Realm},
+    network::Subnet,
+};
 
 use super::{TABLE, environments::SETS, rules::Script};
 
@@ -27,7 +30,7 @@ pub(super) struct Lead {
     /// Whether the same caller is led to the same one.
     pub(super) is_sticky: bool,
     /// The environments that it belongs to.
-    pub(super) environments: BTreeSet<Name>,
+    pub(super) environments: BTreeSet<Realm>,
 }
 
 /// Where all services lead: none that no instance serves, which is refused like one that there is not.
@@ -35,7 +38,7 @@ pub(super) fn services(directory: &Directory) -> Services {
     let leads = directory.services().filter_map(|(id, listing)| {
         let serving = directory.instances_of(id).filter(|(_, endpoint)| endpoint.serves);
         let backends: BTreeSet<Ipv4Addr> = serving.map(|(_, endpoint)| endpoint.address).collect();
-        let environments = directory.environments_of(id).cloned().collect();
+        let environments = directory.realms_of(id).collect();
         Some((listing.address?, Lead { backends, is_sticky: listing.is_sticky, environments }))
             .filter(|(_, lead)| !lead.backends.is_empty())
     });

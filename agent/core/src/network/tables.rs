@@ -60,6 +60,18 @@ fn sets(underlays: &str, hosts: &str) -> String {
     set itself {{
         type ipv4_addr . ipv4_addr
     }}
+    # What reaches nothing outside the cluster.
+    set internal {{
+        type ipv4_addr
+    }}
+    # What may call programs of the host.
+    set callers {{
+        type ipv4_addr
+    }}
+    # What services on hosts' own networks listen on.
+    set host-ports {{
+        type ipv4_addr . inet_proto . inet_service
+    }}
     map services {{
         type ipv4_addr : verdict
     }}
@@ -111,6 +123,8 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         type filter hook forward priority -10;
         tcp flags syn tcp option maxseg size set rt mtu
         ct state established,related accept
+        iifname \"{BRIDGE}\" ip saddr @internal oifname != {{ \"{BRIDGE}\", \"{TUNNEL}\" }} goto inside
+        iifname \"{BRIDGE}\" ip saddr @internal ct status & dnat == dnat ct original ip daddr != {services} goto inside
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} goto between
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
@@ -118,6 +132,11 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
         oifname \"{BRIDGE}\" ct status & dnat == dnat accept
         oifname \"{BRIDGE}\" drop
+    }}
+    # What is to reach nothing outside the cluster is told so.
+    chain inside {{
+        meta l4proto tcp reject with tcp reset
+        reject with icmp admin-prohibited
     }}
     # Who is of no environment yet is not answered, so that it asks again; who is of another one is refused.
     chain between {{
@@ -136,6 +155,8 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         ct status & dnat == dnat accept
         ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
         ip daddr {gateway} icmp type echo-request accept
+        ip saddr @callers ip daddr {gateway} accept
+        ip saddr != @internal ip daddr . meta l4proto . th dport @host-ports accept
         drop
     }}
     chain post {{

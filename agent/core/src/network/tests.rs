@@ -1,5 +1,5 @@
 use common::{
-    directory::{Directory, Endpoint, Listing},
+    directory::{Directory, Endpoint, Listing, Realm},
     network::{NetworkPlan, Peer, Peers},
     spec::Protocol,
 };
@@ -183,7 +183,7 @@ fn led(services: &[(u8, &[u8])]) -> Rules {
     let backend = |last: &u8| Ipv4Addr::new(10, 42, 0, *last);
     let lead = |(last, to): &(u8, &[u8])| {
         let backends = to.iter().map(backend).collect();
-        let environments = ["default".parse().expect("a name")].into();
+        let environments = [Realm::Environment("default".parse().expect("a name"))].into();
         (Ipv4Addr::new(10, 43, 0, *last), services::Lead { backends, is_sticky: false, environments })
     };
     let services = services.iter().map(lead).collect();

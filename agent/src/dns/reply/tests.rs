@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use common::{
     assignment::Assignment,
-    directory::{Directory, Endpoint, Listing},
+    directory::{Directory, Endpoint, Listing, Reach},
     id::{ClusterId, HostId, InstanceId},
     network::{Network, NetworkPlan, Overlay},
 };
@@ -91,6 +91,20 @@ async fn who_is_not_of_the_overlay_is_refused() {
         ask(&host.known, &asked, from, Asked::ByUdp).await.metadata.response_code
     };
     assert_eq!(refused([192, 168, 0, 9]).await, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn what_reaches_nothing_outside_asks_nobody_outside() {
+    let mut host = host(1);
+    let mut directory = host.known.directory.borrow().clone();
+    let reach = Reach { is_internal: true, ..Reach::default() };
+    directory.put_service("default/shop/web".parse().expect("an id"), Some(Listing { reach, ..Listing::default() }));
+    host.known.directory = watch::channel(directory).1;
+    let asked = |name| question(name, RecordType::A);
+    let outside = ask(&host.known, &asked("secret.example.com."), [10, 42, 0, 2], Asked::ByUdp).await;
+    assert_eq!(outside.metadata.response_code, ResponseCode::Refused);
+    let inside = ask(&host.known, &asked("web."), [10, 42, 0, 2], Asked::ByUdp).await;
+    assert_eq!(inside.answers.len(), 1, "what is inside is answered");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use common::{
     id::{ServiceId, StackId},
     name::Name,
     rollout::RolloutState,
-    spec::{EndpointMode, Mode, ServiceSpec, StackSpec},
+    spec::{EndpointMode, Mode, NetworkMode, ServiceSpec, StackSpec},
     time::Timestamp,
 };
 use imbl::{OrdMap, Vector};
@@ -112,7 +112,8 @@ impl Service {
 
     /// The address by which others are led to it; one that is kept for when it is wanted again is none.
     pub fn reached_at(&self) -> Option<Ipv4Addr> {
-        self.address.filter(|_| self.spec.endpoint_mode != EndpointMode::Dnsrr)
+        let has_own = self.spec.endpoint_mode != EndpointMode::Dnsrr && self.spec.network_mode == NetworkMode::Cluster;
+        self.address.filter(|_| has_own)
     }
 
     /// The revision that it is to have now.

@@ -1,13 +1,13 @@
 //! What names stand for, derived from the state and followed as it changes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{
-    directory::{Directory, Endpoint, HostListing, Listing},
+    directory::{Directory, Endpoint, HostListing, Listing, Reach},
     id::{HostId, ServiceId, StackId},
     instance::Verdict,
     network::Backend,
-    spec::{EndpointMode, Mode},
+    spec::{EndpointMode, HostAddress, Mode, NetworkMode, ServiceSpec},
 };
 use imbl::ordmap::DiffItem;
 
@@ -31,7 +31,7 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
     for item in before.instances.diff(&after.instances) {
         match item {
             DiffItem::Add(id, instance) | DiffItem::Update { new: (id, instance), .. } => {
-                directory.put_instance(id.clone(), endpoint(instance));
+                directory.put_instance(id.clone(), endpoint(after, instance));
             }
             DiffItem::Remove(id, _) => directory.put_instance(id.clone(), None),
         }
@@ -45,6 +45,10 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
             DiffItem::Remove(_, host) => (host.subnet, None),
         };
         if directory.host_of(subnet.host()) != listing.as_ref() {
+            let on_host = listing.iter().flat_map(|listing| after.instances_on(listing.id));
+            for (id, instance) in on_host.filter(|(_, instance)| is_on_host(&instance.spec)) {
+                directory.put_instance(id.clone(), endpoint(after, instance));
+            }
             directory.put_host(subnet, listing);
         }
     }
@@ -73,7 +77,8 @@ fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stac
             DiffItem::Remove(name, _) => (name, None),
         };
         let service_id: ServiceId = id.service(name.clone());
-        let listing = service.map(listing);
+        // What is on no network is nobody's to find.
+        let listing = service.filter(|service| service.spec.network_mode != NetworkMode::None).map(listing);
         if directory.service(&service_id) != listing.as_ref() {
             directory.put_service(service_id, listing);
         }
@@ -88,11 +93,31 @@ fn listing(service: &Service) -> Listing {
     let replicas = (spec.mode != Mode::Global).then_some(spec.replicas);
     let (joins, labels) = (spec.joins.clone(), spec.container.labels.clone());
     let address = service.reached_at();
-    Listing { address, is_sticky: spec.endpoint_mode == EndpointMode::Sticky, ports, joins, replicas, labels }
+    let networks = spec.networks.iter().map(|(name, attachment)| (name.clone(), attachment.aliases.clone())).collect();
+    let mut hosts = spec.container.extra_hosts.iter();
+    let reach = Reach {
+        is_internal: spec.is_internal(),
+        calls_host: hosts.any(|host| host.address == HostAddress::HostGateway),
+        is_on_host: is_on_host(spec),
+    };
+    let resolvers = spec.container.resolver.servers.clone();
+    let is_sticky = spec.endpoint_mode == EndpointMode::Sticky;
+    Listing { address, is_sticky, ports, joins, replicas, labels, networks, reach, resolvers }
 }
 
-fn endpoint(instance: &Instance) -> Option<Endpoint> {
-    let address = instance.observed.address?;
+fn is_on_host(spec: &ServiceSpec) -> bool {
+    spec.network_mode == NetworkMode::Host
+}
+
+fn endpoint(cluster: &Cluster, instance: &Instance) -> Option<Endpoint> {
+    let address = if is_on_host(&instance.spec) {
+        // Others reach it where they reach its host.
+        let facts = cluster.hosts.get(&instance.host)?.facts.as_ref()?;
+        let IpAddr::V4(address) = facts.address else { return None };
+        address
+    } else {
+        instance.observed.address?
+    };
     let serves = instance.fills_slot() && instance.verdict == Verdict::Reachable && instance.observed.is_serving();
     Some(Endpoint { address, serves })
 }
@@ -171,5 +196,31 @@ mod tests {
         fixture.settle();
         assert_eq!(follower.step(&fixture), "", "all are gone");
         assert_eq!((follower.directory.services().count(), follower.directory.hosts().count()), (0, 3));
+    }
+
+    #[test]
+    fn what_is_on_no_network_is_not_listed_and_what_is_on_the_hosts_has_its_address() {
+        let mut fixture = Fixture::of_hosts(1);
+        let mut follower = Follower { seen: Cluster::default(), directory: Directory::default() };
+        let of = |mode| web(|spec| (spec.replicas, spec.network_mode) = (1, mode));
+        fixture.deploy(&[("alone", of(NetworkMode::None)), ("node", of(NetworkMode::Host))]);
+        fixture.settle();
+        follower.step(&fixture);
+        let services: Vec<_> = follower.directory.services().map(|(id, _)| id.service.to_string()).collect();
+        assert_eq!(services, ["node"]);
+        let service = stack().service(name("node"));
+        let listing = follower.directory.service(&service).expect("it is listed");
+        assert_eq!((listing.address, listing.reach.is_on_host), (None, true));
+        let address = |follower: &Follower| {
+            let mut found = follower.directory.instances_of(&service).map(|(_, endpoint)| IpAddr::V4(endpoint.address));
+            found.next()
+        };
+        let before = fixture.cluster.hosts.get(&host(1)).and_then(|host| Some(host.facts.as_ref()?.address));
+        assert_eq!(address(&follower), before);
+        // It follows its host.
+        let facts = common::host::HostFacts { address: [192, 168, 9, 9].into(), ..crate::testing::facts(1) };
+        fixture.done(Command::HostReported { host: host(1), facts, machine: [1; 16] });
+        follower.step(&fixture);
+        assert_eq!(address(&follower), Some([192, 168, 9, 9].into()));
     }
 }

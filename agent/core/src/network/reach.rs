@@ -1,0 +1,104 @@
+//! What some instances reach beside what all do, or do not: sets of addresses that the rules ask for.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use common::directory::{Directory, Reach};
+
+use super::{
+    Residents,
+    rules::{Family, Script},
+};
+
+/// The set of own instances that reach nothing outside the cluster.
+pub(super) const INTERNAL: &str = "internal";
+/// The set of own instances that may call programs of the host.
+pub(super) const CALLERS: &str = "callers";
+/// The set of what services on hosts' own networks listen on: address, protocol and port.
+pub(super) const HOST_PORTS: &str = "host-ports";
+
+/// Who is in these sets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reaches {
+    internal: BTreeSet<String>,
+    callers: BTreeSet<String>,
+    host_ports: BTreeSet<String>,
+}
+
+/// Who is in them by what is known of all services, and of the own instances.
+pub(super) fn reaches(directory: &Directory, residents: &Residents) -> Reaches {
+    let own = |is_one: fn(&Reach) -> bool| {
+        let reach = |(address, service)| Some((address, directory.service(service)?.reach));
+        let residents = residents.iter().map(|(address, resident)| (address, resident.instance.service()));
+        let found = residents.filter_map(reach).filter(|(_, reach)| is_one(reach));
+        found.map(|(address, _): (&Ipv4Addr, Reach)| address.to_string()).collect()
+    };
+    let on_hosts = directory.services().filter(|(_, listing)| listing.reach.is_on_host);
+    let host_ports = on_hosts.flat_map(|(id, listing)| {
+        let addresses = directory.instances_of(id).map(|(_, endpoint)| endpoint.address);
+        addresses.flat_map(|address| {
+            listing.ports.iter().map(move |(port, protocol)| format!("{address} . {protocol} . {port}"))
+        })
+    });
+    Reaches {
+        internal: own(|reach| reach.is_internal),
+        callers: own(|reach| reach.calls_host),
+        host_ports: host_ports.collect(),
+    }
+}
+
+/// Leads from who was in them before to who is now.
+pub(super) fn update(script: &mut Script, before: &Reaches, now: &Reaches) {
+    let sets = [
+        (INTERNAL, &before.internal, &now.internal),
+        (CALLERS, &before.callers, &now.callers),
+        (HOST_PORTS, &before.host_ports, &now.host_ports),
+    ];
+    for (set, before, now) in sets {
+        let elements = |one: &BTreeSet<String>, other: &BTreeSet<String>| -> Vec<String> {
+            one.difference(other).cloned().collect()
+        };
+        script.elements("delete", Family::Ip, set, &elements(before, now));
+        script.elements("add", Family::Ip, set, &elements(now, before));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{
+        directory::{Endpoint, Listing},
+        spec::Protocol,
+    };
+
+    use super::*;
+
+    #[test]
+    fn who_reaches_less_or_more_is_in_a_set() {
+        let mut directory = Directory::default();
+        let mut put = |service: &str, reach: Reach, ports: Vec<(u16, Protocol)>| {
+            let listing = Listing { reach, ports, ..Listing::default() };
+            directory.put_service(format!("default/shop/{service}").parse().expect("an id"), Some(listing));
+        };
+        put("db", Reach { is_internal: true, ..Reach::default() }, vec![(5432, Protocol::Tcp)]);
+        put("web", Reach { calls_host: true, ..Reach::default() }, Vec::new());
+        put("node", Reach { is_on_host: true, ..Reach::default() }, vec![(9100, Protocol::Tcp)]);
+        let endpoint = Endpoint { address: [192, 168, 0, 7].into(), serves: true };
+        directory.put_instance("default/shop/node/1.1".parse().expect("an id"), Some(endpoint));
+        let resident = |last: u8, id: &str| {
+            (Ipv4Addr::new(10, 42, 0, last), id.parse::<common::id::InstanceId>().expect("an id").into())
+        };
+        let residents = [resident(2, "default/shop/db/1.1"), resident(3, "default/shop/web/1.1")].into();
+        let now = reaches(&directory, &residents);
+        let mut script = Script::default();
+        update(&mut script, &Reaches::default(), &now);
+        let added = "add element ip wharf internal { 10.42.0.2 }\n\
+                     add element ip wharf callers { 10.42.0.3 }\n\
+                     add element ip wharf host-ports { 192.168.0.7 . tcp . 9100 }\n";
+        assert_eq!(script.text(), added);
+        let mut script = Script::default();
+        update(&mut script, &now, &reaches(&directory, &Residents::new()));
+        assert_eq!(
+            script.text(),
+            "delete element ip wharf internal { 10.42.0.2 }\ndelete element ip wharf callers { 10.42.0.3 }\n"
+        );
+    }
+}
