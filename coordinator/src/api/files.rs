@@ -17,7 +17,7 @@ use common::{
 };
 use coordinator_core::{
     Cluster, Command, Outcome,
-    cluster::{Content, FileRecord},
+    cluster::{Content, FileRecord, FileVersion},
     command::NewFile,
 };
 
@@ -55,13 +55,15 @@ fn content(seals: &Seals, id: &FileId, bytes: &[u8]) -> Result<Content, Problem>
     })
 }
 
-/// Whether the newest version of a file is just that; what cannot be opened any more is something else.
-fn is_same(seals: &Seals, id: &FileId, record: Option<&FileRecord>, bytes: &[u8]) -> bool {
-    match record.and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
-        Some(Content::Plain(known)) => **known == *bytes,
-        Some(Content::Sealed(sealed)) => seals.open(id, sealed).is_ok_and(|known| known.expose() == bytes),
-        None => false,
-    }
+/// The version of a file that is in use, if it is just that wherever it is used; what cannot be opened any more is
+/// something else.
+fn same(seals: &Seals, cluster: &Cluster, id: &FileId, bytes: &[u8]) -> Option<u64> {
+    let used = cluster.used_versions(id);
+    let is_same = |(_, version): &(u64, &FileVersion)| match &version.content {
+        Content::Plain(known) => **known == *bytes,
+        Content::Sealed(sealed) => seals.open(id, sealed).is_ok_and(|known| known.expose() == bytes),
+    };
+    used.last().filter(|_| used.iter().all(is_same)).map(|(number, _)| *number)
 }
 
 /// The new versions that a deployment brings: what has not changed is none.
@@ -78,7 +80,7 @@ pub fn new_files(
             ..of_environment(stack.environment.clone(), kind, name.clone())
         };
         let bytes = upload.0.expose();
-        if !is_same(seals, &id, cluster.files.get(&id), bytes) {
+        if same(seals, cluster, &id, bytes).is_none() {
             new.push(NewFile { kind, name, content: content(seals, &id, bytes)? });
         }
     }
@@ -92,9 +94,7 @@ async fn put(
     bytes: &[u8],
 ) -> Result<Json<FilePut>, ApiError> {
     let published = coordinator.consensus.read().await?;
-    let record = published.cluster.files.get(&id);
-    if is_same(&coordinator.seals, &id, record, bytes) {
-        let version = record.and_then(FileRecord::newest).map_or(0, |(version, _)| version);
+    if let Some(version) = same(&coordinator.seals, &published.cluster, &id, bytes) {
         return Ok(Json(FilePut { version, stacks: Vec::new() }));
     }
     let stacks = published.cluster.stacks_with(&id).into_iter().map(|stack| stack.stack).collect();

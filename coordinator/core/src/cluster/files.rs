@@ -89,7 +89,8 @@ fn users<'a>(stack: &'a StackId, spec: &'a StackSpec, file: &'a FileId) -> impl 
 }
 
 impl Cluster {
-    /// A stack's spec in which every file has its version: the newest one where none is asked for.
+    /// A stack's spec in which every file has its version. Where none is asked for, it is a new one, or the one that
+    /// the stack uses now, which after a way back is not the newest; the newest if it uses none.
     pub(super) fn resolve_files(
         &self,
         stack: &StackId,
@@ -98,6 +99,7 @@ impl Cluster {
     ) -> Result<Arc<StackSpec>, Problem> {
         let mut resolved = spec.clone();
         let mut missing = Vec::new();
+        let in_use = self.versions_in_use(stack);
         if spec.services.values().any(|service| service.files().next().is_some()) {
             for (name, service) in &mut Arc::make_mut(&mut resolved).services {
                 for file in service.containers_mut().flat_map(|container| &mut container.files) {
@@ -106,7 +108,10 @@ impl Cluster {
                     let is_new = new.iter().any(|new| id == new.id(stack));
                     let newest = match record {
                         Some(record) if is_new => Some(record.next()),
-                        Some(record) => record.newest().map(|(number, _)| number),
+                        Some(record) => in_use
+                            .get(&id)
+                            .and_then(|versions| versions.last().copied())
+                            .or_else(|| record.newest().map(|(number, _)| number)),
                         None => is_new.then_some(1),
                     };
                     let known = |version: u64| record.is_some_and(|record| record.versions.contains_key(&version));
@@ -127,6 +132,27 @@ impl Cluster {
             .into_iter()
             .fold(problem, Problem::why)
             .fix("Set it first: wharf secret set NAME, wharf config set NAME"))
+    }
+
+    /// The versions of files that a stack uses now.
+    fn versions_in_use(&self, stack: &StackId) -> BTreeMap<FileId, BTreeSet<u64>> {
+        let mut used: BTreeMap<FileId, BTreeSet<u64>> = BTreeMap::new();
+        let services = self.stacks.get(stack).into_iter().flat_map(|stack| stack.spec.services.values());
+        for (_, file) in services.flat_map(ServiceSpec::files) {
+            used.entry(file.id(stack)).or_default().extend(file.version);
+        }
+        used
+    }
+
+    /// The versions of a file that are in use now, with their numbers: that of each stack that uses it, else the
+    /// newest. A new content is compared with these.
+    pub fn used_versions(&self, id: &FileId) -> Vec<(u64, &FileVersion)> {
+        let Some(record) = self.files.get(id) else { return Vec::new() };
+        let of_stack = |stack: &StackId| self.versions_in_use(stack).remove(id).unwrap_or_default();
+        let used: BTreeSet<u64> = self.stacks_with(id).iter().flat_map(of_stack).collect();
+        let known = |number: u64| record.versions.get(&number).map(|version| (number, version));
+        let used: Vec<_> = used.into_iter().filter_map(known).collect();
+        if used.is_empty() { record.newest().into_iter().collect() } else { used }
     }
 
     /// Adds versions; what has no right form or is too much is refused before anything is added.
@@ -357,5 +383,34 @@ mod tests {
         fixture.settle();
         assert!(versions(&fixture, &own_app).is_empty(), "a stack's own files end with it");
         assert_eq!(fixture.cluster.files.len(), 1, "the environment's stay");
+    }
+
+    #[test]
+    fn after_a_way_back_what_is_in_use_counts_and_not_what_is_newest() {
+        let mut fixture = Fixture::of_hosts(1);
+        let own_app = FileId { stack: Some(name("shop")), ..file(FileKind::Config, "app") };
+        for text in ["one", "two", "bad"] {
+            fixture.done(put_stack(uses(FileKind::Config, "app", false), own(plain(text))));
+        }
+        let mut back = uses(FileKind::Config, "app", false);
+        back.container.files[0].version = Some(2);
+        fixture.done(put_stack(back, Vec::new()));
+        assert_eq!(used(&fixture), (4, Some(2)));
+        let in_use = |fixture: &Fixture| {
+            let used = fixture.cluster.used_versions(&own_app);
+            used.into_iter().map(|(number, version)| (number, version.content == plain("two"))).collect::<Vec<_>>()
+        };
+        assert_eq!(in_use(&fixture), [(2, true)]);
+        fixture.done(put_stack(uses(FileKind::Config, "app", false), Vec::new()));
+        assert_eq!(used(&fixture), (4, Some(2)), "the same file again changes nothing");
+        fixture.done(put_stack(uses(FileKind::Config, "app", false), own(plain("bad"))));
+        assert_eq!(used(&fixture), (5, Some(4)), "what failed may be tried again");
+
+        let shared = file(FileKind::Config, "shared");
+        fixture.done(put(&shared, plain("one")));
+        fixture.done(put(&shared, plain("two")));
+        let newest =
+            |fixture: &Fixture| fixture.cluster.used_versions(&shared).iter().map(|(n, _)| *n).collect::<Vec<_>>();
+        assert_eq!(newest(&fixture), [2], "nobody uses it");
     }
 }
