@@ -4,6 +4,7 @@
 //! coordinator gone.
 
 mod certificate;
+mod conditions;
 pub mod directory;
 mod dns;
 pub mod facts;
@@ -19,6 +20,7 @@ mod logs;
 mod metadata;
 pub mod network;
 mod probe;
+mod processes;
 pub mod reconciler;
 pub mod renewal;
 pub mod runtime;
@@ -128,8 +130,11 @@ async fn work(
     let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
     tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
     let findings = Findings::default();
-    tasks.spawn(until(stop.clone(), limits::watch(config.state.clone(), findings.clone())));
+    tasks.spawn(until(stop.clone(), limits::watch(runtime.clone(), config.state.clone(), findings.clone())));
     tasks.spawn(until(stop.clone(), certificate::watch(config.state.clone(), findings.clone())));
+    let (told_conditions, conditions) = watch::channel(Vec::new());
+    let watching = conditions::watch(runtime.clone(), config.state.clone(), told_conditions);
+    tasks.spawn(until(stop.clone(), watching));
     let (told_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);
     let own_key = || OwnKey::load_or_make(&config.state);
@@ -157,6 +162,7 @@ async fn work(
         leader,
         directory: Learner::new(directories),
         findings,
+        conditions,
         key,
         leases,
         address: addresses,

@@ -4,18 +4,20 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use common::{finding::Finding, quantity::Bytes};
 use rustix::fs::statvfs;
 
-use crate::findings::{Findings, Source};
+use crate::{
+    findings::{Findings, Source},
+    runtime::ContainerRuntime,
+};
 
 /// How often is looked.
 const EVERY: Duration = Duration::from_secs(30);
-/// Where Docker keeps images and containers, unless it was told otherwise.
-const DOCKER: &str = "/var/lib/docker";
 /// One part of so many must be free.
 const FREE_OF: u64 = 20;
 /// Where the kernel says how many connections it knows, and how many it may.
@@ -24,10 +26,11 @@ const CONNECTIONS: &str = "/proc/sys/net/netfilter";
 const MANY: (u64, u64) = (4, 5);
 
 /// Looks for as long as it is awaited.
-pub(crate) async fn watch(state: PathBuf, findings: Findings) {
+pub(crate) async fn watch(runtime: Arc<dyn ContainerRuntime>, state: PathBuf, findings: Findings) {
     loop {
-        let disks = [state.as_path(), Path::new(DOCKER)].into_iter().filter_map(nearly_full);
-        findings.put(Source::Limits, disks.chain(many_connections(Path::new(CONNECTIONS))));
+        let folders = [Some(state.clone()), runtime.root()].into_iter().flatten();
+        let disks: Vec<Finding> = folders.filter_map(|folder| nearly_full(&folder)).collect();
+        findings.put(Source::Limits, disks.into_iter().chain(many_connections(Path::new(CONNECTIONS))));
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use agent_core::{
     Action, ActionResult, Container, ContainerState, Memory, Situation,
     network::{Resident, Residents},
-    reconcile,
+    reconcile, without_docker,
 };
 use common::{
     assignment::{AssignedInstance, Assignment},
@@ -31,14 +31,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{facts, files::Files, leases::Leases, ledger::Ledger, runtime::ContainerRuntime};
+use crate::{facts, files::Files, leases::Leases, ledger::Ledger, processes::Processes, runtime::ContainerRuntime};
 
 /// How often the host is looked at even if nothing seems to have happened.
 const TICK: Duration = Duration::from_secs(15);
 /// What happens within so long is looked at together: each look asks Docker, and most are written to disk.
 const GATHER: Duration = Duration::from_millis(5);
 /// How soon after Docker failed to answer.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_secs(1);
+/// How long Docker is waited for before it is looked at whether the processes are there.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Containers whose output is read at a time.
 const READS: usize = 8;
 /// How long an instance that is to end may go on because others are led to it.
@@ -82,6 +84,7 @@ pub struct Reconciler<R: ?Sized> {
     actions: JoinSet<(Action, ActionResult)>,
     busy: BTreeSet<PartId>,
     blind: bool,
+    processes: Processes,
     /// Whether files were removed that an earlier process had no time to remove.
     swept: bool,
 }
@@ -111,6 +114,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
             actions: JoinSet::new(),
             busy: BTreeSet::new(),
             blind: false,
+            processes: Processes::default(),
             swept: false,
         }
     }
@@ -139,15 +143,17 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
     /// Looks once and begins what is to be done; returns when to look again at the latest.
     pub async fn pass(&mut self) -> Instant {
         let assignment = self.assignment.borrow_and_update().clone();
-        let mut containers = match self.runtime.observe().await {
+        let mut containers = match self.look().await {
             Ok(containers) => containers,
             Err(reason) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     warn!(reason, "Docker does not answer; nothing is concluded from that");
                 }
+                self.look_without_docker();
                 return Instant::now() + RETRY;
             }
         };
+        self.processes.learn(&containers);
         if std::mem::take(&mut self.blind) {
             info!("Docker answers again");
         }
@@ -184,6 +190,28 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         });
         let until_wake = next.wake_at.map_or(TICK, |at| at.since(now).duration()).min(TICK);
         Instant::now() + until_wake
+    }
+
+    /// What Docker shows. While it takes its time, what the kernel shows is told.
+    async fn look(&self) -> Result<BTreeMap<PartId, Container>, String> {
+        let mut looking = std::pin::pin!(self.runtime.observe());
+        loop {
+            match tokio::time::timeout(SILENCE, &mut looking).await {
+                Ok(seen) => return seen,
+                Err(_) => self.look_without_docker(),
+            }
+        }
+    }
+
+    /// Tells of what is gone although Docker does not say so: nobody is to be led there.
+    fn look_without_docker(&self) {
+        let gone = self.processes.gone();
+        self.reports.send_if_modified(|report| {
+            let told = without_docker(report, &gone);
+            let differs = *report != told;
+            *report = told;
+            differs
+        });
     }
 
     /// Reads what programs printed last that have ended since the last look: their failure is told with it, and

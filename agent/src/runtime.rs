@@ -4,7 +4,7 @@
 pub mod docker;
 pub mod fake;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use agent_core::{ActionResult, Container};
 use async_trait::async_trait;
@@ -56,6 +56,12 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Notes why there is no bridge yet: what waits for it ends with that.
     fn lacks_bridge(&self, why: &str);
+
+    /// Whether the engine answers at all.
+    async fn ping(&self) -> Result<(), String>;
+
+    /// The folder of images and containers, once the engine has said which.
+    fn root(&self) -> Option<PathBuf>;
 
     /// What the engine says of itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;

@@ -14,12 +14,12 @@ use common::{
     assignment::Assignment,
     error::{Code, Problem},
     finding::Finding,
-    host::HostFacts,
+    host::{HostCondition, HostFacts},
     report::Report,
     time::Timestamp,
     wire::{Hello, Open, ToAgent, ToCoordinator},
 };
-use link::{Connection, LinkError, Stream, Transport, clock::now};
+use link::{Connection, LinkError, Stream, Transport, clock::now, connection::Receiver};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -68,6 +68,8 @@ pub struct Session<R: ?Sized> {
     pub directory: Learner,
     /// What is wrong with the host.
     pub findings: Findings,
+    /// What the host cannot do now.
+    pub conditions: watch::Receiver<Vec<HostCondition>>,
     /// The host's key of WireGuard, if it keeps a network.
     pub key: Option<OwnKey>,
     /// Where leases are extended.
@@ -173,15 +175,9 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         let heartbeat = self.greet(&mut stream, facts.clone(), coordinators).await?;
         self.leader.send_replace(Some(connection.clone()));
         info!(coordinator = %address, "a session has begun");
-        let Stream { mut incoming, mut outgoing } = stream;
+        let Stream { incoming, mut outgoing } = stream;
         let (said, mut heard) = mpsc::channel::<ToAgent>(16);
-        let reading = async move {
-            while let Ok(Some(message)) = incoming.receive::<ToAgent>().await {
-                if said.send(message).await.is_err() {
-                    return;
-                }
-            }
-        };
+        let reading = pass_on(incoming, said);
         let (mut reported, mut acknowledged, leaving) = (0, 0, self.leaving.clone());
         let mut beats = tokio::time::interval(heartbeat);
         let mut look_at_facts = Instant::now() + until_next_look(&facts);
@@ -189,6 +185,8 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         let mut findings = self.findings.watch();
         findings.mark_changed();
         self.report.mark_changed();
+        let mut conditions = self.conditions.clone();
+        conditions.mark_changed();
         let speaking = async {
             loop {
                 tokio::select! {
@@ -222,6 +220,10 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                         reported += 1;
                         let report = self.report.borrow_and_update().clone();
                         outgoing.send(&ToCoordinator::Report { number: reported, report }).await?;
+                    }
+                    Ok(()) = conditions.changed() => {
+                        let told = conditions.borrow_and_update().clone();
+                        outgoing.send(&ToCoordinator::Conditions(told)).await?;
                     }
                     _ = findings.changed() => outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
                     () = tokio::time::sleep_until(look_at_facts) => {
@@ -331,6 +333,15 @@ fn clock_finding(leader: Timestamp, own: Timestamp) -> Option<Finding> {
     // In steps, or each second of a drift would be told.
     let seconds = CLOCK_STEPS.into_iter().rev().find(|step| apart >= *step)?;
     Some(Finding::Clock { seconds })
+}
+
+/// Passes on what the coordinator says, until it says no more or nobody listens.
+async fn pass_on(mut incoming: Receiver, said: mpsc::Sender<ToAgent>) {
+    while let Ok(Some(message)) = incoming.receive::<ToAgent>().await {
+        if said.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn until_next_look(facts: &HostFacts) -> Duration {

@@ -11,6 +11,7 @@ mod files;
 mod hosts;
 mod install;
 mod instances;
+mod logs;
 mod members;
 mod project;
 mod rollouts;
@@ -130,7 +131,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Retry { service } => rollouts::retry(session, &service).await,
         Command::Rollout(rollout) => rollouts::rollout(session, rollout).await,
         Command::Ps { target } => instances::ps(session, target.as_deref()).await,
-        Command::Logs(logs) => instances::logs(session, logs).await,
+        Command::Logs(logs) => logs::logs(session, logs).await,
         Command::Env(command) => environments::run(session, command).await,
         Command::Host(host) => hosts::run(session, host).await,
         Command::Member(member) => members::run(session, member).await,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{id::ServiceId, network::Subnet, quantity::Bytes, time::Timestamp};
+use crate::{host::HostCondition, id::ServiceId, network::Subnet, quantity::Bytes, time::Timestamp};
 
 /// Most peers that an agent names for the same reason: where more are not heard, the host itself is the one that is
 /// apart.
@@ -68,6 +68,8 @@ pub enum Finding {
         /// How many it may hold.
         most: u64,
     },
+    /// The host cannot do something that instances need, and gets nothing new.
+    Condition(HostCondition),
     /// The host's certificate ends soon: it has not been renewed when it should have been.
     Certificate {
         /// When it ends.
@@ -89,6 +91,7 @@ impl Finding {
             Finding::Unreached { .. } => "unreached",
             Finding::Service { .. } => "service",
             Finding::Connections { .. } => "connections",
+            Finding::Condition(condition) => condition.word(),
             Finding::Certificate { .. } => "certificate",
         }
     }

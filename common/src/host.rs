@@ -1,6 +1,6 @@
 //! Hosts: what the agent says of them and how alive they are believed to be.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -43,6 +43,46 @@ pub struct HostFacts {
     /// Its key of WireGuard, if it can encrypt what it sends through the overlay.
     #[schema(value_type = Option<String>)]
     pub wireguard: Option<WireguardKey>,
+}
+
+/// What a host cannot do now: as long as it has one of these, it gets nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostCondition {
+    /// Its Docker does not answer its agent.
+    DockerSilent {
+        /// Since when, by the host's clock.
+        since: Timestamp,
+    },
+    /// A disk that its Docker or its agent writes to is full.
+    DiskFull {
+        /// A folder on it.
+        path: String,
+        /// Its size.
+        size: Bytes,
+    },
+}
+
+impl HostCondition {
+    /// Most conditions that a host may have at a time.
+    pub const MOST: usize = 8;
+
+    /// A word for it, as metrics and lists show it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            HostCondition::DockerSilent { .. } => "docker-silent",
+            HostCondition::DiskFull { .. } => "disk-full",
+        }
+    }
+}
+
+impl fmt::Display for HostCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostCondition::DockerSilent { since } => write!(f, "Docker has not answered since {since}"),
+            HostCondition::DiskFull { path, size } => write!(f, "the disk of {size} at {path} is full"),
+        }
+    }
 }
 
 /// Whether the leader believes that a host is alive.

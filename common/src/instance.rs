@@ -55,6 +55,8 @@ pub enum StopReason {
     RolledBack,
     /// Its slot is better served on another host.
     Rebalanced,
+    /// Its host cannot run it now, and another one can.
+    Stranded,
 }
 
 /// How far an instance has come on its host, in the order in which it can only rise.
@@ -122,6 +124,8 @@ pub enum Health {
     Healthy,
     /// Checks failed as often as the spec allows.
     Unhealthy,
+    /// Its process is gone, and Docker, which does not answer, has not said so.
+    Gone,
 }
 
 /// What the agent observes of an instance.
@@ -151,6 +155,17 @@ pub struct Observed {
     pub failure: String,
     /// What its program printed last before it ended or, if its health check failed it, what the check printed.
     pub output: LastLines,
+    /// The image that its host cannot make a container of, and since when, as long as that fails.
+    pub unprepared: Option<Unprepared>,
+}
+
+/// A preparation that fails: the image cannot be had, or its container cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unprepared {
+    /// The image, as the spec names it.
+    pub image: String,
+    /// Since when, by the host's clock.
+    pub since: Timestamp,
 }
 
 impl Observed {
@@ -168,6 +183,7 @@ impl Observed {
             message: String::new(),
             failure: String::new(),
             output: LastLines::default(),
+            unprepared: None,
         }
     }
 

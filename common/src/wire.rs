@@ -14,7 +14,7 @@ use crate::{
     directory::Difference,
     error::Problem,
     finding::Finding,
-    host::HostFacts,
+    host::{HostCondition, HostFacts},
     id::{HostId, InstanceId, MemberId},
     part::PartId,
     report::Report,
@@ -109,6 +109,8 @@ pub enum ToCoordinator {
     Facts(HostFacts),
     /// All that is wrong with its host now, as it finds it.
     Findings(Vec<Finding>),
+    /// All that its host cannot do now.
+    Conditions(Vec<HostCondition>),
     /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
     Leaving,
 }
@@ -201,6 +203,15 @@ pub struct LogRequest {
     pub tail: Option<u32>,
     /// Whether to go on as output appears.
     pub follow: bool,
+    /// Only what was printed after this moment, as an earlier piece named it.
+    pub after: Option<String>,
+}
+
+/// Whether a text is a moment as Docker writes it before output: `2026-01-02T03:04:05.123456789Z`.
+pub fn is_moment(text: &str) -> bool {
+    let form = b"dddd-dd-ddTdd:dd:dd.dddddddddZ";
+    let fits = |(byte, form): (u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == *form };
+    text.len() == form.len() && text.bytes().zip(form).all(fits)
 }
 
 /// A piece of an instance's output.
@@ -212,9 +223,24 @@ pub enum LogFrame {
         stderr: bool,
         /// The raw bytes.
         bytes: Vec<u8>,
+        /// The moment when it was printed, by which it can be gone on from; empty if that was not asked for.
+        at: String,
     },
     /// The output cannot be had.
     Failed(Problem),
     /// That was all.
     End,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_have_one_form() {
+        assert!(is_moment("2026-01-02T03:04:05.123456789Z"));
+        for other in ["", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.123456789+", "2026-01-02 03:04:05.123456789Z"] {
+            assert!(!is_moment(other), "{other}");
+        }
+    }
 }

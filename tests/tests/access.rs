@@ -109,7 +109,7 @@ async fn a_coordinator_that_was_removed_has_no_power_left() {
         assert!(matches!(answer, MemberAnswer::Refused(Refusal::Removed)), "{asked:?}: {answer:?}");
     }
     let part = "default/shop/web/1.1".parse::<common::id::InstanceId>().expect("an id").part(Part::Main);
-    let logs = LogRequest { part, tail: None, follow: false };
+    let logs = LogRequest { part, tail: None, follow: false, after: None };
     for open in [Open::Findings, Open::SealingKey, Open::Logs(logs)] {
         caller.ask::<Vec<u8>>(&open, SOON).await.expect_err("nothing is told");
     }

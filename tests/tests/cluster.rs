@@ -187,6 +187,36 @@ async fn a_crash_is_repaired_and_what_cannot_run_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_docker_is_silent_is_named_and_gets_nothing_new() {
+    let cluster = TestCluster::start(2).await;
+    cluster.hosts[1].runtime.silence(true);
+    let doctor = async || {
+        let view: common::api::DoctorView = cluster.client().get("/api/v1/doctor").await.expect("it answers");
+        view.findings.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    until_async(SOON, "the doctor names it", async || {
+        let found = doctor().await;
+        ensure!(found.iter().any(|what| what.starts_with("Docker on h2 does not answer since ")), "{found:?}");
+        anyhow::Ok(())
+    })
+    .await;
+    cluster.deploy("shop", web(3)).await.expect("it is accepted");
+    until_async(SOON, "all of it runs on the other host", async || {
+        let count = cluster.hosts[0].runtime.count_running();
+        ensure!(count == 3, "{count} run there");
+        anyhow::Ok(())
+    })
+    .await;
+    cluster.hosts[1].runtime.silence(false);
+    until_async(SOON, "it is well again", async || {
+        let found = doctor().await;
+        ensure!(!found.iter().any(|what| what.contains("Docker")), "{found:?}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_knows_it_and_comes_back_quietly() {
     let cluster = TestCluster::start(3).await;
     cluster.deploy("shop", web(3)).await.expect("it is accepted");

@@ -18,9 +18,9 @@ use common::{
     error::{Code, Problem},
     file::{FileId, FileKind, FileSpec},
     finding::Finding,
-    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
+    host::{Availability, HostCondition, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{BootId, ClusterId, HostId, InstanceId, MemberId},
-    instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
+    instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Unprepared, Verdict, Want},
     name::Name,
     network::{Network, NetworkPlan, Overlay, Subnet, WireguardKey},
     output::LastLines,
@@ -110,6 +110,11 @@ fn facts() -> HostFacts {
     }
 }
 
+fn conditions() -> Vec<HostCondition> {
+    let disk = HostCondition::DiskFull { path: "/var/lib/docker".into(), size: Bytes(1 << 30) };
+    vec![HostCondition::DockerSilent { since: AT }, disk]
+}
+
 fn device() -> BoundDevice {
     BoundDevice { part: Part::Main, kind: GPU.into(), id: "GPU-1".into() }
 }
@@ -159,6 +164,7 @@ fn observed() -> Observed {
         message: "it ended with exit code 1".into(),
         failure: "it ended with exit code 1".into(),
         output: LastLines::of(b"FATAL: no database"),
+        unprepared: Some(Unprepared { image: "shop/web:1".into(), since: AT }),
     }
 }
 
@@ -258,6 +264,7 @@ fn commands_on_the_rest() -> Vec<Command> {
         Command::RemoveRegistry("r:5000".into()),
         Command::HostReported { host: HOST, facts: facts(), machine: [7; 16] },
         Command::HostLeaves(HOST),
+        Command::HostConditions { host: HOST, conditions: conditions() },
         Command::HostLiveness { host: HOST, liveness: Liveness::Down { since: AT } },
         Command::PutHostLabels { host: HOST, labels: labels() },
         Command::SetAvailability { host: HOST, availability: Availability::Draining { deadline: AT } },
@@ -427,7 +434,12 @@ fn tokens_can_be_read_for_ever() {
 #[test]
 fn frames_can_be_read_by_later_versions() {
     let hello = Hello { host: HOST, facts: facts(), generation: 7, machine: [7; 16] };
-    let request = LogRequest { part: instance().main(), tail: Some(10), follow: true };
+    let request = LogRequest {
+        part: instance().main(),
+        tail: Some(10),
+        follow: true,
+        after: Some("2026-01-01T00:00:00.000000001Z".into()),
+    };
     let problem = || Problem::new(Code::HostRemoved, "what").why("why").fix("fix");
     check_frame(
         "open-1.bin",
@@ -450,6 +462,7 @@ fn frames_can_be_read_by_later_versions() {
             ToCoordinator::Beat { sent: AT.0 },
             ToCoordinator::Facts(facts()),
             ToCoordinator::Leaving,
+            ToCoordinator::Conditions(conditions()),
             ToCoordinator::Findings(findings()),
         ],
     );
@@ -475,6 +488,10 @@ fn frames_can_be_read_by_later_versions() {
     check_frame("renewed-1.bin", vec![Renewed::Certificate(vec![1]), Renewed::Refused(problem())]);
     check_frame(
         "log-frame-1.bin",
-        vec![LogFrame::Output { stderr: true, bytes: b"x".to_vec() }, LogFrame::Failed(problem()), LogFrame::End],
+        vec![
+            LogFrame::Output { stderr: true, bytes: b"x".to_vec(), at: "2026-01-01T00:00:00.000000001Z".into() },
+            LogFrame::Failed(problem()),
+            LogFrame::End,
+        ],
     );
 }

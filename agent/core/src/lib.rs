@@ -6,6 +6,7 @@
 //! a socket.
 
 pub mod action;
+pub mod condition;
 pub mod memory;
 pub mod metadata;
 pub mod names;
@@ -18,4 +19,4 @@ mod unit;
 pub use action::{Action, ActionResult};
 pub use memory::{Local, Memory, Stopped};
 pub use observed::{Container, ContainerState, Published, Sender};
-pub use reconcile::{Lease, Next, Situation, reconcile};
+pub use reconcile::{Lease, Next, Situation, reconcile, without_docker};

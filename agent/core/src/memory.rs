@@ -37,6 +37,8 @@ pub struct Local {
     pub observed: Observed,
     /// Whether its image is on the host.
     pub prepared: bool,
+    /// Since when its preparation fails, if it does.
+    pub unprepared_since: Option<Timestamp>,
     /// When its preparation began.
     pub preparing_since: Option<Timestamp>,
     /// Failures in a row: of preparing, or of runs.
@@ -72,6 +74,7 @@ impl Local {
         Local {
             observed: Observed { phase: Phase::Accepted, ..Observed::nothing() },
             prepared: false,
+            unprepared_since: None,
             preparing_since: None,
             failures: 0,
             not_started: None,
@@ -100,6 +103,13 @@ impl Memory {
     /// Folds in what came of an action.
     pub fn learn(&mut self, action: &Action, result: &ActionResult, now: Timestamp) {
         let Some(local) = self.0.get_mut(action.part()) else { return };
+        match (action, result) {
+            (Action::Prepare(_) | Action::Create(_), ActionResult::Failed(_) | ActionResult::Impossible(_)) => {
+                local.unprepared_since.get_or_insert(now);
+            }
+            (Action::Create(_), ActionResult::Done) | (_, ActionResult::Prepared) => local.unprepared_since = None,
+            _ => {}
+        }
         match (action, result) {
             (_, ActionResult::Done) => {}
             (_, ActionResult::Prepared) => {

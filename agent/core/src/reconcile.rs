@@ -26,6 +26,9 @@ use crate::{
 /// How long an instance that nobody knows may take to end.
 const SURPLUS_GRACE: Span = Span::seconds(10);
 
+/// What is said of an instance whose process is gone.
+const GONE: &str = "its process is gone, and Docker does not answer";
+
 /// What is said of an instance whose health check fails.
 const CHECK_FAILS: &str = "its health check fails";
 
@@ -97,6 +100,19 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
     }
     next.report.generation = situation.assignment.generation;
     next
+}
+
+/// What is told while Docker does not answer: what was told last, and that some processes are gone since then.
+/// Others are led to those no more; what becomes of them is decided once Docker shows how they ended.
+pub fn without_docker(last: &Report, gone: &BTreeSet<InstanceId>) -> Report {
+    let mut report = last.clone();
+    for (id, observed) in &mut report.instances {
+        if gone.contains(id) && observed.phase == Phase::Running {
+            observed.health = Health::Gone;
+            GONE.clone_into(&mut observed.message);
+        }
+    }
+    report
 }
 
 /// Notes what all parts show, then takes the next step of each.

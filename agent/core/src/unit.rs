@@ -3,7 +3,7 @@
 
 use common::{
     assignment::AssignedInstance,
-    instance::{Health, Observed, Phase, Want},
+    instance::{Health, Observed, Phase, Unprepared, Want},
     part::{Part, PartId},
     spec::Condition,
     time::Timestamp,
@@ -123,12 +123,22 @@ impl<'a> Unit<'a> {
         self.parts.iter().filter_map(|id| memory.0.get(id)).map(|local| local.observed.restart).sum()
     }
 
+    /// The image of the first part of which no container can be made.
+    fn unprepared(&self, memory: &Memory) -> Option<Unprepared> {
+        let failing = |id: &PartId| Some((id.part.clone(), memory.0.get(id)?.unprepared_since?));
+        let (part, since) = self.parts.iter().find_map(failing)?;
+        let spec = &self.instance.spec;
+        let container = spec.container_of(&part).unwrap_or(&spec.container);
+        Some(Unprepared { image: container.image.clone(), since })
+    }
+
     /// What all parts are together. That an instance has ended is told once nothing of it runs any more.
     pub(crate) fn observed(&self, memory: &Memory) -> Observed {
         let Some(main) = memory.0.get(&self.instance.id.main()) else { return Observed::nothing() };
         let mut told = main.observed.clone();
         let has_network = if self.instance.spec.has_network_part() { &Part::Network } else { &Part::Main };
         told.address = self.container(has_network).and_then(|container| container.address);
+        told.unprepared = self.unprepared(memory);
         if self.parts.len() == 1 {
             return told;
         }
@@ -153,6 +163,7 @@ impl<'a> Unit<'a> {
             if let Some((id, other)) = others().find(|(_, other)| !is_whole(other)) {
                 told.health = match other.health {
                     Health::Unhealthy => Health::Unhealthy,
+                    Health::Gone => Health::Gone,
                     Health::Unchecked | Health::Starting | Health::Healthy => Health::Starting,
                 };
                 told.message = said_by(&id.part, other);

@@ -9,7 +9,8 @@ mod version;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -34,7 +35,7 @@ use common::{
     part::{Part, PartId},
     spec::{ContainerSpec, NetworkMode, PullPolicy},
     time::{Span, Timestamp},
-    wire::{LogFrame, LogRequest},
+    wire::{LogFrame, LogRequest, is_moment},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
@@ -55,6 +56,8 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most bytes of them that are held.
 const TAIL_BYTES: usize = 64 << 10;
+/// Most lines that are read of output that is gone on from.
+const RESUMED_LINES: u32 = 100_000;
 /// Containers that are inspected at a time.
 const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
@@ -71,6 +74,8 @@ pub struct Docker {
     /// What was inspected, with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
     network: DockerNetwork,
+    /// Where it keeps images and containers.
+    root: OnceLock<PathBuf>,
 }
 
 impl Docker {
@@ -83,6 +88,7 @@ impl Docker {
             places,
             inspected: Mutex::default(),
             network: DockerNetwork::default(),
+            root: OnceLock::new(),
         }
     }
 
@@ -297,6 +303,27 @@ fn reason(error: Error) -> String {
     }
 }
 
+/// Whether nothing answered, which says nothing of what was asked for.
+fn is_silence(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RequestTimeoutError
+            | Error::IOError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::HyperLegacyError { .. }
+            | Error::HttpClientError { .. }
+            | Error::SocketNotFoundError(_)
+    )
+}
+
+/// What came of an action that Docker did not do: no fault of the instance if it did not even answer.
+fn failed(error: Error) -> ActionResult {
+    if is_silence(&error) {
+        return ActionResult::Waits("Docker does not answer".to_owned());
+    }
+    ActionResult::Failed(reason(error))
+}
+
 /// The part of a list's entry that changes when the container does, and not with the time alone.
 fn short_form(summary: &ContainerSummary) -> String {
     let status = summary.status.as_deref().unwrap_or_default();
@@ -326,6 +353,16 @@ fn state_of(state: bollard::models::ContainerState) -> ContainerState {
     ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory: state.oom_killed == Some(true) }
 }
 
+/// The moment that Docker has put before a piece of output, and the piece. Moments are of one form and length, so
+/// their order is that of their text: `2026-01-02T03:04:05.123456789Z`.
+fn split_moment(piece: &[u8]) -> (&str, &[u8]) {
+    let end = piece.iter().position(|byte| *byte == b' ').unwrap_or(0);
+    match std::str::from_utf8(&piece[..end]) {
+        Ok(moment) if is_moment(moment) => (moment, &piece[end + 1..]),
+        _ => ("", piece),
+    }
+}
+
 /// What a container's health check printed last, if it fails.
 fn output_of_check(state: &bollard::models::ContainerState) -> LastLines {
     use bollard::models::HealthStatusEnum;
@@ -339,7 +376,7 @@ fn done_if(status_codes: &[u16], result: Result<(), Error>) -> ActionResult {
     match result {
         Ok(()) => ActionResult::Done,
         Err(error) if status(&error).is_some_and(|code| status_codes.contains(&code)) => ActionResult::Done,
-        Err(error) => ActionResult::Failed(reason(error)),
+        Err(error) => failed(error),
     }
 }
 
@@ -395,10 +432,11 @@ impl ContainerRuntime for Docker {
                 ));
             }
             Ok(_) => {}
-            Err(error) => return ActionResult::Failed(reason(error)),
+            Err(error) => return failed(error),
         }
         match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance, part, image)).await {
             Ok(Ok(())) => ActionResult::Prepared,
+            Ok(Err(error)) if is_silence(&error) => failed(error),
             Ok(Err(error)) => {
                 let missing = status(&error) == Some(404);
                 let why = format!("image {image}: {}", reason(error));
@@ -418,12 +456,13 @@ impl ContainerRuntime for Docker {
             Ok(()) => ActionResult::Done,
             // 400: Docker will never accept it. 404: the image was removed since it was prepared.
             Err(error) if matches!(status(&error), Some(400 | 404)) => ActionResult::Impossible(reason(error)),
-            Err(error) => ActionResult::Failed(reason(error)),
+            Err(error) => failed(error),
         }
     }
 
     async fn start(&self, container: &str) -> ActionResult {
         match self.try_start(container).await {
+            Err(error) if is_silence(&error) => failed(error),
             // Docker itself is away: that is no failure of the program.
             Err(error) if status(&error).is_none() => ActionResult::Waits(reason(error)),
             Err(error) if status(&error) != Some(304) => {
@@ -453,8 +492,11 @@ impl ContainerRuntime for Docker {
     }
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
-        let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail).build();
+        // Of what is gone on from, the end is read: the whole of it may be long.
+        let most = request.after.as_ref().map(|_| RESUMED_LINES).or(request.tail);
+        let tail = most.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail);
+        let options = options.timestamps(request.follow).build();
         let failed = |error: Error| {
             let what = format!("The output of {} cannot be read", request.part);
             let why = reason(error);
@@ -471,11 +513,30 @@ impl ContainerRuntime for Docker {
             // Nobody listens any more: nothing to tell.
             Err(error) => return drop(output.send(failed(error)).await),
         };
-        let mut lines = std::pin::pin!(client.logs(&request.part.container_name(), Some(options)));
+        let name = request.part.container_name();
+        if request.follow {
+            // A program may be silent for long; that it is there is said at once.
+            let first = match client.inspect_container(&name, None).await {
+                Ok(_) => LogFrame::Output { stderr: false, bytes: Vec::new(), at: String::new() },
+                Err(error) => failed(error),
+            };
+            let ends = matches!(first, LogFrame::Failed(_));
+            if output.send(first).await.is_err() || ends {
+                return;
+            }
+        }
+        let mut lines = std::pin::pin!(client.logs(&name, Some(options)));
         while let Some(line) = lines.next().await {
             let frame = match line {
-                Ok(LogOutput::StdErr { message }) => LogFrame::Output { stderr: true, bytes: message.to_vec() },
-                Ok(other) => LogFrame::Output { stderr: false, bytes: other.into_bytes().to_vec() },
+                Ok(output) => {
+                    let stderr = matches!(output, LogOutput::StdErr { .. });
+                    let bytes = output.into_bytes();
+                    let (at, bytes) = if request.follow { split_moment(&bytes) } else { ("", &bytes[..]) };
+                    if request.after.as_deref().is_some_and(|after| !at.is_empty() && at <= after) {
+                        continue;
+                    }
+                    LogFrame::Output { stderr, bytes: bytes.to_vec(), at: at.to_owned() }
+                }
                 Err(error) => failed(error),
             };
             let ends = matches!(frame, LogFrame::Failed(_));
@@ -509,11 +570,22 @@ impl ContainerRuntime for Docker {
         self.network.note_lack(why);
     }
 
+    async fn ping(&self) -> Result<(), String> {
+        self.client().await.map_err(reason)?.ping().await.map(drop).map_err(reason)
+    }
+
+    fn root(&self) -> Option<PathBuf> {
+        self.root.get().cloned()
+    }
+
     async fn facts(&self) -> Result<EngineFacts, String> {
         let client = self.client().await.map_err(reason)?;
         let asked = tokio::time::timeout(OBSERVE_TIMEOUT, async { tokio::try_join!(client.version(), client.info()) });
         let (version, info) =
             asked.await.map_err(|_| format!("Docker did not answer within {OBSERVE_TIMEOUT:?}"))?.map_err(reason)?;
+        if let Some(root) = info.docker_root_dir {
+            self.root.get_or_init(|| PathBuf::from(root));
+        }
         Ok(EngineFacts {
             version: version.version.unwrap_or_default(),
             os: version.os.unwrap_or_default(),

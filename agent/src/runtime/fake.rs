@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Mutex, MutexGuard},
 };
 
@@ -162,7 +163,7 @@ impl ContainerRuntime for Fake {
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
         let bytes = format!("output of {}\n", request.part).into_bytes();
-        if output.send(LogFrame::Output { stderr: false, bytes }).await.is_err() {
+        if output.send(LogFrame::Output { stderr: false, bytes, at: String::new() }).await.is_err() {
             return;
         }
         match request.follow {
@@ -181,6 +182,14 @@ impl ContainerRuntime for Fake {
     }
 
     fn lacks_bridge(&self, _why: &str) {}
+
+    async fn ping(&self) -> Result<(), String> {
+        if self.state().silent { Err("the engine does not answer".to_owned()) } else { Ok(()) }
+    }
+
+    fn root(&self) -> Option<PathBuf> {
+        None
+    }
 
     async fn facts(&self) -> Result<EngineFacts, String> {
         let devices = Devices::default();

@@ -8,7 +8,7 @@ use common::{
         WantedAvailability,
     },
     error::{Code, Problem},
-    host::{Availability, Oversubscription},
+    host::{Availability, HostCondition, Oversubscription},
     time::Span,
     token::JoinRole,
 };
@@ -126,6 +126,13 @@ fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, Problem> 
     labels.iter().map(pair).collect()
 }
 
+/// Whether it is alive, what people want of it if that is unusual, and what it cannot do.
+fn state(host: &HostView) -> String {
+    let wanted = Some(host.availability.word()).filter(|_| host.availability != Availability::Active);
+    let lacks = host.conditions.iter().map(HostCondition::word);
+    [host.liveness.word()].into_iter().chain(wanted).chain(lacks).collect::<Vec<_>>().join(", ")
+}
+
 async fn ls(session: &Session) -> Result<u8, Problem> {
     let hosts: List<HostView> = session.client.get("/api/v1/hosts").await?;
     let row = |host: &HostView| {
@@ -133,10 +140,7 @@ async fn ls(session: &Session) -> Result<u8, Problem> {
         let of = |used: String, all: String| if all.is_empty() { used } else { format!("{used} of {all}") };
         vec![
             host.name.to_string(),
-            match host.availability {
-                Availability::Active => host.liveness.word().to_owned(),
-                other => format!("{}, {}", host.liveness.word(), other.word()),
-            },
+            state(host),
             if host.member.is_some() { "coordinator" } else { "agent" }.to_owned(),
             host.instances.to_string(),
             of(host.reserved.cpu.to_string(), fact(|facts| facts.cpu.to_string())),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
+    host::{Availability, HostCondition, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{HostId, InstanceId, MemberId},
     name::Name,
     network::Subnet,
@@ -29,6 +29,8 @@ pub struct HostView {
     pub availability: Availability,
     /// The labels that people gave it.
     pub labels: HostLabels,
+    /// What it cannot do now; nothing, if it is well.
+    pub conditions: Vec<HostCondition>,
     /// What its agent says of it; absent until it has reported.
     pub facts: Option<HostFacts>,
     /// The coordinator that runs on it, if one does.

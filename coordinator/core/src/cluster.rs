@@ -230,6 +230,7 @@ impl Cluster {
             Command::PutRegistry(credentials) => self.put_registry(credentials),
             Command::RemoveRegistry(registry) => self.remove_registry(registry),
             Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
+            Command::HostConditions { host, conditions } => self.host_conditions(*host, conditions),
             Command::HostLeaves(host) => self.host_leaves(*host),
             Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),
             Command::PutHostLabels { host, labels } => self.put_host_labels(*host, labels),

@@ -14,7 +14,7 @@ use common::{
     device::BoundDevice,
     error::Problem,
     file::{FileId, FileKind},
-    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
+    host::{Availability, HostCondition, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{ClusterId, HostId, InstanceId, MemberId, ServiceId, SlotId, StackId},
     instance::{Desired, Observed, Verdict},
     name::Name,
@@ -231,6 +231,13 @@ pub enum Command {
         facts: HostFacts,
         /// A hash of the machine's id; the first one is kept, and another is a clone.
         machine: [u8; 16],
+    },
+    /// All that a host cannot do now, as its agent says.
+    HostConditions {
+        /// The host.
+        host: HostId,
+        /// What it cannot do.
+        conditions: Vec<HostCondition>,
     },
     /// An agent was asked to stop, and means to come back.
     HostLeaves(HostId),

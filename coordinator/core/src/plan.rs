@@ -11,6 +11,7 @@ mod place;
 mod rollout;
 mod runs;
 mod scale;
+mod stranded;
 
 use std::{
     cmp::Reverse,

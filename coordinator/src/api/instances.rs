@@ -12,7 +12,7 @@ use common::{
     id::{InstanceId, ServiceId, StackId},
     name::Name,
     part::Part,
-    wire::{LogFrame, LogRequest},
+    wire::{LogFrame, LogRequest, is_moment},
 };
 use coordinator_core::{Command, view};
 use futures::{FutureExt, StreamExt, stream};
@@ -89,6 +89,8 @@ pub struct LogQuery {
     /// Whether to go on as output appears.
     #[serde(default)]
     follow: bool,
+    /// Go on after the piece with this `at`: only what was printed later is given.
+    after: Option<String>,
     /// The sidekick, or `_step-1` for the first step before the start; the main container if absent.
     #[param(value_type = Option<String>)]
     part: Option<Part>,
@@ -101,6 +103,9 @@ pub struct LogLine {
     stderr: bool,
     /// The text; bytes that are no UTF-8 are replaced.
     text: String,
+    /// When it was printed, to go on from with `after`; absent unless output is followed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    at: String,
 }
 
 /// The output of an instance, as newline-delimited JSON.
@@ -118,7 +123,13 @@ pub async fn logs(
         |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance, which looks like 1.1"));
     let id: InstanceId = format!("{service}/{instance}").parse().map_err(malformed)?;
     let part = id.part(query.part.unwrap_or(Part::Main));
-    let mut stream = coordinator.dispatch.logs(LogRequest { part, tail: query.tail, follow: query.follow }).await?;
+    let LogQuery { tail, follow, after, .. } = query;
+    if let Some(after) = after.as_deref().filter(|after| !is_moment(after)) {
+        return Err(
+            Problem::new(Code::InvalidRequest, format!("{after:?} is not the moment of a piece of output")).into()
+        );
+    }
+    let mut stream = coordinator.dispatch.logs(LogRequest { part, tail, follow, after }).await?;
     // The first frame tells whether there is any output: a failure becomes a status.
     let first = match stream.incoming.receive::<LogFrame>().await {
         Ok(Some(LogFrame::Failed(problem))) => return Err(problem.into()),
@@ -128,13 +139,15 @@ pub async fn logs(
         }
     };
     let lines = futures::stream::unfold((stream, first), |(mut stream, next)| async move {
-        let Some(LogFrame::Output { stderr, bytes }) = next else { return None };
-        let line = LogLine { stderr, text: String::from_utf8_lossy(&bytes).into_owned() };
+        let Some(LogFrame::Output { stderr, bytes, at }) = next else { return None };
+        let line = LogLine { stderr, text: String::from_utf8_lossy(&bytes).into_owned(), at };
         let next = stream.incoming.receive::<LogFrame>().await.unwrap_or(None);
         Some((as_json(&line), (stream, next)))
     });
     let refused = actor.refused(coordinator.consensus.watch()).shared();
-    let last = refused.clone().map(|problem| as_json(&LogLine { stderr: true, text: format!("wharf: {problem}\n") }));
+    let last = refused
+        .clone()
+        .map(|problem| as_json(&LogLine { stderr: true, text: format!("wharf: {problem}\n"), at: String::new() }));
     // Output that ends by itself ends the answer; then nobody waits for a refusal.
     let lines = lines.map(Some).chain(stream::once(std::future::ready(None)));
     let lines = lines.take_until(refused).chain(stream::once(last.map(Some)));

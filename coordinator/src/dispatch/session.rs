@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use common::{
     error::{Code, Problem},
-    host::HostFacts,
+    host::{HostCondition, HostFacts},
     id::{HostId, InstanceId},
     instance::Observed,
     wire::{Hello, ToAgent, ToCoordinator},
@@ -183,6 +183,7 @@ impl Session {
             ToCoordinator::Beat { .. } => {}
             ToCoordinator::Facts(facts) => self.put_facts(facts).await?,
             ToCoordinator::Findings(findings) => self.dispatch.found(self.host, self.number, findings),
+            ToCoordinator::Conditions(conditions) => self.put_conditions(conditions).await?,
             ToCoordinator::Leaving => {
                 self.dispatch.consensus.propose(vec![Command::HostLeaves(self.host).into()]).await?;
                 return Ok(Some(Heard::Answer(ToAgent::Farewell)));
@@ -215,6 +216,16 @@ impl Session {
             Some(Outcome::Rejected(problem)) => Err(Ended::Refused(problem)),
             _ => Ok(()),
         }
+    }
+
+    /// Writes what the host cannot do now, if that is news.
+    async fn put_conditions(&self, conditions: Vec<HostCondition>) -> Result<(), Ended> {
+        let published = self.dispatch.consensus.current();
+        if published.cluster.hosts.get(&self.host).is_some_and(|host| host.conditions != conditions) {
+            let command = Command::HostConditions { host: self.host, conditions };
+            self.dispatch.consensus.propose(vec![command.into()]).await?;
+        }
+        Ok(())
     }
 
     /// Writes what differs from what is known; a report that says nothing new writes nothing.

@@ -422,3 +422,46 @@ fn a_failure_is_told_with_what_was_printed_last_and_stays_known_while_it_runs_ag
     assert_eq!(phase(&next), (0, Phase::Completed));
     assert_eq!(told(&next), (String::new(), "42 rows".to_owned()), "what a job printed is kept; it did not fail");
 }
+
+#[test]
+fn since_when_a_preparation_fails_is_told_until_it_does_not() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    let none = BTreeMap::new();
+    let unprepared = |next: &Next| next.report.instances[0].1.unprepared.clone();
+    let since = |at| Some(common::instance::Unprepared { image: "web".into(), since: Timestamp(at) });
+    let failed = || ActionResult::Failed("no space left on device".into());
+    let (prepare, create) = (Action::Prepare(id().main()), Action::Create(id().main()));
+    host.pass(&wanted, &none, 0);
+    for (action, result, now, expected) in [
+        (&prepare, failed(), 1000, since(1000)),
+        (&prepare, failed(), 4000, since(1000)),
+        (&prepare, ActionResult::Waits("Docker does not answer".into()), 5000, since(1000)),
+        (&prepare, ActionResult::Prepared, 9000, None),
+        (&create, failed(), 10_000, since(10_000)),
+        (&create, ActionResult::Done, 12_000, None),
+    ] {
+        host.learn(action, result, now);
+        assert_eq!(unprepared(&host.pass(&wanted, &none, now)), expected, "at {now}");
+    }
+}
+
+#[test]
+fn a_process_that_is_gone_is_told_while_docker_is_silent_and_nothing_is_concluded() {
+    let mut host = Host::new();
+    let wanted = assigned(Want::Run, |_| {});
+    let next = host.pass(&wanted, &container(running(Health::Healthy)), 1000);
+    let gone = BTreeSet::from([id()]);
+    assert_eq!(without_docker(&next.report, &BTreeSet::new()), next.report);
+    let told = without_docker(&next.report, &gone);
+    let observed = &told.instances[0].1;
+    assert_eq!((observed.restart, observed.phase, observed.health), (0, Phase::Running, Health::Gone));
+    assert!(!observed.is_serving() && observed.may_follow(&next.report.instances[0].1));
+    assert_eq!(without_docker(&told, &gone), told, "it is no news again");
+    let back = host.pass(&wanted, &container(running(Health::Healthy)), 2000);
+    assert_eq!(back.report, next.report, "what Docker shows counts");
+    let ended = host.pass(&wanted, &container(exited(137, 1000, 3000)), 3000);
+    assert!(ended.report.instances[0].1.may_follow(observed));
+    let ended = without_docker(&ended.report, &gone);
+    assert_ne!(ended.instances[0].1.health, Health::Gone, "it does not run, and says so by itself");
+}

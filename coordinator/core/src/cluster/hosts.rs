@@ -1,15 +1,15 @@
 //! Hosts, and the members that run on some of them.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use common::{
     error::{Code, Problem},
-    host::{Availability, HostFacts, HostLabels, Liveness, Oversubscription},
+    host::{Availability, HostCondition, HostFacts, HostLabels, Liveness, Oversubscription},
     id::{HostId, InstanceId, MemberId, SlotId},
-    instance::Verdict,
+    instance::{Observed, Phase, Verdict},
     name::Name,
     network::Subnet,
-    spec::Resources,
+    spec::{Resources, ServiceSpec},
     time::{Span, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,10 @@ pub struct Host {
     pub left_at: Option<Timestamp>,
     /// When it came back from being down, lately.
     pub returns: Vec<Timestamp>,
+    /// What it cannot do now; it gets nothing new as long as there is something.
+    pub conditions: Vec<HostCondition>,
+    /// The images that it could not make containers of lately, and when it failed last.
+    pub unprepared: BTreeMap<String, Timestamp>,
     /// The labels that people gave it.
     pub labels: HostLabels,
     /// What its agent says of it.
@@ -54,10 +58,38 @@ const FLAPS: usize = 3;
 /// That while, after its last return.
 const FLAP_PENALTY: Span = Span::minutes(5);
 
+/// For so long other hosts are tried first for an image that it could not prepare.
+const AVOID_FOR: Span = Span::minutes(10);
+/// Most images that are remembered so.
+const MAX_UNPREPARED: usize = 64;
+
 impl Host {
     /// What may be reserved of it; nothing before it has reported.
     pub fn capacity(&self) -> Resources {
         self.facts.as_ref().map_or_else(Resources::default, |facts| self.oversubscription.of(facts))
+    }
+
+    /// Since when its Docker does not answer, if that is so.
+    pub fn docker_silent_since(&self) -> Option<Timestamp> {
+        self.conditions.iter().find_map(|condition| match condition {
+            HostCondition::DockerSilent { since } => Some(*since),
+            HostCondition::DiskFull { .. } => None,
+        })
+    }
+
+    /// Whether it failed to make a container of an image so lately that other hosts are tried first.
+    pub fn could_not_prepare(&self, image: &str, now: Timestamp) -> bool {
+        self.unprepared.get(image).is_some_and(|at| now.since(*at) < AVOID_FOR)
+    }
+
+    /// Notes that it could not make a container of an image.
+    pub(super) fn avoid(&mut self, image: &str, now: Timestamp) {
+        self.unprepared.insert(image.to_owned(), now);
+        if self.unprepared.len() > MAX_UNPREPARED
+            && let Some(oldest) = self.unprepared.iter().min_by_key(|(_, at)| **at).map(|(image, _)| image.clone())
+        {
+            self.unprepared.remove(&oldest);
+        }
     }
 
     /// Until when it gets nothing new, because it comes and goes.
@@ -110,6 +142,8 @@ impl Cluster {
             liveness: Liveness::Joining,
             left_at: None,
             returns: Vec::new(),
+            conditions: Vec::new(),
+            unprepared: BTreeMap::new(),
             labels,
             facts: None,
             oversubscription: Oversubscription::default(),
@@ -182,6 +216,61 @@ impl Cluster {
             format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker),
         );
         self.done()
+    }
+
+    pub(super) fn host_conditions(&mut self, id: HostId, conditions: &[HostCondition]) -> Applied {
+        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The conditions were not noted").why(why));
+        if conditions.len() > HostCondition::MOST {
+            return refuse(format!("a host has at most {}", HostCondition::MOST));
+        }
+        let is_long =
+            |condition: &HostCondition| matches!(condition, HostCondition::DiskFull { path, .. } if path.len() > 4096);
+        if conditions.iter().any(is_long) {
+            return refuse("a path has at most 4096 bytes".into());
+        }
+        let before = std::mem::replace(&mut host.conditions, conditions.to_vec());
+        let name = host.name.clone();
+        for new in conditions.iter().filter(|new| !before.contains(new)) {
+            self.record(id, &format!("host-{}", new.word()), format!("{name} gets nothing new: {new}"));
+        }
+        let over: Vec<&str> = before.iter().map(HostCondition::word).collect();
+        for word in over.into_iter().filter(|word| !conditions.iter().any(|now| now.word() == *word)) {
+            self.record(id, "host-recovered", format!("{name}: no longer {word}"));
+        }
+        self.done()
+    }
+
+    /// Remembers of a host which images it cannot prepare, until it can.
+    pub(super) fn note_preparation(&mut self, id: &InstanceId, observed: &Observed) {
+        let Some(instance) = self.instances.get(id) else { return };
+        let (on, spec, clock) = (instance.host, instance.spec.clone(), self.clock);
+        let Some(host) = self.hosts.get(&on) else { return };
+        match &observed.unprepared {
+            Some(failing) if !host.could_not_prepare(&failing.image, clock) => {
+                if let Some(host) = self.hosts.get_mut(&on) {
+                    host.avoid(&failing.image, clock);
+                }
+            }
+            None if observed.phase >= Phase::Ready && !observed.phase.is_terminal() && !host.unprepared.is_empty() => {
+                self.forget_unprepared(on, &spec);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Avoids no host any more for the images of a service; whether any was.
+    pub(super) fn forget_unprepared_everywhere(&mut self, spec: &ServiceSpec) -> bool {
+        let is_avoided = |host: &Host| spec.containers().any(|(_, c)| host.unprepared.contains_key(&c.image));
+        let avoided: Vec<HostId> = self.hosts.iter().filter(|(_, host)| is_avoided(host)).map(|(id, _)| *id).collect();
+        avoided.iter().for_each(|host| self.forget_unprepared(*host, spec));
+        !avoided.is_empty()
+    }
+
+    fn forget_unprepared(&mut self, on: HostId, spec: &ServiceSpec) {
+        if let Some(host) = self.hosts.get_mut(&on) {
+            host.unprepared.retain(|image, _| spec.containers().all(|(_, container)| container.image != *image));
+        }
     }
 
     pub(super) fn host_leaves(&mut self, id: HostId) -> Applied {

@@ -246,6 +246,9 @@ impl Cluster {
         if host.liveness != Liveness::Ready {
             return refuse(format!("host {} is {}", host.name, host.liveness.word()));
         }
+        if let Some(condition) = host.conditions.first() {
+            return refuse(format!("host {} gets nothing new: {condition}", host.name));
+        }
         if host.availability != Availability::Active {
             return refuse(format!("host {} is {}", host.name, host.availability.word()));
         }
@@ -448,6 +451,7 @@ impl Cluster {
             Some(StopReason::Ended) => "it has ended",
             Some(StopReason::Drained) => "its host is being emptied",
             Some(StopReason::Rebalanced) => "another host suits it better",
+            Some(StopReason::Stranded) => "its host cannot run it now, and another one can",
             Some(StopReason::RolledBack) => "its revision failed",
             None => "it is wanted",
         };
@@ -486,6 +490,7 @@ impl Cluster {
         if observed.phase != before.phase {
             self.note_end_of(id, &before);
         }
+        self.note_preparation(id, observed);
         if moved {
             self.record_observed(id, &before, observed);
         } else {

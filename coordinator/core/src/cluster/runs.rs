@@ -221,6 +221,12 @@ impl Cluster {
             .filter(|(_, for_good, lately)| *for_good || *lately)
             .map(|(slot, for_good, _)| (slot, for_good))
             .collect();
+        let spec = service.spec.clone();
+        let was_avoided = self.forget_unprepared_everywhere(&spec);
+        if slots.is_empty() && was_avoided {
+            self.record(id, "retried", "the hosts that could not prepare its images count as well as others again");
+            return self.done();
+        }
         if slots.is_empty() {
             return Err(Problem::new(Code::Conflict, format!("{id} was not tried again"))
                 .why("nothing of it has failed; what has ended well is not done again"));

@@ -20,6 +20,7 @@ pub(super) enum Refusal {
     NotAvailable(&'static str),
     Flapping,
     NoDocker,
+    DiskFull,
     NotHome,
     Constraint(String),
     Cpu,
@@ -88,6 +89,7 @@ impl HostTable {
                         "{count} {} {most} of its instances, the most that it allows on one host",
                         if rows.len() == 1 { "has" } else { "have" }
                     ),
+                    Refusal::DiskFull => format!("a disk is full on {count}"),
                     Refusal::NoDocker => format!("Docker does not answer on {count}"),
                     Refusal::Constraint(constraint) => {
                         format!("{count} {} not match {constraint}", if rows.len() == 1 { "does" } else { "do" })

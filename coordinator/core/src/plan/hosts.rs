@@ -132,7 +132,7 @@ impl Row {
         Row {
             id,
             host: Box::new(host.clone()),
-            is_open: is_active && has_docker && host.returns.is_empty(),
+            is_open: is_active && has_docker && host.returns.is_empty() && host.conditions.is_empty(),
             capacity: host.capacity(),
             taken: Bookings::of(instances.iter().copied()),
             crowd: instances.iter().filter(|instance| instance.fills_slot()).count() as u64,
@@ -182,6 +182,10 @@ impl Row {
             Some(Refusal::NotReady(self.host.liveness.word()))
         } else if self.host.availability != Availability::Active {
             Some(Refusal::NotAvailable(self.host.availability.word()))
+        } else if self.host.docker_silent_since().is_some() {
+            Some(Refusal::NoDocker)
+        } else if !self.host.conditions.is_empty() {
+            Some(Refusal::DiskFull)
         } else if self.host.flapping_until(now).is_some() {
             Some(Refusal::Flapping)
         } else {

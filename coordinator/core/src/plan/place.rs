@@ -79,9 +79,9 @@ struct Ranking {
 /// A row's rank and index, and the version of the row that it was ranked at; the best is the greatest.
 type Ranked = Reverse<(Rank, usize, u32)>;
 
-/// What is compared to choose a host, the least being best: how many preferences it does not meet, how many of the
-/// service are on it, and how full it would be. Rows are in the order of ids, which decides between equals.
-type Rank = (usize, u32, u64);
+/// What is compared to choose a host, the least being best: whether it lately failed to prepare what is placed, how
+/// many preferences it does not meet, how many of the service are on it, and how full it would be. Rows are in the order of ids, which decides between equals.
+type Rank = (bool, usize, u32, u64);
 
 impl<'a> Placer<'a> {
     /// For a service with these instances.
@@ -211,7 +211,25 @@ impl<'a> Placer<'a> {
             let candidate = self.candidate(row);
             self.spec.prefer.iter().filter(|wish| !candidate.meets(wish)).count()
         };
-        (unmet, self.staying(index, row, leaving), row.share(self.need))
+        (self.is_unfit(row), unmet, self.staying(index, row, leaving), row.share(self.need))
+    }
+
+    /// Whether a host lately failed to prepare one of the images: another one is tried first.
+    fn is_unfit(&self, row: &Row) -> bool {
+        let unfit = |image: &str| row.host.could_not_prepare(image, self.now);
+        !row.host.unprepared.is_empty() && self.spec.containers().any(|(_, container)| unfit(&container.image))
+    }
+
+    /// Whether a host other than the one on which an instance is stranded would take another in its place.
+    pub(super) fn fits_elsewhere(&mut self, stranded: &Instance) -> bool {
+        self.count_own_once();
+        let takes = |(index, row): (usize, &Row)| {
+            row.id != stranded.host
+                && !self.is_unfit(row)
+                && self.refusal(index).is_none()
+                && row.book(self.spec, 0).is_ok()
+        };
+        self.hosts.rows().iter().enumerate().any(takes)
     }
 
     fn refusal(&self, index: usize) -> Option<Refusal> {
@@ -240,7 +258,7 @@ impl<'a> Placer<'a> {
         let Ok((best, _)) = self.best_scanned(&seat) else { return false };
         let levels = self.levels(leaving);
         let [best, present] = [best, present].map(|index| {
-            let (branches, (unmet, own, _)) = self.score(index, leaving, &levels);
+            let (_, branches, (_, unmet, own, _)) = self.score(index, leaving, &levels);
             (branches, unmet, own)
         });
         best < present
@@ -250,19 +268,20 @@ impl<'a> Placer<'a> {
         self.spec.spread.iter().map(|label| self.by_label(label, leaving)).collect()
     }
 
-    /// What decides between hosts, the least being best: how many of the service are on each branch of the
-    /// spread, then the rank.
-    fn score(&self, index: usize, leaving: Option<HostId>, levels: &[BTreeMap<&str, u32>]) -> (Vec<u32>, Rank) {
+    /// What decides between hosts, the least being best: whether it failed to prepare this lately, how many of the
+    /// service are on each branch of the spread, then the rank.
+    fn score(&self, index: usize, leaving: Option<HostId>, levels: &[BTreeMap<&str, u32>]) -> (bool, Vec<u32>, Rank) {
         let row = &self.hosts.rows()[index];
         let on_branch = |(label, counts): (&String, &BTreeMap<&str, u32>)| counts[row.label(label)];
-        (self.spec.spread.iter().zip(levels).map(on_branch).collect(), self.rank_of(index, leaving))
+        let branches = self.spec.spread.iter().zip(levels).map(on_branch).collect();
+        (self.is_unfit(row), branches, self.rank_of(index, leaving))
     }
 
     /// Looks at every host.
     fn best_scanned(&self, seat: &Seat<'_>) -> Result<(usize, Booked), Vec<(Refusal, usize)>> {
         let levels = self.levels(seat.leaving);
         let mut refusals: Vec<(Refusal, usize)> = Vec::new();
-        let mut best: Option<((Vec<u32>, Rank), usize, Booked)> = None;
+        let mut best: Option<((bool, Vec<u32>, Rank), usize, Booked)> = None;
         // Of ten thousand hosts a slot of a global service belongs to one.
         let indices = match seat.only {
             Some(Only::Numbered(number)) => self.by_number.get(&number).map_or(0..0, |index| *index..*index + 1),

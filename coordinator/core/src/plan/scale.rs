@@ -158,6 +158,10 @@ impl<'a> Subject<'a> {
             plan.desire(id, Want::Stop, StopReason::Ended);
             return unsettled;
         }
+        if self.is_stranded(instance, placer, plan) {
+            plan.desire(id, Want::Purge, StopReason::Stranded);
+            return unsettled;
+        }
         if self.has_to_go(instance, placer) {
             return self.before_move(id, instance, &others, plan).unwrap_or(unsettled);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use common::{
     api::{DoctorView, FindingView},
     finding::Finding,
-    host::Liveness,
+    host::{HostCondition, Liveness},
     id::{HostId, ServiceId},
     name::Name,
     network::{Backend, Subnet},
@@ -27,6 +27,7 @@ const MOST_SHOWN: usize = 3;
 pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
     let ready = cluster.hosts.values().filter(|host| host.liveness == Liveness::Ready).count();
     let mut findings: Vec<FindingView> = cluster.hosts.values().filter_map(absent).collect();
+    findings.extend(cluster.hosts.values().flat_map(|host| conditions(cluster, host)));
     let mut misses: BTreeMap<Subnet, Vec<(HostId, &Host)>> = BTreeMap::new();
     for (id, of_host) in found {
         // What an agent said before it fell silent is not what is now.
@@ -54,6 +55,36 @@ fn absent(host: &Host) -> Option<FindingView> {
     Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
 }
 
+/// What a host cannot do; nothing is said of one that is not heard.
+fn conditions(cluster: &Cluster, host: &Host) -> Vec<FindingView> {
+    let name = &host.name;
+    let told = |condition: &HostCondition| {
+        let (what, why, fix) = match condition {
+            HostCondition::DockerSilent { since } => (
+                format!("Docker on {name} does not answer since {since}"),
+                format!(
+                    "{name} gets nothing new; what runs there goes on, and what ends there is run elsewhere after {}",
+                    cluster.settings.lost_after
+                ),
+                format!("On {name}: systemctl status docker, and journalctl -u docker; systemctl restart docker"),
+            ),
+            HostCondition::DiskFull { path, size } => (
+                format!("A disk of {name} is full: it gets nothing new"),
+                format!("of the {size} at {path}, less than a fiftieth is free"),
+                "Free some space: docker system df says what Docker holds".to_owned(),
+            ),
+        };
+        let finding = Some(Finding::Condition(condition.clone()));
+        FindingView { host: name.clone(), finding, what, why: vec![why], fix: vec![fix] }
+    };
+    let is_heard = host.liveness == Liveness::Ready;
+    host.conditions.iter().filter(|_| is_heard).map(told).collect()
+}
+
+fn is_full(host: &Host, folder: &str) -> bool {
+    host.conditions.iter().any(|condition| matches!(condition, HostCondition::DiskFull { path, .. } if path == folder))
+}
+
 fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
     let name = &host.name;
     let (what, why, fix) = match finding {
@@ -76,6 +107,7 @@ fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), findin
             why.clone(),
             format!("Free port 53 of {}", host.subnet.gateway()),
         ),
+        Finding::Disk { path, .. } if is_full(host, path) => return None,
         Finding::Disk { path, size } => (
             format!("A disk of {name} is nearly full"),
             format!("of the {size} at {path}, less than a twentieth is free"),
@@ -99,8 +131,9 @@ fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), findin
                 "On {name}, see who makes so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
             ),
         ),
-        // Told once for all who find it.
-        Finding::Unreached { .. } => return None,
+        // A disk that is full is told as such.
+        // Told once for all who find it, and from the state.
+        Finding::Unreached { .. } | Finding::Condition(_) => return None,
     };
     Some(FindingView { host: name.clone(), finding: Some(finding.clone()), what, why: vec![why], fix: vec![fix] })
 }
@@ -271,6 +304,23 @@ mod tests {
         assert!(other_way.iter().any(|text| text.starts_with("No instance of h2 answers h3: ")), "{other_way:?}");
         let broken = told(&fixture, &[misses(1), (2, Finding::Network { why: "no".into() })]);
         assert_eq!(broken.len(), 1, "{broken:?}");
+    }
+
+    #[test]
+    fn what_a_host_cannot_do_is_told_once_with_what_follows() {
+        let mut fixture = Fixture::of_hosts(2);
+        let path = "/var/lib/docker".to_owned();
+        let size = common::quantity::Bytes(1 << 30);
+        let silent = HostCondition::DockerSilent { since: fixture.now };
+        let conditions = vec![silent, HostCondition::DiskFull { path: path.clone(), size }];
+        fixture.done(Command::HostConditions { host: host(2), conditions });
+        let told = told(&fixture, &[(2, Finding::Disk { path, size })]);
+        assert_eq!(told.len(), 2, "that the disk is nearly full goes without saying: {told:?}");
+        assert!(told[0].starts_with("Docker on h2 does not answer since "), "{told:?}");
+        assert!(told[1].starts_with("A disk of h2 is full: it gets nothing new"), "{told:?}");
+        fixture.done(Command::HostLiveness { host: host(2), liveness: Liveness::Down { since: fixture.now } });
+        let view = doctor(&fixture.cluster, &Found::new());
+        assert_eq!(view.findings.len(), 1, "nobody knows any more: {view:?}");
     }
 
     #[test]
