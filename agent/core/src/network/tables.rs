@@ -83,6 +83,11 @@ fn sets(underlays: &str, hosts: &str) -> String {
 }
 
 fn chains(plan: &NetworkPlan, own: Subnet) -> String {
+    [led(plan, own), passed_on(plan), received(plan, own)].concat()
+}
+
+/// Where packets come in or begin: who may say that it is somebody, and where services and published ports lead.
+fn led(plan: &NetworkPlan, own: Subnet) -> String {
     let (containers, services, host, gateway) = (plan.containers, plan.services, own.host(), own.gateway());
     format!(
         "\
@@ -119,6 +124,15 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         # While no route leads through the overlay, what is for a container does not leave by another.
         oifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
     }}
+"
+    )
+}
+
+/// What passes through the host: from containers, and to them.
+fn passed_on(plan: &NetworkPlan) -> String {
+    let (containers, services) = (plan.containers, plan.services);
+    format!(
+        "\
     chain forward {{
         type filter hook forward priority -10;
         tcp flags syn tcp option maxseg size set rt mtu
@@ -146,6 +160,15 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
         ip saddr vmap @environments
         drop
     }}
+"
+    )
+}
+
+/// What the host itself receives, and with which address packets leave it.
+fn received(plan: &NetworkPlan, own: Subnet) -> String {
+    let (containers, services, gateway) = (plan.containers, plan.services, own.gateway());
+    format!(
+        "\
     # Of a host, containers reach DNS and what is published.
     chain input {{
         type filter hook input priority -10;
