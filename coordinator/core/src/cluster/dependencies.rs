@@ -9,8 +9,9 @@ use common::{
     id::ServiceId,
     instance::{Health, Phase},
     name::Name,
+    part::Part,
     rollout::RolloutState,
-    spec::Condition,
+    spec::{Condition, RestartCondition},
 };
 
 use super::{Cluster, Instance, Service, Version};
@@ -41,10 +42,13 @@ impl Cluster {
         self.unreached(id, service, true).find(|awaited| self.holds_up(id, awaited))
     }
 
-    /// Whether another service of its stack waits for a service's end.
+    /// Whether another service of its stack waits for a service's end. What never ends by itself is waited for in vain,
+    /// and its own change goes on all the same.
     pub fn is_to_complete(&self, id: &ServiceId) -> bool {
+        let ends = |service: &Service| service.spec.restart_of(&Part::Main).condition != RestartCondition::Any;
         let waits = |service: &Service| service.spec.depends_on.get(&id.service) == Some(&Condition::Completed);
-        self.stacks.get(&id.stack).is_some_and(|stack| stack.services.values().any(waits))
+        self.service(id).is_some_and(ends)
+            && self.stacks.get(&id.stack).is_some_and(|stack| stack.services.values().any(waits))
     }
 
     /// What a service waits for before its first instance: that all that it depends on is there now.

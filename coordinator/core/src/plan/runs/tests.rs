@@ -128,6 +128,22 @@ fn of_a_dependant_nothing_changes_when_its_dependency_fails() {
 }
 
 #[test]
+fn the_change_of_what_never_ends_goes_on_though_its_end_is_waited_for() {
+    let mut fixture = Fixture::of_hosts(2);
+    for version in ["1", "2"] {
+        let never_ends = web(|spec| {
+            spec.container.image = format!("migrate:{version}");
+            spec.container.restart.condition = RestartCondition::Any;
+            (spec.replicas, spec.update.parallelism) = (2, 1);
+        });
+        fixture.deploy(&[("app", app(version, Condition::Completed)), ("migrate", never_ends)]);
+        pass(&mut fixture, 5);
+        assert_eq!(state(&fixture, "migrate"), RolloutState::Done, "{version}");
+        assert_eq!(blocked(&fixture), ["it waits for migrate: 0 of 2 completed"], "{version}");
+    }
+}
+
+#[test]
 fn going_back_does_nothing_again() {
     for how in 0..3 {
         let mut fixture = Fixture::of_hosts(1);
