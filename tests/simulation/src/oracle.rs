@@ -181,7 +181,8 @@ impl Oracle {
             return;
         }
         let (slot, task, revision) = (id.slot.clone(), key(new.task), new.revision);
-        if !is_lost {
+        // What is told of it after its end is no news.
+        if !is_lost && old.observed.retries != new.observed.retries {
             self.retries.insert((slot.clone(), task, revision), new.observed.retries);
         }
         if old.observed.phase == new.observed.phase {
@@ -224,29 +225,45 @@ impl Oracle {
         let Some(service) = before.service(id).filter(|service| placement.revision == service.revision) else {
             return Ok(());
         };
+        match self.unreached(before, id, service) {
+            Some(waits) => Err(format!("I15: {} was placed before {waits}", placement.slot)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a service that changes has to wait for, if there is something.
+    fn unreached(&self, cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<String> {
         let changes = service.stable.as_ref().is_none_or(|stable| stable.revision != service.revision);
         if !changes || service.rollout.state != RolloutState::Rolling {
-            return Ok(());
+            return None;
         }
         for (name, condition) in &service.spec.depends_on {
             let on_id = id.stack.service(name.clone());
-            let Some(on) = before.service(&on_id) else { continue };
+            let Some(on) = cluster.service(&on_id) else { continue };
             let task = task_of(on, on.revision);
-            for number in plan::wanted_slots(before, &on_id, on) {
+            for number in plan::wanted_slots(cluster, &on_id, on) {
                 let slot = on_id.slot(number);
                 let is_done = task == BEFORE_THE_FIRST || self.done.contains(&(slot.clone(), task));
                 let mut current =
-                    before.instances_of_slot(&slot).filter(|(_, i)| i.fills_slot() && i.revision == on.revision);
+                    cluster.instances_of_slot(&slot).filter(|(_, i)| i.fills_slot() && i.revision == on.revision);
                 let is_there = on.rollout.state == RolloutState::Done
                     || is_done && *condition == Condition::Started
                     || on.spec.mode == Mode::Job
                     || current.any(|(_, i)| i.observed.phase == Phase::Running);
                 if !if *condition == Condition::Completed { is_done } else { is_there } {
-                    return Err(format!("I15: {} was placed before {slot} was {condition:?}", placement.slot));
+                    return Some(format!("{slot} was {condition:?}"));
                 }
             }
         }
-        Ok(())
+        None
+    }
+
+    /// Whether an instance of an earlier revision is all that there is of its slot.
+    fn stands_in(&self, cluster: &Cluster, id: &InstanceId, service: &Service) -> bool {
+        let task = task_of(service, service.revision);
+        let over = [&self.done, &self.failed].iter().any(|all| all.contains(&(id.slot.clone(), task)));
+        let mut filling = cluster.instances_of_slot(&id.slot).filter(|(_, i)| i.fills_slot());
+        !over && filling.all(|(other, i)| other == id && i.revision != service.revision)
     }
 
     /// I16: retries are counted for the slot and what it is to do, over all instances and hosts.
@@ -272,6 +289,11 @@ impl Oracle {
                 continue;
             };
             let is_run = service.spec.cron.is_some();
+            if let Some(waits) = self.unreached(cluster, id, service).filter(|_| !is_run)
+                && self.stands_in(cluster, instance, service)
+            {
+                return Err(format!("I17: {instance} is ended before {waits}"));
+            }
             let waits = service.spec.depends_on.iter().any(|(name, condition)| {
                 let on = id.stack.service(name.clone());
                 let fails = |slot: &SlotId, service: &Service| {
