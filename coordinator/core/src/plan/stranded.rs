@@ -111,7 +111,7 @@ mod tests {
             [(SILENT, "Docker does not answer on host h1"), (full(), "a disk is full on host h1")]
         {
             let mut fixture = Fixture::of_hosts(2);
-            note(&mut fixture, host(1), &[condition.clone()]);
+            note(&mut fixture, host(1), std::slice::from_ref(&condition));
             fixture.deploy(&[("web", one(|spec| (spec.replicas, spec.max_per_host) = (2, Some(1))))]);
             fixture.settle();
             assert_eq!(fixture.filled(), ["web/1.1@h2"]);
@@ -173,7 +173,9 @@ mod tests {
             let source = MountSource::Volume(name("data").into());
             spec.container.mounts.push(MountSpec::of(source, "/data"));
         };
-        let cases: [(&str, fn(&mut Observed), fn(&mut ServiceSpec), bool); 4] = [
+        /// Its name, what is observed, what the service is, and whether it is replaced.
+        type Case = (&'static str, fn(&mut Observed), fn(&mut ServiceSpec), bool);
+        let cases: [Case; 4] = [
             ("it runs", |_| {}, |_| {}, false),
             ("it is gone", |observed| observed.health = Health::Gone, |_| {}, true),
             ("its data is there", |observed| observed.health = Health::Gone, volume, false),
