@@ -47,6 +47,8 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Why instances are missing.
     pub blocked: BTreeMap<ServiceId, Vec<Blocked>>,
+    /// Whether room that others leave on hosts would change it, though nothing is in its way.
+    pub hinges_on_room: bool,
 }
 
 /// Why something of a service is not as it should be, and nothing is proposed about it. People read it by its
@@ -95,6 +97,7 @@ impl Plan {
     fn add(&mut self, part: Plan) {
         self.commands.extend(part.commands);
         self.blocked.extend(part.blocked);
+        self.hinges_on_room |= part.hinges_on_room;
         part.wake_at.into_iter().for_each(|at| self.wake(at));
     }
 

@@ -37,7 +37,7 @@ struct Seen {
 struct Restless {
     /// When its time comes.
     wake_at: Option<Timestamp>,
-    /// Whether something was proposed for it, or is in its way.
+    /// Whether something was proposed for it, is in its way, or hinges on the room that others leave.
     always: bool,
 }
 
@@ -124,7 +124,7 @@ impl Seen {
     }
 
     fn note(&mut self, id: ServiceId, part: &Plan) {
-        let always = !part.commands.is_empty() || !part.blocked.is_empty();
+        let always = !part.commands.is_empty() || !part.blocked.is_empty() || part.hinges_on_room;
         if always || part.wake_at.is_some() {
             self.restless.insert(id, Restless { wake_at: part.wake_at, always });
         } else {

@@ -22,7 +22,9 @@ impl<'a> Subject<'a> {
             plan.wake(at);
             return false;
         }
-        placer.fits_elsewhere(instance)
+        let fits = placer.fits_elsewhere(instance);
+        plan.hinges_on_room |= !fits;
+        fits
     }
 }
 
