@@ -95,8 +95,10 @@ impl Oracle {
             }
         }
         if let (Command::Retry(service), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
+            // Of slots that have not failed, what was tried stays.
+            let is_anew = |slot: &SlotId| slot.service == *service && before.slots.get(slot) != cluster.slots.get(slot);
             self.failed.retain(|(slot, _)| slot.service != *service);
-            self.retries.retain(|(slot, ..), _| slot.service != *service);
+            self.retries.retain(|(slot, ..), _| !is_anew(slot));
             self.failures.retain(|(slot, _)| slot.service != *service);
         }
         // A service that is gone and comes again begins anew.
