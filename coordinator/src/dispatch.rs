@@ -17,6 +17,7 @@ use common::{
     error::{Code, Problem},
     finding::Finding,
     id::HostId,
+    network::Subnet,
     wire::{LogRequest, Open},
 };
 use coordinator_core::view::{self, Found, Touched};
@@ -30,6 +31,8 @@ use crate::raft::{Consensus, no_leader};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most findings of one host.
 const MOST_FINDINGS: usize = 100;
+/// How long its peers may take to hear a host again that has come back, and to say so.
+const HEARD_AGAIN: Duration = Duration::from_secs(10);
 /// Changes that come together are sent together.
 const GATHER: Duration = Duration::from_millis(20);
 /// The same of the directory, which goes to every host.
@@ -56,6 +59,7 @@ struct Live {
     /// Tells sessions of one host apart: the newest counts.
     number: u64,
     last_beat: Instant,
+    began: Instant,
     /// Whether it has reported all that it observes.
     reported: bool,
     /// Tells its session that its assignment may have changed.
@@ -79,8 +83,9 @@ impl Dispatch {
         let mut hosts = self.hosts();
         let number = hosts.get(&host).map_or(0, |live| live.number + 1);
         let changed = Arc::new(Notify::new());
-        let (last_beat, reported) = (Instant::now(), false);
-        let live = Live { connection, number, last_beat, reported, changed: changed.clone(), findings: Vec::new() };
+        let (last_beat, began, reported) = (Instant::now(), Instant::now(), false);
+        let live =
+            Live { connection, number, last_beat, began, reported, changed: changed.clone(), findings: Vec::new() };
         if let Some(older) = hosts.insert(host, live) {
             older.connection.close("a newer session of this host has begun");
         }
@@ -151,9 +156,19 @@ impl Dispatch {
         }
     }
 
-    /// What the agents that speak with this member have found wrong.
+    /// What the agents that speak with this member have found wrong. That a host was not heard by its peers says
+    /// nothing of it while it has come back only a moment ago.
     pub fn own_findings(&self) -> Found {
-        self.hosts().iter().map(|(host, live)| (*host, live.findings.clone())).collect()
+        let cluster = self.consensus.watch().borrow().cluster.clone();
+        let hosts = self.hosts();
+        let back = hosts.iter().filter(|(_, live)| live.began.elapsed() < HEARD_AGAIN);
+        let back: Vec<Subnet> = back.filter_map(|(id, _)| Some(cluster.hosts.get(id)?.subnet)).collect();
+        let is_stale = |finding: &Finding| match finding {
+            Finding::Unheard { peer, .. } | Finding::Narrow { peer, .. } => back.contains(peer),
+            _ => false,
+        };
+        let findings = |live: &Live| live.findings.iter().filter(|one| !is_stale(one)).cloned().collect();
+        hosts.iter().map(|(host, live)| (*host, findings(live))).collect()
     }
 
     /// What all agents have found wrong: they speak with the leader.

@@ -132,7 +132,6 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
     let overlay = Overlay::up(lab, Backend::Vxlan);
     all_reach_each_other(&overlay);
     outsiders_reach_what_is_published(&overlay);
-    datagrams_follow_a_published_port(&overlay);
     assert!(is_read_on_the_way(&overlay), "what is in clear is");
     what_is_broken_is_mended(
         &overlay,
@@ -146,6 +145,8 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
         ],
     );
     an_agent_that_is_started_anew_is_not_noticed(&overlay);
+    // What is mended is compared with what was: a service that has gone leaves an empty chain until all is loaded.
+    datagrams_follow_a_published_port(&overlay);
     nothing_is_left_of_it(overlay.lab, &before);
 }
 
