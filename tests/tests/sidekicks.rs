@@ -80,6 +80,7 @@ fn containers_of_an_instance_live_and_end_together() {
     let instances = lab.instances("h1").expect("they are told");
     let first = instances.iter().find(|i| i.id.slot.slot == 1).expect("the first slot is filled");
     let host = first.host_name.as_ref().expect("its host is there").to_string();
+    let mut restarts = first.observed.restart;
     for (index, part) in PARTS.iter().enumerate() {
         let before = pids(&lab, &host, "1.1").expect("all run");
         lab.docker(&host, &["kill", &format!("default.shop.web.1.1{part}")]).expect("it is killed");
@@ -89,6 +90,14 @@ fn containers_of_an_instance_live_and_end_together() {
             let wanted: Vec<bool> = (0..3).map(|other| *part != "._network" && other != index).collect();
             ensure!(kept == wanted, "{kept:?} are as before");
             anyhow::Ok(after)
+        });
+        // What is said of it is older than its end until its restart is told.
+        until(SOON, "its restart is told", || {
+            let told = lab.instances("h1")?;
+            let first = told.iter().find(|i| i.id.slot.slot == 1).context("the first slot is filled")?;
+            ensure!(first.observed.restart > restarts, "{} restarts, as before", first.observed.restart);
+            restarts = first.observed.restart;
+            anyhow::Ok(())
         });
         wait_until_served(&lab);
         assert_eq!(pids(&lab, &host, "1.1").expect("all run"), after, "and then they are left alone");

@@ -12,7 +12,7 @@ use common::{
     instance::{Health, Phase, StopReason, Want},
     part::{Part, PartId},
     report::Report,
-    spec::{Mode, RestartCondition, RestartPolicy},
+    spec::{HealthCheck, Mode, RestartCondition, RestartPolicy},
     time::{Span, Timestamp},
 };
 
@@ -158,6 +158,13 @@ impl Turn<'_> {
 
     fn stop_grace(&self) -> Span {
         self.instance.spec.stop_grace_of(&self.id.part)
+    }
+
+    /// The time in which its health check is made once, whatever comes of it.
+    fn one_check(&self) -> Span {
+        let check = self.instance.spec.container_of(&self.id.part).and_then(|container| container.healthcheck.as_ref());
+        let check = check.cloned().unwrap_or_else(|| HealthCheck::of(Vec::new()));
+        Span(check.interval.0 + check.timeout.0)
     }
 
     /// Whether its program may run only under a lease.
@@ -349,7 +356,14 @@ fn run(
         ContainerState::Running { health: Health::Unhealthy, .. }
             if turn.restart().condition != RestartCondition::None =>
         {
-            local.stopped = Some(Stopped::Unhealthy);
+            if around.lacks_peer {
+                // Once what it needs is back, its check is made once more before it counts.
+                local.not_before = situation.now + turn.one_check();
+                return None;
+            }
+            if local.not_before <= situation.now {
+                local.stopped = Some(Stopped::Unhealthy);
+            }
             Some(end(id, container, turn.stop_grace()))
         }
         ContainerState::Running { .. } => None,
@@ -421,9 +435,9 @@ fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
                 | StopReason::Rebalanced
         )
     );
-    if others_serve && local.observed.phase == Phase::Running && !instance.spec.ports.is_empty() {
-        local.not_before = now + DRAIN_WAIT;
-    }
+    let is_called = others_serve && local.observed.phase == Phase::Running && !instance.spec.ports.is_empty();
+    // What it waited for as long as it was to run holds nothing up any more.
+    local.not_before = if is_called { now + DRAIN_WAIT } else { now };
     local.enter(Phase::Stopping, "");
 }
 
@@ -469,11 +483,11 @@ fn end_in_turn(
     local: &mut Local,
     now: Timestamp,
 ) -> Option<Action> {
-    if !container.runs() {
-        return Some(end(turn.id, container, turn.stop_grace()));
-    }
     if local.observed.phase < Phase::Stopping {
         begin_stop(turn.instance, local, now);
+    }
+    if !container.runs() {
+        return Some(end(turn.id, container, turn.stop_grace()));
     }
     (!around.others_end_first).then(|| end(turn.id, container, turn.stop_grace()))
 }

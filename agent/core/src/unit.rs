@@ -33,6 +33,8 @@ pub(crate) struct Surroundings {
     pub(crate) network: Option<Timestamp>,
     /// Whether others have to end before it.
     pub(crate) others_end_first: bool,
+    /// Whether a part that it depends on is not up: its health check may say nothing of itself.
+    pub(crate) lacks_peer: bool,
 }
 
 impl<'a> Unit<'a> {
@@ -73,18 +75,22 @@ impl<'a> Unit<'a> {
             lacks_network: network == Some(None),
             network: network.flatten().and_then(made_at),
             others_end_first: later.iter().any(|id| self.runs(id)),
+            lacks_peer: self.needs(id).iter().any(|(peer, condition)| !self.is_met(peer, *condition, memory)),
         }
+    }
+
+    fn needs(&self, id: &PartId) -> Vec<(Part, Condition)> {
+        self.instance.spec.waits_of(&id.instance.service().service, &id.part)
     }
 
     /// What a part waits for. Once it has run, it needs only its network to be started again.
     fn waits(&self, id: &PartId, memory: &Memory) -> Option<String> {
         let has_run =
             self.situation.containers.get(id).is_some_and(|container| container.state != ContainerState::Created);
-        let waits = self.instance.spec.waits_of(&id.instance.service().service, &id.part);
         let unmet = |(peer, condition): &(Part, Condition)| {
             (!has_run || *peer == Part::Network) && !self.is_met(peer, *condition, memory)
         };
-        let (peer, _) = waits.into_iter().find(unmet)?;
+        let (peer, _) = self.needs(id).into_iter().find(unmet)?;
         let why = memory.0.get(&id.instance.part(peer.clone())).map_or("", |local| local.observed.message.as_str());
         Some(if why.is_empty() {
             format!("it waits for {}", peer.told())

@@ -9,7 +9,7 @@ use common::{
     instance::{Desired, StopReason},
     network::Network,
     output::LastLines,
-    spec::{ContainerSpec, RestartCondition, ServiceSpec, Sidekick},
+    spec::{ContainerSpec, HealthCheck, RestartCondition, ServiceSpec, Sidekick},
     time::Timestamp,
 };
 
@@ -143,6 +143,12 @@ impl Host {
         container.state = ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory };
     }
 
+    fn health(&mut self, text: &str, is: Health) {
+        let container = self.containers.get_mut(&part(text)).expect("it is there");
+        let ContainerState::Running { health, .. } = &mut container.state else { panic!("it does not run") };
+        *health = is;
+    }
+
     fn done(&mut self) -> String {
         std::mem::take(&mut self.log).join(", ")
     }
@@ -194,6 +200,55 @@ fn a_part_that_fails_is_started_again_alone_and_holds_back_the_rest() {
     host.now += 60_000;
     assert!(host.settle().is_serving());
     assert_eq!(host.done(), "start _main", "its network is there as before");
+}
+
+/// The proxy waits for the program and calls it to see whether it is healthy itself.
+#[test]
+fn a_failed_check_does_not_count_while_what_it_needs_is_away() {
+    let mut spec = spec();
+    let proxy = spec.sidekicks.get_mut(&"proxy".parse().expect("a name")).expect("it is there");
+    let check = HealthCheck::of(vec!["CMD".into(), "check".into()]);
+    let round = check.interval.0 + check.timeout.0;
+    proxy.container.healthcheck = Some(check);
+    let run = |comes_back: bool| {
+        let mut host = Host::up(spec.clone());
+        host.end("_main", 1);
+        host.settle();
+        host.health("proxy", Health::Unhealthy);
+        host.settle();
+        assert_eq!(host.done(), "", "its program waits to be started again, and the proxy is left alone");
+        host.now += 60_000;
+        host.settle();
+        assert_eq!(host.done(), "start _main");
+        host.now += round - 1000;
+        if comes_back {
+            host.health("proxy", Health::Healthy);
+        }
+        host.settle();
+        assert_eq!(host.done(), "", "its check has not been made once more");
+        host.now += 2000;
+        host.settle();
+        host.now += 60_000;
+        host.settle();
+        host.done()
+    };
+    assert_eq!(run(true), "");
+    assert_eq!(run(false), "stop proxy, start proxy");
+}
+
+#[test]
+fn what_waits_to_be_started_again_is_removed_at_once() {
+    let mut host = Host::up(spec());
+    for _ in 0..4 {
+        host.end("_main", 1);
+        host.settle();
+        host.now += 60_000;
+        host.settle();
+    }
+    host.end("_main", 1);
+    host.settle();
+    host.assignment.instances[0].desired = Desired { want: Want::Purge, reason: Some(StopReason::Removed) };
+    assert_eq!((host.settle().phase, host.containers.len()), (Phase::Purged, 0));
 }
 
 #[test]
