@@ -46,6 +46,14 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         Some(to) => revisions.iter().find(|revision| revision.revision == to),
         None => last_that_served(&revisions),
     };
+    if let Some(wanted) = wanted.filter(|wanted| args.to.is_none() && wanted.spec == revisions[0].spec) {
+        output::note(format!(
+            "{stack} is what it was at revision {}, the last one that served: nothing was changed.\n\
+             To go back further: wharf history {stack}, and wharf rollback {stack} --to REVISION",
+            wanted.revision
+        ));
+        return Ok(0);
+    }
     let Some(wanted) = wanted else {
         let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
         let lacks = if args.to.is_some() { "has no such revision" } else { "has no earlier revision that served" };
@@ -80,11 +88,10 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     deploy::follow(session, stack, plan.to_revision, args.wait).await
 }
 
-/// What a stack goes back to if nobody says to what: the last revision before the present one that served whole, and
-/// that is another one.
+/// What a stack goes back to if no revision is named: the last one before the present one that served whole. That may
+/// be the same again, after the cluster went back by itself.
 fn last_that_served(revisions: &[RevisionView]) -> Option<&RevisionView> {
-    let (present, earlier) = revisions.split_first()?;
-    earlier.iter().find(|revision| revision.served && revision.spec != present.spec)
+    revisions.iter().skip(1).find(|revision| revision.served)
 }
 
 /// Pauses, resumes or promotes a rollout.
@@ -156,4 +163,35 @@ fn parse_service(target: &str) -> Result<(Name, Name), Problem> {
     };
     let (stack, service) = target.split_once('/').ok_or_else(malformed)?;
     Ok((stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{spec::StackSpec, time::Timestamp};
+
+    use super::*;
+
+    /// Revisions as the history lists them, the newest first: `+` for one that served, `-` for one that did not.
+    fn history(served: &str) -> Vec<RevisionView> {
+        let count = served.len() as u64;
+        let revision = |(index, sign): (usize, char)| RevisionView {
+            revision: count - index as u64,
+            at: Timestamp(0),
+            by: None,
+            what: String::new(),
+            changes: Vec::new(),
+            spec: StackSpec::default(),
+            served: sign == '+',
+        };
+        served.chars().enumerate().map(revision).collect()
+    }
+
+    #[test]
+    fn a_stack_goes_back_to_what_served_last() {
+        for (served, expected) in
+            [("", None), ("+", None), ("-", None), ("-+", Some(1)), ("+-+", Some(1)), ("-++", Some(2)), ("+--", None)]
+        {
+            assert_eq!(last_that_served(&history(served)).map(|it| it.revision), expected, "{served}");
+        }
+    }
 }
