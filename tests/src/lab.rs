@@ -22,8 +22,8 @@ pub struct Lab {
     script: PathBuf,
     hosts: usize,
     seat: Seat,
-    /// The hosts whose Docker runs with its own defaults, a bridge and a proxy among them.
-    plain: Option<String>,
+    /// What differs from the script's defaults.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// The number of a lab, which no other lab of this machine has at the same time. Labs of different numbers have
@@ -48,28 +48,38 @@ impl Seat {
 impl Lab {
     /// Hosts h1 to hN, all with wharf, all coordinators.
     pub fn up(hosts: usize) -> Lab {
-        Lab::begin(hosts, "up", None)
+        Lab::begin(hosts, "up", Vec::new())
+    }
+
+    /// The same on a Docker of newer Debians (`scripts/docker28`), which refuses versions of its API before 1.44 as Docker
+    /// 29 does.
+    pub fn on_newer_docker(hosts: usize) -> Lab {
+        let fetched = Command::new(root().join("scripts/docker28")).output().context("scripts/docker28 cannot be run");
+        let programs = fetched.and_then(|output| said(&output)).expect("it is fetched");
+        let environment =
+            vec![("WHARF_LAB_DOCKER", programs.trim().to_owned()), ("DOCKER_MIN_API_VERSION", "1.44".to_owned())];
+        Lab::begin(hosts, "up", environment)
     }
 
     /// Hosts with Docker alone.
     pub fn bare(hosts: usize) -> Lab {
-        Lab::begin(hosts, "hosts", None)
+        Lab::begin(hosts, "hosts", Vec::new())
     }
 
     /// Hosts with Docker alone, as it comes: with its own defaults.
     pub fn plain(hosts: usize) -> Lab {
         let names: Vec<String> = (1..=hosts).map(|number| format!("h{number}")).collect();
-        Lab::begin(hosts, "hosts", Some(names.join(" ")))
+        Lab::begin(hosts, "hosts", vec![("WHARF_LAB_PLAIN", names.join(" "))])
     }
 
-    fn begin(hosts: usize, how: &str, plain: Option<String>) -> Lab {
+    fn begin(hosts: usize, how: &str, environment: Vec<(&'static str, String)>) -> Lab {
         let seat = Seat::take();
         let lab = Lab {
             folder: std::env::temp_dir().join(format!("wharf-test-labs/{}", seat.number)),
             script: root().join("scripts/lab"),
             hosts,
             seat,
-            plain,
+            environment,
         };
         // Whatever an earlier run that was ended by force has left.
         lab.run(&["down"]).expect("the lab's remains can be removed");
@@ -83,10 +93,8 @@ impl Lab {
             .args(arguments)
             .env("WHARF_LAB", &self.folder)
             .env("WHARF_LAB_PREFIX", format!("wtl{}", self.seat.number))
-            .env("WHARF_LAB_NET", "10.97.0");
-        if let Some(plain) = &self.plain {
-            command.env("WHARF_LAB_PLAIN", plain);
-        }
+            .env("WHARF_LAB_NET", "10.97.0")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

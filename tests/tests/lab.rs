@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use cli::context::Contexts;
+use common::api::InstanceView;
 use tests::{lab::Lab, wait::until};
 
 const SIX: &str = "
@@ -219,6 +220,55 @@ fn is_waited_for_when_it_said_so(lab: &Lab) {
     until(SOON, "it is back", || {
         let host = h2()?;
         ensure!(host.left_at.is_none() && host.liveness.word() == "ready", "{host:?}");
+        anyhow::Ok(())
+    });
+}
+
+#[test]
+fn a_leader_that_restarts_again_and_again_costs_nothing() {
+    let lab = Lab::up(3);
+    lab.deploy("six", SIX);
+    let before = lab.wait_for_running(SOON, 6);
+    let leader = until(SOON, "there is a leader", || lab.leader());
+
+    // It may be one that does not lead when it is back: its sessions of before are of no use then.
+    let began = Instant::now();
+    for _ in 0..3 {
+        lab.run(&["stop-wharf", &leader]).expect("it is killed");
+        lab.run(&["start-wharf", &leader]).expect("it starts");
+        for target in ["h1", "h2", "h3"] {
+            let own = until(SOON, "its agent is back", || {
+                let instances = lab.instances(&leader)?;
+                let here = |i: &&InstanceView| i.host_name.as_ref().is_some_and(|name| name.as_str() == target);
+                anyhow::Ok(instances.iter().find(here).context("an instance there")?.id.slot.slot)
+            });
+            until(Duration::from_secs(5), "its output is read", || {
+                lab.exec(&leader, &["wharf", "logs", &format!("six/web/{own}.1")]).map(|_| ())
+            });
+        }
+    }
+    println!("restarted three times in {:.1} s", began.elapsed().as_secs_f64());
+    lab.wait_until_whole(SOON);
+    assert_eq!(ids(&lab.all_running()), ids(&before), "no container was touched");
+    assert!(lab.instances("h1").expect("the API answers").iter().all(|i| i.id.incarnation == 1), "none was replaced");
+
+    a_living_host_is_removed(&lab);
+}
+
+/// A host that is removed while it lives ends what it runs; a member that votes has to leave first.
+fn a_living_host_is_removed(lab: &Lab) {
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "host", "rm", "h3", "-y"]);
+    assert!(
+        code == 6 && said.contains("it runs coordinator 3") && said.contains("wharf member rm 3"),
+        "{code}: {said}"
+    );
+    lab.exec("h1", &["wharf", "member", "rm", "3", "-y"]).expect("it leaves");
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "host", "rm", "h3", "-y"]);
+    assert!(code == 0 && said.contains("it ends its containers as soon as a coordinator reaches it"), "{code}: {said}");
+    until(SOON, "nothing runs there any more, and all of it elsewhere", || {
+        let left = lab.docker("h3", &["ps", "-aq"])?;
+        let running: usize = ["h1", "h2"].iter().map(|host| lab.running(host).map_or(0, |found| found.len())).sum();
+        ensure!(left.trim().is_empty() && running == 6, "{left} left, {running} run");
         anyhow::Ok(())
     });
 }
