@@ -77,4 +77,16 @@ fn real_containers_get_their_files_and_wait_for_secrets_after_a_boot() {
         }
         anyhow::Ok(())
     });
+
+    // What is deployed is compared with what is in use, not with what was set last.
+    lab.exec("h1", &["wharf", "rollback", "shop", "-y"]).expect("the value before is in use");
+    let differs = |value: &str| {
+        lab.put_file("h1", "key.txt", value);
+        let (code, plan, _) = lab.try_exec("h1", &["wharf", "diff", "-f", &file, "-n", "shop"]);
+        (code, plan)
+    };
+    let (code, plan) = differs(SECRETS[0]);
+    assert_eq!(code, 0, "{plan}");
+    let (code, plan) = differs("a-third-value");
+    assert_eq!(code, 1, "{plan}");
 }

@@ -57,6 +57,28 @@ services:
     lab.exec("h1", &["wharf", "rm", "cards", "-y"]).expect("it goes");
 }
 
+/// A check that fails is said with what it printed, also while its program is started again and again.
+fn a_failing_check_is_shown_with_its_output(lab: &Lab) {
+    let flapping = "
+services:
+  web:
+    image: lab/web:1
+    restart: always
+    stop_grace_period: 1s
+    healthcheck: {test: [CMD-SHELL, 'echo no luck today; exit 1'], interval: 300ms, retries: 2}
+    deploy: {replicas: 2}
+";
+    let (code, said) = deploy(lab, "flap", flapping);
+    assert_eq!(code, 11, "it goes on: {said}");
+    for round in 0..5 {
+        let shown = lab.exec("h1", &["wharf", "ls"]).expect("it answers");
+        assert!(shown.contains("health check fails") || shown.contains("unhealthy"), "{round}: {shown}");
+        assert!(shown.contains("no luck today"), "{round}: {shown}");
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    lab.exec("h1", &["wharf", "rm", "flap", "-y"]).expect("it goes");
+}
+
 #[test]
 fn what_cannot_run_says_why_and_what_to_do() {
     let lab = Lab::up(2);
@@ -115,6 +137,7 @@ services:
     assert!(said.contains("host h2 does not match node.hostname == h1"), "{said}");
 
     devices_are_given_to_one_instance_each(&lab);
+    a_failing_check_is_shown_with_its_output(&lab);
 
     // What fits nowhere counts the hosts for each reason, before it is deployed as well.
     let too_large = "

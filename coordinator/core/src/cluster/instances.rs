@@ -485,7 +485,9 @@ impl Cluster {
             return;
         }
         if counts && observed.retries != before.retries {
-            self.slots.entry(id.slot.clone()).or_default().tries_mut(task, revision).retries = observed.retries;
+            let stable = self.stable_revision(id.service());
+            let slot = self.slots.entry(id.slot.clone()).or_default();
+            slot.tries_mut(task, revision, stable).retries = observed.retries;
         }
         if observed.phase != before.phase {
             self.note_end_of(id, &before);

@@ -89,11 +89,15 @@ impl Slot {
         self.tries.iter().find(|tries| (tries.task, tries.revision) == (task, revision))
     }
 
-    /// The same to be changed. What serves may fail beside what is to take its place, so two are remembered.
-    pub(super) fn tries_mut(&mut self, task: Task, revision: u64) -> &mut Tries {
+    /// The same to be changed. What serves may fail beside what is to take its place, so two are remembered; the
+    /// `stable` revision, to which the service may go back, is not forgotten for a third one.
+    pub(super) fn tries_mut(&mut self, task: Task, revision: u64, stable: Option<u64>) -> &mut Tries {
         let is_it = |tries: &Tries| (tries.task, tries.revision) == (task, revision);
         let index = self.tries.iter().position(is_it).unwrap_or_else(|| {
-            self.tries.truncate(MAX_TRIES - 1);
+            while self.tries.len() >= MAX_TRIES {
+                let other = self.tries.iter().rposition(|tries| Some(tries.revision) != stable);
+                self.tries.remove(other.unwrap_or(self.tries.len() - 1));
+            }
             let (retry_at, last_failure, last_output) = Default::default();
             self.tries
                 .insert(0, Tries { task, revision, retries: 0, failures: 0, retry_at, last_failure, last_output });
@@ -152,6 +156,11 @@ impl Cluster {
         plan::wanted_slots(self, id, service).into_iter().filter_map(failed)
     }
 
+    /// The revision to which a service goes back if its present one fails.
+    pub(super) fn stable_revision(&self, id: &ServiceId) -> Option<u64> {
+        Some(self.service(id)?.stable.as_ref()?.revision)
+    }
+
     /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
     /// was replaced has no say, but that it ended well.
     pub(super) fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
@@ -162,10 +171,11 @@ impl Cluster {
         let counts = !matches!(instance.verdict, Verdict::Lost { .. });
         let (fills_slot, policy) = (instance.fills_slot(), instance.spec.restart_of(&Part::Main));
         let is_shared = instance.spec.cron.is_some();
+        let stable = self.stable_revision(id.service());
         let slot = self.slots.entry(id.slot.clone()).or_default();
         match observed.phase {
             Phase::Completed => slot.note_end(End { task, failed: None }),
-            Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision).retries) => {
+            Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision, stable).retries) => {
                 let failed = Some(observed.message.clone());
                 slot.note_end(End { task, failed });
                 let of = if is_shared { "its run" } else { &format!("revision {revision}") };
@@ -173,7 +183,7 @@ impl Cluster {
                 self.record_failure(id, "failed-for-good", message, &observed.output);
             }
             Phase::Failed | Phase::Rejected if fills_slot => {
-                let tries = slot.tries_mut(task, revision);
+                let tries = slot.tries_mut(task, revision, stable);
                 let ran_long = before.started_at.is_some_and(|started| clock.since(started) >= FORGIVE_AFTER);
                 let exponent = if ran_long { 0 } else { tries.failures };
                 tries.failures = exponent + 1;
@@ -247,5 +257,20 @@ impl Cluster {
         let slots = if count == 1 { "1 slot that had" } else { &format!("{count} slots that had") };
         self.record(id, "retried", format!("{slots} failed: tried again at once"));
         self.done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_tried_of_the_revision_to_go_back_to_is_remembered() {
+        let mut slot = Slot::default();
+        for (revision, stable) in [(1, None), (2, Some(1)), (4, Some(1)), (5, Some(1))] {
+            slot.tries_mut(Task::Revision(revision), revision, stable).retries = revision as u32;
+        }
+        let retries = |revision: u64| slot.tries_of(Task::Revision(revision), revision).map(|tries| tries.retries);
+        assert_eq!([1, 2, 4, 5].map(retries), [Some(1), None, None, Some(5)]);
     }
 }
