@@ -507,7 +507,11 @@ pub fn what_runs_is_wanted<'a>(
             let wanted = plan::wanted_slots(cluster, &service_id, service);
             for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
-                if cluster.has_ended(&slot, service.task()) || service.rollout.state == RolloutState::Failed {
+                // While nothing more is changed, slots are filled with what served; that may have ended by design.
+                let held_back = cluster.held_back(&service_id, service).map(|version| version.revision);
+                let mut tasks =
+                    held_back.into_iter().chain([service.revision]).map(|revision| service.task_of(revision));
+                if tasks.any(|task| cluster.has_ended(&slot, task)) || service.rollout.state == RolloutState::Failed {
                     continue;
                 }
                 let mut filling =
