@@ -410,7 +410,7 @@ pub struct Logs {
 pub struct Rollback {
     /// The stack.
     pub stack: Name,
-    /// The revision; the one before the present one if absent.
+    /// The revision; the last earlier one that served if absent.
     #[arg(long)]
     pub to: Option<u64>,
     /// Do not follow the progress.

@@ -97,7 +97,7 @@ const RULES: [Rule; 8] = [
             has(service, &["deploy", "update_config"]) && !has(service, &["deploy", "update_config", "failure_action"])
         },
         here: "rollback",
-        compose: None,
+        compose: Some("pause"),
         swarm: Some("pause"),
     },
     Rule {

@@ -60,7 +60,7 @@ pub fn summary() -> String {
     let paragraphs = [
         format!(
             "Of the {} keys of the specification, {done} are done, {refused} refused with their place and the way out, \
-             and {harmless} left out because nobody would miss them: [docs/compose.md](docs/compose.md) has each. \
+             and {harmless} left out because they change nothing that runs: [docs/compose.md](docs/compose.md) has each. \
              Interpolation, `.env`, several `-f`, `!reset` and `!override` are as in compose.",
             done + refused + harmless
         ),
