@@ -131,7 +131,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
 pub async fn keep_address(consensus: Consensus, address: SocketAddr) {
     loop {
         let published = consensus.current();
-        let known = published.cluster.members.get(&consensus.me()).map(|member| member.address);
+        let known = published.cluster.members().get(&consensus.me()).map(|member| member.address);
         if known == Some(address) {
             return;
         }

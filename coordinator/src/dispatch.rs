@@ -20,7 +20,11 @@ use common::{
     network::Subnet,
     wire::{LogRequest, Open},
 };
-use coordinator_core::view::{self, Found, Touched};
+use coordinator_core::{
+    Changes,
+    changes::Touched,
+    view::{self, Found},
+};
 use link::{Connection, LinkError, Stream};
 use tokio::sync::{Notify, watch};
 
@@ -106,7 +110,7 @@ impl Dispatch {
                 seen = next;
                 continue;
             }
-            match view::touched(&seen, &next) {
+            match Changes::between(&seen, &next).touched() {
                 Touched::All => hosts.values().for_each(|live| live.changed.notify_one()),
                 Touched::Hosts(touched) => {
                     touched.iter().filter_map(|host| hosts.get(host)).for_each(|live| live.changed.notify_one());
@@ -121,7 +125,7 @@ impl Dispatch {
     pub async fn keep_directory(self) {
         let mut published = self.consensus.watch();
         let mut seen = published.borrow_and_update().cluster.clone();
-        self.directory.send_replace(KnownDirectory { index: seen.index, directory: view::directory(&seen) });
+        self.directory.send_replace(KnownDirectory { index: seen.index(), directory: view::directory(&seen) });
         while published.changed().await.is_ok() {
             tokio::time::sleep(GATHER_DIRECTORY).await;
             let next = published.borrow_and_update().cluster.clone();
@@ -129,7 +133,7 @@ impl Dispatch {
             view::follow(&mut directory, &seen, &next);
             self.directory.send_if_modified(|known| {
                 let differs = !known.directory.difference(&directory).is_empty();
-                *known = KnownDirectory { index: next.index, directory };
+                *known = KnownDirectory { index: next.index(), directory };
                 differs
             });
             seen = next;
@@ -162,7 +166,7 @@ impl Dispatch {
         let cluster = self.consensus.watch().borrow().cluster.clone();
         let hosts = self.hosts();
         let back = hosts.iter().filter(|(_, live)| live.began.elapsed() < HEARD_AGAIN);
-        let back: Vec<Subnet> = back.filter_map(|(id, _)| Some(cluster.hosts.get(id)?.subnet)).collect();
+        let back: Vec<Subnet> = back.filter_map(|(id, _)| Some(cluster.hosts().get(id)?.subnet)).collect();
         let is_stale = |finding: &Finding| match finding {
             Finding::Unheard { peer, .. } | Finding::Narrow { peer, .. } => back.contains(peer),
             _ => false,
@@ -199,7 +203,7 @@ impl Dispatch {
             Problem::new(Code::Unreachable, format!("The output of {} cannot be read now", request.part)).why(why)
         };
         let published = self.consensus.current();
-        let instance = published.cluster.instances.get(&request.part.instance);
+        let instance = published.cluster.instances().get(&request.part.instance);
         let Some(host) = instance.map(|instance| instance.host) else {
             return Err(Problem::new(Code::NotFound, format!("There is no instance {}", request.part.instance))
                 .fix("See which there are: wharf ps"));

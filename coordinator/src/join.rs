@@ -18,7 +18,7 @@ use common::{
     time::{Span, Timestamp},
     token::{JoinRole, Pin},
 };
-use coordinator_core::{Cluster, Command, Outcome, RequestId, command::Admission};
+use coordinator_core::{Command, Outcome, RequestId, State, command::Admission};
 use link::identity::{host_of_request, join_proof, pin_of, random_bytes, sign};
 use sha2::{Digest, Sha256};
 
@@ -69,15 +69,15 @@ impl Binary {
 }
 
 /// The pin of the join key, as curl writes it.
-pub fn join_pin(cluster: &Cluster) -> Option<String> {
-    let identity = cluster.identity.as_ref()?;
+pub fn join_pin(cluster: &State) -> Option<String> {
+    let identity = cluster.identity()?;
     let Pin(hash) = pin_of(&identity.authority.join_certificate).ok()?;
     Some(format!("sha256//{}", BASE64_STANDARD.encode(hash)))
 }
 
 /// The pin of the cluster's root, as tokens carry it.
-pub fn root_pin(cluster: &Cluster) -> Option<Pin> {
-    pin_of(&cluster.identity.as_ref()?.authority.certificate).ok()
+pub fn root_pin(cluster: &State) -> Option<Pin> {
+    pin_of(&cluster.identity()?.authority.certificate).ok()
 }
 
 /// The line to paste on a host.
@@ -99,7 +99,7 @@ pub fn other_ways(script: &str, coordinator: SocketAddr, token: &str) -> Vec<Str
 }
 
 /// The script that the line fetches.
-pub fn script(coordinator: &Coordinator, cluster: &Cluster) -> Result<String, Problem> {
+pub fn script(coordinator: &Coordinator, cluster: &State) -> Result<String, Problem> {
     let missing = |why: String| Problem::new(Code::Internal, "The join script cannot be made").why(why);
     let pin = join_pin(cluster).ok_or_else(|| missing("the cluster is not made yet".into()))?;
     let sum = coordinator.binary.sha256().map_err(|e| missing(e.to_string()))?;
@@ -125,13 +125,13 @@ pub async fn admit(
     };
     let published = coordinator.consensus.read().await?;
     let cluster = &published.cluster;
-    let identity = cluster.identity.as_ref().ok_or_else(crate::raft::no_leader)?;
+    let identity = cluster.identity().ok_or_else(crate::raft::no_leader)?;
     check_clock(request.clock, now())?;
     let csr = hex::decode(&request.csr)
         .filter(|csr| csr.len() <= 4096)
         .ok_or_else(|| refuse("it is not hexadecimal, or too long".into()))?;
     let host = host_of_request(&csr).map_err(|e| refuse(e.to_string()))?;
-    let record = cluster.join_tokens.get(&request.token);
+    let record = cluster.join_tokens().get(&request.token);
     let proven = record.is_some_and(|record| {
         hex::decode(&request.proof)
             .is_some_and(|given| same(&given, &join_proof(&record.secret, &csr, identity.id, &request.nonce)))
@@ -144,7 +144,7 @@ pub async fn admit(
         .why("it was revoked long ago, or belongs to another cluster")
         .fix("Make a new line: wharf host add"));
     };
-    check_overlay(&cluster.network, &request)?;
+    check_overlay(&cluster.network(), &request)?;
     let role = record.role;
     let admission = Admission { token: request.token, host, name: request.name, from, address: request.address };
     let outcome = coordinator.consensus.write(RequestId(random_bytes()), Command::Admit(Box::new(admission))).await?;
@@ -163,7 +163,7 @@ pub async fn admit(
         member,
         certificate: as_pem(&certificate),
         authority: as_pem(&identity.authority.certificate),
-        coordinators: coordinator.consensus.current().cluster.members.values().map(|member| member.address).collect(),
+        coordinators: coordinator.consensus.current().cluster.members().values().map(|member| member.address).collect(),
     })
 }
 

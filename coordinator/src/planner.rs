@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::time::{Span, Timestamp};
-use coordinator_core::{Cluster, Moment, Outcome, Plan, Planner, Proposal};
+use coordinator_core::{Changes, Moment, Outcome, Plan, Planner, Proposal, State};
 use link::clock::now;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -24,7 +24,7 @@ pub async fn run(consensus: Consensus) {
     let mut published = consensus.watch();
     let mut leadership = consensus.watch_leadership();
     let mut planner = Planner::default();
-    let mut planned: Option<Cluster> = None;
+    let mut planned: Option<State> = None;
     let mut leading_since: Option<Timestamp> = None;
     let mut wake = Instant::now();
     let mut rest = Duration::ZERO;
@@ -50,7 +50,7 @@ pub async fn run(consensus: Consensus) {
             continue;
         }
         let cluster = published.borrow_and_update().cluster.clone();
-        if planned.as_ref().is_some_and(|before| same_work(before, &cluster)) {
+        if planned.as_ref().is_some_and(|before| !Changes::between(before, &cluster).concern_the_plan()) {
             continue;
         }
         let at = now();
@@ -90,16 +90,6 @@ impl Clocks {
         let passed = i128::try_from(self.steady.elapsed().as_millis()).unwrap_or(i128::MAX);
         (i128::from(now().0) - i128::from(self.wall.0) - passed).abs() > i128::from(MAX_PARTING.0)
     }
-}
-
-/// Whether nothing that a plan depends on differs; a pointer's comparison for each map.
-fn same_work(before: &Cluster, after: &Cluster) -> bool {
-    before.stacks.ptr_eq(&after.stacks)
-        && before.hosts.ptr_eq(&after.hosts)
-        && before.instances.ptr_eq(&after.instances)
-        && before.slots.ptr_eq(&after.slots)
-        && before.members.ptr_eq(&after.members)
-        && before.settings == after.settings
 }
 
 /// Proposes what a plan says; whether all of it was decided upon.

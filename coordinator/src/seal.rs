@@ -93,7 +93,7 @@ impl Seals {
     pub async fn fetch(&self, consensus: &Consensus) {
         while self.key.get().is_none() {
             let cluster = consensus.current().cluster.clone();
-            let own = cluster.members.get(&consensus.me()).map(|member| member.address);
+            let own = cluster.members().get(&consensus.me()).map(|member| member.address);
             for address in view::coordinators(&cluster).into_iter().filter(|address| Some(*address) != own) {
                 let asked = consensus.callers().get(address).ask(&Open::SealingKey, ASK_TIMEOUT).await;
                 match asked {

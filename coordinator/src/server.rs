@@ -172,7 +172,7 @@ fn renew(coordinator: &Coordinator, peer: &PeerIdentity, request: &[u8]) -> Rene
     let refuse =
         |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate is not renewed").why(why));
     let published = coordinator.consensus.current();
-    let Some(identity) = &published.cluster.identity else { return refuse("the cluster is not made yet".into()) };
+    let Some(identity) = &published.cluster.identity() else { return refuse("the cluster is not made yet".into()) };
     if !published.cluster.is_admitted(peer.host) {
         return Renewed::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster"));
     }
@@ -272,8 +272,8 @@ async fn keep_certificates(
 ) {
     let mut published = coordinator.consensus.watch();
     if let Ok(made) =
-        published.wait_for(|published| published.cluster.identity.is_some()).await.map(|published| published.clone())
-        && let Some(identity) = &made.cluster.identity
+        published.wait_for(|published| published.cluster.identity().is_some()).await.map(|published| published.clone())
+        && let Some(identity) = &made.cluster.identity()
     {
         let authority = &identity.authority;
         match certified(&[&authority.join_certificate], authority.join_key.expose()) {

@@ -16,7 +16,7 @@ use common::{
     token::{JoinRole, SecretHash, TokenId},
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Moment, Outcome,
+    Batch, Command, Moment, Outcome, State,
     command::{Admission, Authority, Genesis, NewJoinToken},
 };
 
@@ -38,7 +38,7 @@ pub fn host_id(number: u32) -> HostId {
 /// A cluster's state and the time.
 pub struct World {
     /// The state.
-    pub cluster: Cluster,
+    pub cluster: State,
     now: Timestamp,
 }
 
@@ -62,7 +62,7 @@ impl World {
             host: host_id(0),
             name: name("h0"),
         };
-        let mut world = World { cluster: Cluster::default(), now: Timestamp(1_000_000) };
+        let mut world = World { cluster: State::default(), now: Timestamp(1_000_000) };
         world.apply(vec![Command::Initialize(Box::new(genesis))]);
         for number in 1..count {
             let token = TokenId([1, 0, 0, (number / USES) as u8, 0]);
@@ -150,11 +150,11 @@ impl World {
 
     /// Everything that is placed runs, and has done so for long.
     pub fn run_all(&mut self) {
-        let starting = self.cluster.instances.iter().filter(|(_, i)| i.observed.phase == Phase::Assigned);
+        let starting = self.cluster.instances().iter().filter(|(_, i)| i.observed.phase == Phase::Assigned);
         let started: Vec<(InstanceId, HostId)> = starting.map(|(id, i)| (id.clone(), i.host)).collect();
         let mut last = BTreeMap::new();
         for (id, host) in started {
-            let subnet = self.cluster.hosts.get(&host).expect("it is there").subnet;
+            let subnet = self.cluster.hosts().get(&host).expect("it is there").subnet;
             let address = subnet.containers_after(*last.get(&host).unwrap_or(&subnet.gateway())).next();
             last.extend(address.map(|address| (host, address)));
             let observed = Observed { phase: Phase::Running, address, ..Observed::nothing() };

@@ -25,9 +25,9 @@ use common::{
 };
 use compose::{Project, ReadError, Source, env_file};
 use coordinator_core::{
-    Batch, Cluster, Command, Outcome,
-    cluster::Content,
+    Batch, Command, Outcome, State,
     command::{Admission, Authority, Genesis, NewFile, NewJoinToken},
+    state::Content,
     view,
 };
 
@@ -39,14 +39,14 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
-fn apply(cluster: &mut Cluster, command: Command) {
+fn apply(cluster: &mut State, command: Command) {
     let outcomes = cluster.apply(&Batch { at: NOW, proposals: vec![command.into()] });
     assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))), "{outcomes:?}");
 }
 
 /// Three hosts as people rent them: addresses of a network of their own.
-fn three_hosts() -> Cluster {
-    let mut cluster = Cluster::default();
+fn three_hosts() -> State {
+    let mut cluster = State::default();
     let none = || Secret::new(Vec::new());
     let name = |number: u8| -> Name { format!("h{number}").parse().expect("a name") };
     let id = |number: u8| HostId([number; 10]);

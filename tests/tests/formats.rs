@@ -43,9 +43,9 @@ use coordinator::{
     seal::{SEALING_KEY_FORMAT, SealingKey},
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Proposal, RequestId,
-    cluster::Content,
+    Batch, Command, Proposal, RequestId, State,
     command::{Admission, Authority, Genesis, NewFile, NewJoinToken, Person, Placement},
+    state::Content,
 };
 use link::keyring::{KEYRING_FORMAT, Keyring};
 use serde::{Serialize, de::DeserializeOwned};
@@ -380,7 +380,7 @@ fn log_entries_can_be_read_for_ever() {
     let openraft::EntryPayload::Normal(found) = opened.payload else { panic!("it is a batch") };
     assert_eq!((opened.log_id, found), (log_id, Arc::new(batch())));
     // A batch that is a sample of everything must also be one that can be applied.
-    assert_eq!(Cluster::default().apply(&batch()).len(), commands().len());
+    assert_eq!(State::default().apply(&batch()).len(), commands().len());
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn records_can_be_read_for_ever() {
 
 #[test]
 fn snapshots_can_be_read_for_ever() {
-    let mut cluster = Cluster::default();
+    let mut cluster = State::default();
     for command in commands() {
         cluster.apply(&Batch { at: AT, proposals: vec![command.into()] });
     }

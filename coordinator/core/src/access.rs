@@ -11,7 +11,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Cluster, Command, Proposal};
+use crate::{Command, Proposal, State};
 
 /// Who asks, and has proved it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +52,10 @@ pub enum Refusal {
 }
 
 /// Decides by a state whether somebody may do something. Everything not named is denied.
-pub fn authorize(principal: &Principal, action: &Action<'_>, cluster: &Cluster) -> Result<(), Refusal> {
+pub fn authorize(principal: &Principal, action: &Action<'_>, cluster: &State) -> Result<(), Refusal> {
     match (principal, action) {
         (Principal::Token(id), Action::Api(needed)) => {
-            let token = cluster.api_tokens.get(id).ok_or(Refusal::Unknown)?;
+            let token = cluster.api_tokens().get(id).ok_or(Refusal::Unknown)?;
             allowed_if(token.access >= *needed)
         }
         (Principal::Token(_), _) | (Principal::Peer(_), Action::Api(_)) => Err(Refusal::NotAllowed),
@@ -84,8 +84,8 @@ fn allowed_if(condition: bool) -> Result<(), Refusal> {
     if condition { Ok(()) } else { Err(Refusal::NotAllowed) }
 }
 
-fn host_stands(host: HostId, cluster: &Cluster) -> Result<(), Refusal> {
-    match (cluster.removed_hosts.contains_key(&host), cluster.hosts.contains_key(&host)) {
+fn host_stands(host: HostId, cluster: &State) -> Result<(), Refusal> {
+    match (cluster.removed_hosts().contains_key(&host), cluster.hosts().contains_key(&host)) {
         (true, _) => Err(Refusal::Removed),
         (false, true) => Ok(()),
         (false, false) => Err(Refusal::Unknown),
@@ -93,11 +93,11 @@ fn host_stands(host: HostId, cluster: &Cluster) -> Result<(), Refusal> {
 }
 
 /// Members are numbered in turn and never twice: a lower number that is not there was removed.
-fn member_stands(peer: &PeerIdentity, cluster: &Cluster) -> Result<(), Refusal> {
+fn member_stands(peer: &PeerIdentity, cluster: &State) -> Result<(), Refusal> {
     let id = peer.member.ok_or(Refusal::NotAllowed)?;
-    match cluster.members.get(&id) {
+    match cluster.members().get(&id) {
         Some(member) => allowed_if(member.host == peer.host),
-        None if id.0 > cluster.last_member => Err(Refusal::Unknown),
+        None if id.0 > cluster.last_member() => Err(Refusal::Unknown),
         None => Err(Refusal::Removed),
     }
 }
@@ -129,16 +129,10 @@ mod tests {
     }
 
     /// Hosts 1 and 2 are there, 3 was removed; of the coordinators, 1 and 3 are there and 2 was removed.
-    fn state() -> Cluster {
+    fn state() -> State {
         let mut fixture = Fixture::of_hosts(3);
-        for (member, of) in [(1, 1), (3, 2)] {
-            fixture
-                .cluster
-                .members
-                .insert(MemberId(member), crate::cluster::Member::new(host(of), admission(of).address));
-        }
-        fixture.cluster.members.remove(&MemberId(2));
-        fixture.cluster.last_member = 3;
+        let member = |of| crate::state::Member::new(host(of), admission(of).address);
+        fixture.cluster.set_members([(MemberId(1), member(1)), (MemberId(3), member(2))].into_iter().collect(), 3);
         fixture.done(Command::RemoveHost(host(3)));
         fixture.done(token(1, Access::Viewer));
         fixture.done(token(2, Access::Admin));
@@ -199,7 +193,7 @@ mod tests {
         for (principal, action, expected) in cases {
             assert_eq!(authorize(&principal, &action, &cluster), expected, "{principal:?} {action:?}");
         }
-        let empty = Cluster::default();
+        let empty = State::default();
         assert_eq!(authorize(&peer(1, 1), &agree(1), &empty), Ok(()), "who joins knows nobody yet");
         assert_eq!(authorize(&peer(1, 1), &Action::Inside, &empty), unknown);
     }
@@ -223,6 +217,6 @@ mod tests {
         assert_eq!(ask(2, token(3, Access::Admin)), Ok(()));
         assert_eq!(ask(2, Command::RemoveApiToken(TokenId([2; 5]))), Ok(()));
         assert_eq!(ask(2, token(4, Access::Admin)), Err(Code::Unauthenticated), "it was revoked before");
-        assert!(!fixture.cluster.api_tokens.contains_key(&TokenId([4; 5])));
+        assert!(!fixture.cluster.api_tokens().contains_key(&TokenId([4; 5])));
     }
 }

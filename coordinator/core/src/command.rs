@@ -1,4 +1,4 @@
-//! The commands that change a [`Cluster`](crate::Cluster), and what came of each.
+//! The commands that change a [`State`](crate::State), and what came of each.
 //!
 //! A command carries all that it depends on: its time, its ids, and what its author expected the
 //! state to be. It is checked again when it is applied; one that no longer fits changes nothing.
@@ -27,7 +27,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Content;
+use crate::state::Content;
 
 /// Names a write whose result its author may not learn; a second one with the same id is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

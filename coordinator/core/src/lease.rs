@@ -9,7 +9,7 @@ use common::{
     wire::Grant,
 };
 
-use crate::Cluster;
+use crate::State;
 
 /// What is believed of a host after `silence`, if that differs from what is `known`.
 ///
@@ -38,11 +38,11 @@ pub fn judge(known: Liveness, heard: bool, silence: Span, settings: &Settings, n
 /// What a host that was just heard may let run on: the strict singletons that it is believed to run. One
 /// that could be replaced at any moment, because its host counts as down, gets nothing until the state
 /// says that the host is back: from then on no replacement that was proposed before fits any more.
-pub fn grant(cluster: &Cluster, host: HostId) -> Grant {
+pub fn grant(cluster: &State, host: HostId) -> Grant {
     let granted = cluster.strict_instances_on(host).filter(|(_, instance)| {
         instance.desired.want <= Want::Run && instance.verdict == Verdict::Reachable && cluster.is_admitted(host)
     });
-    Grant { times: cluster.settings.lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
+    Grant { times: cluster.settings().lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
 }
 
 #[cfg(test)]
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn a_strict_singleton_never_has_a_successor_beside_it() {
         let mut fixture = alone();
-        let alone_always = |cluster: &Cluster| {
-            let running = cluster.instances.values().filter(|i| i.may_run()).count();
+        let alone_always = |cluster: &State| {
+            let running = cluster.instances().values().filter(|i| i.may_run()).count();
             assert!(running <= 1, "{running} may run");
         };
         let newer = web(|web| {

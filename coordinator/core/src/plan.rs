@@ -33,9 +33,9 @@ pub use scale::wanted_slots;
 use hosts::HostTable;
 
 use crate::{
-    Cluster,
-    cluster::{Awaited, RETURNS_WITHIN},
+    State,
     command::Command,
+    state::{Awaited, RETURNS_WITHIN},
 };
 
 /// What should change now, when to look again, and what cannot be done.
@@ -127,7 +127,7 @@ impl From<Timestamp> for Moment {
 }
 
 /// Plans everything.
-pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
+pub fn plan(cluster: &State, at: impl Into<Moment>) -> Plan {
     let at = at.into();
     let mut plan = Plan::default();
     let mut hosts = HostTable::of(cluster);
@@ -138,7 +138,7 @@ pub fn plan(cluster: &Cluster, at: impl Into<Moment>) -> Plan {
 }
 
 /// Plans these services alone, as if nothing else were to be placed.
-pub(crate) fn plan_services(cluster: &Cluster, ids: BTreeSet<ServiceId>, at: impl Into<Moment>) -> Plan {
+pub(crate) fn plan_services(cluster: &State, ids: BTreeSet<ServiceId>, at: impl Into<Moment>) -> Plan {
     let (mut plan, at) = (Plan::default(), at.into());
     if !ids.is_empty() {
         let mut hosts = HostTable::of(cluster);
@@ -148,20 +148,20 @@ pub(crate) fn plan_services(cluster: &Cluster, ids: BTreeSet<ServiceId>, at: imp
 }
 
 /// The order in which services get what there is: by their priority, then by their name.
-fn in_order(cluster: &Cluster, ids: BTreeSet<ServiceId>) -> Vec<ServiceId> {
+fn in_order(cluster: &State, ids: BTreeSet<ServiceId>) -> Vec<ServiceId> {
     let mut ids: Vec<ServiceId> = ids.into_iter().collect();
     ids.sort_by_cached_key(|id| Reverse(cluster.service(id).map_or(0, |service| service.spec.priority)));
     ids
 }
 
 /// Every service that there is, or that has left instances.
-fn services(cluster: &Cluster) -> BTreeSet<ServiceId> {
+fn services(cluster: &State) -> BTreeSet<ServiceId> {
     let mut ids = BTreeSet::new();
-    for (id, stack) in &cluster.stacks {
+    for (id, stack) in cluster.stacks() {
         ids.extend(stack.services.keys().map(|name| id.service(name.clone())));
     }
     let mut last: Option<&ServiceId> = None;
-    for id in cluster.instances.keys().map(InstanceId::service) {
+    for id in cluster.instances().keys().map(InstanceId::service) {
         if last != Some(id) {
             ids.insert(id.clone());
             last = Some(id);
@@ -171,7 +171,7 @@ fn services(cluster: &Cluster) -> BTreeSet<ServiceId> {
 }
 
 /// Plans a service, or the end of what it has left.
-fn plan_service(cluster: &Cluster, id: &ServiceId, at: Moment, hosts: &mut HostTable, plan: &mut Plan) {
+fn plan_service(cluster: &State, id: &ServiceId, at: Moment, hosts: &mut HostTable, plan: &mut Plan) {
     let service = cluster.service(id);
     if let Some(service) = service {
         scale::plan_service(cluster, id, service, at, hosts, plan);
@@ -186,27 +186,27 @@ fn plan_service(cluster: &Cluster, id: &ServiceId, at: Moment, hosts: &mut HostT
     }
 }
 
-fn is_ready(cluster: &Cluster, host: HostId) -> bool {
-    cluster.hosts.get(&host).is_some_and(|host| host.liveness == Liveness::Ready)
+fn is_ready(cluster: &State, host: HostId) -> bool {
+    cluster.hosts().get(&host).is_some_and(|host| host.liveness == Liveness::Ready)
 }
 
 /// When an instance that became unreachable at `since` is replaced. The host counts as down
 /// `down_after` its last beat, so only the rest of `lost_after` remains; one that said that it will be back has
 /// longer.
-fn replaced_at(cluster: &Cluster, host: HostId, since: Timestamp, at: Moment) -> Timestamp {
-    let Settings { down_after, lost_after, .. } = cluster.settings;
+fn replaced_at(cluster: &State, host: HostId, since: Timestamp, at: Moment) -> Timestamp {
+    let Settings { down_after, lost_after, .. } = cluster.settings();
     let lost = since + Span(lost_after.0.saturating_sub(down_after.0));
-    let left_at = cluster.hosts.get(&host).and_then(|host| host.left_at);
+    let left_at = cluster.hosts().get(&host).and_then(|host| host.left_at);
     let returns = left_at.map_or(Timestamp(0), |left| left + RETURNS_WITHIN);
     lost.max(at.leading_since + down_after).max(returns)
 }
 
 /// When a strict singleton that became unreachable at `since` has ended for certain. An old leader may have
 /// answered its host until this one began to lead, so the whole time counts from then.
-fn lease_over_at(cluster: &Cluster, since: Timestamp, at: Moment) -> Timestamp {
+fn lease_over_at(cluster: &State, since: Timestamp, at: Moment) -> Timestamp {
     let longest = cluster.longest_lease();
     // It had been silent for `down_after` by then, unless that was another time by then.
-    let silent = if cluster.old_lease().is_some() { Span(0) } else { cluster.settings.down_after };
+    let silent = if cluster.old_lease().is_some() { Span(0) } else { cluster.settings().down_after };
     (since + Span(longest.0.saturating_sub(silent.0))).max(at.leading_since + longest)
 }
 

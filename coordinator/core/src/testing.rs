@@ -17,7 +17,7 @@ use common::{
 };
 
 use crate::{
-    Batch, Cluster, Command, Moment, Outcome,
+    Batch, Command, Moment, Outcome, State,
     command::{Admission, Authority, Genesis, NewJoinToken},
     plan,
 };
@@ -85,7 +85,7 @@ fn observed(id: &InstanceId, phase: Phase) -> Observed {
 
 /// A cluster and its clock.
 pub struct Fixture {
-    pub cluster: Cluster,
+    pub cluster: State,
     pub now: Timestamp,
 }
 
@@ -117,7 +117,7 @@ impl Fixture {
             labels: BTreeMap::new(),
             from: None,
         };
-        let mut fixture = Fixture { cluster: Cluster::default(), now: BEGINNING };
+        let mut fixture = Fixture { cluster: State::default(), now: BEGINNING };
         fixture.done(Command::Initialize(Box::new(genesis)));
         fixture.done(Command::PutJoinToken(Box::new(token)));
         for number in 2..=count {
@@ -147,7 +147,8 @@ impl Fixture {
     #[track_caller]
     pub fn refused(&mut self, command: Command) -> String {
         let mut before = self.cluster.clone();
-        before.clock = before.clock.max(self.now);
+        // Time goes on all the same.
+        before.apply(&Batch { at: self.now, proposals: Vec::new() });
         let Outcome::Rejected(problem) = self.apply(command) else { panic!("it was not refused") };
         assert_eq!(self.cluster, before, "a refusal changes nothing");
         problem.to_string()
@@ -169,8 +170,8 @@ impl Fixture {
 
     pub fn observe(&mut self, id: &str, phase: Phase) {
         let id = instance(id);
-        let on = self.cluster.instances.get(&id).expect("it is there").host;
-        let Observed { restart, retries, .. } = self.cluster.instances.get(&id).expect("it is there").observed;
+        let on = self.cluster.instances().get(&id).expect("it is there").host;
+        let Observed { restart, retries, .. } = self.cluster.instances().get(&id).expect("it is there").observed;
         let observed = Observed { restart, retries, ..observed(&id, phase) };
         self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
     }
@@ -182,7 +183,7 @@ impl Fixture {
     }
 
     /// The same for so long, with every step of the state shown to `watch`.
-    pub fn pass(&mut self, span: Span, watch: &dyn Fn(&Cluster)) {
+    pub fn pass(&mut self, span: Span, watch: &dyn Fn(&State)) {
         let end = self.now + span;
         loop {
             self.settle_under(watch);
@@ -195,13 +196,13 @@ impl Fixture {
     }
 
     /// How many instances of a service serve.
-    pub fn serving(cluster: &Cluster, service: &str) -> usize {
+    pub fn serving(cluster: &State, service: &str) -> usize {
         let service = stack().service(name(service));
         let of_service = cluster.instances_of(&service);
         of_service.filter(|(_, instance)| instance.fills_slot() && instance.observed.is_serving()).count()
     }
 
-    fn settle_under(&mut self, watch: &dyn Fn(&Cluster)) {
+    fn settle_under(&mut self, watch: &dyn Fn(&State)) {
         for _ in 0..50 {
             let plan = plan(&self.cluster, Moment::from(self.now));
             let idle = plan.commands.is_empty();
@@ -211,11 +212,11 @@ impl Fixture {
             }
             let waiting: Vec<(InstanceId, HostId, Phase)> = self
                 .cluster
-                .instances
+                .instances()
                 .iter()
                 .filter_map(|(id, i)| {
                     use common::instance::Want;
-                    let ready = self.cluster.hosts.get(&i.host)?.liveness == Liveness::Ready;
+                    let ready = self.cluster.hosts().get(&i.host)?.liveness == Liveness::Ready;
                     let phase = match i.desired.want {
                         Want::Run if i.spec.container.image == "broken" && !i.observed.phase.is_terminal() => {
                             Phase::Rejected
@@ -232,7 +233,7 @@ impl Fixture {
                 return;
             }
             for (id, host, phase) in waiting {
-                let before = self.cluster.instances.get(&id).map(|i| (i.observed.restart, i.observed.retries));
+                let before = self.cluster.instances().get(&id).map(|i| (i.observed.restart, i.observed.retries));
                 let (restart, retries) = before.unwrap_or_default();
                 let message = if phase == Phase::Rejected { "there is no such image" } else { "" }.to_owned();
                 let observed = Observed { restart, retries, message, ..observed(&id, phase) };
@@ -245,12 +246,12 @@ impl Fixture {
 
     /// The instances that fill slots, as `web/1.1@h1`.
     pub fn filled(&self) -> Vec<String> {
-        let shown = |(id, i): (&InstanceId, &crate::cluster::Instance)| {
+        let shown = |(id, i): (&InstanceId, &crate::state::Instance)| {
             let full = id.to_string();
             let short = full.trim_start_matches("default/shop/").to_owned();
-            let host = self.cluster.hosts.get(&i.host).map_or_else(String::new, |host| host.name.to_string());
+            let host = self.cluster.hosts().get(&i.host).map_or_else(String::new, |host| host.name.to_string());
             i.fills_slot().then(|| format!("{short}@{host}"))
         };
-        self.cluster.instances.iter().filter_map(shown).collect()
+        self.cluster.instances().iter().filter_map(shown).collect()
     }
 }

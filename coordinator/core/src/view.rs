@@ -8,7 +8,6 @@ mod environments;
 mod preview;
 mod shape;
 mod status;
-mod touched;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -24,9 +23,8 @@ use common::{
 };
 
 use crate::{
-    Cluster, Plan,
-    cluster::{Instance, MemberState, Service, Stack},
-    plan,
+    Plan, State, plan,
+    state::{Instance, MemberState, Service, Stack},
 };
 
 pub use changes::revisions;
@@ -36,17 +34,16 @@ pub use drain::{drain_plan, rebalance_plan};
 pub use environments::environments;
 pub use preview::stack_plan;
 pub use status::deployment;
-pub use touched::{Touched, touched};
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
 /// named; those that the cluster does not know either are surplus.
-pub fn assignment(cluster: &Cluster, host: HostId, reported: &BTreeSet<InstanceId>) -> Option<Assignment> {
-    let identity = cluster.identity.as_ref()?;
-    let known = |id: &InstanceId| cluster.instances.get(id).is_some_and(|instance| instance.host == host);
+pub fn assignment(cluster: &State, host: HostId, reported: &BTreeSet<InstanceId>) -> Option<Assignment> {
+    let identity = cluster.identity()?;
+    let known = |id: &InstanceId| cluster.instances().get(id).is_some_and(|instance| instance.host == host);
     Some(Assignment {
         cluster: identity.id,
         host,
-        generation: cluster.index,
+        generation: cluster.index(),
         network: network(cluster, host),
         instances: cluster.instances_on(host).map(|(id, instance)| assigned(cluster, id, instance)).collect(),
         surplus: reported.iter().filter(|id| !known(id)).cloned().collect(),
@@ -54,25 +51,28 @@ pub fn assignment(cluster: &Cluster, host: HostId, reported: &BTreeSet<InstanceI
 }
 
 /// How a host's containers are reached.
-fn network(cluster: &Cluster, host: HostId) -> Network {
-    let own = cluster.hosts.get(&host).filter(|_| cluster.network.backend != Backend::None);
-    own.map_or(Network::Bridge, |own| Network::Overlay(Overlay { plan: cluster.network, own: own.subnet }))
+fn network(cluster: &State, host: HostId) -> Network {
+    let own = cluster.hosts().get(&host).filter(|_| cluster.network().backend != Backend::None);
+    own.map_or(Network::Bridge, |own| Network::Overlay(Overlay { plan: cluster.network(), own: own.subnet }))
 }
 
 /// Where the coordinators that are to stay are reached.
-pub fn coordinators(cluster: &Cluster) -> Vec<SocketAddr> {
-    let staying = cluster.members.values().filter(|member| member.state == MemberState::Present);
+pub fn coordinators(cluster: &State) -> Vec<SocketAddr> {
+    let staying = cluster.members().values().filter(|member| member.state == MemberState::Present);
     staying.map(|member| member.address).collect()
 }
 
-fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> AssignedInstance {
+fn assigned(cluster: &State, id: &InstanceId, instance: &Instance) -> AssignedInstance {
     let images = instance.spec.containers().map(|(_, container)| registry_of(&container.image));
     let registries: BTreeSet<&str> = images.collect();
     AssignedInstance {
         id: id.clone(),
         desired: instance.desired,
         spec: instance.spec.clone(),
-        credentials: registries.into_iter().filter_map(|registry| cluster.registries.get(registry).cloned()).collect(),
+        credentials: registries
+            .into_iter()
+            .filter_map(|registry| cluster.registries().get(registry).cloned())
+            .collect(),
         image: image_of(cluster, id, instance),
         ports: instance.ports.clone(),
         devices: instance.devices.clone(),
@@ -82,7 +82,7 @@ fn assigned(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> Assigned
     }
 }
 
-fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
+fn image_of(cluster: &State, id: &InstanceId, instance: &Instance) -> String {
     match cluster.service(id.service()) {
         Some(service) if service.revision == instance.revision => service.version().image(),
         Some(Service { stable: Some(stable), .. }) if stable.revision == instance.revision => stable.image(),
@@ -91,20 +91,20 @@ fn image_of(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> String {
 }
 
 /// All stacks.
-pub fn stacks(cluster: &Cluster, now: Timestamp) -> Vec<StackView> {
-    let plan = status::plan_of_restless(cluster, cluster.stacks.iter(), now);
-    cluster.stacks.iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack, now)).collect()
+pub fn stacks(cluster: &State, now: Timestamp) -> Vec<StackView> {
+    let plan = status::plan_of_restless(cluster, cluster.stacks().iter(), now);
+    cluster.stacks().iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack, now)).collect()
 }
 
 /// One stack.
-pub fn stack(cluster: &Cluster, id: &StackId, now: Timestamp) -> Option<StackView> {
-    let stack = cluster.stacks.get(id)?;
+pub fn stack(cluster: &State, id: &StackId, now: Timestamp) -> Option<StackView> {
+    let stack = cluster.stacks().get(id)?;
     let plan = status::plan_of_restless(cluster, std::iter::once((id, stack)), now);
     Some(stack_view(cluster, &plan, id, stack, now))
 }
 
-fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: Timestamp) -> StackView {
-    let service = |(name, service): (&Name, &crate::cluster::Service)| {
+fn stack_view(cluster: &State, plan: &Plan, id: &StackId, stack: &Stack, now: Timestamp) -> StackView {
+    let service = |(name, service): (&Name, &crate::state::Service)| {
         let service_id = id.service(name.clone());
         let count = |test: fn(&Instance) -> bool| {
             let current =
@@ -147,7 +147,7 @@ fn stack_view(cluster: &Cluster, plan: &Plan, id: &StackId, stack: &Stack, now: 
 }
 
 /// What is wrong with the newest instance of a service that should serve and does not.
-fn failure(cluster: &Cluster, id: &ServiceId) -> Option<FailureView> {
+fn failure(cluster: &State, id: &ServiceId) -> Option<FailureView> {
     let is_unwell = |i: &Instance| i.fills_slot() && !i.observed.is_serving() && i.observed.phase != Phase::Completed;
     let why = |i: &Instance| {
         let said = [&i.observed.message, &i.observed.failure];
@@ -155,12 +155,12 @@ fn failure(cluster: &Cluster, id: &ServiceId) -> Option<FailureView> {
     };
     let unwell = cluster.instances_of(id).filter(|(_, i)| is_unwell(i)).filter_map(|(id, i)| Some((id, i, why(i)?)));
     let (id, instance, why) = unwell.max_by_key(|(id, i, _)| (i.created_at, id.incarnation))?;
-    let host = cluster.hosts.get(&instance.host).map(|host| host.name.clone());
+    let host = cluster.hosts().get(&instance.host).map(|host| host.name.clone());
     Some(FailureView { instance: id.clone(), host, why, output: instance.observed.output.clone() })
 }
 
 /// The first instances of a revision, while the others do not follow.
-fn canary(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp) -> Option<CanaryView> {
+fn canary(cluster: &State, id: &ServiceId, service: &Service, now: Timestamp) -> Option<CanaryView> {
     let stands = plan::canary_stands(service, cluster.instances_of(id), now)?;
     Some(CanaryView { wanted: stands.wanted as u32, settled: stands.count as u32, promote_at: stands.promote_at })
 }
@@ -171,7 +171,7 @@ fn next_run(service: &Service) -> Option<Timestamp> {
 }
 
 /// How many instances a service wants: its replicas, or the hosts that it covers now.
-pub fn wanted(cluster: &Cluster, id: &ServiceId, service: &Service) -> usize {
+pub fn wanted(cluster: &State, id: &ServiceId, service: &Service) -> usize {
     match service.spec.mode {
         Mode::Replicated | Mode::Job => service.spec.replicas as usize,
         Mode::Global => plan::wanted_slots(cluster, id, service).len(),
@@ -179,17 +179,17 @@ pub fn wanted(cluster: &Cluster, id: &ServiceId, service: &Service) -> usize {
 }
 
 /// The instances that `wanted` chooses.
-pub fn instances(cluster: &Cluster, wanted: impl Fn(&InstanceId, &Instance) -> bool) -> Vec<InstanceView> {
+pub fn instances(cluster: &State, wanted: impl Fn(&InstanceId, &Instance) -> bool) -> Vec<InstanceView> {
     cluster
-        .instances
+        .instances()
         .iter()
         .filter(|(id, instance)| wanted(id, instance))
         .map(|(id, instance)| instance_view(cluster, id, instance))
         .collect()
 }
 
-fn instance_view(cluster: &Cluster, id: &InstanceId, instance: &Instance) -> InstanceView {
-    let host = cluster.hosts.get(&instance.host);
+fn instance_view(cluster: &State, id: &InstanceId, instance: &Instance) -> InstanceView {
+    let host = cluster.hosts().get(&instance.host);
     InstanceView {
         id: id.clone(),
         revision: instance.revision,
@@ -232,8 +232,8 @@ fn state_word(instance: &Instance) -> &'static str {
 }
 
 /// All hosts.
-pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
-    let view = |(id, host): (&HostId, &crate::cluster::Host)| HostView {
+pub fn hosts(cluster: &State) -> Vec<HostView> {
+    let view = |(id, host): (&HostId, &crate::state::Host)| HostView {
         id: *id,
         name: host.name.clone(),
         liveness: host.liveness,
@@ -250,5 +250,5 @@ pub fn hosts(cluster: &Cluster) -> Vec<HostView> {
         joined_at: host.joined_at,
         subnet: host.subnet,
     };
-    cluster.hosts.iter().map(view).collect()
+    cluster.hosts().iter().map(view).collect()
 }

@@ -16,8 +16,8 @@ use common::{
 
 use coordinator_core::{
     access::{self as core, Action, Principal},
-    cluster::ApiTokenRecord,
     command::Person,
+    state::ApiTokenRecord,
     view,
 };
 use tokio::sync::watch;
@@ -228,7 +228,7 @@ fn authenticate<'a>(
     let text = text.ok_or_else(|| unauthenticated("the header Authorization is not of the form Bearer …"))?;
     let token: ApiToken =
         text.trim().parse().map_err(|error: common::token::InvalidToken| unauthenticated(&error.to_string()))?;
-    let known = published.cluster.api_tokens.get(&token.id);
+    let known = published.cluster.api_tokens().get(&token.id);
     let given = SecretHash::of(&token.secret);
     known
         .filter(|known| known.secret.matches(&given))

@@ -9,7 +9,7 @@ use common::{
 };
 use coordinator_core::{
     Command,
-    cluster::{Member, MemberState},
+    state::{Member, MemberState},
 };
 use futures::future::join_all;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterView>, ApiError> {
     let consensus = &coordinator.consensus;
     let published = consensus.current();
-    let identity = published.cluster.identity.as_ref().ok_or_else(no_leader)?;
+    let identity = published.cluster.identity().ok_or_else(no_leader)?;
     let (leadership, group) = (consensus.leadership(), consensus.group());
     let state = |id: &MemberId, member: &Member| match group.iter().find(|known| known.id == *id) {
         _ if member.state == MemberState::Leaving => "leaving",
@@ -42,7 +42,7 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         None => "joining",
     };
     let answering = answering(&coordinator, &group).await;
-    let members = published.cluster.members.iter().map(|(id, member)| MemberView {
+    let members = published.cluster.members().iter().map(|(id, member)| MemberView {
         id: *id,
         host: member.host,
         address: member.address,
@@ -54,11 +54,11 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         member: consensus.me(),
         leader: leadership.leader,
         quorum: leadership.leads || consensus.hears_leader(),
-        index: published.cluster.index,
+        index: published.cluster.index(),
         log_index: coordinator.consensus.last_log_index(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        settings: published.cluster.settings,
-        network: published.cluster.network,
+        settings: published.cluster.settings(),
+        network: published.cluster.network(),
         members: members.collect(),
     }))
 }

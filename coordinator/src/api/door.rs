@@ -33,7 +33,7 @@ async fn script(State(coordinator): State<Coordinator>) -> Result<Response, ApiE
 
 async fn root(State(coordinator): State<Coordinator>) -> Result<Response, ApiError> {
     let published = coordinator.consensus.current();
-    let identity = published.cluster.identity.as_ref().ok_or_else(no_leader)?;
+    let identity = published.cluster.identity().ok_or_else(no_leader)?;
     Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], join::as_pem(&identity.authority.certificate))
         .into_response())
 }

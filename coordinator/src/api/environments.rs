@@ -16,7 +16,7 @@ use crate::Coordinator;
 /// The environments.
 #[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<EnvironmentView>)))]
 pub async fn list(Reading(published): Reading) -> Json<List<EnvironmentView>> {
-    Json(List { index: published.cluster.index, items: view::environments(&published.cluster) })
+    Json(List { index: published.cluster.index(), items: view::environments(&published.cluster) })
 }
 
 /// Makes an environment; one that is there already is as good.

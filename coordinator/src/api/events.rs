@@ -53,7 +53,7 @@ impl Which {
 }
 
 fn events_after(published: &Published, after: u64, which: &Which) -> Vec<Event> {
-    let later = published.cluster.events.range(after.saturating_add(1)..);
+    let later = published.cluster.events().range(after.saturating_add(1)..);
     later.map(|(_, event)| event).filter(|event| which.is_about(event)).cloned().collect()
 }
 
@@ -63,7 +63,7 @@ pub async fn list(Reading(published): Reading, Asked(which): Asked<Which>) -> Js
     let mut items = events_after(&published, which.after, &which);
     let surplus = items.len().saturating_sub(PAGE);
     items.drain(..surplus);
-    Json(List { index: published.cluster.index, items })
+    Json(List { index: published.cluster.index(), items })
 }
 
 /// Events as they happen (server-sent events). Each carries its index as id; a watch that is taken
@@ -81,7 +81,7 @@ pub async fn watch(
     let states = WatchStream::new(coordinator.consensus.watch());
     let steps = states.scan((from, which), |(seen, which), published: Arc<Published>| {
         let mut out = Vec::new();
-        let oldest = published.cluster.events.get_min().map_or(0, |(index, _)| *index);
+        let oldest = published.cluster.events().get_min().map_or(0, |(index, _)| *index);
         if *seen > 0 && *seen + 1 < oldest {
             out.push(SseEvent::default().event("gap").data(format!("events up to {} are gone", oldest - 1)));
         }
@@ -89,7 +89,7 @@ pub async fn watch(
             *seen = event.index;
             out.extend(SseEvent::default().id(event.index.to_string()).event("event").json_data(&event));
         }
-        let newest = published.cluster.events.get_max().map_or(0, |(index, _)| *index);
+        let newest = published.cluster.events().get_max().map_or(0, |(index, _)| *index);
         *seen = newest.max(*seen);
         std::future::ready(Some(stream::iter(out.into_iter().map(Ok))))
     });

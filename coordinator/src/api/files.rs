@@ -16,9 +16,9 @@ use common::{
     name::Name,
 };
 use coordinator_core::{
-    Cluster, Command, Outcome,
-    cluster::{Content, FileRecord, FileVersion},
+    Command, Outcome,
     command::NewFile,
+    state::{Content, FileRecord, FileVersion},
 };
 
 use super::{
@@ -31,7 +31,7 @@ fn of_environment(environment: Name, kind: FileKind, name: Name) -> FileId {
     FileId { environment, stack: None, kind, name }
 }
 
-fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> Result<List<FileView>, Problem> {
+fn views(cluster: &coordinator_core::State, environment: &Name, kind: FileKind) -> Result<List<FileView>, Problem> {
     cluster.known_environment(environment)?;
     let view = |id: &FileId, record: &FileRecord| {
         let (version, newest) = record.newest()?;
@@ -39,8 +39,8 @@ fn views(cluster: &Cluster, environment: &Name, kind: FileKind) -> Result<List<F
         let (changed_at, by) = (newest.at, newest.by.clone());
         Some(FileView { kind, stack: id.stack.clone(), name: id.name.clone(), version, changed_at, by, used_by })
     };
-    let chosen = cluster.files.iter().filter(|(id, _)| id.environment == *environment && id.kind == kind);
-    Ok(List { index: cluster.index, items: chosen.filter_map(|(id, record)| view(id, record)).collect() })
+    let chosen = cluster.files().iter().filter(|(id, _)| id.environment == *environment && id.kind == kind);
+    Ok(List { index: cluster.index(), items: chosen.filter_map(|(id, record)| view(id, record)).collect() })
 }
 
 /// The form in which the cluster keeps a content.
@@ -57,7 +57,7 @@ fn content(seals: &Seals, id: &FileId, bytes: &[u8]) -> Result<Content, Problem>
 
 /// The version of a file that is in use, if it is just that wherever it is used; what cannot be opened any more is
 /// something else.
-fn same(seals: &Seals, cluster: &Cluster, id: &FileId, bytes: &[u8]) -> Option<u64> {
+fn same(seals: &Seals, cluster: &coordinator_core::State, id: &FileId, bytes: &[u8]) -> Option<u64> {
     let used = cluster.used_versions(id);
     let is_same = |(_, version): &(u64, &FileVersion)| match &version.content {
         Content::Plain(known) => **known == *bytes,
@@ -69,7 +69,7 @@ fn same(seals: &Seals, cluster: &Cluster, id: &FileId, bytes: &[u8]) -> Option<u
 /// The new versions that a deployment brings: what has not changed is none.
 pub fn new_files(
     seals: &Seals,
-    cluster: &Cluster,
+    cluster: &coordinator_core::State,
     stack: &StackId,
     files: Vec<PutFile>,
 ) -> Result<Vec<NewFile>, Problem> {
@@ -160,7 +160,7 @@ pub async fn get_config(
     At((environment, name)): At<(Name, Name)>,
 ) -> Result<impl IntoResponse, ApiError> {
     let id = of_environment(environment, FileKind::Config, name);
-    match published.cluster.files.get(&id).and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
+    match published.cluster.files().get(&id).and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
         Some(Content::Plain(bytes)) => Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes.to_vec())),
         _ => Err(Problem::new(Code::NotFound, format!("There is no {id}"))
             .fix("See which there are: wharf config ls")

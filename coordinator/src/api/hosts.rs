@@ -8,7 +8,7 @@ use common::{
     id::HostId,
     time::Span,
 };
-use coordinator_core::{Cluster, Command, view};
+use coordinator_core::{Command, view};
 use link::clock::now;
 
 use super::{
@@ -25,7 +25,7 @@ const MAX_DRAIN: Span = Span::minutes(7 * 24 * 60);
 /// All hosts.
 #[utoipa::path(get, path = "/api/v1/hosts", responses((status = 200, body = List<HostView>)))]
 pub async fn list(Reading(published): Reading) -> Json<List<HostView>> {
-    Json(List { index: published.cluster.index, items: view::hosts(&published.cluster) })
+    Json(List { index: published.cluster.index(), items: view::hosts(&published.cluster) })
 }
 
 /// A host, by id or by name.
@@ -91,7 +91,7 @@ pub async fn put_availability(
     if !put.dry_run {
         coordinator.consensus.write(author, Command::SetAvailability { host: host_id, availability }).await?;
     }
-    let name = published.cluster.hosts.get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
+    let name = published.cluster.hosts().get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
     Ok(Json(plan.unwrap_or(DrainPlan { host: name, instances: Vec::new() })))
 }
 
@@ -113,8 +113,8 @@ fn missing(host: &str) -> Problem {
     Problem::new(Code::NotFound, format!("There is no host {host:?}")).fix("See which there are: wharf host ls")
 }
 
-fn find(cluster: &Cluster, text: &str) -> Result<HostId, Problem> {
-    let by_name = || cluster.hosts.iter().find(|(_, host)| host.name.as_str() == text).map(|(id, _)| *id);
-    let by_id = text.parse::<HostId>().ok().filter(|id| cluster.hosts.contains_key(id));
+fn find(cluster: &coordinator_core::State, text: &str) -> Result<HostId, Problem> {
+    let by_name = || cluster.hosts().iter().find(|(_, host)| host.name.as_str() == text).map(|(id, _)| *id);
+    let by_id = text.parse::<HostId>().ok().filter(|id| cluster.hosts().contains_key(id));
     by_id.or_else(by_name).ok_or_else(|| missing(text))
 }

@@ -49,7 +49,7 @@ pub async fn list(
             && wanted.stack.as_ref().is_none_or(|stack| id.stack().stack == *stack)
             && wanted.service.as_ref().is_none_or(|service| id.service().service == *service)
     });
-    Ok(Json(List { index: published.cluster.index, items }))
+    Ok(Json(List { index: published.cluster.index(), items }))
 }
 
 /// Moves instances, one of a service after the other, to hosts that suit them better; says which would move now.
@@ -62,7 +62,7 @@ pub async fn rebalance(
     Body(asked): Body<Rebalance>,
 ) -> Result<Json<List<MovedInstance>>, ApiError> {
     let cluster = &published.cluster;
-    let stacks = cluster.stacks.iter().filter(|(id, stack)| id.environment == environment && !stack.removing);
+    let stacks = cluster.stacks().iter().filter(|(id, stack)| id.environment == environment && !stack.removing);
     let stacks = stacks.filter(|(id, _)| asked.stack.as_ref().is_none_or(|stack| id.stack == *stack));
     let services = stacks.flat_map(|(id, stack)| stack.services.iter().map(|(name, s)| (id.service(name.clone()), s)));
     let wanted = services.filter(|(id, _)| asked.service.as_ref().is_none_or(|service| id.service == *service));
@@ -78,7 +78,7 @@ pub async fn rebalance(
     if !asked.dry_run && !services.is_empty() {
         coordinator.consensus.write(author, Command::Rebalance { services }).await?;
     }
-    Ok(Json(List { index: cluster.index, items }))
+    Ok(Json(List { index: cluster.index(), items }))
 }
 
 /// Which output is asked for.

@@ -8,7 +8,7 @@ use common::{
     error::{Code, Problem},
     name::Name,
 };
-use coordinator_core::{Command, cluster::Key};
+use coordinator_core::{Command, state::Key};
 
 use super::{
     ApiError,
@@ -33,11 +33,11 @@ pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Res
     published.cluster.known_environment(&environment)?;
     let of_environment = published
         .cluster
-        .keys
+        .keys()
         .range((environment.clone(), Arc::from(""))..)
         .take_while(|((other, _), _)| *other == environment);
     let items = of_environment.take(PAGE).map(|((_, key), record)| view(key, record)).collect();
-    Ok(Json(List { index: published.cluster.index, items }))
+    Ok(Json(List { index: published.cluster.index(), items }))
 }
 
 /// A key.
@@ -46,7 +46,7 @@ pub async fn get(
     Reading(published): Reading,
     At((environment, key)): At<(Name, String)>,
 ) -> Result<Json<KeyView>, ApiError> {
-    let record = published.cluster.keys.get(&(environment, key.as_str().into()));
+    let record = published.cluster.keys().get(&(environment, key.as_str().into()));
     Ok(Json(view(&key, record.ok_or_else(|| Problem::new(Code::NotFound, format!("There is no key {key:?}")))?)))
 }
 

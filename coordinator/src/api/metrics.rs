@@ -31,7 +31,7 @@ const MOST_HOSTS: usize = 100;
 pub async fn get(State(coordinator): State<Coordinator>, Reading(published): Reading) -> Result<Response, ApiError> {
     let found = coordinator.dispatch.findings().await?;
     let cluster = &published.cluster;
-    let states = cluster.hosts.values().map(|host| host.liveness.word());
+    let states = cluster.hosts().values().map(|host| host.liveness.word());
     let text = exposition(states, &view::doctor(cluster, &found), view::each_path(cluster, &found))
         .map_err(|error| Problem::new(Code::Internal, "The metrics cannot be written").why(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())

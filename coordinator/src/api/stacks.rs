@@ -29,7 +29,7 @@ pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Res
     published.cluster.known_environment(&environment)?;
     let stacks = view::stacks(&published.cluster, now());
     let items = stacks.into_iter().filter(|stack| stack.id.environment == environment).collect();
-    Ok(Json(List { index: published.cluster.index, items }))
+    Ok(Json(List { index: published.cluster.index(), items }))
 }
 
 /// A stack.
@@ -167,8 +167,8 @@ pub async fn revisions(
     At((environment, stack)): At<(Name, Name)>,
 ) -> Result<Json<List<RevisionView>>, ApiError> {
     let id = StackId { environment, stack };
-    let stack = published.cluster.stacks.get(&id).ok_or_else(|| missing(&id))?;
-    Ok(Json(List { index: published.cluster.index, items: view::revisions(stack) }))
+    let stack = published.cluster.stacks().get(&id).ok_or_else(|| missing(&id))?;
+    Ok(Json(List { index: published.cluster.index(), items: view::revisions(stack) }))
 }
 
 fn missing(id: &StackId) -> Problem {

@@ -17,8 +17,8 @@ use common::{
 };
 use coordinator_core::{
     Author, Command, Outcome, Request,
-    cluster::{ApiTokenRecord, JoinTokenRecord},
     command::NewJoinToken,
+    state::{ApiTokenRecord, JoinTokenRecord},
 };
 use link::identity::random_bytes;
 
@@ -48,8 +48,8 @@ fn join_view(id: TokenId, record: &JoinTokenRecord) -> JoinTokenView {
 /// All join tokens, without their secrets.
 #[utoipa::path(get, path = "/api/v1/join-tokens", responses((status = 200, body = List<JoinTokenView>)))]
 pub async fn list_join(Reading(published): Reading) -> Json<List<JoinTokenView>> {
-    let items = published.cluster.join_tokens.iter().map(|(id, record)| join_view(*id, record)).collect();
-    Json(List { index: published.cluster.index, items })
+    let items = published.cluster.join_tokens().iter().map(|(id, record)| join_view(*id, record)).collect();
+    Json(List { index: published.cluster.index(), items })
 }
 
 /// Makes a join token. The answer is the only place where it is shown.
@@ -94,7 +94,7 @@ pub async fn create_join(
     } else {
         let secret = secret_of(&coordinator.seals, JOIN, made, &request);
         let published = coordinator.consensus.read().await?;
-        let known = published.cluster.join_tokens.get(&made).filter(|known| fits(known.secret, &secret));
+        let known = published.cluster.join_tokens().get(&made).filter(|known| fits(known.secret, &secret));
         (secret, known.ok_or_else(|| made_before("join token", made, "wharf host revoke"))?.clone())
     };
     let text = JoinToken { id: made, pin: root_pin, secret }.reveal();
@@ -156,8 +156,8 @@ fn api_view(id: TokenId, record: &ApiTokenRecord) -> ApiTokenView {
 /// All API tokens, without their secrets.
 #[utoipa::path(get, path = "/api/v1/api-tokens", responses((status = 200, body = List<ApiTokenView>)))]
 pub async fn list_api(Reading(published): Reading) -> Json<List<ApiTokenView>> {
-    let items = published.cluster.api_tokens.iter().map(|(id, record)| api_view(*id, record)).collect();
-    Json(List { index: published.cluster.index, items })
+    let items = published.cluster.api_tokens().iter().map(|(id, record)| api_view(*id, record)).collect();
+    Json(List { index: published.cluster.index(), items })
 }
 
 /// Makes an API token. The answer is the only place where it is shown.
@@ -179,7 +179,7 @@ pub async fn create_api(
     } else {
         let secret = secret_of(&coordinator.seals, API, made, &request);
         let published = coordinator.consensus.read().await?;
-        let known = published.cluster.api_tokens.get(&made).filter(|known| fits(known.secret, &secret));
+        let known = published.cluster.api_tokens().get(&made).filter(|known| fits(known.secret, &secret));
         (secret, api_view(made, known.ok_or_else(|| made_before("API token", made, "wharf token rm"))?))
     };
     Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: ApiToken { id: made, secret }.reveal() })))
@@ -232,7 +232,7 @@ pub async fn list_registries(Reading(published): Reading) -> Json<List<RegistryV
         registry: credentials.registry.clone(),
         username: credentials.username.clone(),
     };
-    Json(List { index: published.cluster.index, items: published.cluster.registries.values().map(view).collect() })
+    Json(List { index: published.cluster.index(), items: published.cluster.registries().values().map(view).collect() })
 }
 
 /// Sets the credentials of a registry.

@@ -7,18 +7,18 @@ use common::{
     secret::Secret,
     wire::Files,
 };
-use coordinator_core::{Cluster, cluster::Content};
+use coordinator_core::{State, state::Content};
 
 use crate::seal::Seals;
 
 /// Answers a host.
-pub fn answer(cluster: &Cluster, seals: &Seals, host: HostId, instance: &InstanceId) -> Files {
+pub fn answer(cluster: &State, seals: &Seals, host: HostId, instance: &InstanceId) -> Files {
     contents(cluster, seals, host, instance).map_or_else(Files::Refused, Files::Contents)
 }
 
-fn contents(cluster: &Cluster, seals: &Seals, host: HostId, id: &InstanceId) -> Result<Vec<Secret<Vec<u8>>>, Problem> {
+fn contents(cluster: &State, seals: &Seals, host: HostId, id: &InstanceId) -> Result<Vec<Secret<Vec<u8>>>, Problem> {
     let instance = cluster
-        .instances
+        .instances()
         .get(id)
         .filter(|instance| cluster.is_admitted(host) && instance.host == host && instance.desired.want <= Want::Run);
     // Whether there is such an instance elsewhere is nobody's business.
@@ -27,7 +27,7 @@ fn contents(cluster: &Cluster, seals: &Seals, host: HostId, id: &InstanceId) -> 
     })?;
     let content = |file: &common::file::FileSpec| {
         let id = file.id(id.stack());
-        let version = cluster.files.get(&id).and_then(|record| record.versions.get(&file.version?));
+        let version = cluster.files().get(&id).and_then(|record| record.versions.get(&file.version?));
         let version = version.ok_or_else(|| Problem::new(Code::NotFound, format!("{id} has no such version")))?;
         match &version.content {
             Content::Plain(bytes) => Ok(Secret::new(bytes.to_vec())),

@@ -14,7 +14,7 @@ pub async fn run(dispatch: Dispatch) {
     let mut leading_since: Option<Instant> = None;
     let mut leadership = dispatch.consensus.watch_leadership();
     loop {
-        let settings = dispatch.consensus.current().cluster.settings;
+        let settings = dispatch.consensus.current().cluster.settings();
         let period = (settings.heartbeat.duration() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2));
         tokio::select! {
             changed = leadership.changed() => if changed.is_err() { return },
@@ -38,7 +38,7 @@ pub async fn run(dispatch: Dispatch) {
 
 fn judge_all(dispatch: &Dispatch, leading_since: Instant, settings: Settings) -> Vec<Proposal> {
     let published = dispatch.consensus.current();
-    let judged = published.cluster.hosts.iter().filter_map(|(id, host)| {
+    let judged = published.cluster.hosts().iter().filter_map(|(id, host)| {
         let heard = dispatch.heard(*id);
         let silence = heard.unwrap_or(leading_since).max(leading_since).elapsed();
         let silence = Span(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));

@@ -15,7 +15,7 @@ use common::{
 use coordinator_core::{
     Command, Outcome,
     access::{self, Action, Principal},
-    cluster::Host,
+    state::Host,
     view,
 };
 use link::{
@@ -156,10 +156,10 @@ impl Session {
         let (number, changed) = self.dispatch.begin(self.host, connection);
         self.number = number;
         let coordinators = view::coordinators(&published.cluster);
-        let heartbeat = published.cluster.settings.heartbeat;
+        let heartbeat = published.cluster.settings().heartbeat;
         outgoing.send(&ToAgent::Welcome { heartbeat, coordinators: coordinators.clone() }).await?;
         info!("a session has begun");
-        Ok(Telling::new(published.cluster.index, changed, coordinators))
+        Ok(Telling::new(published.cluster.index(), changed, coordinators))
     }
 
     /// Takes in what the agent says.
@@ -204,7 +204,7 @@ impl Session {
 
     async fn put_facts(&self, facts: HostFacts) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
-        let known = published.cluster.hosts.get(&self.host);
+        let known = published.cluster.hosts().get(&self.host);
         let is_known = |host: &Host| {
             host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine) && host.left_at.is_none()
         };
@@ -221,7 +221,7 @@ impl Session {
     /// Writes what the host cannot do now, if that is news.
     async fn put_conditions(&self, conditions: Vec<HostCondition>) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
-        if published.cluster.hosts.get(&self.host).is_some_and(|host| host.conditions != conditions) {
+        if published.cluster.hosts().get(&self.host).is_some_and(|host| host.conditions != conditions) {
             let command = Command::HostConditions { host: self.host, conditions };
             self.dispatch.consensus.propose(vec![command.into()]).await?;
         }
@@ -232,7 +232,7 @@ impl Session {
     async fn put_observed(&self, mut instances: Vec<(InstanceId, Observed)>) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
         instances.retain(|(id, observed)| {
-            let known = published.cluster.instances.get(id);
+            let known = published.cluster.instances().get(id);
             known.is_some_and(|instance| instance.host == self.host && instance.observed != *observed)
         });
         if !instances.is_empty() {

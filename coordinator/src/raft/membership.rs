@@ -11,7 +11,10 @@ use std::{
 };
 
 use common::id::MemberId;
-use coordinator_core::{Cluster, Command, cluster::MemberState};
+use coordinator_core::{
+    Command, State,
+    state::{Member, MemberState},
+};
 use openraft::{BasicNode, ChangeMembers};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -63,10 +66,11 @@ pub async fn run(consensus: Consensus) {
     loop {
         if consensus.leadership().leads {
             let cluster = published.borrow_and_update().cluster.clone();
-            silent.retain(|id, _| cluster.members.contains_key(id));
+            silent.retain(|id, _| cluster.members().contains_key(id));
             let now = Instant::now();
             let postponed = silent.iter().filter(|(_, one)| one.again > now).map(|(id, _)| *id).collect();
-            if let Some(step) = next_step(&cluster, &consensus.group(), &postponed) {
+            let members = cluster.members().iter().map(|(id, member)| (*id, member.clone())).collect();
+            if let Some(step) = next_step(&members, &consensus.group(), &postponed) {
                 let taken = take(&consensus, &step).await;
                 note(&consensus, &cluster, &mut silent, &step, (now, taken)).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -105,10 +109,14 @@ pub async fn notice_removal(consensus: Consensus) {
 }
 
 /// The next step, of those whose member was not found silent a moment ago.
-fn next_step(cluster: &Cluster, group: &[GroupMember], postponed: &BTreeSet<MemberId>) -> Option<Step> {
+fn next_step(
+    members: &BTreeMap<MemberId, Member>,
+    group: &[GroupMember],
+    postponed: &BTreeSet<MemberId>,
+) -> Option<Step> {
     let another_votes = |id: MemberId| group.iter().any(|other| other.votes && other.id != id);
     let of_member = |id: MemberId, known: Option<&GroupMember>| {
-        let member = cluster.members.get(&id)?;
+        let member = members.get(&id)?;
         match (member.state, known) {
             (MemberState::Present, None) => Some(Step::AddLearner(id, member.address)),
             (MemberState::Present, Some(known)) if known.address != member.address.to_string() => {
@@ -121,7 +129,7 @@ fn next_step(cluster: &Cluster, group: &[GroupMember], postponed: &BTreeSet<Memb
             (MemberState::Leaving, None) => Some(Step::Forget(id)),
         }
     };
-    cluster.members.keys().find_map(|id| {
+    members.keys().find_map(|id| {
         let known = group.iter().find(|other| other.id == *id);
         of_member(*id, known).filter(|step| {
             !matches!(step, Step::AddLearner(..) | Step::Promote(..)) || !postponed.contains(&step.member())
@@ -224,13 +232,13 @@ async fn must_follow(consensus: &Consensus, id: MemberId) -> Result<(), NotTaken
 /// Notes what came of a step: in the state, when people should know.
 async fn note(
     consensus: &Consensus,
-    cluster: &Cluster,
+    cluster: &State,
     silent: &mut BTreeMap<MemberId, Silent>,
     step: &Step,
     (began, taken): (Instant, Result<(), NotTaken>),
 ) {
     let id = step.member();
-    let is_said = cluster.members.get(&id).is_some_and(|member| member.unreached_since.is_some());
+    let is_said = cluster.members().get(&id).is_some_and(|member| member.unreached_since.is_some());
     let reached = match taken {
         Ok(()) => {
             if matches!(step, Step::Promote(..)) {
@@ -263,16 +271,15 @@ async fn note(
 mod tests {
     use super::*;
     use common::id::HostId;
-    use coordinator_core::cluster::Member;
 
     #[test]
     fn the_group_is_brought_closer_one_step_at_a_time() {
-        let mut cluster = Cluster::default();
+        let mut members = BTreeMap::new();
         let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         let member = |port: u16, state| Member { state, ..Member::new(HostId([port as u8; 10]), address(port)) };
-        cluster.members.insert(MemberId(1), member(1, MemberState::Present));
-        cluster.members.insert(MemberId(2), member(2, MemberState::Present));
-        cluster.members.insert(MemberId(3), member(3, MemberState::Leaving));
+        members.insert(MemberId(1), member(1, MemberState::Present));
+        members.insert(MemberId(2), member(2, MemberState::Present));
+        members.insert(MemberId(3), member(3, MemberState::Leaving));
         let known = |id: u64, votes| GroupMember { id: MemberId(id), votes, address: format!("10.0.0.1:{id}") };
         let (nobody, second) = (BTreeSet::new(), BTreeSet::from([MemberId(2)]));
         let (two, three) = (MemberId(2), MemberId(3));
@@ -291,12 +298,12 @@ mod tests {
             ),
         ];
         for (group, postponed, step) in cases {
-            assert_eq!(next_step(&cluster, group, postponed), step, "{group:?}");
+            assert_eq!(next_step(&members, group, postponed), step, "{group:?}");
         }
-        cluster.members.remove(&three);
-        assert_eq!(next_step(&cluster, &[known(1, true), known(2, true)], &nobody), None);
-        cluster.members.insert(MemberId(1), member(1, MemberState::Leaving));
+        members.remove(&three);
+        assert_eq!(next_step(&members, &[known(1, true), known(2, true)], &nobody), None);
+        members.insert(MemberId(1), member(1, MemberState::Leaving));
         let alone = [known(1, true)];
-        assert_eq!(next_step(&cluster, &alone, &second), None, "the last voter stays until another one votes");
+        assert_eq!(next_step(&members, &alone, &second), None, "the last voter stays until another one votes");
     }
 }

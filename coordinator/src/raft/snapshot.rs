@@ -6,7 +6,7 @@ use std::{
 };
 
 use common::codec::Format;
-use coordinator_core::Cluster;
+use coordinator_core::State;
 use openraft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct SnapshotFile {
     /// Where in the log it was taken.
     pub meta: SnapshotMeta<u64, openraft::BasicNode>,
     /// The state there.
-    pub cluster: Cluster,
+    pub cluster: State,
 }
 
 fn file_name(index: u64) -> String {

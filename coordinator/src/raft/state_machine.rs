@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use coordinator_core::{Cluster, Outcome};
+use coordinator_core::{Outcome, State};
 use openraft::{
     EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     storage::RaftStateMachine,
@@ -23,7 +23,7 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub struct Published {
     /// The state.
-    pub cluster: Cluster,
+    pub cluster: State,
     /// The index of the last log entry in it.
     pub applied: u64,
 }
@@ -32,13 +32,14 @@ pub struct Published {
 #[derive(Clone)]
 pub struct StateMachine {
     directory: PathBuf,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Applied>>,
     publish: Arc<watch::Sender<Arc<Published>>>,
 }
 
+/// All that the log has led to so far.
 #[derive(Default)]
-struct State {
-    cluster: Cluster,
+struct Applied {
+    cluster: State,
     applied: Option<LogId>,
     membership: StoredMembership,
 }
@@ -51,9 +52,9 @@ impl StateMachine {
     /// The state of the newest snapshot, or none at all.
     pub fn open(directory: &Path) -> Result<(StateMachine, watch::Receiver<Arc<Published>>), StoreError> {
         let state = match snapshot::load_newest(directory)? {
-            None => State::default(),
+            None => Applied::default(),
             Some((_, file)) => {
-                State { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership }
+                Applied { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership }
             }
         };
         let (publish, published) = watch::channel(Arc::new(published(&state)));
@@ -65,7 +66,7 @@ impl StateMachine {
         Ok((machine, published))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Applied> {
         self.state.lock().expect("apply never panics")
     }
 
@@ -74,7 +75,7 @@ impl StateMachine {
     }
 }
 
-fn published(state: &State) -> Published {
+fn published(state: &Applied) -> Published {
     Published { cluster: state.cluster.clone(), applied: state.applied.map_or(0, |applied| applied.index) }
 }
 
@@ -156,7 +157,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let saved = tokio::task::spawn_blocking(move || snapshot::save(&directory, index, &bytes)).await;
         saved.map_err(|e| snapshot_error(ErrorVerb::Write, e))?.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
         let mut state = self.state();
-        *state = State { cluster: file.cluster, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        *state = Applied { cluster: file.cluster, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         self.publish.send_replace(Arc::new(published(&state)));
         Ok(())
     }

@@ -294,7 +294,7 @@ async fn a_coordinator_that_never_starts_takes_no_vote() {
     // It was reached once, and died before it had anything.
     consensus.raft.add_learner(2, openraft::BasicNode::new(NOWHERE), false).await.expect("is added");
     consensus.propose(vec![admission().into()]).await.expect("it is admitted");
-    let second = |consensus: &Consensus| consensus.current().cluster.members.get(&MemberId(2)).cloned();
+    let second = |consensus: &Consensus| consensus.current().cluster.members().get(&MemberId(2)).cloned();
     let is_said = |consensus: &Consensus| second(consensus).is_some_and(|member| member.unreached_since.is_some());
     wait_for(&consensus, "it is said that it cannot be reached", is_said).await;
     let group = consensus.group();
@@ -303,7 +303,7 @@ async fn a_coordinator_that_never_starts_takes_no_vote() {
     consensus.propose(vec![Command::RemoveMember(MemberId(2)).into()]).await.expect("one still decides alone");
     wait_for(&consensus, "it is forgotten", |consensus| second(consensus).is_none()).await;
     assert!(consensus.last_log_index() <= before + 3, "{} after {before}", consensus.last_log_index());
-    let events: Vec<String> = consensus.current().cluster.events.values().map(|event| event.reason.clone()).collect();
+    let events: Vec<String> = consensus.current().cluster.events().values().map(|event| event.reason.clone()).collect();
     assert_eq!(events.iter().filter(|reason| *reason == "member-unreached").count(), 1, "{events:?}");
     stop.cancel();
     consensus.shutdown().await;
@@ -318,7 +318,7 @@ async fn a_learner_that_leaves_is_removed_once() {
     let both = vec![admission().into(), Command::RemoveMember(MemberId(2)).into()];
     consensus.propose(both).await.expect("it comes and goes");
     let is_gone = |consensus: &Consensus| {
-        consensus.group().len() == 1 && !consensus.current().cluster.members.contains_key(&MemberId(2))
+        consensus.group().len() == 1 && !consensus.current().cluster.members().contains_key(&MemberId(2))
     };
     wait_for(&consensus, "it is gone", is_gone).await;
     assert!(consensus.last_log_index() <= before + 4, "{} after {before}", consensus.last_log_index());

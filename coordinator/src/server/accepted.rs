@@ -11,7 +11,7 @@ use std::{
 
 use common::wire::PeerIdentity;
 use coordinator_core::{
-    Cluster,
+    Changes, State,
     access::{Action, Principal, Refusal, authorize},
 };
 use link::Connection;
@@ -24,12 +24,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// All connections. Clones share them.
 #[derive(Clone, Default)]
-pub struct Accepted(Arc<Mutex<State>>);
+pub struct Accepted(Arc<Mutex<Open>>);
 
 #[derive(Default)]
-struct State {
+struct Open {
     last: u64,
-    open: HashMap<u64, (Connection, Arc<AtomicBool>)>,
+    connections: HashMap<u64, (Connection, Arc<AtomicBool>)>,
 }
 
 /// A connection for as long as it is served.
@@ -50,21 +50,21 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.accepted.state().open.remove(&self.number);
+        self.accepted.open().connections.remove(&self.number);
     }
 }
 
 impl Accepted {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.0.lock().expect("no panic while it is held")
     }
 
     /// Notes a new connection.
     pub fn begin(&self, connection: Connection) -> OpenConnection {
-        let mut state = self.state();
-        state.last += 1;
-        let (number, has_session) = (state.last, Arc::<AtomicBool>::default());
-        state.open.insert(number, (connection.clone(), has_session.clone()));
+        let mut open = self.open();
+        open.last += 1;
+        let (number, has_session) = (open.last, Arc::<AtomicBool>::default());
+        open.connections.insert(number, (connection.clone(), has_session.clone()));
         OpenConnection { connection, number, has_session, accepted: self.clone() }
     }
 
@@ -74,7 +74,7 @@ impl Accepted {
         let mut seen = published.borrow_and_update().cluster.clone();
         while published.changed().await.is_ok() {
             let next = published.borrow_and_update().cluster.clone();
-            if !next.members.ptr_eq(&seen.members) || !next.removed_hosts.ptr_eq(&seen.removed_hosts) {
+            if Changes::between(&seen, &next).concern_peers() {
                 tokio::time::sleep(FAREWELL).await;
                 self.close(&next);
             }
@@ -82,8 +82,8 @@ impl Accepted {
         }
     }
 
-    fn close(&self, cluster: &Cluster) {
-        for (connection, has_session) in self.state().open.values() {
+    fn close(&self, cluster: &State) {
+        for (connection, has_session) in self.open().connections.values() {
             let peer = connection.peer();
             if is_over(cluster, peer, has_session.load(Ordering::Relaxed)) {
                 info!(host = %peer.host, "the connection of who was removed is closed");
@@ -94,7 +94,7 @@ impl Accepted {
 }
 
 /// Whether a connection ends. The host of a coordinator that was removed is a host still, and its agent speaks on.
-fn is_over(cluster: &Cluster, peer: PeerIdentity, has_session: bool) -> bool {
+fn is_over(cluster: &State, peer: PeerIdentity, has_session: bool) -> bool {
     let removed = |action| authorize(&Principal::Peer(peer), &action, cluster) == Err(Refusal::Removed);
     removed(Action::Host(peer.host)) || (!has_session && peer.member.is_some_and(|id| removed(Action::Agree(id))))
 }

@@ -14,10 +14,10 @@ use common::{
     time::Timestamp,
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Outcome, Plan, Proposal,
-    cluster::{Instance, Service, Task},
+    Batch, Command, Outcome, Plan, Proposal, State,
     command::Placement,
     plan::{self, Blocked},
+    state::{Instance, Service, Task},
     view,
 };
 
@@ -52,7 +52,7 @@ pub struct Oracle {
 
 impl Oracle {
     /// Applies a proposal and compares the state before with the state after.
-    pub fn apply(&mut self, cluster: &mut Cluster, batch: &Batch) -> Checked {
+    pub fn apply(&mut self, cluster: &mut State, batch: &Batch) -> Checked {
         let before = cluster.clone();
         for proposal in &batch.proposals {
             self.apply_one(cluster, batch, proposal)?;
@@ -62,14 +62,14 @@ impl Oracle {
         slots_are_filled_once(cluster)?;
         self.names_lead_where_they_should(&before, cluster)?;
         let revived = |(id, instance): &(&InstanceId, &Instance)| {
-            let before = before.instances.get(*id).is_some_and(|before| before.observed.phase.is_terminal());
+            let before = before.instances().get(*id).is_some_and(|before| before.observed.phase.is_terminal());
             before && !instance.observed.phase.is_terminal()
         };
-        self.revived.extend(cluster.instances.iter().filter(revived).map(|(id, _)| id.clone()));
+        self.revived.extend(cluster.instances().iter().filter(revived).map(|(id, _)| id.clone()));
         self.hosts_are_not_overbooked(cluster)
     }
 
-    fn apply_one(&mut self, cluster: &mut Cluster, batch: &Batch, proposal: &Proposal) -> Checked {
+    fn apply_one(&mut self, cluster: &mut State, batch: &Batch, proposal: &Proposal) -> Checked {
         let before = cluster.clone();
         let outcome = cluster.apply(&Batch { at: batch.at, proposals: vec![proposal.clone()] });
         if matches!(outcome[..], [Outcome::Rejected(_)]) {
@@ -96,25 +96,26 @@ impl Oracle {
         }
         if let (Command::Retry(service), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
             // Of slots that have not failed, what was tried stays.
-            let is_anew = |slot: &SlotId| slot.service == *service && before.slots.get(slot) != cluster.slots.get(slot);
+            let is_anew =
+                |slot: &SlotId| slot.service == *service && before.slots().get(slot) != cluster.slots().get(slot);
             self.failed.retain(|(slot, _)| slot.service != *service);
             self.retries.retain(|(slot, ..), _| !is_anew(slot));
             self.failures.retain(|(slot, _)| slot.service != *service);
         }
         // A service that is gone and comes again begins anew.
-        let is_there = |slot: &SlotId| cluster.slots.contains_key(slot);
+        let is_there = |slot: &SlotId| cluster.slots().contains_key(slot);
         self.done.retain(|(slot, _)| is_there(slot));
         self.failed.retain(|(slot, _)| is_there(slot));
         self.retries.retain(|(slot, ..), _| is_there(slot));
         self.failures.retain(|(slot, _)| is_there(slot));
-        let gone = |id: &&InstanceId| cluster.instances.get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
-        self.ended.extend(before.instances.keys().filter(gone).cloned());
+        let gone = |id: &&InstanceId| cluster.instances().get(*id).is_none_or(|i| i.desired.want >= Want::Stop);
+        self.ended.extend(before.instances().keys().filter(gone).cloned());
         if let Command::Observe { instances, .. } = &proposal.command {
             let reported_gone = |(id, observed): &&(InstanceId, _)| {
                 let observed: &common::instance::Observed = observed;
                 observed.phase == Phase::Purged
-                    && before.instances.contains_key(id)
-                    && !cluster.instances.contains_key(id)
+                    && before.instances().contains_key(id)
+                    && !cluster.instances().contains_key(id)
             };
             self.purged.extend(instances.iter().filter(reported_gone).map(|(id, _)| id.clone()));
         }
@@ -123,13 +124,13 @@ impl Oracle {
 
     /// I13: the directory that is followed is the one of the state, names what serves and nothing that is to end, and
     /// no two services have the same address.
-    fn names_lead_where_they_should(&mut self, before: &Cluster, cluster: &Cluster) -> Checked {
+    fn names_lead_where_they_should(&mut self, before: &State, cluster: &State) -> Checked {
         view::follow(&mut self.directory, before, cluster);
         if self.directory != view::directory(cluster) {
             return Err("I13: the directory is not what the state says".into());
         }
         let serves =
-            |id: &InstanceId| cluster.instances.get(id).is_some_and(|i| i.fills_slot() && i.observed.is_serving());
+            |id: &InstanceId| cluster.instances().get(id).is_some_and(|i| i.fills_slot() && i.observed.is_serving());
         if let Some((id, _)) = self.directory.instances().find(|(id, endpoint)| endpoint.serves && !serves(id)) {
             return Err(format!("I13: others are led to {id}, which does not serve"));
         }
@@ -144,8 +145,8 @@ impl Oracle {
     }
 
     /// I3 and I4: what instances reserve exists, and a port or device is booked once.
-    fn hosts_are_not_overbooked(&self, cluster: &Cluster) -> Checked {
-        for (host, record) in &cluster.hosts {
+    fn hosts_are_not_overbooked(&self, cluster: &State) -> Checked {
+        for (host, record) in cluster.hosts() {
             let capacity = record.capacity();
             if cluster.instances_on(*host).any(|(id, _)| self.revived.contains(id)) {
                 continue;
@@ -176,8 +177,8 @@ impl Oracle {
     }
 
     /// Notes what an observation that was taken says of an instance's end.
-    fn note_end(&mut self, before: &Cluster, after: &Cluster, host: HostId, id: &InstanceId) {
-        let (Some(old), Some(new)) = (before.instances.get(id), after.instances.get(id)) else { return };
+    fn note_end(&mut self, before: &State, after: &State, host: HostId, id: &InstanceId) {
+        let (Some(old), Some(new)) = (before.instances().get(id), after.instances().get(id)) else { return };
         let is_lost = matches!(old.verdict, Verdict::Lost { .. });
         if new.host != host || old.observed == new.observed {
             return;
@@ -210,7 +211,7 @@ impl Oracle {
     }
 
     /// I14: what has ended, well or failed for good, is not begun again, wherever and for whatever reason.
-    fn ended_is_ended(&self, before: &Cluster, placement: &Placement) -> Checked {
+    fn ended_is_ended(&self, before: &State, placement: &Placement) -> Checked {
         let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
         let task = task_of(service, placement.revision);
         for (over, how) in [(&self.done, "done"), (&self.failed, "failed for good")] {
@@ -222,7 +223,7 @@ impl Oracle {
     }
 
     /// I15: a service changes after what it depends on.
-    fn dependencies_come_first(&self, before: &Cluster, placement: &Placement) -> Checked {
+    fn dependencies_come_first(&self, before: &State, placement: &Placement) -> Checked {
         let id = &placement.slot.service;
         let Some(service) = before.service(id).filter(|service| placement.revision == service.revision) else {
             return Ok(());
@@ -234,7 +235,7 @@ impl Oracle {
     }
 
     /// What a service that changes has to wait for, if there is something.
-    fn unreached(&self, cluster: &Cluster, id: &ServiceId, service: &Service) -> Option<String> {
+    fn unreached(&self, cluster: &State, id: &ServiceId, service: &Service) -> Option<String> {
         let changes = service.stable.as_ref().is_none_or(|stable| stable.revision != service.revision);
         if !changes || service.rollout.state != RolloutState::Rolling {
             return None;
@@ -261,7 +262,7 @@ impl Oracle {
     }
 
     /// Whether an instance of an earlier revision is all that there is of its slot.
-    fn stands_in(&self, cluster: &Cluster, id: &InstanceId, service: &Service) -> bool {
+    fn stands_in(&self, cluster: &State, id: &InstanceId, service: &Service) -> bool {
         let task = task_of(service, service.revision);
         let over = [&self.done, &self.failed].iter().any(|all| all.contains(&(id.slot.clone(), task)));
         let mut filling = cluster.instances_of_slot(&id.slot).filter(|(_, i)| i.fills_slot());
@@ -269,13 +270,13 @@ impl Oracle {
     }
 
     /// I16: retries are counted for the slot and what it is to do, over all instances and hosts.
-    fn retries_go_on(&self, before: &Cluster, after: &Cluster, placement: &Placement) -> Checked {
+    fn retries_go_on(&self, before: &State, after: &State, placement: &Placement) -> Checked {
         let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
         let slot = &placement.slot;
         let task = task_of(service, placement.revision);
         let known = self.retries.get(&(slot.clone(), task, placement.revision)).copied().unwrap_or(0);
         let id = slot.instance(placement.expect_incarnation + 1);
-        match after.instances.get(&id).map(|instance| instance.observed.retries) {
+        match after.instances().get(&id).map(|instance| instance.observed.retries) {
             Some(found) if found != known => Err(format!("I16: {id} begins with {found} retries, not {known}")),
             _ => Ok(()),
         }
@@ -283,7 +284,7 @@ impl Oracle {
 
     /// I17 and I18, of a plan: what does not change yet is not ended for the change, and a revision begins with a
     /// clean slate.
-    pub fn judge_plan(&self, cluster: &Cluster, planned: &Plan) -> Checked {
+    pub fn judge_plan(&self, cluster: &State, planned: &Plan) -> Checked {
         for command in &planned.commands {
             let Command::Desire { instance, desired } = command else { continue };
             let id = instance.service();
@@ -323,12 +324,12 @@ impl Oracle {
     }
 
     /// I9: no agent ends what runs without an order or its own policy; and none starts what is over.
-    pub fn judge_action(&self, host: &Host, action: &Action, known: &Cluster, now: Timestamp) -> Checked {
+    pub fn judge_action(&self, host: &Host, action: &Action, known: &State, now: Timestamp) -> Checked {
         let part = action.part();
         let instance = &part.instance;
         match action {
             Action::Stop { .. } => {
-                let ordered = self.ended.contains(instance) || !known.instances.contains_key(instance);
+                let ordered = self.ended.contains(instance) || !known.instances().contains_key(instance);
                 let own_reason = host.is_unhealthy(part)
                     || host.is_without_lease(part, now)
                     || host.has_new_network(part)
@@ -365,12 +366,12 @@ fn task_of(service: &Service, revision: u64) -> Key {
 }
 
 /// Nothing new comes to a host that is cordoned or emptied, and nothing to one that has not its data.
-fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> Checked {
-    let host = before.hosts.get(&placement.host).ok_or("a host that is gone got an instance")?;
+fn hosts_take_what_people_let_them(before: &State, placement: &Placement) -> Checked {
+    let host = before.hosts().get(&placement.host).ok_or("a host that is gone got an instance")?;
     if host.availability != Availability::Active {
         return Err(format!("{} was placed on {}, which is {}", placement.slot, host.name, host.availability.word()));
     }
-    let home = before.slots.get(&placement.slot).and_then(|slot| slot.home);
+    let home = before.slots().get(&placement.slot).and_then(|slot| slot.home);
     let service = before.service(&placement.slot.service);
     let held_back = service
         .and_then(|s| before.held_back(&placement.slot.service, s))
@@ -387,10 +388,10 @@ fn hosts_take_what_people_let_them(before: &Cluster, placement: &Placement) -> C
 
 /// I9: what runs on a host that has been heard of for a while is not replaced, unless it is outdated or its
 /// host is emptied.
-fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, batch: &Batch) -> Checked {
+fn only_the_lost_are_replaced(before: &State, replaced: Option<&InstanceId>, batch: &Batch) -> Checked {
     let Some(replaced) = replaced else { return Ok(()) };
-    let Some(instance) = before.instances.get(replaced) else { return Ok(()) };
-    match before.hosts.get(&instance.host) {
+    let Some(instance) = before.instances().get(replaced) else { return Ok(()) };
+    match before.hosts().get(&instance.host) {
         Some(host) if host.liveness == Liveness::Ready && !before.must_move(replaced, instance) => {
             Err(format!("I9: {replaced} was replaced at {} although its host is ready", batch.at))
         }
@@ -399,7 +400,7 @@ fn only_the_lost_are_replaced(before: &Cluster, replaced: Option<&InstanceId>, b
 }
 
 /// Of a revision that is not promoted there are no more than its canary, which is replaced one by one at most.
-fn canaries_are_small(cluster: &Cluster, id: &ServiceId) -> Checked {
+fn canaries_are_small(cluster: &State, id: &ServiceId) -> Checked {
     let Some((service, canary)) = cluster.service(id).and_then(|service| Some((service, service.canary()?))) else {
         return Ok(());
     };
@@ -421,8 +422,8 @@ pub fn strict_singletons_are_alone<'a>(hosts: impl Iterator<Item = &'a Host>) ->
 }
 
 /// What a stack is said to be is what its services are.
-fn stacks_say_what_is(cluster: &Cluster) -> Checked {
-    for (id, stack) in &cluster.stacks {
+fn stacks_say_what_is(cluster: &State) -> Checked {
+    for (id, stack) in cluster.stacks() {
         let says = |(name, service): (&_, &Service)| stack.spec.services.get(name) == Some(&*service.spec);
         if let Some(violation) = stack.spec.validate().first() {
             return Err(format!("stack {id} is not a valid one: {violation}"));
@@ -435,9 +436,9 @@ fn stacks_say_what_is(cluster: &Cluster) -> Checked {
 }
 
 /// I1: a slot has at most one instance that fills it, or two while one takes the place of the other.
-fn slots_are_filled_once(cluster: &Cluster) -> Checked {
+fn slots_are_filled_once(cluster: &State) -> Checked {
     let mut filled: BTreeMap<&SlotId, usize> = BTreeMap::new();
-    for (id, _) in cluster.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
+    for (id, _) in cluster.instances().iter().filter(|(_, instance)| instance.fills_slot()) {
         let count = filled.entry(&id.slot).or_default();
         *count += 1;
         if *count > 2 {
@@ -448,9 +449,9 @@ fn slots_are_filled_once(cluster: &Cluster) -> Checked {
 }
 
 /// I5: what is observed only rises, what is desired only moves onward, and no instance moves.
-fn observations_only_rise(before: &Cluster, after: &Cluster) -> Checked {
-    for (id, instance) in &after.instances {
-        let Some(earlier) = before.instances.get(id) else { continue };
+fn observations_only_rise(before: &State, after: &State) -> Checked {
+    for (id, instance) in after.instances() {
+        let Some(earlier) = before.instances().get(id) else { continue };
         if !instance.observed.may_follow(&earlier.observed) {
             return Err(format!("I5: {id} fell from {:?} to {:?}", earlier.observed, instance.observed));
         }
@@ -461,44 +462,45 @@ fn observations_only_rise(before: &Cluster, after: &Cluster) -> Checked {
             return Err(format!("I5: {id} moved"));
         }
     }
-    let back = |(slot, record): &(&SlotId, &coordinator_core::cluster::Slot)| {
-        before.slots.get(*slot).is_some_and(|earlier| record.incarnation < earlier.incarnation)
+    let back = |(slot, record): &(&SlotId, &coordinator_core::state::Slot)| {
+        before.slots().get(*slot).is_some_and(|earlier| record.incarnation < earlier.incarnation)
     };
-    match after.slots.iter().find(back) {
+    match after.slots().iter().find(back) {
         Some((slot, _)) => Err(format!("I5: the incarnation of {slot} fell")),
         None => Ok(()),
     }
 }
 
 /// I8: a command that is refused changes nothing but the clock.
-fn refusals_change_nothing(before: &Cluster, batch: &Batch, command: &Command) -> Checked {
+fn refusals_change_nothing(before: &State, batch: &Batch, command: &Command) -> Checked {
     let mut again = before.clone();
     let outcome = again.apply(&Batch { at: batch.at, proposals: vec![command.clone().into()] });
     if !matches!(outcome[..], [Outcome::Rejected(_)]) {
         // The refusal was that of an earlier request with the same id.
         return Ok(());
     }
-    again.clock = before.clock;
-    if again == *before { Ok(()) } else { Err(format!("I8: a refused command changed the state: {command:?}")) }
+    let mut expected = before.clone();
+    expected.apply(&Batch { at: batch.at, proposals: Vec::new() });
+    if again == expected { Ok(()) } else { Err(format!("I8: a refused command changed the state: {command:?}")) }
 }
 
 /// I11: what runs is what is wanted. Services that fit nowhere may lack instances.
 pub fn what_runs_is_wanted<'a>(
-    cluster: &Cluster,
+    cluster: &State,
     hosts: impl Iterator<Item = &'a Host> + Clone,
     blocked: &BTreeSet<ServiceId>,
 ) -> Checked {
     for host in hosts.clone() {
         let running: BTreeSet<&PartId> = host.running().collect();
         for part in &running {
-            let instance = cluster.instances.get(&part.instance).filter(|i| i.fills_slot() && i.host == host.id());
+            let instance = cluster.instances().get(&part.instance).filter(|i| i.fills_slot() && i.host == host.id());
             let Some(instance) = instance else { return Err(format!("I11: {part} runs and is not wanted")) };
             instances_are_whole(part, &running, instance, host)?;
         }
     }
     let is_main = |part: &&PartId| part.part == Part::Main;
     let running: BTreeSet<&InstanceId> = hosts.flat_map(Host::running).filter(is_main).map(|p| &p.instance).collect();
-    for (stack_id, stack) in &cluster.stacks {
+    for (stack_id, stack) in cluster.stacks() {
         if stack.removing {
             return Err(format!("I12: stack {stack_id} is still being removed"));
         }
@@ -564,9 +566,9 @@ fn instances_are_whole(part: &PartId, running: &BTreeSet<&PartId>, instance: &In
 }
 
 /// I12: nothing is kept of what is over, one ended instance for each slot aside.
-pub fn nothing_is_left_over(cluster: &Cluster) -> Checked {
+pub fn nothing_is_left_over(cluster: &State) -> Checked {
     let mut kept: BTreeSet<&SlotId> = BTreeSet::new();
-    for (id, instance) in cluster.instances.iter().filter(|(_, instance)| !instance.fills_slot()) {
+    for (id, instance) in cluster.instances().iter().filter(|(_, instance)| !instance.fills_slot()) {
         let ended = instance.desired.want == Want::Stop;
         if !ended {
             return Err(format!("I12: {id} is left over: {:?} {:?}", instance.desired, instance.observed.phase));
@@ -574,9 +576,12 @@ pub fn nothing_is_left_over(cluster: &Cluster) -> Checked {
         kept.insert(&id.slot);
     }
     let known = |slot: &&SlotId| {
-        cluster.stacks.get(&slot.service.stack).is_some_and(|stack| stack.services.contains_key(&slot.service.service))
+        cluster
+            .stacks()
+            .get(&slot.service.stack)
+            .is_some_and(|stack| stack.services.contains_key(&slot.service.service))
     };
-    match cluster.slots.keys().find(|slot| !known(slot)) {
+    match cluster.slots().keys().find(|slot| !known(slot)) {
         Some(slot) => Err(format!("I12: {slot} belongs to no service")),
         None => Ok(()),
     }

@@ -15,7 +15,7 @@ use common::{
     },
     time::{Span, Timestamp},
 };
-use coordinator_core::{Cluster, Command};
+use coordinator_core::{Command, State};
 
 use crate::random::Random;
 
@@ -26,7 +26,7 @@ fn name(text: &str) -> Name {
 /// Something that a person does.
 ///
 /// Some people want strict singletons most of the time.
-pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: bool) -> Command {
+pub fn request(random: &mut Random, cluster: &State, now: Timestamp, strict: bool) -> Command {
     let stack = StackId { environment: default_environment(), stack: name(["shop", "blog"][random.below(2)]) };
     match random.below(16) {
         0 => Command::RemoveStack(stack),
@@ -49,7 +49,7 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
             Command::ScaleService { id: service, replicas: random.below(5) as u32 }
         }
         _ => {
-            let revision = cluster.stacks.get(&stack).map_or(0, |stack| stack.revision);
+            let revision = cluster.stacks().get(&stack).map_or(0, |stack| stack.revision);
             let expect_revision = random.chance(50).then_some(revision);
             Command::PutStack {
                 id: stack,
@@ -64,8 +64,8 @@ pub fn request(random: &mut Random, cluster: &Cluster, now: Timestamp, strict: b
 }
 
 /// A person goes back to a revision of a stack, if there is one.
-fn back_to_an_earlier_one(random: &mut Random, cluster: &Cluster, id: StackId) -> Command {
-    let kept = cluster.stacks.get(&id).and_then(|stack| random.pick(stack.history.iter()));
+fn back_to_an_earlier_one(random: &mut Random, cluster: &State, id: StackId) -> Command {
+    let kept = cluster.stacks().get(&id).and_then(|stack| random.pick(stack.history.iter()));
     match kept.map(|kept| kept.spec.clone()) {
         Some(spec) => {
             let (files, what) = (Vec::new(), "back".to_owned());
@@ -76,11 +76,11 @@ fn back_to_an_earlier_one(random: &mut Random, cluster: &Cluster, id: StackId) -
 }
 
 /// Hosts are closed and opened, most often opened.
-fn availability(random: &mut Random, cluster: &Cluster, now: Timestamp) -> Command {
-    let host = random.pick(cluster.hosts.keys().copied()).expect("the first host never goes");
+fn availability(random: &mut Random, cluster: &State, now: Timestamp) -> Command {
+    let host = random.pick(cluster.hosts().keys().copied()).expect("the first host never goes");
     if random.chance(15) {
         // Less than what is reserved already would be no fault of the planner.
-        let before = cluster.hosts.get(&host).map_or(100, |host| host.oversubscription.cpu);
+        let before = cluster.hosts().get(&host).map_or(100, |host| host.oversubscription.cpu);
         let hundredths = before + random.below(50) as u32;
         let oversubscription = Oversubscription { cpu: hundredths, memory: hundredths };
         return Command::Oversubscribe { host, oversubscription };

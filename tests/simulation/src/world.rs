@@ -20,7 +20,7 @@ use common::{
     wire::Grant,
 };
 use coordinator_core::{
-    Batch, Cluster, Command, Moment, Planner, Proposal, RequestId,
+    Batch, Command, Moment, Planner, Proposal, RequestId, State,
     command::{Admission, Authority, Genesis, NewJoinToken},
     lease, plan, view,
 };
@@ -65,7 +65,7 @@ struct Session {
 
 /// A leader that does not know yet that it leads no more: it answers from what it knew then.
 struct Deposed {
-    cluster: Cluster,
+    cluster: State,
     until: Timestamp,
     hosts: BTreeSet<HostId>,
 }
@@ -74,7 +74,7 @@ struct Deposed {
 pub struct World {
     random: Random,
     now: Timestamp,
-    cluster: Cluster,
+    cluster: State,
     oracle: Oracle,
     log: Vec<Batch>,
     planner: Planner,
@@ -104,7 +104,7 @@ impl World {
         let mut world = World {
             random: Random::new(seed),
             now: BEGINNING,
-            cluster: Cluster::default(),
+            cluster: State::default(),
             oracle: Oracle::default(),
             log: Vec::new(),
             planner: Planner::default(),
@@ -330,7 +330,7 @@ impl World {
             return Ok(());
         }
         if !self.sessions.contains_key(&id) {
-            let known = self.cluster.hosts.get(&id);
+            let known = self.cluster.hosts().get(&id);
             if known.is_none_or(|known| known.facts.as_ref() != Some(&host.facts) || known.left_at.is_some()) {
                 let facts = host.facts.clone();
                 self.commit(vec![Command::HostReported { host: id, facts, machine: [id.0[0]; 16] }.into()])?;
@@ -384,7 +384,7 @@ impl World {
                 let Some(session) = self.sessions.get_mut(&id) else { return };
                 session.unknown = report.unknown;
                 let news = |(instance, observed): &(InstanceId, _)| {
-                    self.cluster.instances.get(instance).is_some_and(|known| known.observed != *observed)
+                    self.cluster.instances().get(instance).is_some_and(|known| known.observed != *observed)
                 };
                 let instances: Vec<_> = report.instances.into_iter().filter(news).collect();
                 if !instances.is_empty() {
@@ -395,11 +395,11 @@ impl World {
     }
 
     fn judge_leases(&mut self) {
-        let judged = self.cluster.hosts.iter().filter_map(|(id, host)| {
+        let judged = self.cluster.hosts().iter().filter_map(|(id, host)| {
             let heard = self.heard.get(id).copied();
             let silence = self.now.since(heard.unwrap_or(self.leading_since).max(self.leading_since));
             let liveness =
-                lease::judge(host.liveness, heard.is_some(), silence, &self.cluster.settings, self.leaders_clock())?;
+                lease::judge(host.liveness, heard.is_some(), silence, &self.cluster.settings(), self.leaders_clock())?;
             Some(Command::HostLiveness { host: *id, liveness })
         });
         let judged = judged.collect();
@@ -547,7 +547,7 @@ impl World {
     /// A member that comes back from a snapshot has the same state.
     fn restore_from_snapshot(&mut self) -> Checked {
         let bytes = codec::encode(&self.cluster).map_err(|error| error.to_string())?;
-        let restored: Cluster = codec::decode(&bytes).map_err(|error| error.to_string())?;
+        let restored: State = codec::decode(&bytes).map_err(|error| error.to_string())?;
         if restored != self.cluster {
             return Err("I6: a snapshot restores another state".to_owned());
         }
@@ -557,7 +557,7 @@ impl World {
 
     /// I6: the log gives every member the same state.
     pub fn replay(&self) -> Checked {
-        let mut again = Cluster::default();
+        let mut again = State::default();
         for batch in &self.log {
             again.apply(batch);
         }

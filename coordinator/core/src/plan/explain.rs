@@ -11,7 +11,7 @@ use super::{
     Blocked,
     hosts::{DYNAMIC_PORTS, HostTable, Row},
 };
-use crate::cluster::Awaited;
+use crate::state::Awaited;
 
 /// Why a host does not take an instance; the order is that of the explanation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

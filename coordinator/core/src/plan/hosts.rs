@@ -13,8 +13,8 @@ use common::{
 
 use super::explain::Refusal;
 use crate::{
-    Cluster,
-    cluster::{Bookings, Candidate, Host, Instance},
+    State,
+    state::{Bookings, Candidate, Host, Instance},
 };
 
 /// Host ports that the planner gives to services that ask for none in particular.
@@ -57,17 +57,17 @@ pub(super) struct Booked {
 
 impl HostTable {
     /// The table of a cluster as it is.
-    pub(super) fn of(cluster: &Cluster) -> HostTable {
-        let rows: Vec<Row> = cluster.hosts.iter().map(|(id, host)| Row::of(cluster, *id, host)).collect();
+    pub(super) fn of(cluster: &State) -> HostTable {
+        let rows: Vec<Row> = cluster.hosts().iter().map(|(id, host)| Row::of(cluster, *id, host)).collect();
         let emptied = rows.iter().filter(|row| row.is_emptied()).map(|row| row.id).collect();
         HostTable { rows, touched: BTreeSet::new(), emptied }
     }
 
     /// Looks again at the hosts that have changed, and at those on which the last pass placed something.
-    pub(super) fn refresh(&mut self, cluster: &Cluster, mut changed: BTreeSet<HostId>) {
+    pub(super) fn refresh(&mut self, cluster: &State, mut changed: BTreeSet<HostId>) {
         changed.append(&mut self.touched);
         for id in changed {
-            let row = cluster.hosts.get(&id).map(|host| Row::of(cluster, id, host));
+            let row = cluster.hosts().get(&id).map(|host| Row::of(cluster, id, host));
             if row.as_ref().is_some_and(Row::is_emptied) {
                 self.emptied.insert(id);
             } else {
@@ -125,7 +125,7 @@ impl HostTable {
 }
 
 impl Row {
-    fn of(cluster: &Cluster, id: HostId, host: &Host) -> Row {
+    fn of(cluster: &State, id: HostId, host: &Host) -> Row {
         let instances: Vec<&Instance> = cluster.instances_on(id).map(|(_, instance)| instance).collect();
         let has_docker = host.facts.as_ref().is_some_and(|facts| !facts.docker.is_empty());
         let is_active = host.availability == Availability::Active && host.liveness == Liveness::Ready;
@@ -287,7 +287,7 @@ fn asked_for(spec: &ServiceSpec, kind: &str) -> String {
 /// The numbers of the hosts on which a global service wants an instance: those that its constraints
 /// allow and that can be reached or have one already. A host that is emptied keeps its own until
 /// all else has left.
-pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -> Vec<u32> {
+pub(crate) fn of_global(cluster: &State, id: &ServiceId, spec: &ServiceSpec) -> Vec<u32> {
     let implied = spec.implied_constraints();
     let wanted = |(host_id, host): &(&HostId, &Host)| {
         let (is_first, own_counts) = (false, false);
@@ -304,7 +304,7 @@ pub(crate) fn of_global(cluster: &Cluster, id: &ServiceId, spec: &ServiceSpec) -
         };
         wants && is_allowed()
     };
-    let mut numbers: Vec<u32> = cluster.hosts.iter().filter(wanted).map(|(_, host)| host.number).collect();
+    let mut numbers: Vec<u32> = cluster.hosts().iter().filter(wanted).map(|(_, host)| host.number).collect();
     numbers.sort_unstable();
     numbers
 }

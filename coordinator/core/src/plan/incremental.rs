@@ -8,12 +8,11 @@ use common::{
     spec::{Constraint, Mode},
     time::Timestamp,
 };
-use imbl::ordmap::DiffItem;
 
 use super::{HostTable, Moment, Plan, in_order, plan_service, services};
 use crate::{
-    Cluster,
-    cluster::{Instance, Service, Stack},
+    Changes, State,
+    state::{Service, Stack},
 };
 
 /// Plans one state after the other. What it gives is what [`plan`](super::plan) gives.
@@ -24,7 +23,7 @@ pub struct Planner {
 
 /// What the last plan was made from.
 struct Seen {
-    cluster: Cluster,
+    cluster: State,
     leading_since: Timestamp,
     hosts: HostTable,
     /// Services that are not at rest.
@@ -48,8 +47,9 @@ impl Planner {
     }
 
     /// Plans what has changed since the last plan, and what was not at rest then.
-    pub fn plan(&mut self, cluster: &Cluster, at: Moment) -> Plan {
-        let same = |seen: &Seen| seen.leading_since == at.leading_since && seen.cluster.settings == cluster.settings;
+    pub fn plan(&mut self, cluster: &State, at: Moment) -> Plan {
+        let same =
+            |seen: &Seen| seen.leading_since == at.leading_since && seen.cluster.settings() == cluster.settings();
         let (mut seen, dirty) = match self.seen.take().filter(same) {
             Some(mut seen) => {
                 let dirty = seen.take_up(cluster, at.now);
@@ -72,45 +72,45 @@ impl Planner {
 }
 
 impl Seen {
-    fn of(cluster: &Cluster, leading_since: Timestamp) -> Seen {
-        let global = cluster.stacks.iter().flat_map(|(id, stack)| global_of(id, stack)).collect();
+    fn of(cluster: &State, leading_since: Timestamp) -> Seen {
+        let global = cluster.stacks().iter().flat_map(|(id, stack)| global_of(id, stack)).collect();
         let (cluster, hosts) = (cluster.clone(), HostTable::of(cluster));
         Seen { cluster, leading_since, hosts, restless: BTreeMap::new(), global }
     }
 
     /// Takes up a new state; the services to look at.
-    fn take_up(&mut self, cluster: &Cluster, now: Timestamp) -> BTreeSet<ServiceId> {
+    fn take_up(&mut self, cluster: &State, now: Timestamp) -> BTreeSet<ServiceId> {
         let is_due = |restless: &Restless| restless.always || restless.wake_at.is_some_and(|at| at <= now);
         let mut dirty: BTreeSet<ServiceId> =
             self.restless.iter().filter(|(_, restless)| is_due(restless)).map(|(id, _)| id.clone()).collect();
         let mut changed: BTreeSet<HostId> = BTreeSet::new();
         let before = std::mem::replace(&mut self.cluster, cluster.clone());
 
-        for (id, stack) in before.stacks.diff(&cluster.stacks).flat_map(both) {
-            dirty.extend(stack.services.keys().map(|name| id.service(name.clone())));
+        let changes = Changes::between(&before, cluster);
+        for change in changes.stacks() {
+            let id = change.key;
+            dirty.extend(change.both().flat_map(|stack| stack.services.keys()).map(|name| id.service(name.clone())));
             self.global.retain(|global| global.stack != *id);
-            self.global.extend(cluster.stacks.get(id).into_iter().flat_map(|stack| global_of(id, stack)));
+            self.global.extend(change.after.into_iter().flat_map(|stack| global_of(id, stack)));
         }
-        for (slot, _) in before.slots.diff(&cluster.slots).flat_map(both) {
-            dirty.insert(slot.service.clone());
-        }
+        dirty.extend(changes.slots().map(|change| change.key.service.clone()));
         let mut instances_changed = false;
-        for (id, instance) in before.instances.diff(&cluster.instances).flat_map(both) {
-            let instance: &Instance = instance;
+        for change in changes.instances() {
             instances_changed = true;
-            changed.insert(instance.host);
-            if !dirty.contains(id.service()) {
-                dirty.insert(id.service().clone());
+            changed.extend(change.both().map(|instance| instance.host));
+            if !dirty.contains(change.key.service()) {
+                dirty.insert(change.key.service().clone());
             }
         }
-        let mut hosts_changed = !before.members.ptr_eq(&cluster.members);
-        if hosts_changed {
-            changed.extend(before.members.values().chain(cluster.members.values()).map(|member| member.host));
-        }
-        for (id, _) in before.hosts.diff(&cluster.hosts).flat_map(both) {
+        let mut hosts_changed = false;
+        for change in changes.members() {
             hosts_changed = true;
-            changed.insert(*id);
-            dirty.extend(cluster.instances_on(*id).map(|(id, _)| id.service().clone()));
+            changed.extend(change.both().map(|member| member.host));
+        }
+        for change in changes.hosts() {
+            hosts_changed = true;
+            changed.insert(*change.key);
+            dirty.extend(cluster.instances_on(*change.key).map(|(id, _)| id.service().clone()));
         }
         self.hosts.refresh(cluster, changed);
         if hosts_changed || (instances_changed && !self.hosts.emptied().is_empty()) {
@@ -137,13 +137,4 @@ fn global_of(id: &common::id::StackId, stack: &Stack) -> Vec<ServiceId> {
     let is_global = |service: &Service| service.spec.mode == Mode::Global;
     let global = stack.services.iter().filter(|(_, service)| is_global(service));
     global.map(|(name, _)| id.service(name.clone())).collect()
-}
-
-/// What a difference shows of before and after.
-fn both<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> impl Iterator<Item = (&'a K, &'a V)> {
-    let (first, second) = match item {
-        DiffItem::Add(key, value) | DiffItem::Remove(key, value) => ((key, value), None),
-        DiffItem::Update { old, new } => (old, Some(new)),
-    };
-    std::iter::once(first).chain(second)
 }

@@ -17,8 +17,8 @@ use super::{
     hosts::{Booked, HostTable, Row},
 };
 use crate::{
-    Cluster,
-    cluster::{Candidate, Instance},
+    State,
+    state::{Candidate, Instance},
 };
 
 /// What is to be placed, and where it may go at all.
@@ -49,7 +49,7 @@ pub(super) struct Choice {
 /// Places the instances of one service.
 pub(super) struct Placer<'a> {
     hosts: &'a mut HostTable,
-    cluster: &'a Cluster,
+    cluster: &'a State,
     id: &'a ServiceId,
     spec: &'a Arc<ServiceSpec>,
     /// What an instance of it reserves.
@@ -87,7 +87,7 @@ impl<'a> Placer<'a> {
     /// For a service with these instances.
     pub(super) fn new(
         hosts: &'a mut HostTable,
-        cluster: &'a Cluster,
+        cluster: &'a State,
         id: &'a ServiceId,
         spec: &'a Arc<ServiceSpec>,
         instances: &'a [(&'a InstanceId, &'a Instance)],

@@ -18,8 +18,8 @@ use super::{
     scale::{Of, Standing, Subject},
 };
 use crate::{
-    cluster::{Instance, Service},
     command::Command,
+    state::{Instance, Service},
 };
 
 /// Moves on from how the slots stand.
@@ -335,7 +335,7 @@ impl Subject<'_> {
 
     /// The deadline of the instance's host, if that is being emptied.
     fn drained_until(&self, instance: &Instance) -> Option<Timestamp> {
-        match self.cluster.hosts.get(&instance.host)?.availability {
+        match self.cluster.hosts().get(&instance.host)?.availability {
             Availability::Draining { deadline } if self.service.spec.mode != Mode::Global => Some(deadline),
             Availability::Maintenance => Some(Timestamp(0)),
             _ => None,
@@ -350,7 +350,7 @@ impl Subject<'_> {
     }
 
     fn told(&self, id: &InstanceId, instance: &Instance, reason: &str) -> String {
-        let host = self.cluster.hosts.get(&instance.host).map_or("a lost host", |host| host.name.as_str());
+        let host = self.cluster.hosts().get(&instance.host).map_or("a lost host", |host| host.name.as_str());
         format!("{}.{} on {host}: {reason}", id.slot.slot, id.incarnation)
     }
 }

@@ -3,7 +3,7 @@
 use common::{id::SlotId, spec::Overlap, time::Timestamp};
 
 use super::{Plan, scale::Subject};
-use crate::{cluster::Instance, command::Command};
+use crate::{command::Command, state::Instance};
 
 /// Begins what is due, and says when to look again.
 pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {

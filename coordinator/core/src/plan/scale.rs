@@ -20,9 +20,9 @@ use super::{
     runs,
 };
 use crate::{
-    Cluster,
-    cluster::{Awaited, Instance, Service, Tries},
+    State,
     command::{Command, Placement},
+    state::{Awaited, Instance, Service, Tries},
 };
 
 /// An instance and what it is known by.
@@ -30,7 +30,7 @@ type Listed<'a> = (&'a InstanceId, &'a Instance);
 
 /// A service while it is planned.
 pub(super) struct Subject<'a> {
-    pub(super) cluster: &'a Cluster,
+    pub(super) cluster: &'a State,
     pub(super) id: &'a ServiceId,
     pub(super) service: &'a Service,
     /// By slot and incarnation.
@@ -76,7 +76,7 @@ pub(super) enum Standing<'a> {
 }
 
 pub(super) fn plan_service(
-    cluster: &Cluster,
+    cluster: &State,
     id: &ServiceId,
     service: &Service,
     at: Moment,
@@ -128,7 +128,7 @@ pub(super) fn plan_service(
 }
 
 /// The slots that a service wants filled, in order.
-pub fn wanted_slots(cluster: &Cluster, id: &ServiceId, service: &Service) -> Vec<u32> {
+pub fn wanted_slots(cluster: &State, id: &ServiceId, service: &Service) -> Vec<u32> {
     match service.spec.mode {
         Mode::Replicated | Mode::Job => (1..=service.spec.replicas).collect(),
         Mode::Global => of_global(cluster, id, &service.spec),
@@ -196,7 +196,7 @@ impl<'a> Subject<'a> {
     /// Whether an instance of a global service sits on a host that its slot does not belong to: the service
     /// was a replicated one before.
     fn is_on_anothers_host(&self, id: &InstanceId, instance: &Instance) -> bool {
-        let number = || self.cluster.hosts.get(&instance.host).map(|host| host.number);
+        let number = || self.cluster.hosts().get(&instance.host).map(|host| host.number);
         self.service.spec.mode == Mode::Global && number() != Some(id.slot.slot)
     }
 
@@ -264,7 +264,7 @@ impl<'a> Subject<'a> {
             replaced_at(self.cluster, instance.host, since, self.at)
         };
         if strict && !instance.spec.strict_singleton {
-            let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
+            let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
             plan.block(self.id, format!("slot {} waits for {host}: what runs there has no lease", id.slot.slot));
         } else if at > self.at.now {
             plan.wake(at);
@@ -292,7 +292,7 @@ impl<'a> Subject<'a> {
             Err(reason) => return plan.block(self.id, reason),
         };
         if is_new
-            && !self.cluster.slots.contains_key(slot)
+            && !self.cluster.slots().contains_key(slot)
             && let Some(awaited) = self.cluster.awaited_at_first(self.id, self.service)
         {
             return plan.block(self.id, Blocked::Awaits(awaited));
@@ -314,12 +314,12 @@ impl<'a> Subject<'a> {
         'a: 'b,
     {
         let is_strict = self.service.spec.strict_singleton;
-        if is_strict && !self.cluster.settings.allow_leases() {
+        if is_strict && !self.cluster.settings().allow_leases() {
             return Err("lost_after is too short for a strict singleton: no lease fits into it".to_owned());
         }
         // Another leader may have said until when, by another clock.
         let from_now = self.at.leading_since + self.cluster.longest_lease();
-        let until = self.cluster.orphans.get(slot).map(|until| (*until).max(from_now));
+        let until = self.cluster.orphans().get(slot).map(|until| (*until).max(from_now));
         if let Some(until) = until.filter(|until| is_strict && *until > self.at.now) {
             plan.wake(until);
             return Err(format!("slot {} may still run until {until} on a host that was removed", slot.slot));
@@ -327,7 +327,7 @@ impl<'a> Subject<'a> {
         let (of_slot, _) = split_at_slot(&self.instances, slot.slot);
         let mut left = of_slot.iter().copied().filter(|(_, i)| i.may_run() && i.holds_back(self.service));
         let Some((id, instance)) = left.find(|(id, _)| Some(*id) != replaces) else { return Ok(replaces) };
-        let host = self.cluster.hosts.get(&instance.host).map_or("its host", |host| host.name.as_str());
+        let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
         match instance.verdict {
             Verdict::Unknown { since } if instance.spec.strict_singleton && replaces.is_none() => {
                 let over = lease_over_at(self.cluster, since, self.at);
@@ -343,7 +343,7 @@ impl<'a> Subject<'a> {
 
     /// Whether a revision has failed in the slot so lately that it is left alone.
     pub(super) fn backs_off(&self, slot: &SlotId, revision: u64, plan: &mut Plan) -> bool {
-        let record = self.cluster.slots.get(slot);
+        let record = self.cluster.slots().get(slot);
         let tries = record.and_then(|record| record.tries_of(self.service.task_of(revision), revision));
         let Some(tries) = tries.filter(|tries| tries.retry_at > self.at.now) else { return false };
         let Tries { failures, retry_at, last_failure, .. } = tries;
@@ -381,7 +381,7 @@ impl<'a> Subject<'a> {
         plan: &mut Plan,
     ) -> Result<(), Vec<String>> {
         let incarnation = self.cluster.incarnation(slot);
-        let home = self.cluster.slots.get(slot).and_then(|slot| slot.home);
+        let home = self.cluster.slots().get(slot).and_then(|slot| slot.home);
         let (revision, spec) = self.made_from(of);
         let only = match spec.mode {
             Mode::Global => Some(Only::Numbered(slot.slot)),
@@ -402,7 +402,7 @@ impl<'a> Subject<'a> {
             ports: choice.booked.ports,
             devices: choice.booked.devices,
             replaces: replaces.cloned(),
-            unknown_since: replaces.and_then(|id| match self.cluster.instances.get(id)?.verdict {
+            unknown_since: replaces.and_then(|id| match self.cluster.instances().get(id)?.verdict {
                 Verdict::Unknown { since } => Some(since),
                 Verdict::Reachable | Verdict::Lost { .. } => None,
             }),

@@ -7,7 +7,7 @@ use common::{
 };
 
 use super::{Plan, place::Placer, scale::Subject};
-use crate::{Cluster, cluster::Instance};
+use crate::{State, state::Instance};
 
 /// How long an instance that has never run may be held up by its host.
 const HELD_UP: Span = Span::seconds(5);
@@ -31,9 +31,9 @@ impl<'a> Subject<'a> {
 /// From when on an instance should rather run on another host: it has not come to run and its host cannot prepare
 /// it, or takes nothing new; or it ran, its process is gone, and its host's Docker has been silent for as long as a
 /// host may be that is lost. What a job has done by then is not known.
-fn stranded_at(cluster: &Cluster, instance: &Instance) -> Option<Timestamp> {
+fn stranded_at(cluster: &State, instance: &Instance) -> Option<Timestamp> {
     let observed = &instance.observed;
-    let host = cluster.hosts.get(&instance.host)?;
+    let host = cluster.hosts().get(&instance.host)?;
     if observed.restart == 0 && observed.phase < Phase::Starting {
         let failing = observed.unprepared.as_ref().map(|failing| failing.since + HELD_UP);
         let held_up = (!host.conditions.is_empty()).then(|| instance.created_at + HELD_UP);
@@ -41,7 +41,7 @@ fn stranded_at(cluster: &Cluster, instance: &Instance) -> Option<Timestamp> {
     }
     let is_gone = observed.health == Health::Gone && instance.spec.container.restart.condition == RestartCondition::Any;
     let since = host.docker_silent_since().filter(|_| is_gone)?;
-    Some(since + cluster.settings.lost_after)
+    Some(since + cluster.settings().lost_after)
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     fn tell(fixture: &mut Fixture, id: &str, change: impl FnOnce(&mut Observed)) {
         let id = instance(id);
         let (on, mut observed) = {
-            let found = &fixture.cluster.instances[&id];
+            let found = &fixture.cluster.instances()[&id];
             (found.host, found.observed.clone())
         };
         change(&mut observed);
@@ -118,9 +118,9 @@ mod tests {
             fixture.settle();
             assert_eq!(fixture.filled(), ["web/1.1@h2"]);
             assert!(blocked(&fixture).contains(&reason.to_owned()), "{:?}", blocked(&fixture));
-            let events = fixture.cluster.events.len();
+            let events = fixture.cluster.events().len();
             note(&mut fixture, host(1), &[condition]);
-            assert_eq!(fixture.cluster.events.len(), events, "what is known is no news");
+            assert_eq!(fixture.cluster.events().len(), events, "what is known is no news");
             note(&mut fixture, host(1), &[]);
             fixture.settle();
             assert_eq!(fixture.filled(), ["web/1.1@h2", "web/2.1@h1"]);
@@ -143,7 +143,7 @@ mod tests {
         step(&mut fixture);
         assert_eq!(fixture.filled(), ["web/1.2@h2"], "h1 is avoided for that image");
         assert!(
-            fixture.cluster.slots.values().all(|slot| slot.tries.iter().all(|tries| tries.failures == 0)),
+            fixture.cluster.slots().values().all(|slot| slot.tries.iter().all(|tries| tries.failures == 0)),
             "it is no fault of the slot"
         );
 
@@ -152,7 +152,7 @@ mod tests {
         step(&mut fixture);
         assert_eq!(fixture.filled(), ["web/1.2@h2"], "no other host would be better: it goes on trying");
         fixture.done(Command::Retry(instance("web/1.2").service().clone()));
-        assert!(fixture.cluster.hosts.values().all(|host| host.unprepared.is_empty()), "a person has mended it");
+        assert!(fixture.cluster.hosts().values().all(|host| host.unprepared.is_empty()), "a person has mended it");
     }
 
     #[test]

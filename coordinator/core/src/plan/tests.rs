@@ -123,7 +123,7 @@ fn ports_that_nobody_asked_for_are_given_out_once() {
     )]);
     fixture.settle();
     let ports: Vec<u16> =
-        fixture.cluster.instances.values().flat_map(|i| i.ports.iter().map(|port| port.host)).collect();
+        fixture.cluster.instances().values().flat_map(|i| i.ports.iter().map(|port| port.host)).collect();
     assert_eq!(ports, [20_000, 20_001], "the one in the middle was asked for");
 }
 
@@ -132,7 +132,7 @@ fn what_a_lost_host_ran_is_replaced_after_its_time_and_ended_at_its_return() {
     let mut fixture = Fixture::of_hosts(3);
     fixture.deploy(&[("web", web(|s| s.replicas = 3))]);
     fixture.pass(Span::minutes(1), &|_| {});
-    let settings = fixture.cluster.settings;
+    let settings = fixture.cluster.settings();
 
     let since = fixture.now;
     fixture.done(Command::HostLiveness { host: host(3), liveness: Liveness::Down { since } });
@@ -153,7 +153,7 @@ fn what_a_lost_host_ran_is_replaced_after_its_time_and_ended_at_its_return() {
     fixture.done(Command::HostLiveness { host: host(3), liveness: Liveness::Ready });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2", "web/3.2@h1"]);
-    assert_eq!(fixture.cluster.instances.len(), 3, "the old one is gone");
+    assert_eq!(fixture.cluster.instances().len(), 3, "the old one is gone");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn scaling_down_ends_the_highest_slots_and_scaling_to_nothing_all() {
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2"]);
     fixture.done(Command::ScaleService { id: service.clone(), replicas: 0 });
     fixture.settle();
-    assert!(fixture.cluster.instances.is_empty());
+    assert!(fixture.cluster.instances().is_empty());
     fixture.done(Command::ScaleService { id: service, replicas: 1 });
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.2@h1"], "an incarnation is never given out twice");
@@ -240,7 +240,7 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
         s.container.reservations.memory = Bytes(1 << 30);
         s.constraints.push("node.platform.arch == amd64".parse().expect("a constraint"));
     });
-    let other = fixture.cluster.stacks[&stack()].spec.services[&name("other")].clone();
+    let other = fixture.cluster.stacks()[&stack()].spec.services[&name("other")].clone();
     fixture.deploy(&[("other", other), ("web", spec)]);
     fixture.settle();
     let why: Vec<String> = plan(&fixture.cluster, fixture.now)
@@ -353,7 +353,7 @@ fn every_ten_minutes(overlap: Overlap) -> Fixture {
 }
 
 fn events(fixture: &Fixture, reason: &str) -> Vec<String> {
-    let events = fixture.cluster.events.values().filter(|event| event.reason == reason);
+    let events = fixture.cluster.events().values().filter(|event| event.reason == reason);
     events.map(|event| event.message.clone()).collect()
 }
 
@@ -587,5 +587,5 @@ fn a_host_that_said_that_it_will_be_back_is_waited_for() {
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.2@h1", "web/3.1@h3"]);
 
     fixture.done(Command::HostReported { host: host(2), facts: facts(2), machine: [2; 16] });
-    assert_eq!(fixture.cluster.hosts[&host(2)].left_at, None);
+    assert_eq!(fixture.cluster.hosts()[&host(2)].left_at, None);
 }

@@ -9,7 +9,7 @@ use common::{
 };
 
 use super::shape::{Shape, differences};
-use crate::cluster::{Revision, Stack};
+use crate::state::{Revision, Stack};
 
 /// The revisions of a stack that are kept, the newest first.
 pub fn revisions(stack: &Stack) -> Vec<RevisionView> {

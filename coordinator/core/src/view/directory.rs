@@ -9,41 +9,33 @@ use common::{
     network::Backend,
     spec::{EndpointMode, HostAddress, Mode, NetworkMode, ServiceSpec},
 };
-use imbl::ordmap::DiffItem;
 
 use crate::{
-    Cluster,
-    cluster::{Host, Instance, Service, Stack},
+    Changes, State,
+    changes::{self, Change},
+    state::{Host, Instance, Service, Stack},
 };
 
 /// All that has an address which other hosts reach: nothing where there is no overlay.
-pub fn directory(cluster: &Cluster) -> Directory {
+pub fn directory(cluster: &State) -> Directory {
     let mut directory = Directory::default();
-    follow(&mut directory, &Cluster::default(), cluster);
+    follow(&mut directory, &State::default(), cluster);
     directory
 }
 
 /// Brings a directory from what it was at `before` to what it is at `after`.
-pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
-    if after.network.backend == Backend::None {
+pub fn follow(directory: &mut Directory, before: &State, after: &State) {
+    if after.network().backend == Backend::None {
         return;
     }
-    for item in before.instances.diff(&after.instances) {
-        match item {
-            DiffItem::Add(id, instance) | DiffItem::Update { new: (id, instance), .. } => {
-                directory.put_instance(id.clone(), endpoint(after, instance));
-            }
-            DiffItem::Remove(id, _) => directory.put_instance(id.clone(), None),
-        }
+    let changes = Changes::between(before, after);
+    for change in changes.instances() {
+        directory.put_instance(change.key.clone(), change.after.and_then(|instance| endpoint(after, instance)));
     }
-    for item in before.hosts.diff(&after.hosts) {
+    for change in changes.hosts() {
         // What a host reports changes more often than what others know of it.
-        let (subnet, listing) = match item {
-            DiffItem::Add(id, host) | DiffItem::Update { new: (id, host), .. } => {
-                (host.subnet, Some(host_listing(*id, host)))
-            }
-            DiffItem::Remove(_, host) => (host.subnet, None),
-        };
+        let listing = change.after.map(|host| host_listing(*change.key, host));
+        let Some(subnet) = change.both().last().map(|host| host.subnet) else { continue };
         if directory.host_of(subnet.host()) != listing.as_ref() {
             let on_host = listing.iter().flat_map(|listing| after.instances_on(listing.id));
             for (id, instance) in on_host.filter(|(_, instance)| is_on_host(&instance.spec)) {
@@ -52,14 +44,8 @@ pub fn follow(directory: &mut Directory, before: &Cluster, after: &Cluster) {
             directory.put_host(subnet, listing);
         }
     }
-    for item in before.stacks.diff(&after.stacks) {
-        match item {
-            DiffItem::Add(id, stack) => follow_services(directory, id, None, Some(stack)),
-            DiffItem::Update { old: (_, old), new: (id, new) } => {
-                follow_services(directory, id, Some(old), Some(new));
-            }
-            DiffItem::Remove(id, stack) => follow_services(directory, id, Some(stack), None),
-        }
+    for change in changes.stacks() {
+        follow_services(directory, &change);
     }
 }
 
@@ -69,16 +55,13 @@ fn host_listing(id: HostId, host: &Host) -> HostListing {
     HostListing { id, name: host.name.clone(), address, key, labels: host.labels.clone() }
 }
 
-fn follow_services(directory: &mut Directory, id: &StackId, before: Option<&Stack>, after: Option<&Stack>) {
+fn follow_services(directory: &mut Directory, change: &Change<'_, StackId, Stack>) {
     let services = |stack: Option<&Stack>| stack.map(|stack| stack.services.clone()).unwrap_or_default();
-    for item in services(before).diff(&services(after)) {
-        let (name, service) = match item {
-            DiffItem::Add(name, service) | DiffItem::Update { new: (name, service), .. } => (name, Some(service)),
-            DiffItem::Remove(name, _) => (name, None),
-        };
-        let service_id: ServiceId = id.service(name.clone());
+    let (before, after) = (services(change.before), services(change.after));
+    for one in changes::diff(&before, &after) {
+        let service_id: ServiceId = change.key.service(one.key.clone());
         // What is on no network is nobody's to find.
-        let listing = service.filter(|service| service.spec.network_mode != NetworkMode::None).map(listing);
+        let listing = one.after.filter(|service| service.spec.network_mode != NetworkMode::None).map(listing);
         if directory.service(&service_id) != listing.as_ref() {
             directory.put_service(service_id, listing);
         }
@@ -109,10 +92,10 @@ fn is_on_host(spec: &ServiceSpec) -> bool {
     spec.network_mode == NetworkMode::Host
 }
 
-fn endpoint(cluster: &Cluster, instance: &Instance) -> Option<Endpoint> {
+fn endpoint(cluster: &State, instance: &Instance) -> Option<Endpoint> {
     let address = if is_on_host(&instance.spec) {
         // Others reach it where they reach its host.
-        let facts = cluster.hosts.get(&instance.host)?.facts.as_ref()?;
+        let facts = cluster.hosts().get(&instance.host)?.facts.as_ref()?;
         let IpAddr::V4(address) = facts.address else { return None };
         address
     } else {
@@ -138,7 +121,7 @@ mod tests {
 
     /// The directory of the state after each step is the one that is derived from it at once.
     struct Follower {
-        seen: Cluster,
+        seen: State,
         directory: Directory,
     }
 
@@ -157,7 +140,7 @@ mod tests {
     #[test]
     fn what_serves_is_listed_and_what_ends_is_not() {
         let mut fixture = Fixture::of_hosts(3);
-        let mut follower = Follower { seen: Cluster::default(), directory: Directory::default() };
+        let mut follower = Follower { seen: State::default(), directory: Directory::default() };
         let port = |container| PortSpec { container, published: None, protocol: Protocol::Tcp, host_ip: None };
         let exposed = |container| ExposedPort { container, protocol: Protocol::Tcp };
         let many = web(|spec| {
@@ -188,7 +171,7 @@ mod tests {
         fixture.done(Command::HostLiveness { host: host(1), liveness });
         follower.step(&fixture);
         for (id, endpoint) in follower.directory.instances() {
-            let on = fixture.cluster.instances.get(id).map(|instance| instance.host);
+            let on = fixture.cluster.instances().get(id).map(|instance| instance.host);
             assert_eq!(endpoint.serves, on != Some(host(1)), "{id}: nobody can say that it serves");
         }
         fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Ready });
@@ -201,7 +184,7 @@ mod tests {
     #[test]
     fn what_is_on_no_network_is_not_listed_and_what_is_on_the_hosts_has_its_address() {
         let mut fixture = Fixture::of_hosts(1);
-        let mut follower = Follower { seen: Cluster::default(), directory: Directory::default() };
+        let mut follower = Follower { seen: State::default(), directory: Directory::default() };
         let of = |mode| web(|spec| (spec.replicas, spec.network_mode) = (1, mode));
         fixture.deploy(&[("alone", of(NetworkMode::None)), ("node", of(NetworkMode::Host))]);
         fixture.settle();
@@ -215,7 +198,7 @@ mod tests {
             let mut found = follower.directory.instances_of(&service).map(|(_, endpoint)| IpAddr::V4(endpoint.address));
             found.next()
         };
-        let before = fixture.cluster.hosts.get(&host(1)).and_then(|host| Some(host.facts.as_ref()?.address));
+        let before = fixture.cluster.hosts().get(&host(1)).and_then(|host| Some(host.facts.as_ref()?.address));
         assert_eq!(address(&follower), before);
         // It follows its host.
         let facts = common::host::HostFacts { address: [192, 168, 9, 9].into(), ..crate::testing::facts(1) };

@@ -13,7 +13,7 @@ use common::{
     network::{Backend, Subnet},
 };
 
-use crate::{Cluster, cluster::Host};
+use crate::{State, state::Host};
 
 pub use paths::{each_path, paths};
 
@@ -24,14 +24,14 @@ pub type Found = BTreeMap<HostId, Vec<Finding>>;
 const MOST_SHOWN: usize = 3;
 
 /// All that is wrong by what the hosts' agents have found, and by what the cluster knows of the hosts.
-pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
-    let ready = cluster.hosts.values().filter(|host| host.liveness == Liveness::Ready).count();
-    let mut findings: Vec<FindingView> = cluster.hosts.values().filter_map(absent).collect();
-    findings.extend(cluster.hosts.values().flat_map(|host| conditions(cluster, host)));
+pub fn doctor(cluster: &State, found: &Found) -> DoctorView {
+    let ready = cluster.hosts().values().filter(|host| host.liveness == Liveness::Ready).count();
+    let mut findings: Vec<FindingView> = cluster.hosts().values().filter_map(absent).collect();
+    findings.extend(cluster.hosts().values().flat_map(|host| conditions(cluster, host)));
     let mut misses: BTreeMap<Subnet, Vec<(HostId, &Host)>> = BTreeMap::new();
     for (id, of_host) in found {
         // What an agent said before it fell silent is not what is now.
-        let Some(host) = cluster.hosts.get(id).filter(|host| host.liveness == Liveness::Ready) else { continue };
+        let Some(host) = cluster.hosts().get(id).filter(|host| host.liveness == Liveness::Ready) else { continue };
         for finding in of_host {
             match finding {
                 Finding::Unreached { peer } => misses.entry(*peer).or_default().push((*id, host)),
@@ -40,9 +40,9 @@ pub fn doctor(cluster: &Cluster, found: &Found) -> DoctorView {
         }
     }
     findings.extend(misses.into_iter().filter_map(|(peer, by)| unreached(cluster, found, peer, &by)));
-    let has_overlay = cluster.network.backend != Backend::None;
+    let has_overlay = cluster.network().backend != Backend::None;
     let directions = if has_overlay { ready * ready.saturating_sub(1) } else { 0 };
-    DoctorView { hosts: cluster.hosts.len(), ready, directions, findings }
+    DoctorView { hosts: cluster.hosts().len(), ready, directions, findings }
 }
 
 /// A host whose agent is not heard.
@@ -56,7 +56,7 @@ fn absent(host: &Host) -> Option<FindingView> {
 }
 
 /// What a host cannot do; nothing is said of one that is not heard.
-fn conditions(cluster: &Cluster, host: &Host) -> Vec<FindingView> {
+fn conditions(cluster: &State, host: &Host) -> Vec<FindingView> {
     let name = &host.name;
     let told = |condition: &HostCondition| {
         let (what, why, fix) = match condition {
@@ -64,7 +64,7 @@ fn conditions(cluster: &Cluster, host: &Host) -> Vec<FindingView> {
                 format!("Docker on {name} does not answer since {since}"),
                 format!(
                     "{name} gets nothing new; what runs there goes on, and what ends there is run elsewhere after {}",
-                    cluster.settings.lost_after
+                    cluster.settings().lost_after
                 ),
                 format!("On {name}: systemctl status docker, and journalctl -u docker; systemctl restart docker"),
             ),
@@ -85,7 +85,7 @@ fn is_full(host: &Host, folder: &str) -> bool {
     host.conditions.iter().any(|condition| matches!(condition, HostCondition::DiskFull { path, .. } if path == folder))
 }
 
-fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
+fn explain(cluster: &State, found: &Found, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
     let name = &host.name;
     let (what, why, fix) = match finding {
         Finding::Unheard { peer, answers } => unheard(cluster, found, host, *peer, *answers)?,
@@ -139,7 +139,7 @@ fn explain(cluster: &Cluster, found: &Found, (id, host): (HostId, &Host), findin
 }
 
 fn unheard(
-    cluster: &Cluster,
+    cluster: &State,
     found: &Found,
     host: &Host,
     peer: Subnet,
@@ -172,7 +172,7 @@ fn unheard(
 
 /// A service whose address leads nowhere, and no path or host is the reason.
 fn led_astray(
-    cluster: &Cluster,
+    cluster: &State,
     found: &Found,
     (id, host): (HostId, &Host),
     service: &ServiceId,
@@ -196,15 +196,15 @@ fn led_astray(
 }
 
 /// Whether what is wrong with a host that has instances of a service is told already: who is led there is not answered.
-fn is_on_a_known_fault(cluster: &Cluster, found: &Found, service: &ServiceId) -> bool {
+fn is_on_a_known_fault(cluster: &State, found: &Found, service: &ServiceId) -> bool {
     cluster.instances_of(service).any(|(_, instance)| {
-        let is_away = cluster.hosts.get(&instance.host).is_none_or(|host| host.liveness != Liveness::Ready);
+        let is_away = cluster.hosts().get(&instance.host).is_none_or(|host| host.liveness != Liveness::Ready);
         is_away || has(found, instance.host, |finding| matches!(finding, Finding::Network { .. }))
     })
 }
 
 /// A host that is heard while its instances are not: what it forwards is lost.
-fn unreached(cluster: &Cluster, found: &Found, peer: Subnet, by: &[(HostId, &Host)]) -> Option<FindingView> {
+fn unreached(cluster: &State, found: &Found, peer: Subnet, by: &[(HostId, &Host)]) -> Option<FindingView> {
     let (id, host) = of_subnet(cluster, peer)?;
     // What is told already is the reason.
     if host.liveness != Liveness::Ready || has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
@@ -237,8 +237,8 @@ fn has(found: &Found, host: HostId, is_it: impl Fn(&Finding) -> bool) -> bool {
     found.get(&host).is_some_and(|all| all.iter().any(is_it))
 }
 
-fn of_subnet(cluster: &Cluster, subnet: Subnet) -> Option<(HostId, &Host)> {
-    cluster.hosts.iter().find(|(_, host)| host.subnet == subnet).map(|(id, host)| (*id, host))
+fn of_subnet(cluster: &State, subnet: Subnet) -> Option<(HostId, &Host)> {
+    cluster.hosts().iter().find(|(_, host)| host.subnet == subnet).map(|(id, host)| (*id, host))
 }
 
 #[cfg(test)]
@@ -251,7 +251,7 @@ mod tests {
     use common::{spec::Mode, time::Timestamp};
 
     fn subnet(fixture: &Fixture, number: u8) -> Subnet {
-        fixture.cluster.hosts.get(&host(number)).expect("it is there").subnet
+        fixture.cluster.hosts().get(&host(number)).expect("it is there").subnet
     }
 
     fn told(fixture: &Fixture, found: &[(u8, Finding)]) -> Vec<String> {
@@ -353,7 +353,7 @@ mod tests {
             fixture.settle();
             let service: ServiceId = "default/shop/web".parse().expect("an id");
             let is_there = |fixture: &Fixture, number: u8| {
-                fixture.cluster.instances.values().any(|instance| instance.host == host(number))
+                fixture.cluster.instances().values().any(|instance| instance.host == host(number))
             };
             assert!((1..=3).all(|number| is_there(&fixture, number)), "one on each host");
             fixture.done(Command::HostLiveness { host: host(2), liveness });

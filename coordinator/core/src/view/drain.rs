@@ -6,21 +6,21 @@ use common::{
     api::{DrainPlan, DrainedInstance, Fate, MovedInstance},
     host::Availability,
     id::{HostId, InstanceId, ServiceId},
-    instance::{Health, Phase, Want},
+    instance::Want,
     spec::Mode,
     time::Timestamp,
 };
 
 use crate::{
-    Cluster,
-    cluster::Instance,
+    State,
     command::{Batch, Command},
     plan,
+    state::Instance,
 };
 
 /// What emptying a host would do now, found by trying it on a copy of the state.
-pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Timestamp) -> Option<DrainPlan> {
-    let host = cluster.hosts.get(&id)?.name.clone();
+pub fn drain_plan(cluster: &State, id: HostId, deadline: Timestamp, now: Timestamp) -> Option<DrainPlan> {
+    let host = cluster.hosts().get(&id)?.name.clone();
     let mut after = cluster.clone();
     let availability = Availability::Draining { deadline };
     let command = Command::SetAvailability { host: id, availability };
@@ -43,10 +43,10 @@ pub fn drain_plan(cluster: &Cluster, id: HostId, deadline: Timestamp, now: Times
                         left.slot == *slot && !matches!(fates.get(left), Some(Fate::Moves { .. }))
                     };
                     let Some(left) = filling().find(left).map(|(left, _)| left.clone()) else { continue };
-                    let Some(to) = cluster.hosts.get(&placement.host).map(|host| host.name.clone()) else { continue };
+                    let Some(to) = cluster.hosts().get(&placement.host).map(|host| host.name.clone()) else { continue };
                     after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
                     after.forget_instance(&left);
-                    serves(&mut after, &slot.instance(placement.expect_incarnation + 1), now);
+                    after.suppose_serving(&slot.instance(placement.expect_incarnation + 1), now);
                     fates.insert(left, Fate::Moves { to });
                     true
                 }
@@ -88,15 +88,15 @@ fn reasons(all: &[String], id: &InstanceId) -> Vec<String> {
 }
 
 /// Which instances rebalancing these services would move now.
-pub fn rebalance_plan(cluster: &Cluster, services: &[ServiceId], now: Timestamp) -> Vec<MovedInstance> {
+pub fn rebalance_plan(cluster: &State, services: &[ServiceId], now: Timestamp) -> Vec<MovedInstance> {
     let mut after = cluster.clone();
     // What is about to serve does not keep the others from being looked at.
     for id in services.iter().flat_map(|service| cluster.instances_of(service)).map(|(id, _)| id) {
-        serves(&mut after, id, now);
+        after.suppose_serving(id, now);
     }
     let services = services.to_vec();
     after.apply(&Batch { at: now, proposals: vec![Command::Rebalance { services }.into()] });
-    let name = |host: HostId| cluster.hosts.get(&host).map(|host| host.name.clone());
+    let name = |host: HostId| cluster.hosts().get(&host).map(|host| host.name.clone());
     let mut moves = Vec::new();
     // One instance of a service at a time; what is placed counts as serving for the next.
     loop {
@@ -109,22 +109,14 @@ pub fn rebalance_plan(cluster: &Cluster, services: &[ServiceId], now: Timestamp)
             return moves;
         }
         for (placement, replaced) in places {
-            let Some(before) = after.instances.get(&replaced).cloned() else { continue };
+            let Some(before) = after.instances().get(&replaced).cloned() else { continue };
             let from_to = name(before.host).zip(name(placement.host));
             moves.extend(from_to.map(|(from, to)| MovedInstance { id: replaced.clone(), from, to }));
             let successor = placement.slot.instance(placement.expect_incarnation + 1);
             after.apply(&Batch { at: now, proposals: vec![Command::Place(placement).into()] });
             after.forget_instance(&replaced);
-            serves(&mut after, &successor, now);
+            after.suppose_serving(&successor, now);
         }
-    }
-}
-
-/// Takes an instance for one that has served for long.
-fn serves(cluster: &mut Cluster, id: &InstanceId, now: Timestamp) {
-    if let Some(instance) = cluster.instances.get_mut(id).filter(|instance| !instance.observed.phase.is_terminal()) {
-        (instance.observed.phase, instance.observed.health) = (Phase::Running, Health::Unchecked);
-        (instance.serving_since, instance.proven) = (Some(now), true);
     }
 }
 

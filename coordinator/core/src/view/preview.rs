@@ -20,20 +20,19 @@ use common::{
 
 use super::{changes::changes, wanted};
 use crate::{
-    Cluster, Plan,
-    cluster::Stack,
+    Plan, State,
     command::{Batch, Command, Outcome},
     plan,
 };
 
 /// What a command that changes a stack would do.
-pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Timestamp) -> Result<StackPlan, Problem> {
+pub fn stack_plan(cluster: &State, id: &StackId, command: &Command, now: Timestamp) -> Result<StackPlan, Problem> {
     let mut after = cluster.clone();
     let outcomes = after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
     if let Some(Outcome::Rejected(problem)) = outcomes.into_iter().next() {
         return Err(problem);
     }
-    let revision = |cluster: &Cluster| cluster.stacks.get(id).map_or(0, |stack| stack.revision);
+    let revision = |cluster: &State| cluster.stacks().get(id).map_or(0, |stack| stack.revision);
     let preview = Preview::of(cluster, after, id, now);
     let services: Vec<ServicePlan> =
         changes(&preview.spec_before, &preview.spec).map(|change| preview.service(change)).collect();
@@ -54,23 +53,21 @@ pub fn stack_plan(cluster: &Cluster, id: &StackId, command: &Command, now: Times
 /// The state before a change and after it, and where the planner would place what is missing then.
 struct Preview<'a> {
     id: &'a StackId,
-    before: &'a Cluster,
-    after: Cluster,
+    before: &'a State,
+    after: State,
     spec_before: Arc<StackSpec>,
     spec: Arc<StackSpec>,
     plan: Plan,
 }
 
 impl<'a> Preview<'a> {
-    fn of(before: &'a Cluster, mut after: Cluster, id: &'a StackId, now: Timestamp) -> Preview<'a> {
-        let spec = |cluster: &Cluster| {
-            cluster.stacks.get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default()
+    fn of(before: &'a State, mut after: State, id: &'a StackId, now: Timestamp) -> Preview<'a> {
+        let spec = |cluster: &State| {
+            cluster.stacks().get(id).filter(|stack| !stack.removing).map(|stack| stack.spec.clone()).unwrap_or_default()
         };
         let (spec_before, spec) = (spec(before), spec(&after));
         // Where everything goes is to be known before anything runs: nothing waits for anything here.
-        if let Some(stack) = after.stacks.get_mut(id) {
-            forget_dependencies(stack);
-        }
+        after.suppose_no_dependencies(id);
         let plan = plan::plan(&after, now);
         Preview { id, before, after, spec_before, spec, plan }
     }
@@ -78,7 +75,7 @@ impl<'a> Preview<'a> {
     fn service(&self, change: ServiceChange) -> ServicePlan {
         let (before, after) = (self.spec_before.services.get(&change.service), self.spec.services.get(&change.service));
         let id = self.id.service(change.service.clone());
-        let count = |cluster: &Cluster| cluster.service(&id).map_or(0, |service| wanted(cluster, &id, service) as u32);
+        let count = |cluster: &State| cluster.service(&id).map_or(0, |service| wanted(cluster, &id, service) as u32);
         let hosts = self.hosts(&id, after);
         let instances = count(&self.after);
         ServicePlan {
@@ -132,7 +129,7 @@ impl<'a> Preview<'a> {
 
     /// Whether the internet reaches a port on one of these hosts, as far as their addresses tell.
     fn is_public(&self, port: &PortSpec, hosts: &BTreeSet<HostId>) -> bool {
-        let facts = hosts.iter().filter_map(|id| self.after.hosts.get(id)?.facts.as_ref());
+        let facts = hosts.iter().filter_map(|id| self.after.hosts().get(id)?.facts.as_ref());
         let mut addresses: Vec<IpAddr> = facts.map(|facts| facts.address).collect();
         if let Some(address) = port.host_ip.filter(|address| !address.is_unspecified()) {
             addresses = vec![address];
@@ -175,19 +172,9 @@ impl<'a> Preview<'a> {
     }
 }
 
-fn forget_dependencies(stack: &mut Stack) {
-    let waiting = stack.services.iter().filter(|(_, service)| !service.spec.depends_on.is_empty());
-    let waiting: Vec<Name> = waiting.map(|(name, _)| name.clone()).collect();
-    for name in waiting {
-        if let Some(service) = stack.services.get_mut(&name) {
-            Arc::make_mut(&mut service.spec).depends_on.clear();
-        }
-    }
-}
-
-fn names(cluster: &Cluster, hosts: &BTreeSet<HostId>) -> Vec<Name> {
+fn names(cluster: &State, hosts: &BTreeSet<HostId>) -> Vec<Name> {
     let mut names: Vec<Name> =
-        hosts.iter().filter_map(|id| cluster.hosts.get(id)).map(|host| host.name.clone()).collect();
+        hosts.iter().filter_map(|id| cluster.hosts().get(id)).map(|host| host.name.clone()).collect();
     names.sort_unstable();
     names
 }

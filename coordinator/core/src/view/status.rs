@@ -15,14 +15,14 @@ use common::{
 };
 
 use crate::{
-    Cluster, Plan,
-    cluster::{Service, Stack},
+    Plan, State,
     plan::{self, Blocked},
+    state::{Service, Stack},
 };
 
 /// How the deployment of a stack's revision stands; nothing if there is no such stack.
-pub fn deployment(cluster: &Cluster, id: &StackId, revision: u64, now: Timestamp) -> Option<DeploymentStatus> {
-    let stack = cluster.stacks.get(id)?;
+pub fn deployment(cluster: &State, id: &StackId, revision: u64, now: Timestamp) -> Option<DeploymentStatus> {
+    let stack = cluster.stacks().get(id)?;
     let Some(deployment) = Deployment::of(cluster, id, stack, revision) else {
         return Some(DeploymentStatus::Superseded { by: stack.revision });
     };
@@ -31,7 +31,7 @@ pub fn deployment(cluster: &Cluster, id: &StackId, revision: u64, now: Timestamp
 
 /// The plan of those services of a stack that are not at rest; the others have nothing in their way.
 pub(super) fn plan_of_restless<'a>(
-    cluster: &Cluster,
+    cluster: &State,
     stacks: impl Iterator<Item = (&'a StackId, &'a Stack)>,
     now: Timestamp,
 ) -> Plan {
@@ -43,13 +43,13 @@ pub(super) fn plan_of_restless<'a>(
     plan::plan_services(cluster, stacks.flat_map(restless).collect(), now)
 }
 
-fn is_at_rest(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp) -> bool {
+fn is_at_rest(cluster: &State, id: &ServiceId, service: &Service, now: Timestamp) -> bool {
     let mut hosts = cluster.instances_of(id).map(|(_, instance)| instance.host);
     is_whole(cluster, id, service, now) && !service.rebalancing && !hosts.any(|host| cluster.is_draining(host))
 }
 
 /// Whether the change of a service is done and every slot is as it should be.
-fn is_whole(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp) -> bool {
+fn is_whole(cluster: &State, id: &ServiceId, service: &Service, now: Timestamp) -> bool {
     let serves = |number: &u32| {
         let slot = id.slot(*number);
         let keeper = cluster.keeper(&slot).filter(|(_, instance)| instance.verdict == Verdict::Reachable);
@@ -62,7 +62,7 @@ fn is_whole(cluster: &Cluster, id: &ServiceId, service: &Service, now: Timestamp
 
 /// What one revision of a stack changed.
 struct Deployment<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a State,
     id: &'a StackId,
     stack: &'a Stack,
     revision: u64,
@@ -73,7 +73,7 @@ struct Deployment<'a> {
 }
 
 impl<'a> Deployment<'a> {
-    fn of(cluster: &'a Cluster, id: &'a StackId, stack: &'a Stack, revision: u64) -> Option<Deployment<'a>> {
+    fn of(cluster: &'a State, id: &'a StackId, stack: &'a Stack, revision: u64) -> Option<Deployment<'a>> {
         let at = |wanted: u64| stack.history.iter().find(|kept| kept.revision == wanted).map(|kept| &*kept.spec);
         let spec = at(revision)?;
         let before = revision.checked_sub(1).and_then(at);

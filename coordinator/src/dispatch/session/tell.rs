@@ -10,7 +10,7 @@ use common::{
     network::Network,
     wire::{DirectoryPiece, ToAgent},
 };
-use coordinator_core::{Cluster, lease, view};
+use coordinator_core::{State, lease, view};
 use link::{clock::now, connection::Sender};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
@@ -100,7 +100,7 @@ impl Telling {
     async fn tell_assignment(
         &mut self,
         session: &Session,
-        cluster: &Cluster,
+        cluster: &State,
         outgoing: &mut Sender,
     ) -> Result<(), Ended> {
         let Some(assignment) = view::assignment(cluster, session.host, &self.unknown) else { return Ok(()) };
@@ -117,7 +117,7 @@ impl Telling {
         Ok(())
     }
 
-    async fn tell_coordinators(&mut self, cluster: &Cluster, outgoing: &mut Sender) -> Result<(), Ended> {
+    async fn tell_coordinators(&mut self, cluster: &State, outgoing: &mut Sender) -> Result<(), Ended> {
         let coordinators = view::coordinators(cluster);
         if self.coordinators != coordinators {
             outgoing.send(&ToAgent::Coordinators(coordinators.clone())).await?;
@@ -127,7 +127,7 @@ impl Telling {
     }
 
     /// The directory to tell. Where there is no overlay, the addresses of others are of no use.
-    fn directory_now(&self, known: &KnownDirectory, cluster: &Cluster) -> Option<Directory> {
+    fn directory_now(&self, known: &KnownDirectory, cluster: &State) -> Option<Directory> {
         self.assignment.as_ref().filter(|told| matches!(told.network, Network::Overlay(_)))?;
         match &self.directory {
             _ if known.index >= self.since => Some(known.directory.clone()),

@@ -16,7 +16,7 @@ use common::{
     wire::{DirectoryPiece, ToAgent},
 };
 use coordinator_core::{
-    Cluster, Command, Planner,
+    Command, Planner, State,
     view::{Touched, assignment, directory, follow, touched},
 };
 use tests::world::{World, host_id};
@@ -37,16 +37,16 @@ struct Told {
 }
 
 impl Told {
-    fn of(cluster: &Cluster) -> Told {
+    fn of(cluster: &State) -> Told {
         let assigned = |host: &HostId| Some((*host, assignment(cluster, *host, &BTreeSet::new())?));
-        Told { assignments: cluster.hosts.keys().filter_map(assigned).collect(), directory: directory(cluster) }
+        Told { assignments: cluster.hosts().keys().filter_map(assigned).collect(), directory: directory(cluster) }
     }
 
     /// Tells what a change of the state means, and prints what that took.
-    fn follow(&mut self, what: &str, before: &Cluster, after: &Cluster) {
+    fn follow(&mut self, what: &str, before: &State, after: &State) {
         let (began, mut assigned) = (Instant::now(), Vec::new());
         let hosts = match touched(before, after) {
-            Touched::All => after.hosts.keys().copied().collect(),
+            Touched::All => after.hosts().keys().copied().collect(),
             Touched::Hosts(hosts) => hosts,
         };
         for host in hosts {
@@ -60,7 +60,7 @@ impl Told {
         let assigning = began.elapsed();
         let (began, told, mut listed) = (Instant::now(), self.directory.clone(), Vec::new());
         follow(&mut self.directory, before, after);
-        for _ in after.hosts.keys() {
+        for _ in after.hosts().keys() {
             let difference = told.difference(&self.directory);
             if !difference.is_empty() {
                 listed.push(size(&ToAgent::Directory(DirectoryPiece { anew: false, difference, more: false })));
@@ -99,14 +99,14 @@ fn main() {
         world.run_all();
     }
     let mut told = Told::of(&world.cluster);
-    println!("{HOSTS} hosts with {} instances in all", world.cluster.instances.len());
+    println!("{HOSTS} hosts with {} instances in all", world.cluster.instances().len());
 
     let mut change = |what: &str, world: &mut World, commands: Vec<Command>| {
         let before = world.cluster.clone();
         world.apply(commands);
         told.follow(what, &before, &world.cluster);
     };
-    let (id, instance) = world.cluster.instances.iter().next().expect("there are some");
+    let (id, instance) = world.cluster.instances().iter().next().expect("there are some");
     let (id, host, observed) = (id.clone(), instance.host, instance.observed.clone());
     let observe = |observed| Command::Observe { host, instances: vec![(id.clone(), observed)] };
     change("an instance fails", &mut world, vec![observe(Observed { phase: Phase::Failed, ..observed.clone() })]);

@@ -74,11 +74,11 @@ fn full(hosts: u32) {
     {
         world.apply(commands);
     }
-    println!("{} instances take {} MiB", world.cluster.instances.len(), resident().saturating_sub(empty));
+    println!("{} instances take {} MiB", world.cluster.instances().len(), resident().saturating_sub(empty));
 
     let began = Instant::now();
     let all = plan(&world.cluster, world.at());
-    println!("a whole pass over {} instances: {:.0} ms", world.cluster.instances.len(), ms(began.elapsed()));
+    println!("a whole pass over {} instances: {:.0} ms", world.cluster.instances().len(), ms(began.elapsed()));
     assert!(all.commands.is_empty(), "all is quiet");
 
     let mut times = Vec::new();
@@ -95,7 +95,7 @@ fn full(hosts: u32) {
 
     let mut times = Vec::new();
     let some: Vec<(InstanceId, HostId)> =
-        world.cluster.instances.iter().step_by(2_999).map(|(id, i)| (id.clone(), i.host)).collect();
+        world.cluster.instances().iter().step_by(2_999).map(|(id, i)| (id.clone(), i.host)).collect();
     for (id, host) in some {
         let observed = Observed { phase: Phase::Running, restart: 1, ..Observed::nothing() };
         world.apply(vec![Command::Observe { host, instances: vec![(id, observed)] }]);

@@ -9,7 +9,7 @@ use common::{
     part::PartId,
     time::Span,
 };
-use coordinator_core::{Command, Proposal, cluster::Stack, plan};
+use coordinator_core::{Command, Proposal, plan, state::Stack};
 
 use super::World;
 use crate::oracle::{Checked, nothing_is_left_over, what_runs_is_wanted};
@@ -34,7 +34,7 @@ impl World {
         self.calm = true;
         let deadline = self.now + SETTLES_WITHIN;
         let mut quiet_since = self.now;
-        let mut index = self.cluster.index;
+        let mut index = self.cluster.index();
         while self.now.since(quiet_since) < QUIET {
             if self.now > deadline {
                 return Err(format!("I11: not settled within {SETTLES_WITHIN}: {}", self.unrest()));
@@ -42,8 +42,8 @@ impl World {
             // What was asked for before may still come, and a service may go back to one.
             self.end_schedules()?;
             let something = self.round()?;
-            if something || self.cluster.index != index {
-                index = self.cluster.index;
+            if something || self.cluster.index() != index {
+                index = self.cluster.index();
                 quiet_since = self.now;
             }
             let span = if something { Span(200) } else { Span::seconds(2) };
@@ -57,7 +57,7 @@ impl World {
     /// A cluster with schedules never comes to rest.
     fn end_schedules(&mut self) -> Checked {
         let has_schedule = |stack: &Stack| stack.services.values().any(|service| service.spec.cron.is_some());
-        let stacks = self.cluster.stacks.iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
+        let stacks = self.cluster.stacks().iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
         let puts = stacks.map(|(id, stack)| {
             let mut spec = (*stack.spec).clone();
             spec.services.values_mut().for_each(|service| service.cron = None);

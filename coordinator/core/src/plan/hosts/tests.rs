@@ -36,7 +36,7 @@ fn with_gpus(replicas: u32, amount: DeviceAmount) -> ServiceSpec {
 
 /// The devices of every instance that is to run, and why others are not placed.
 fn devices(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
-    let told = |(_, instance): (&InstanceId, &crate::cluster::Instance)| {
+    let told = |(_, instance): (&InstanceId, &crate::state::Instance)| {
         let devices = instance.devices.iter().map(|device| format!("{}:{}", device.part, device.id));
         instance.fills_slot().then(|| devices.collect::<Vec<_>>().join(" "))
     };
@@ -46,7 +46,7 @@ fn devices(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
         .flatten()
         .map(|blocked| blocked.to_string())
         .collect();
-    (fixture.cluster.instances.iter().filter_map(told).collect(), blocked)
+    (fixture.cluster.instances().iter().filter_map(told).collect(), blocked)
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_update_that_finds_no_free_device_stops_first() {
     changed.container.image = "web:2".into();
     fixture.deploy(&[("web", changed)]);
     fixture.settle();
-    let images: Vec<&str> = fixture.cluster.instances.values().map(|i| i.spec.container.image.as_str()).collect();
+    let images: Vec<&str> = fixture.cluster.instances().values().map(|i| i.spec.container.image.as_str()).collect();
     assert_eq!((images, devices(&fixture).0), (vec!["web:2"], vec!["_main:GPU-10".to_owned()]));
 }
 

@@ -56,7 +56,7 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
     for seed in 0..300 {
         let mut numbers = Numbers(seed);
         let mut fixture = Fixture::of_hosts(1 + numbers.below(12) as u8);
-        for number in 1..=fixture.cluster.hosts.len() as u8 {
+        for number in 1..=fixture.cluster.hosts().len() as u8 {
             let (cpu, memory) = (MilliCpu(numbers.below(9) * 500), Bytes(numbers.below(9) << 29));
             let gpus: Vec<String> = (0..numbers.below(5)).map(|gpu| format!("GPU-{gpu}")).collect();
             let devices = [(GPU.to_owned(), gpus)].into();

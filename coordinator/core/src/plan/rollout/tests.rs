@@ -11,9 +11,8 @@ use common::{
 };
 
 use crate::{
-    Cluster, Command, Outcome,
-    cluster::Service,
-    plan,
+    Command, Outcome, State, plan,
+    state::Service,
     testing::{Fixture, host, name, stack, web},
     view,
 };
@@ -45,7 +44,7 @@ fn deployed(change: fn(&mut ServiceSpec)) -> Fixture {
     fixture
 }
 
-fn at_least(count: usize) -> impl Fn(&Cluster) {
+fn at_least(count: usize) -> impl Fn(&State) {
     move |cluster| assert!(Fixture::serving(cluster, "web") >= count, "fewer than {count} serve")
 }
 
@@ -65,9 +64,9 @@ fn the_new_instance_serves_before_the_old_one_goes() {
     let first = plan(&fixture.cluster, fixture.now).commands;
     let [Command::Place(place)] = &first[..] else { panic!("one is placed, none is stopped: {first:?}") };
     assert_eq!(place.replaces.as_ref().map(ToString::to_string), Some("default/shop/web/1.1".into()));
-    let in_bounds = |cluster: &Cluster| {
+    let in_bounds = |cluster: &State| {
         at_least(3)(cluster);
-        let alive = cluster.instances.values().filter(|i| i.fills_slot()).count();
+        let alive = cluster.instances().values().filter(|i| i.fills_slot()).count();
         assert!(alive <= 4, "more than one at a time is replaced");
     };
     fixture.settle();
@@ -88,9 +87,9 @@ fn what_cannot_run_twice_stops_first() {
     for change in [fixed_port, full, asked] {
         let mut fixture = deployed(change);
         fixture.deploy(&[("web", three("web:2", change))]);
-        let in_bounds = |cluster: &Cluster| {
+        let in_bounds = |cluster: &State| {
             at_least(2)(cluster);
-            assert!(cluster.instances.values().filter(|i| i.fills_slot()).count() <= 3);
+            assert!(cluster.instances().values().filter(|i| i.fills_slot()).count() <= 3);
         };
         fixture.pass(MINUTE, &in_bounds);
         assert_eq!(fixture.filled(), ["web/1.2@h1", "web/2.2@h2", "web/3.2@h3"]);
@@ -117,7 +116,7 @@ fn a_revision_that_fails_goes_back_and_nobody_notices() {
     let rollout = &service(&fixture).rollout;
     assert_eq!((rollout.state, rollout.back_from), (RolloutState::Done, Some(2)));
     assert!(rollout.why.ends_with("there is no such image"), "{}", rollout.why);
-    let record = &fixture.cluster.stacks[&stack()];
+    let record = &fixture.cluster.stacks()[&stack()];
     assert_eq!(record.spec.services[&name("web")].container.image, "web:1", "the stack says what is");
     let history = view::revisions(record);
     let what: Vec<&str> = history.iter().map(|revision| revision.what.as_str()).collect();
@@ -136,7 +135,7 @@ fn a_rollout_that_failed_tells_what_was_printed_last() {
         let place = plan(&fixture.cluster, fixture.now).commands.remove(0);
         fixture.done(place);
         let id = crate::testing::instance("web/1.2");
-        let on = fixture.cluster.instances[&id].host;
+        let on = fixture.cluster.instances()[&id].host;
         let (failure, output) = ("it ended with exit code 7".to_owned(), LastLines::of(b"FATAL no database"));
         let (message, phase) = (failure.clone(), Phase::Starting);
         let observed = Observed { restart: 1, phase, message, failure, output: output.clone(), ..Observed::nothing() };
@@ -146,7 +145,7 @@ fn a_rollout_that_failed_tells_what_was_printed_last() {
         let rollout = &service(&fixture).rollout;
         assert_eq!((rollout.state, &rollout.output), (state, &output));
         assert_eq!(rollout.why, "1.2 on h1: it ended with exit code 7", "the lines are apart from the sentence");
-        let event = fixture.cluster.events.values().rev().find(|event| event.subject == "default/shop/web");
+        let event = fixture.cluster.events().values().rev().find(|event| event.subject == "default/shop/web");
         assert_eq!(event.map(|event| &event.output), Some(&output));
         fixture.pass(MINUTE, &|_| {});
         assert_eq!(service(&fixture).rollout.output, output, "it is known as long as why it went back");
@@ -161,7 +160,7 @@ fn a_revision_that_fails_is_paused_if_that_is_asked_for_and_goes_on_when_a_perso
     fixture.pass(MINUTE, &at_least(3));
     assert_eq!(service(&fixture).rollout.state, RolloutState::Paused);
     let failed = |fixture: &Fixture| {
-        fixture.cluster.slots.values().flat_map(|slot| &slot.tries).map(|tries| tries.failures).sum::<u32>()
+        fixture.cluster.slots().values().flat_map(|slot| &slot.tries).map(|tries| tries.failures).sum::<u32>()
     };
     assert_eq!(failed(&fixture), 1);
     let resume = |fixture: &mut Fixture, state| {
@@ -177,7 +176,7 @@ fn a_revision_that_fails_is_paused_if_that_is_asked_for_and_goes_on_when_a_perso
     fixture.deploy(&[("web", three("web:3", pause))]);
     fixture.pass(Span::minutes(3), &at_least(3));
     assert_eq!(service(&fixture).rollout.state, RolloutState::Done);
-    assert!(fixture.cluster.instances.values().all(|i| i.spec.container.image == "web:3"));
+    assert!(fixture.cluster.instances().values().all(|i| i.spec.container.image == "web:3"));
 }
 
 #[test]
@@ -319,7 +318,7 @@ fn a_global_service_is_on_each_host_once() {
 
     // It leaves a host last.
     drain(&mut fixture, 1, Span::minutes(60));
-    let last = |cluster: &Cluster| {
+    let last = |cluster: &State| {
         let on_first: Vec<_> = cluster.instances_on(host(1)).filter(|(_, i)| i.fills_slot()).collect();
         let has_web = on_first.iter().any(|(id, _)| id.service().service == name("web"));
         assert!(has_web || on_first.is_empty(), "{on_first:?}");
@@ -367,7 +366,7 @@ fn with_canary(promote_after: Option<Span>) -> impl Fn(&mut ServiceSpec) {
 }
 
 fn images(fixture: &Fixture) -> Vec<String> {
-    let filling = fixture.cluster.instances.values().filter(|instance| instance.fills_slot());
+    let filling = fixture.cluster.instances().values().filter(|instance| instance.fills_slot());
     filling.map(|instance| instance.spec.container.image.clone()).collect()
 }
 
@@ -396,7 +395,7 @@ fn a_canary_waits_for_a_person() {
         fixture.done(Command::ScaleService { id: service_id(), replicas: 4 });
         fixture.settle();
         assert_eq!(images(&fixture), ["web:2", "web:1", "web:1", "web:1"]);
-        let on = fixture.cluster.instances.values().find(|i| i.spec.container.image == "web:1").map(|i| i.host);
+        let on = fixture.cluster.instances().values().find(|i| i.spec.container.image == "web:1").map(|i| i.host);
         fixture.done(Command::RemoveHost(on.filter(|on| *on != host(1)).unwrap_or(host(2))));
         fixture.done(Command::ScaleService { id: service_id(), replicas: 3 });
         fixture.pass(MINUTE, &|_| {});
@@ -479,9 +478,9 @@ fn a_host_that_came_later_gets_its_share() {
     assert_eq!(told, ["default/shop/web/1.1 h1 h3", "default/shop/web/2.1 h2 h3"]);
 
     fixture.done(Command::Rebalance { services: vec![service_id()] });
-    let in_bounds = |cluster: &Cluster| {
+    let in_bounds = |cluster: &State| {
         at_least(6)(cluster);
-        assert!(cluster.instances.values().filter(|i| i.fills_slot()).count() <= 7, "one at a time");
+        assert!(cluster.instances().values().filter(|i| i.fills_slot()).count() <= 7, "one at a time");
     };
     fixture.pass(MINUTE, &in_bounds);
     assert_eq!(on_each(&fixture), [2, 2, 2]);

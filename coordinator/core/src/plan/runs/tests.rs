@@ -10,9 +10,8 @@ use common::{
 };
 
 use crate::{
-    Command, Outcome,
-    cluster::Service,
-    plan,
+    Command, Outcome, plan,
+    state::Service,
     testing::{Fixture, host, instance, name, stack, web},
     view,
 };
@@ -88,7 +87,7 @@ fn a_dependant_changes_when_its_dependency_has_done_what_it_is_to_do() {
         // What is lost meanwhile is what served.
         fixture.done(Command::RemoveHost(host(2)));
         pass(&mut fixture, 1);
-        let instance = &fixture.cluster.instances[&instance("app/1.2")];
+        let instance = &fixture.cluster.instances()[&instance("app/1.2")];
         assert_eq!((instance.spec.container.image.as_str(), instance.revision), ("app:1", 1), "{how}");
         fixture.observe("migrate/1.2", Phase::Completed);
         pass(&mut fixture, 1);
@@ -154,7 +153,7 @@ fn going_back_does_nothing_again() {
             fixture.observe(&format!("migrate/1.{incarnation}"), end);
             pass(&mut fixture, 1);
         }
-        let history = fixture.cluster.stacks[&stack()].history.clone();
+        let history = fixture.cluster.stacks()[&stack()].history.clone();
         let served: Vec<bool> = history.iter().map(|revision| revision.served).collect();
         assert_eq!(served, [true, true, false], "{how}");
         for (back_to, image) in [(1, "app:2"), (0, "app:1")] {
@@ -164,11 +163,11 @@ fn going_back_does_nothing_again() {
             fixture.done(put);
             pass(&mut fixture, 1);
             let images: Vec<&str> =
-                fixture.cluster.instances.values().map(|i| i.spec.container.image.as_str()).collect();
+                fixture.cluster.instances().values().map(|i| i.spec.container.image.as_str()).collect();
             assert_eq!(images, [image], "{how}");
             assert_eq!((state(&fixture, "app"), state(&fixture, "migrate")), (RolloutState::Done, RolloutState::Done));
         }
-        assert_eq!(fixture.cluster.slots[&id("migrate").slot(1)].incarnation, 3, "{how}");
+        assert_eq!(fixture.cluster.slots()[&id("migrate").slot(1)].incarnation, 3, "{how}");
     }
 }
 
@@ -199,7 +198,7 @@ fn what_has_ended_does_not_move_and_what_has_not_does() {
                 pass(&mut fixture, 1);
                 lose(&mut fixture);
                 pass(&mut fixture, 60);
-                let found = fixture.cluster.slots[&id("migrate").slot(1)].incarnation;
+                let found = fixture.cluster.slots()[&id("migrate").slot(1)].incarnation;
                 assert_eq!(found, incarnation, "{how}, {end:?}, lost by {way}");
             }
         }
@@ -255,7 +254,7 @@ fn a_run_that_could_not_begin_makes_room_for_the_next() {
     assert_eq!(service(&fixture, "backup").runs.number, 4, "at 20, 30, 40 and 50");
     fixture.deploy(&[("backup", scheduled("backup:2"))]);
     fixture.settle();
-    let running = fixture.cluster.instances.values().filter(|i| i.observed.phase == Phase::Running).count();
+    let running = fixture.cluster.instances().values().filter(|i| i.observed.phase == Phase::Running).count();
     assert_eq!(running, 1, "a mended file helps at once");
 }
 
@@ -288,7 +287,7 @@ fn retries_are_counted_for_the_slot() {
     fixture.done(Command::Retry(id("web")));
     pass(&mut fixture, 1);
     assert_eq!(fixture.filled(), ["web/1.3@h2"]);
-    assert_eq!(fixture.cluster.instances[&instance("web/1.3")].observed.retries, 0, "a person gives it all of them");
+    assert_eq!(fixture.cluster.instances()[&instance("web/1.3")].observed.retries, 0, "a person gives it all of them");
 }
 
 #[test]
@@ -299,7 +298,7 @@ fn a_new_revision_begins_with_a_clean_slate() {
     assert!(blocked(&fixture)[0].contains(" times in a row"), "{:?}", blocked(&fixture));
     fixture.deploy(&[("web", web(|spec| spec.container.image = "web:2".into()))]);
     fixture.settle();
-    let running = fixture.cluster.instances.values().filter(|i| i.observed.phase == Phase::Running).count();
+    let running = fixture.cluster.instances().values().filter(|i| i.observed.phase == Phase::Running).count();
     assert_eq!(running, 1, "{:?}", blocked(&fixture));
 }
 
@@ -316,7 +315,7 @@ fn what_waits_for_a_service_that_goes_back_goes_back_with_it() {
         fixture.pass(MINUTE, &|_| {});
     };
     let images = |fixture: &Fixture| -> Vec<String> {
-        let filling = fixture.cluster.instances.values().filter(|instance| instance.fills_slot());
+        let filling = fixture.cluster.instances().values().filter(|instance| instance.fills_slot());
         filling.map(|instance| instance.spec.container.image.clone()).collect()
     };
     deploy(&mut fixture, "db:1", "1");

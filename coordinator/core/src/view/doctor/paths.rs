@@ -12,10 +12,10 @@ use common::{
 };
 
 use super::Found;
-use crate::{Cluster, cluster::Host};
+use crate::{State, state::Host};
 
 /// Every path of the overlay, by the hosts at its end and at its beginning.
-pub fn paths(cluster: &Cluster, found: &Found) -> PathsView {
+pub fn paths(cluster: &State, found: &Found) -> PathsView {
     let mut arriving: BTreeMap<Name, BTreeMap<Name, PathState>> =
         on_overlay(cluster).map(|(_, host)| (host.name.clone(), BTreeMap::new())).collect();
     for (to, from, state) in each_path(cluster, found) {
@@ -27,7 +27,7 @@ pub fn paths(cluster: &Cluster, found: &Found) -> PathsView {
 /// The hosts at the end and at the beginning of every path of the overlay, and what it carries by what the hosts' agents
 /// have found; nothing is known of who is not in `found`. A thousand hosts have a million paths.
 pub fn each_path<'a>(
-    cluster: &'a Cluster,
+    cluster: &'a State,
     found: &'a Found,
 ) -> impl Iterator<Item = (&'a Name, &'a Name, PathState)> + use<'a> {
     on_overlay(cluster).flat_map(move |(to, host)| {
@@ -56,8 +56,8 @@ pub fn each_path<'a>(
     })
 }
 
-fn on_overlay(cluster: &Cluster) -> impl Iterator<Item = (&HostId, &Host)> {
-    cluster.hosts.iter().filter(|_| cluster.network.backend != Backend::None)
+fn on_overlay(cluster: &State) -> impl Iterator<Item = (&HostId, &Host)> {
+    cluster.hosts().iter().filter(|_| cluster.network().backend != Backend::None)
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn a_path_is_what_the_host_at_its_end_says() {
         let mut fixture = Fixture::of_hosts(4);
-        let subnet = |fixture: &Fixture, number: u8| fixture.cluster.hosts[&host(number)].subnet;
+        let subnet = |fixture: &Fixture, number: u8| fixture.cluster.hosts()[&host(number)].subnet;
         let found: Found = [
             (host(1), vec![]),
             (host(2), vec![Finding::Unheard { peer: subnet(&fixture, 1), answers: true }]),
@@ -95,7 +95,7 @@ mod tests {
     fn who_names_as_many_as_it_may_says_nothing_of_the_rest() {
         let fixture = Fixture::of_hosts(40);
         let silent =
-            |number: u8| Finding::Unheard { peer: fixture.cluster.hosts[&host(number)].subnet, answers: false };
+            |number: u8| Finding::Unheard { peer: fixture.cluster.hosts()[&host(number)].subnet, answers: false };
         let found: Found = [(host(1), (2..34).map(silent).collect())].into();
         let of_first = &paths(&fixture.cluster, &found).arriving[&name("h1")];
         let count = |state: PathState| of_first.values().filter(|found| **found == state).count();

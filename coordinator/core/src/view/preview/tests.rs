@@ -203,7 +203,7 @@ fn values_that_may_be_passwords_are_compared_and_not_shown() {
     let lines = plan_of(&fixture, &[("web", secret("hunter2"))]);
     assert_eq!(lines[0], "  ~ web  env PASSWORD changed; command changed; entrypoint changed; label auth changed");
     assert!(!lines.concat().contains("hunter"), "{lines:?}");
-    let revisions = super::super::revisions(fixture.cluster.stacks.get(&stack()).expect("it is there"));
+    let revisions = super::super::revisions(fixture.cluster.stacks().get(&stack()).expect("it is there"));
     assert_eq!(change_lines(&revisions[0].changes), ["web added"]);
     fixture.settle();
     fixture.observe("web/1.1", Phase::Running);

@@ -78,7 +78,7 @@ fn how_a_deployment_stands() {
         )]);
         pass(&mut fixture, 60);
         fixture.deploy(&[("web", spec)]);
-        let revision = fixture.cluster.stacks[&stack()].revision;
+        let revision = fixture.cluster.stacks()[&stack()].revision;
         pass(&mut fixture, 60);
         assert_eq!(word(&fixture, revision), expected, "{case}");
     }

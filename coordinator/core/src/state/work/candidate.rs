@@ -7,12 +7,12 @@ use common::{
     spec::{Constraint, ServiceSpec},
 };
 
-use super::{Cluster, Host};
+use super::{Host, State};
 
 /// A host that a service's instance might go to.
 pub struct Candidate<'a> {
     /// The state that it is part of.
-    pub cluster: &'a Cluster,
+    pub cluster: &'a State,
     /// The service.
     pub service: &'a ServiceId,
     /// The host.
@@ -78,11 +78,11 @@ impl Candidate<'_> {
     }
 }
 
-impl Cluster {
+impl State {
     /// What other services of the stack do not want beside them: if `a` is not to be where `b` is, `b` is not
     /// to be where `a` is.
     pub fn shunned_by(&self, id: &ServiceId) -> Vec<Constraint> {
-        let Some(stack) = self.stacks.get(&id.stack) else { return Vec::new() };
+        let Some(stack) = self.work.stacks.get(&id.stack) else { return Vec::new() };
         let shuns = |constraint: &Constraint| {
             constraint.key == Constraint::SERVICE
                 && !constraint.allows(&[id.service.as_str()])

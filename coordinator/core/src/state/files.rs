@@ -16,11 +16,17 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, StackChange, not_found};
+use super::{Applied, StackChange, State, not_found};
 use crate::command::{NewFile, Outcome};
 
 /// Most configs and secrets of all environments and stacks.
 const MAX_FILES: usize = 10_000;
+
+/// The section of configs and secrets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Files {
+    records: OrdMap<FileId, FileRecord>,
+}
 
 /// A config or a secret as the cluster keeps it: the newest version, and those that a revision or an
 /// instance names.
@@ -88,7 +94,12 @@ fn users<'a>(stack: &'a StackId, spec: &'a StackSpec, file: &'a FileId) -> impl 
     spec.services.iter().filter(move |(_, service)| uses(service)).map(|(name, _)| name)
 }
 
-impl Cluster {
+impl State {
+    /// The configs and secrets.
+    pub fn files(&self) -> &OrdMap<FileId, FileRecord> {
+        &self.files.records
+    }
+
     /// A stack's spec in which every file has its version. Where none is asked for, it is a new one, or the one that
     /// the stack uses now, which after a way back is not the newest; the newest if it uses none.
     pub(super) fn resolve_files(
@@ -104,7 +115,7 @@ impl Cluster {
             for (name, service) in &mut Arc::make_mut(&mut resolved).services {
                 for file in service.containers_mut().flat_map(|container| &mut container.files) {
                     let id = file.id(stack);
-                    let record = self.files.get(&id);
+                    let record = self.files.records.get(&id);
                     let is_new = new.iter().any(|new| id == new.id(stack));
                     let newest = match record {
                         Some(record) if is_new => Some(record.next()),
@@ -137,7 +148,7 @@ impl Cluster {
     /// The versions of files that a stack uses now.
     fn versions_in_use(&self, stack: &StackId) -> BTreeMap<FileId, BTreeSet<u64>> {
         let mut used: BTreeMap<FileId, BTreeSet<u64>> = BTreeMap::new();
-        let services = self.stacks.get(stack).into_iter().flat_map(|stack| stack.spec.services.values());
+        let services = self.stacks().get(stack).into_iter().flat_map(|stack| stack.spec.services.values());
         for (_, file) in services.flat_map(ServiceSpec::files) {
             used.entry(file.id(stack)).or_default().extend(file.version);
         }
@@ -147,7 +158,7 @@ impl Cluster {
     /// The versions of a file that are in use now, with their numbers: that of each stack that uses it, else the
     /// newest. A new content is compared with these.
     pub fn used_versions(&self, id: &FileId) -> Vec<(u64, &FileVersion)> {
-        let Some(record) = self.files.get(id) else { return Vec::new() };
+        let Some(record) = self.files.records.get(id) else { return Vec::new() };
         let of_stack = |stack: &StackId| self.versions_in_use(stack).remove(id).unwrap_or_default();
         let used: BTreeSet<u64> = self.stacks_with(id).iter().flat_map(of_stack).collect();
         let known = |number: u64| record.versions.get(&number).map(|version| (number, version));
@@ -157,18 +168,18 @@ impl Cluster {
 
     /// Adds versions; what has no right form or is too much is refused before anything is added.
     pub(super) fn add_files(&mut self, new: Vec<(FileId, Content)>) -> Result<(), Problem> {
-        let unknown = new.iter().filter(|(id, _)| !self.files.contains_key(id)).count();
-        if self.files.len() + unknown > MAX_FILES {
+        let unknown = new.iter().filter(|(id, _)| !self.files.records.contains_key(id)).count();
+        if self.files.records.len() + unknown > MAX_FILES {
             return Err(Problem::new(Code::InvalidRequest, "The configs and secrets were not set")
-                .why(format!("there are {}, and {MAX_FILES} is the limit", self.files.len())));
+                .why(format!("there are {}, and {MAX_FILES} is the limit", self.files.records.len())));
         }
         if let Some((id, _)) = new.iter().find(|(id, content)| !content.fits(id.kind)) {
             return Err(Problem::new(Code::InvalidRequest, format!("{id} was not set"))
                 .why("secrets are sealed, and configs are not"));
         }
         for (id, content) in new {
-            let version = FileVersion { content, at: self.clock, by: self.actor.clone() };
-            let record = self.files.entry(id.clone()).or_default();
+            let version = FileVersion { content, at: self.clock, by: self.actor().cloned() };
+            let record = self.files.records.entry(id.clone()).or_default();
             let number = record.next();
             record.versions.insert(number, version);
             self.record(&id, "file-set", format!("version {number}"));
@@ -180,9 +191,9 @@ impl Cluster {
     pub(super) fn put_file(&mut self, id: &FileId, content: &Content) -> Applied {
         self.known_environment(&id.environment)?;
         self.add_files(vec![(id.clone(), content.clone())])?;
-        let version = self.files.get(id).and_then(FileRecord::newest).map_or(0, |(number, _)| number);
+        let version = self.files.records.get(id).and_then(FileRecord::newest).map_or(0, |(number, _)| number);
         for stack in self.stacks_with(id) {
-            let Some(spec) = self.stacks.get(&stack).map(|stack| stack.spec.clone()) else { continue };
+            let Some(spec) = self.stacks().get(&stack).map(|stack| stack.spec.clone()) else { continue };
             let mut changed = (*spec).clone();
             let containers = changed.services.values_mut().flat_map(ServiceSpec::containers_mut);
             let files = containers.flat_map(|container| &mut container.files);
@@ -199,7 +210,7 @@ impl Cluster {
     pub fn stacks_with(&self, file: &FileId) -> Vec<StackId> {
         let uses =
             |id: &StackId, stack: &super::Stack| !stack.removing && users(id, &stack.spec, file).next().is_some();
-        self.stacks.iter().filter(|(id, stack)| uses(id, stack)).map(|(id, _)| id.clone()).collect()
+        self.stacks().iter().filter(|(id, stack)| uses(id, stack)).map(|(id, _)| id.clone()).collect()
     }
 
     /// The services that use a file.
@@ -207,11 +218,11 @@ impl Cluster {
         let of_stack = |(id, stack): (&StackId, &super::Stack)| {
             users(id, &stack.spec, file).map(|name| id.service(name.clone())).collect::<Vec<_>>()
         };
-        self.stacks.iter().flat_map(of_stack).collect()
+        self.stacks().iter().flat_map(of_stack).collect()
     }
 
     pub(super) fn remove_file(&mut self, id: &FileId) -> Applied {
-        if !self.files.contains_key(id) {
+        if !self.files.records.contains_key(id) {
             return Err(not_found(&id.kind.to_string(), &id.name));
         }
         let users = self.services_with(id);
@@ -221,7 +232,7 @@ impl Cluster {
                 .why(format!("it is used by {}", users.join(", ")))
                 .fix("Deploy them without it first"));
         }
-        self.files.remove(id);
+        self.files.records.remove(id);
         self.record(id, "file-removed", "all its versions are gone");
         self.done()
     }
@@ -229,7 +240,7 @@ impl Cluster {
     /// Forgets versions that nothing names any more, of the files that `among` chooses: the newest one of a
     /// file stays, unless the file is a stack's own and no revision knows it.
     pub(super) fn prune_files(&mut self, among: impl Fn(&FileId) -> bool) {
-        let chosen: Vec<FileId> = self.files.keys().filter(|id| among(id)).cloned().collect();
+        let chosen: Vec<FileId> = self.files.records.keys().filter(|id| among(id)).cloned().collect();
         if chosen.is_empty() {
             return;
         }
@@ -237,7 +248,7 @@ impl Cluster {
         let nothing = BTreeSet::new();
         for id in chosen {
             let used = named.get(&id).unwrap_or(&nothing);
-            let Some(record) = self.files.get_mut(&id) else { continue };
+            let Some(record) = self.files.records.get_mut(&id) else { continue };
             let newest = record.newest().map_or(0, |(number, _)| number);
             let stays = |version: u64| used.contains(&version) || (version == newest && id.stack.is_none());
             let old: Vec<u64> = record.versions.keys().copied().filter(|version| !stays(*version)).collect();
@@ -245,7 +256,7 @@ impl Cluster {
                 record.versions.remove(&version);
             }
             if record.versions.is_empty() {
-                self.files.remove(&id);
+                self.files.records.remove(&id);
             }
         }
     }
@@ -258,7 +269,7 @@ impl Cluster {
                 named.entry(file.id(stack)).or_default().extend(file.version);
             }
         };
-        for (id, stack) in &self.stacks {
+        for (id, stack) in self.stacks() {
             let specs = stack.history.iter().map(|revision| &revision.spec).chain([&stack.spec]);
             specs.flat_map(|spec| spec.services.values()).for_each(|service| add(id, service));
             for service in stack.services.values() {
@@ -266,7 +277,7 @@ impl Cluster {
                 service.stable.iter().for_each(|stable| add(id, &stable.spec));
             }
         }
-        self.instances.iter().for_each(|(id, instance)| add(id.stack(), &instance.spec));
+        self.instances().iter().for_each(|(id, instance)| add(id.stack(), &instance.spec));
         named
     }
 }
@@ -318,7 +329,7 @@ mod tests {
     }
 
     fn versions(fixture: &Fixture, id: &FileId) -> Vec<u64> {
-        fixture.cluster.files.get(id).map(|record| record.versions.keys().copied().collect()).unwrap_or_default()
+        fixture.cluster.files().get(id).map(|record| record.versions.keys().copied().collect()).unwrap_or_default()
     }
 
     fn used(fixture: &Fixture) -> (u64, Option<u64>) {
@@ -344,7 +355,7 @@ mod tests {
         fixture.done(put(&key, sealed("2")));
         assert_eq!(used(&fixture), (2, Some(2)));
         fixture.pass(Span::seconds(60), &|_| {});
-        let (_, instance) = fixture.cluster.instances.iter().next().expect("it runs");
+        let (_, instance) = fixture.cluster.instances().iter().next().expect("it runs");
         assert_eq!(instance.spec.container.files[0].version, Some(2), "it was rolled out");
         assert_eq!(versions(&fixture, &key), [1, 2], "the history names both");
 
@@ -382,7 +393,7 @@ mod tests {
         fixture.done(Command::RemoveStack(stack()));
         fixture.settle();
         assert!(versions(&fixture, &own_app).is_empty(), "a stack's own files end with it");
-        assert_eq!(fixture.cluster.files.len(), 1, "the environment's stay");
+        assert_eq!(fixture.cluster.files().len(), 1, "the environment's stay");
     }
 
     #[test]

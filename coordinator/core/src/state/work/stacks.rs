@@ -14,7 +14,7 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Applied, Cluster, not_found,
+    Applied, State, not_found,
     rollouts::{Rollout, Version},
     runs::{Runs, Task},
 };
@@ -55,17 +55,17 @@ pub struct Revision {
 }
 
 /// What becomes of a stack, and what its author took for granted.
-pub(super) struct StackChange<'a> {
+pub(in crate::state) struct StackChange<'a> {
     /// What it should be.
-    pub(super) spec: &'a Arc<StackSpec>,
+    pub(in crate::state) spec: &'a Arc<StackSpec>,
     /// New versions of its own configs and secrets.
-    pub(super) files: &'a [NewFile],
+    pub(in crate::state) files: &'a [NewFile],
     /// Its revision, if the author knows one; 0 for "none yet".
-    pub(super) expect: Option<u64>,
+    pub(in crate::state) expect: Option<u64>,
     /// What is done, for people.
-    pub(super) what: &'a str,
+    pub(in crate::state) what: &'a str,
     /// Whether it goes back to an earlier revision.
-    pub(super) goes_back: bool,
+    pub(in crate::state) goes_back: bool,
 }
 
 /// Most revisions of a stack that are kept.
@@ -186,7 +186,7 @@ impl Stack {
     }
 
     /// Notes whether all of it is as its present revision has it.
-    pub(super) fn note_served(&mut self) {
+    pub(in crate::state) fn note_served(&mut self) {
         let is_done = self.services.values().all(|service| service.rollout.state == RolloutState::Done);
         if let Some(last) = self.history.back_mut().filter(|last| is_done && !last.served) {
             Arc::make_mut(last).served = true;
@@ -194,10 +194,10 @@ impl Stack {
     }
 }
 
-impl Cluster {
+impl State {
     /// The service of that id, unless its stack is being removed.
     pub fn service(&self, id: &ServiceId) -> Option<&Service> {
-        self.stacks.get(&id.stack).filter(|stack| !stack.removing)?.services.get(&id.service)
+        self.work.stacks.get(&id.stack).filter(|stack| !stack.removing)?.services.get(&id.service)
     }
 
     /// Whether a service's instances move to hosts that suit them better.
@@ -206,18 +206,18 @@ impl Cluster {
     }
 
     /// The same, to change it.
-    pub(super) fn service_mut(&mut self, id: &ServiceId) -> Result<&mut Service, Problem> {
-        let stack = self.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
+    pub(in crate::state) fn service_mut(&mut self, id: &ServiceId) -> Result<&mut Service, Problem> {
+        let stack = self.work.stacks.get_mut(&id.stack).filter(|stack| !stack.removing);
         stack.and_then(|stack| stack.services.get_mut(&id.service)).ok_or_else(|| not_found("service", id))
     }
 
-    pub(super) fn put_stack(
+    pub(in crate::state) fn put_stack(
         &mut self,
         id: &StackId,
         StackChange { spec, files, expect, what, goes_back }: StackChange<'_>,
     ) -> Applied {
         self.known_environment(&id.environment)?;
-        let existing = self.stacks.get(id);
+        let existing = self.work.stacks.get(id);
         if existing.is_some_and(|stack| stack.removing) {
             return Err(Problem::new(Code::Conflict, format!("Stack {id} is being removed"))
                 .fix("Try again when its last instance is gone: wharf ps"));
@@ -251,13 +251,13 @@ impl Cluster {
     }
 
     /// Gives a stack its next revision, whose services are rolled out; those that are new have these addresses.
-    pub(super) fn replace_spec(
+    pub(in crate::state) fn replace_spec(
         &mut self,
         id: &StackId,
         StackChange { spec, what, goes_back, .. }: StackChange<'_>,
         addresses: &BTreeMap<Name, Ipv4Addr>,
     ) -> u64 {
-        let existing = self.stacks.get(id);
+        let existing = self.work.stacks.get(id);
         let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| {
@@ -283,17 +283,17 @@ impl Cluster {
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
             Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
-        stack.remember(self.actor.clone(), what.to_owned());
-        self.stacks.insert(id.clone(), stack);
+        stack.remember(self.actor().cloned(), what.to_owned());
+        self.work.stacks.insert(id.clone(), stack);
         // They were given in the order of names.
-        self.last_service_address = addresses.values().next_back().copied().or(self.last_service_address);
+        self.work.last_service_address = addresses.values().next_back().copied().or(self.work.last_service_address);
         self.forget_slots(id);
         self.record(id, "stack-deployed", format!("revision {revision}: {what}"));
         revision
     }
 
-    pub(super) fn remove_stack(&mut self, id: &StackId) -> Applied {
-        let stack = self.stacks.get_mut(id).ok_or_else(|| not_found("stack", id))?;
+    pub(in crate::state) fn remove_stack(&mut self, id: &StackId) -> Applied {
+        let stack = self.work.stacks.get_mut(id).ok_or_else(|| not_found("stack", id))?;
         if !stack.removing {
             stack.removing = true;
             self.record(id, "stack-removed", "the stack is being removed");
@@ -303,33 +303,34 @@ impl Cluster {
     }
 
     /// Forgets a stack that ends once nothing is left of it.
-    pub(super) fn drop_empty_stack(&mut self, id: &StackId) {
-        let ends = self.stacks.get(id).is_some_and(|stack| stack.removing);
+    pub(in crate::state) fn drop_empty_stack(&mut self, id: &StackId) {
+        let ends = self.work.stacks.get(id).is_some_and(|stack| stack.removing);
         if !ends || self.instances_of_stack(id).next().is_some() {
             return;
         }
-        self.stacks.remove(id);
+        self.work.stacks.remove(id);
         self.forget_slots(id);
         self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         self.record(id, "stack-gone", "its last instance is gone");
     }
 
     /// Changes a stack's spec by a step of its own, which is a revision like any other.
-    pub(super) fn change_spec(&mut self, id: &StackId, what: String, change: impl FnOnce(&mut StackSpec)) {
-        let (clock, actor) = (self.clock, self.actor.clone());
-        let Some(stack) = self.stacks.get_mut(id) else { return };
+    pub(in crate::state) fn change_spec(&mut self, id: &StackId, what: String, change: impl FnOnce(&mut StackSpec)) {
+        let (clock, actor) = (self.clock, self.actor().cloned());
+        let Some(stack) = self.work.stacks.get_mut(id) else { return };
         change(Arc::make_mut(&mut stack.spec));
         stack.revision += 1;
         stack.changed_at = clock;
         stack.remember(actor, what);
     }
 
-    pub(super) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
+    pub(in crate::state) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
         if replicas > 10_000 {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
                 .why(format!("{replicas} are more than the 10000 instances allowed")));
         }
         let stack = self
+            .work
             .stacks
             .get_mut(&id.stack)
             .filter(|stack| !stack.removing)
@@ -359,7 +360,7 @@ impl Cluster {
         Ok(Outcome::Revision(revision))
     }
 
-    pub(super) fn rebalance(&mut self, services: &[ServiceId]) -> Applied {
+    pub(in crate::state) fn rebalance(&mut self, services: &[ServiceId]) -> Applied {
         for id in services {
             let service = self.service(id).ok_or_else(|| not_found("service", id))?;
             if let Some(why) = service.stays() {
@@ -373,7 +374,7 @@ impl Cluster {
         self.done()
     }
 
-    pub(super) fn end_rebalance(&mut self, id: &ServiceId) -> Applied {
+    pub(in crate::state) fn end_rebalance(&mut self, id: &ServiceId) -> Applied {
         let service = self.service_mut(id)?;
         if std::mem::take(&mut service.rebalancing) {
             self.record(id, "rebalance-done", "no instance would be better off elsewhere");
@@ -381,8 +382,8 @@ impl Cluster {
         self.done()
     }
 
-    pub(super) fn pin_image(&mut self, id: &ServiceId, expect_revision: u64, digest: &str) -> Applied {
-        let service = self.stacks.get_mut(&id.stack).and_then(|stack| stack.services.get_mut(&id.service));
+    pub(in crate::state) fn pin_image(&mut self, id: &ServiceId, expect_revision: u64, digest: &str) -> Applied {
+        let service = self.work.stacks.get_mut(&id.stack).and_then(|stack| stack.services.get_mut(&id.service));
         let service = service.ok_or_else(|| not_found("service", id))?;
         if service.revision != expect_revision || service.digest.is_some() {
             return Err(Problem::new(Code::Conflict, format!("The image of {id} is pinned or was changed")));

@@ -14,7 +14,7 @@ use common::{
     spec::{Condition, RestartCondition},
 };
 
-use super::{Cluster, Instance, Service, Version};
+use super::{Instance, Service, State, Version};
 use crate::{plan, view};
 
 /// A dependency that has not reached its condition.
@@ -32,7 +32,7 @@ pub struct Awaited {
     pub failed: Option<String>,
 }
 
-impl Cluster {
+impl State {
     /// What the change of a service to its revision waits for; nothing once the change is over. The way back to what
     /// served waits for nothing.
     pub fn awaited(&self, id: &ServiceId, service: &Service) -> Option<Awaited> {
@@ -48,7 +48,7 @@ impl Cluster {
         let ends = |service: &Service| service.spec.restart_of(&Part::Main).condition != RestartCondition::Any;
         let waits = |service: &Service| service.spec.depends_on.get(&id.service) == Some(&Condition::Completed);
         self.service(id).is_some_and(ends)
-            && self.stacks.get(&id.stack).is_some_and(|stack| stack.services.values().any(waits))
+            && self.work.stacks.get(&id.stack).is_some_and(|stack| stack.services.values().any(waits))
     }
 
     /// What a service waits for before its first instance: that all that it depends on is there now.
@@ -123,8 +123,8 @@ impl Cluster {
     }
 
     /// Services whose change waits for a service, directly or by others that wait for it.
-    pub(super) fn waiting_for(&self, id: &ServiceId) -> Vec<ServiceId> {
-        let Some(stack) = self.stacks.get(&id.stack) else { return Vec::new() };
+    pub(in crate::state) fn waiting_for(&self, id: &ServiceId) -> Vec<ServiceId> {
+        let Some(stack) = self.work.stacks.get(&id.stack) else { return Vec::new() };
         let mut names = vec![id.service.clone()];
         loop {
             let waits = |(name, service): &(&Name, &Service)| {

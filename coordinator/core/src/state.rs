@@ -4,143 +4,65 @@
 //! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
 
 mod access;
-mod candidate;
-mod dependencies;
 mod environments;
 mod files;
-mod hosts;
-mod instances;
+mod fleet;
+mod journal;
 mod keys;
-mod network;
-mod rollouts;
-mod runs;
-mod stacks;
+mod requests;
+mod work;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::sync::Arc;
 
 use common::{
-    api::{Access, Event, Settings},
-    assignment::RegistryCredentials,
+    api::{Access, Settings},
     error::{Code, Problem},
-    file::FileId,
-    id::{ClusterId, HostId, InstanceId, MemberId, SlotId, StackId},
-    name::{Name, default_environment},
-    network::{NetworkPlan, Subnet},
-    output::LastLines,
+    id::ClusterId,
+    name::default_environment,
+    network::NetworkPlan,
     time::{Span, Timestamp},
-    token::TokenId,
 };
-use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
-pub use candidate::Candidate;
-pub use dependencies::Awaited;
 pub use files::{Content, FileRecord, FileVersion};
-pub use hosts::{Host, Member, MemberState, RETURNS_WITHIN};
-pub use instances::{Bookings, Instance, Slot};
+pub use fleet::{Host, Member, MemberState, RETURNS_WITHIN};
 pub use keys::Key;
-pub use rollouts::{Rollout, Version};
-pub use runs::{End, Runs, Task, Tries};
-use stacks::StackChange;
-pub use stacks::{Revision, Service, Stack};
+pub use work::{
+    Awaited, Bookings, Candidate, End, Instance, Revision, Rollout, Runs, Service, Slot, Stack, Task, Tries, Version,
+};
 
 use crate::access::{Action, Principal, Refusal, authorize};
-use crate::command::{Authority, Batch, Command, Genesis, Outcome, Person, Proposal, Request, RequestId};
+use crate::command::{Authority, Batch, Command, Genesis, Outcome, Person, Proposal};
+use work::StackChange;
 
 /// How far the clocks of two coordinators may be apart without a strict singleton running twice.
 const MAX_SKEW: Span = Span::minutes(60);
-/// Most events that are kept.
-const MAX_EVENTS: usize = 4096;
-/// Most events that are kept with the output of what failed.
-const MAX_OUTPUTS: usize = 256;
-/// How long the outcome of a request is remembered.
-const REMEMBER_REQUESTS: Span = Span::minutes(10);
-/// Most requests whose outcome is remembered.
-const MAX_REQUESTS: usize = 20_000;
 
 /// All replicated state of a cluster.
+///
+/// It consists of sections. Each owns its fields and its indexes, which only its own module writes; the other sections
+/// and everything outside read them through methods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cluster {
+pub struct State {
     /// What makes it this cluster; absent until [`Command::Initialize`].
-    pub identity: Option<Arc<ClusterIdentity>>,
-    /// Grows with every change and every event.
-    pub index: u64,
+    identity: Option<Arc<ClusterIdentity>>,
     /// The newest time that a command brought; it never goes back.
-    pub clock: Timestamp,
-    /// The cluster's times.
-    pub settings: Settings,
+    clock: Timestamp,
+    settings: Settings,
     /// How its containers are addressed and reached; never changes.
-    pub network: NetworkPlan,
+    network: NetworkPlan,
     /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
     /// when it may.
-    pub old_leases: Option<(Span, Timestamp)>,
-    /// Slots of strict singletons that a removed host may still fill, and until when.
-    pub orphans: OrdMap<SlotId, Timestamp>,
-    /// The environments.
-    pub environments: OrdMap<Name, Timestamp>,
-    /// The stacks, those being removed included.
-    pub stacks: OrdMap<StackId, Stack>,
-    /// The hosts.
-    pub hosts: OrdMap<HostId, Host>,
-    /// Every slot that has ever been filled and may be again.
-    pub slots: OrdMap<SlotId, Slot>,
-    /// The highest incarnation of a slot that was forgotten.
-    pub retired_incarnation: u64,
-    /// The instances, until their container is gone.
-    pub instances: OrdMap<InstanceId, Instance>,
-    /// The instances of each host.
-    pub by_host: OrdSet<(HostId, InstanceId)>,
-    /// Those of them that are strict singletons: every heartbeat of a host asks for them.
-    pub strict_by_host: OrdSet<(HostId, InstanceId)>,
-    /// The hosts' names.
-    pub host_names: OrdSet<Name>,
-    /// The highest subnet that a host was ever given.
-    pub last_subnet: Option<Subnet>,
-    /// The subnets below it that no host has, and since when: somebody may still take one for what it was.
-    pub released_subnets: OrdMap<Subnet, Timestamp>,
-    /// The address that was given to a service last: they are given in turn, so that one that was given up is not
-    /// at once another's.
-    pub last_service_address: Option<Ipv4Addr>,
-    /// The coordinators.
-    pub members: OrdMap<MemberId, Member>,
-    /// The largest member id given out.
-    pub last_member: u64,
-    /// The largest host number given out.
-    pub last_host: u32,
-    /// The join tokens.
-    pub join_tokens: OrdMap<TokenId, JoinTokenRecord>,
-    /// The API tokens.
-    pub api_tokens: OrdMap<TokenId, ApiTokenRecord>,
-    /// Who to be at registries.
-    pub registries: OrdMap<String, RegistryCredentials>,
-    /// Configs and secrets.
-    pub files: OrdMap<FileId, FileRecord>,
-    /// Hosts that were removed: their certificates are refused.
-    pub removed_hosts: OrdMap<HostId, Timestamp>,
-    /// The key/value stores of the environments.
-    pub keys: OrdMap<(Name, Arc<str>), Key>,
-    /// The last events, by index.
-    pub events: OrdMap<u64, Event>,
-    /// Those of them that hold output.
-    with_output: OrdSet<u64>,
-    /// Who asked for the command that is being applied.
-    #[serde(skip)]
-    actor: Option<Name>,
-    /// Outcomes of recent requests.
-    requests: OrdMap<RequestId, Remembered>,
-    /// Recent requests by age.
-    request_ages: OrdMap<u64, (Timestamp, RequestId)>,
-}
-
-/// What came of a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Remembered {
-    /// Its place among the requests by age.
-    age: u64,
-    /// What it asked for.
-    content: [u8; 16],
-    outcome: Outcome,
+    old_leases: Option<(Span, Timestamp)>,
+    fleet: fleet::Fleet,
+    work: work::Work,
+    access: access::Credentials,
+    files: files::Files,
+    environments: environments::Environments,
+    keys: keys::Keys,
+    journal: journal::Journal,
+    requests: requests::Requests,
 }
 
 /// What makes a cluster this one.
@@ -152,7 +74,27 @@ pub struct ClusterIdentity {
     pub authority: Authority,
 }
 
-impl Cluster {
+impl State {
+    /// What makes it this cluster; absent until [`Command::Initialize`].
+    pub fn identity(&self) -> Option<&Arc<ClusterIdentity>> {
+        self.identity.as_ref()
+    }
+
+    /// The newest time that a command brought; it never goes back.
+    pub fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// The cluster's times.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// How its containers are addressed and reached; never changes.
+    pub fn network(&self) -> NetworkPlan {
+        self.network
+    }
+
     /// Applies the commands of one log entry; deterministic, and it never fails as a whole.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         self.clock = self.clock.max(batch.at);
@@ -162,13 +104,11 @@ impl Cluster {
     /// Applies a proposal unless one with its request id has been applied.
     fn apply_once(&mut self, proposal: &Proposal) -> Outcome {
         let Some(request) = proposal.request else { return self.apply_by(proposal) };
-        match self.requests.get(&request.id) {
-            Some(known) if known.content == request.content => return known.outcome.clone(),
-            Some(_) => return Outcome::Rejected(another_request()),
-            None => {}
+        if let Some(known) = self.requests.outcome_of(request) {
+            return known;
         }
         let outcome = self.apply_by(proposal);
-        self.remember(request, outcome.clone());
+        self.requests.remember(request, outcome.clone(), self.clock);
         outcome
     }
 
@@ -179,23 +119,10 @@ impl Cluster {
         {
             return Outcome::Rejected(not_authorised(person, refusal));
         }
-        self.actor = proposal.by.as_ref().map(|person| person.name.clone());
+        self.journal.actor = proposal.by.as_ref().map(|person| person.name.clone());
         let outcome = self.apply_command(&proposal.command);
-        self.actor = None;
+        self.journal.actor = None;
         outcome
-    }
-
-    fn remember(&mut self, request: Request, outcome: Outcome) {
-        let age = self.request_ages.get_max().map_or(0, |(age, _)| age + 1);
-        self.request_ages.insert(age, (self.clock, request.id));
-        self.requests.insert(request.id, Remembered { age, content: request.content, outcome });
-        while let Some((&oldest, &(at, id))) = self.request_ages.get_min().map(|(age, entry)| (age, entry)) {
-            if self.request_ages.len() <= MAX_REQUESTS && self.clock.since(at) < REMEMBER_REQUESTS {
-                break;
-            }
-            self.request_ages.remove(&oldest);
-            self.requests.remove(&id);
-        }
     }
 
     fn apply_command(&mut self, command: &Command) -> Outcome {
@@ -259,8 +186,7 @@ impl Cluster {
         self.settings = genesis.settings;
         self.network = genesis.network;
         self.environments.insert(default_environment(), self.clock);
-        self.last_member = genesis.member.0;
-        self.members.insert(genesis.member, Member::new(genesis.host, genesis.address));
+        self.fleet.begin_with(genesis.member, Member::new(genesis.host, genesis.address));
         self.admit_host(genesis.host, genesis.name.clone(), Default::default())?;
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
         self.done()
@@ -290,50 +216,8 @@ impl Cluster {
         self.old_leases.filter(|(_, until)| *until > self.clock).map(|(longest, _)| longest)
     }
 
-    /// Counts a change.
-    fn touch(&mut self) -> u64 {
-        self.index += 1;
-        self.index
-    }
-
-    /// Counts a change and leaves an event that tells of it.
-    fn record(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>) {
-        let index = self.touch();
-        let event = Event {
-            index,
-            at: self.clock,
-            subject: subject.to_string(),
-            reason: reason.to_owned(),
-            message: message.into(),
-            by: self.actor.clone(),
-            output: LastLines::default(),
-        };
-        self.events.insert(index, event);
-        while self.events.len() > MAX_EVENTS
-            && let Some(oldest) = self.events.get_min().map(|(index, _)| *index)
-        {
-            self.events.remove(&oldest);
-            self.with_output.remove(&oldest);
-        }
-    }
-
-    /// Leaves an event of a failure with the last lines of what failed. The newest such events alone keep them.
-    fn record_failure(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>, output: &LastLines) {
-        self.record(subject, reason, message);
-        let index = self.index;
-        let Some(event) = self.events.get_mut(&index).filter(|_| !output.is_empty()) else { return };
-        event.output.clone_from(output);
-        self.with_output.insert(index);
-        if self.with_output.len() > MAX_OUTPUTS
-            && let Some(oldest) = self.with_output.remove_min()
-            && let Some(event) = self.events.get_mut(&oldest)
-        {
-            event.output = LastLines::default();
-        }
-    }
-
     fn done(&self) -> Applied {
-        Ok(Outcome::Done { index: self.index })
+        Ok(Outcome::Done { index: self.index() })
     }
 }
 
@@ -347,12 +231,6 @@ fn not_authorised(person: &Person, refusal: Refusal) -> Problem {
         Refusal::NotAllowed => format!("the token {} may only read", person.name),
     };
     Problem::new(code, "The change was not made").why(why).fix("Use a token with the access admin: wharf token create")
-}
-
-fn another_request() -> Problem {
-    Problem::new(Code::Conflict, "The change was not made: its Idempotency-Key was used for another one before")
-        .why("the same key came with another body a short while ago")
-        .fix("Send each change with a key of its own, and a repetition of it unchanged")
 }
 
 fn not_found(what: &str, id: impl std::fmt::Display) -> Problem {

@@ -6,17 +6,39 @@ use common::{
     name::{Name, default_environment},
 };
 
-use super::{Applied, Cluster, not_found};
+use common::time::Timestamp;
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, State, not_found};
 
 /// Most environments.
 const MAX_ENVIRONMENTS: usize = 1000;
 /// Most things that an environment is said to hold.
 const MAX_TOLD: usize = 5;
 
-impl Cluster {
+/// The section of environments.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Environments {
+    /// Each with the time when it was made.
+    made: OrdMap<Name, Timestamp>,
+}
+
+impl Environments {
+    pub(super) fn insert(&mut self, name: Name, at: Timestamp) {
+        self.made.insert(name, at);
+    }
+}
+
+impl State {
+    /// The environments, each with the time when it was made.
+    pub fn environments(&self) -> &OrdMap<Name, Timestamp> {
+        &self.environments.made
+    }
+
     /// Refuses what is said of an environment that there is not.
     pub fn known_environment(&self, name: &Name) -> Result<(), Problem> {
-        if self.environments.contains_key(name) {
+        if self.environments.made.contains_key(name) {
             return Ok(());
         }
         let problem = not_found("environment", name).fix("See which there are: wharf env ls");
@@ -24,14 +46,14 @@ impl Cluster {
     }
 
     pub(super) fn put_environment(&mut self, name: &Name) -> Applied {
-        if self.environments.contains_key(name) {
+        if self.environments.made.contains_key(name) {
             return self.done();
         }
-        if self.environments.len() >= MAX_ENVIRONMENTS {
+        if self.environments.made.len() >= MAX_ENVIRONMENTS {
             return Err(Problem::new(Code::Conflict, format!("The environment {name} was not made"))
                 .why(format!("there are {MAX_ENVIRONMENTS}, which is the limit")));
         }
-        self.environments.insert(name.clone(), self.clock);
+        self.environments.made.insert(name.clone(), self.clock);
         self.record(name, "environment-made", "the environment was made");
         self.done()
     }
@@ -47,18 +69,18 @@ impl Cluster {
             let told = held.iter().take(MAX_TOLD).fold(refused(), |problem, held| problem.why(held));
             return Err(if held.len() > MAX_TOLD { told.why("and more") } else { told });
         }
-        self.environments.remove(name);
+        self.environments.made.remove(name);
         self.record(name, "environment-removed", "the environment was removed");
         self.done()
     }
 
     /// What an environment holds, and who has joined it.
     fn held_by(&self, name: &Name) -> impl Iterator<Item = String> {
-        let stacks = self.stacks.keys().filter(|id| id.environment == *name);
+        let stacks = self.stacks().keys().filter(|id| id.environment == *name);
         let stacks = stacks.map(|id| format!("the stack {} is in it", id.stack));
-        let files = self.files.keys().filter(|id| id.environment == *name && id.stack.is_none());
+        let files = self.files().keys().filter(|id| id.environment == *name && id.stack.is_none());
         let files = files.map(|id| format!("the {} {} is in it", id.kind, id.name));
-        let keys = self.keys.keys().filter(|key| key.0 == *name);
+        let keys = self.keys().keys().filter(|key| key.0 == *name);
         let keys = keys.map(|(_, key)| format!("the key {key} is in it"));
         let guests = self.guests_of(name).map(|id| format!("the service {id} has joined it"));
         stacks.chain(files).chain(keys).chain(guests)
@@ -66,7 +88,7 @@ impl Cluster {
 
     /// The services of other environments that have joined one.
     pub fn guests_of(&self, environment: &Name) -> impl Iterator<Item = ServiceId> {
-        let services = self.stacks.iter().flat_map(|(id, stack)| {
+        let services = self.stacks().iter().flat_map(|(id, stack)| {
             stack.services.iter().map(|(service, found)| (id.service(service.clone()), &found.spec))
         });
         services.filter(|(_, spec)| spec.joins.contains(environment)).map(|(id, _)| id)
@@ -102,7 +124,7 @@ mod tests {
 
         fixture.done(Command::PutEnvironment(name("shared")));
         fixture.done(Command::PutEnvironment(name("shared")));
-        assert_eq!(fixture.cluster.environments.len(), 2);
+        assert_eq!(fixture.cluster.environments().len(), 2);
         fixture.deploy(&[("web", joining)]);
         assert!(refused(&mut fixture, "shared").contains("the service default/shop/web has joined it"));
         fixture.deploy(&[("web", web(|_| {}))]);
@@ -116,6 +138,6 @@ mod tests {
             fixture.done(Command::RemoveKey { environment: name("shared"), key: format!("k{number}").into() });
         }
         fixture.done(Command::RemoveEnvironment(name("shared")));
-        assert_eq!(fixture.cluster.environments.len(), 1);
+        assert_eq!(fixture.cluster.environments().len(), 1);
     }
 }

@@ -7,15 +7,25 @@ use common::{
     assignment::RegistryCredentials,
     error::{Code, Problem},
     host::HostLabels,
-    id::{HostId, MemberId},
     name::Name,
     time::Timestamp,
     token::{JoinRole, SecretHash, TokenId},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Member, not_found};
+use imbl::OrdMap;
+
+use super::{Applied, Member, State, not_found};
 use crate::command::{Admission, NewJoinToken, Outcome};
+
+/// The section of tokens, and of credentials for registries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Credentials {
+    join_tokens: OrdMap<TokenId, JoinTokenRecord>,
+    api_tokens: OrdMap<TokenId, ApiTokenRecord>,
+    /// Who to be at registries, by registry.
+    registries: OrdMap<String, RegistryCredentials>,
+}
 
 /// A join token as the cluster keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,17 +110,33 @@ pub fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
     width == address_width && (shift >= 128 || network >> shift == address >> shift)
 }
 
-impl Cluster {
+impl State {
+    /// The join tokens.
+    pub fn join_tokens(&self) -> &OrdMap<TokenId, JoinTokenRecord> {
+        &self.access.join_tokens
+    }
+
+    /// The API tokens.
+    pub fn api_tokens(&self) -> &OrdMap<TokenId, ApiTokenRecord> {
+        &self.access.api_tokens
+    }
+
+    /// Who to be at registries, by registry.
+    pub fn registries(&self) -> &OrdMap<String, RegistryCredentials> {
+        &self.access.registries
+    }
+
     pub(super) fn put_join_token(&mut self, token: &NewJoinToken) -> Applied {
-        if self.join_tokens.contains_key(&token.id) {
+        if self.access.join_tokens.contains_key(&token.id) {
             return Err(Problem::new(Code::Conflict, format!("There is a join token {} already", token.id)));
         }
         // Tokens that ended a week ago are of no interest to anybody.
         let old =
             |record: &JoinTokenRecord| self.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400);
-        let old: Vec<TokenId> = self.join_tokens.iter().filter(|(_, record)| old(record)).map(|(id, _)| *id).collect();
+        let old: Vec<TokenId> =
+            self.access.join_tokens.iter().filter(|(_, record)| old(record)).map(|(id, _)| *id).collect();
         for id in old {
-            self.join_tokens.remove(&id);
+            self.access.join_tokens.remove(&id);
         }
         let record = JoinTokenRecord {
             secret: token.secret,
@@ -123,7 +149,7 @@ impl Cluster {
             revoked: false,
             uses: Vec::new(),
         };
-        self.join_tokens.insert(token.id, record);
+        self.access.join_tokens.insert(token.id, record);
         self.record(
             format!("token {}", token.id),
             "join-token-made",
@@ -133,7 +159,7 @@ impl Cluster {
     }
 
     pub(super) fn revoke_join_token(&mut self, id: TokenId) -> Applied {
-        let token = self.join_tokens.get_mut(&id).ok_or_else(|| not_found("join token", id))?;
+        let token = self.access.join_tokens.get_mut(&id).ok_or_else(|| not_found("join token", id))?;
         if !token.revoked {
             token.revoked = true;
             self.record(format!("token {id}"), "join-token-revoked", "it admits nobody any more");
@@ -143,11 +169,11 @@ impl Cluster {
 
     pub(super) fn admit(&mut self, admission: &Admission) -> Applied {
         let now = self.clock;
-        let token = self.join_tokens.get(&admission.token);
+        let token = self.access.join_tokens.get(&admission.token);
         let token =
             token.ok_or_else(|| Problem::new(Code::TokenUnknown, "Token rejected: this cluster does not know it"))?;
         if let Some(used) = token.uses.iter().find(|used| used.host == admission.host)
-            && self.hosts.contains_key(&admission.host)
+            && self.hosts().contains_key(&admission.host)
         {
             // The answer was lost on its way; the same key gets the same answer and burns nothing.
             let member = self.member_on(admission.host);
@@ -156,76 +182,53 @@ impl Cluster {
         if let Some(refusal) = token.refusal(admission.from, now) {
             return Err(refusal);
         }
-        if self.removed_hosts.contains_key(&admission.host) {
+        if self.removed_hosts().contains_key(&admission.host) {
             return Err(Problem::new(Code::HostRemoved, "This host was removed from the cluster")
                 .why("its key is refused for good")
                 .fix("On the host: wharf agent reset-identity, then paste the line again"));
         }
         let (role, labels) = (token.role, token.labels.clone());
-        let name = self.free_name(&admission.name);
+        let name = self.free_host_name(&admission.name);
         self.admit_host(admission.host, name.clone(), labels)?;
-        if let Some(token) = self.join_tokens.get_mut(&admission.token) {
+        if let Some(token) = self.access.join_tokens.get_mut(&admission.token) {
             token.uses.push(TokenUse { host: admission.host, name: name.clone(), at: now, from: admission.from });
         }
-        let member = (role == JoinRole::Coordinator).then(|| {
-            self.last_member += 1;
-            let id = MemberId(self.last_member);
-            self.members.insert(id, Member::new(admission.host, admission.address));
-            id
-        });
+        let member = Member::new(admission.host, admission.address);
+        let member = (role == JoinRole::Coordinator).then(|| self.fleet.add_member(member));
         self.record(admission.host, "host-joined", format!("{name} from {}", admission.from));
         Ok(Outcome::Admitted { name, member })
     }
 
-    /// The member that runs on a host.
-    pub fn member_on(&self, host: HostId) -> Option<MemberId> {
-        self.members.iter().find(|(_, member)| member.host == host).map(|(id, _)| *id)
-    }
-
-    /// `wanted`, or with a number behind it if another host has it.
-    fn free_name(&self, wanted: &Name) -> Name {
-        let taken = |name: &Name| self.host_names.contains(name);
-        if !taken(wanted) {
-            return wanted.clone();
-        }
-        let stem: String = wanted.as_str().chars().take(56).collect();
-        let numbered = |n: u32| Name::parse(&format!("{}-{n}", stem.trim_end_matches('-'))).ok();
-        (2..).filter_map(numbered).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
-    }
-
     pub(super) fn put_api_token(&mut self, id: TokenId, name: &Name, access: Access, secret: SecretHash) -> Applied {
-        if self.api_tokens.contains_key(&id) {
+        if self.access.api_tokens.contains_key(&id) {
             return Err(Problem::new(Code::Conflict, format!("There is an API token {id} already")));
         }
-        if self.api_tokens.len() >= 10_000 {
+        if self.access.api_tokens.len() >= 10_000 {
             return Err(Problem::new(Code::InvalidRequest, "The token was not made")
                 .why("there are 10000 API tokens, which is the limit"));
         }
-        self.api_tokens.insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
+        self.access
+            .api_tokens
+            .insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
         self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {access}"));
         Ok(Outcome::Token(id))
     }
 
     pub(super) fn remove_api_token(&mut self, id: TokenId) -> Applied {
-        self.api_tokens.remove(&id).ok_or_else(|| not_found("API token", id))?;
+        self.access.api_tokens.remove(&id).ok_or_else(|| not_found("API token", id))?;
         self.record(format!("token {id}"), "api-token-removed", "it is refused from now on");
         self.done()
     }
 
     pub(super) fn put_registry(&mut self, credentials: &RegistryCredentials) -> Applied {
-        self.registries.insert(credentials.registry.clone(), credentials.clone());
+        self.access.registries.insert(credentials.registry.clone(), credentials.clone());
         self.record(&credentials.registry, "registry-changed", format!("user {}", credentials.username));
         self.done()
     }
 
     pub(super) fn remove_registry(&mut self, registry: &str) -> Applied {
-        self.registries.remove(registry).ok_or_else(|| not_found("registry", registry))?;
+        self.access.registries.remove(registry).ok_or_else(|| not_found("registry", registry))?;
         self.record(registry, "registry-removed", "its credentials were removed");
         self.done()
-    }
-
-    /// Whether a host may speak: it is known and was not removed.
-    pub fn is_admitted(&self, host: HostId) -> bool {
-        self.hosts.contains_key(&host) && !self.removed_hosts.contains_key(&host)
     }
 }

@@ -16,7 +16,7 @@ use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Applied, Candidate, Cluster, Service, Version, not_found,
+    Applied, Candidate, Service, State, Version, not_found,
     runs::{End, Task, Tries},
 };
 use crate::command::Placement;
@@ -149,15 +149,15 @@ impl Bookings {
     }
 }
 
-impl Cluster {
+impl State {
     /// The instances on a host.
     pub fn instances_on(&self, host: HostId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        self.on(host, &self.by_host)
+        self.on(host, &self.work.by_host)
     }
 
     /// The strict singletons on a host.
     pub fn strict_instances_on(&self, host: HostId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        self.on(host, &self.strict_by_host)
+        self.on(host, &self.work.strict_by_host)
     }
 
     fn on<'a>(
@@ -166,24 +166,24 @@ impl Cluster {
         by_host: &'a OrdSet<(HostId, InstanceId)>,
     ) -> impl Iterator<Item = (&'a InstanceId, &'a Instance)> {
         let of_host = by_host.range((host, least_instance())..).take_while(move |(on, _)| *on == host);
-        of_host.filter_map(|(_, id)| self.instances.get(id).map(|instance| (id, instance)))
+        of_host.filter_map(|(_, id)| self.work.instances.get(id).map(|instance| (id, instance)))
     }
 
     /// The instances of a service, by slot and incarnation.
     pub fn instances_of(&self, service: &ServiceId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        self.instances.range(service.slot(0).instance(0)..=service.slot(u32::MAX).instance(u64::MAX))
+        self.work.instances.range(service.slot(0).instance(0)..=service.slot(u32::MAX).instance(u64::MAX))
     }
 
     /// The instances of a slot, by incarnation.
     pub fn instances_of_slot(&self, slot: &SlotId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
-        self.instances.range(slot.instance(0)..=slot.instance(u64::MAX))
+        self.work.instances.range(slot.instance(0)..=slot.instance(u64::MAX))
     }
 
     /// The instances of a stack.
     pub fn instances_of_stack(&self, stack: &StackId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
         let stack = stack.clone();
 
-        self.instances.range(least_instance_of(&stack)..).take_while(move |(id, _)| *id.stack() == stack)
+        self.work.instances.range(least_instance_of(&stack)..).take_while(move |(id, _)| *id.stack() == stack)
     }
 
     /// The instance that counts in a slot: the newest of the service's revision, or else the newest. Another
@@ -203,7 +203,7 @@ impl Cluster {
 
     /// Whether a host is being emptied.
     pub fn is_draining(&self, host: HostId) -> bool {
-        self.hosts.get(&host).is_some_and(|host| host.availability.is_emptying())
+        self.hosts().get(&host).is_some_and(|host| host.availability.is_emptying())
     }
 
     /// What is taken on a host.
@@ -211,7 +211,7 @@ impl Cluster {
         Bookings::of(self.instances_on(host).map(|(_, instance)| instance))
     }
 
-    pub(super) fn place(&mut self, placement: &Placement) -> Applied {
+    pub(in crate::state) fn place(&mut self, placement: &Placement) -> Applied {
         let refuse =
             |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
         let Some(service) = self.service(&placement.slot.service).cloned() else {
@@ -240,7 +240,7 @@ impl Cluster {
         if self.has_its_canary(placement, &service) {
             return refuse("its canary is complete".into());
         }
-        let Some(host) = self.hosts.get(&placement.host) else {
+        let Some(host) = self.hosts().get(&placement.host) else {
             return refuse("its host is gone".into());
         };
         if host.liveness != Liveness::Ready {
@@ -281,7 +281,7 @@ impl Cluster {
     fn may_take_over(&self, placement: &Placement) -> Result<(), String> {
         let slot = &placement.slot;
         let current = self.keeper(slot);
-        let ended = |id: &InstanceId| self.instances.get(id).is_some_and(|i| id.slot == *slot && !i.fills_slot());
+        let ended = |id: &InstanceId| self.work.instances.get(id).is_some_and(|i| id.slot == *slot && !i.fills_slot());
         if current.is_none() && placement.replaces.as_ref().is_some_and(ended) {
             return Ok(());
         }
@@ -314,7 +314,7 @@ impl Cluster {
                 return Err(format!("{id} may still run"));
             }
         }
-        match self.orphans.get(&placement.slot) {
+        match self.work.orphans.get(&placement.slot) {
             Some(until) if service.spec.strict_singleton && *until > self.clock => {
                 Err(format!("its last instance may run until {until} on a host that was removed"))
             }
@@ -334,7 +334,7 @@ impl Cluster {
     /// A constraint that its host does not meet.
     fn unmet(&self, placement: &Placement, spec: &ServiceSpec) -> Option<Constraint> {
         let service = &placement.slot.service;
-        let host = self.hosts.get(&placement.host)?;
+        let host = self.hosts().get(&placement.host)?;
         let is_first = !self.instances_of(service).any(|(_, instance)| instance.fills_slot());
         let own_counts = spec.mode != Mode::Global;
         let candidate =
@@ -344,7 +344,7 @@ impl Cluster {
     }
 
     fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
-        let capacity = self.hosts.get(&placement.host)?.capacity();
+        let capacity = self.hosts().get(&placement.host)?.capacity();
         let taken = self.bookings(placement.host);
         let need = spec.reservations();
         let sum = taken.reserved + need;
@@ -367,7 +367,7 @@ impl Cluster {
     }
 
     fn devices_do_not_fit(&self, placement: &Placement, spec: &ServiceSpec, taken: &Bookings) -> Option<String> {
-        let on_host = &self.hosts.get(&placement.host)?.facts.as_ref()?.devices;
+        let on_host = &self.hosts().get(&placement.host)?.facts.as_ref()?.devices;
         let mut left: Vec<&BoundDevice> = placement.devices.iter().collect();
         for (part, kind, request) in spec.devices() {
             let is_its_own = |device: &BoundDevice| device.part == part && device.kind == kind;
@@ -389,15 +389,15 @@ impl Cluster {
     fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {
         let Version { revision, spec, .. } = version;
         if let Some(replaced) = &placement.replaces
-            && let Some(instance) = self.instances.get_mut(replaced)
+            && let Some(instance) = self.work.instances.get_mut(replaced)
             && matches!(instance.verdict, Verdict::Unknown { .. })
         {
             instance.verdict = Verdict::Lost { since: self.clock };
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
-        self.orphans.remove(&placement.slot);
+        self.work.orphans.remove(&placement.slot);
         let holds_data = spec.is_pinned();
-        let slot = self.slots.entry(placement.slot.clone()).or_default();
+        let slot = self.work.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;
         if holds_data {
             // A revision without the volume does not move the data.
@@ -427,18 +427,18 @@ impl Cluster {
             proven: false,
         };
         if instance.spec.strict_singleton {
-            self.strict_by_host.insert((placement.host, id.clone()));
+            self.work.strict_by_host.insert((placement.host, id.clone()));
         }
-        self.by_host.insert((placement.host, id.clone()));
-        self.instances.insert(id.clone(), instance);
+        self.work.by_host.insert((placement.host, id.clone()));
+        self.work.instances.insert(id.clone(), instance);
         let host =
-            self.hosts.get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
+            self.hosts().get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
         self.record(&id, "instance-placed", format!("on host {host}"));
         self.done()
     }
 
-    pub(super) fn desire(&mut self, id: &InstanceId, desired: Desired) -> Applied {
-        let instance = self.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
+    pub(in crate::state) fn desire(&mut self, id: &InstanceId, desired: Desired) -> Applied {
+        let instance = self.work.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
         if desired.want <= instance.desired.want {
             return Err(Problem::new(Code::Conflict, format!("{id} is wanted to {:?} already", instance.desired.want)));
         }
@@ -459,7 +459,7 @@ impl Cluster {
         self.done()
     }
 
-    pub(super) fn observe(&mut self, host: HostId, observations: &[(InstanceId, Observed)]) -> Applied {
+    pub(in crate::state) fn observe(&mut self, host: HostId, observations: &[(InstanceId, Observed)]) -> Applied {
         for (id, observed) in observations {
             self.observe_one(host, id, observed);
         }
@@ -469,7 +469,7 @@ impl Cluster {
     fn observe_one(&mut self, host: HostId, id: &InstanceId, observed: &Observed) {
         let clock = self.clock;
         // A host speaks for its own instances; what the cluster no longer knows is no news.
-        let Some(instance) = self.instances.get_mut(id).filter(|instance| instance.host == host) else { return };
+        let Some(instance) = self.work.instances.get_mut(id).filter(|instance| instance.host == host) else { return };
         if *observed == instance.observed || !observed.may_follow(&instance.observed) {
             return;
         }
@@ -486,7 +486,7 @@ impl Cluster {
         }
         if counts && observed.retries != before.retries {
             let stable = self.stable_revision(id.service());
-            let slot = self.slots.entry(id.slot.clone()).or_default();
+            let slot = self.work.slots.entry(id.slot.clone()).or_default();
             slot.tries_mut(task, revision, stable).retries = observed.retries;
         }
         if observed.phase != before.phase {
@@ -517,8 +517,8 @@ impl Cluster {
         self.record_failure(id, "instance-observed", message, &output);
     }
 
-    pub(super) fn judge(&mut self, id: &InstanceId, verdict: Verdict) -> Applied {
-        let instance = self.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
+    pub(in crate::state) fn judge(&mut self, id: &InstanceId, verdict: Verdict) -> Applied {
+        let instance = self.work.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
         instance.verdict = verdict;
         self.touch();
         self.done()
@@ -526,39 +526,40 @@ impl Cluster {
 
     /// Forgets an instance whose container is gone, or whose host is.
     pub(crate) fn forget_instance(&mut self, id: &InstanceId) {
-        let Some(instance) = self.instances.remove(id) else { return };
+        let Some(instance) = self.work.instances.remove(id) else { return };
         let on_host = (instance.host, id.clone());
-        self.by_host.remove(&on_host);
-        self.strict_by_host.remove(&on_host);
+        self.work.by_host.remove(&on_host);
+        self.work.strict_by_host.remove(&on_host);
         self.record(id, "instance-gone", "its container is gone");
         self.forget_slot(&id.slot);
         self.drop_empty_stack(id.stack());
     }
 
     /// Forgets the slots of services that a stack no longer has, once nothing fills them.
-    pub(super) fn forget_slots(&mut self, stack: &StackId) {
+    pub(in crate::state) fn forget_slots(&mut self, stack: &StackId) {
         let first = least_instance_of(stack).slot;
-        let of_stack = self.slots.range(first..).map(|(slot, _)| slot).take_while(|slot| slot.service.stack == *stack);
+        let of_stack =
+            self.work.slots.range(first..).map(|(slot, _)| slot).take_while(|slot| slot.service.stack == *stack);
         let slots: Vec<SlotId> = of_stack.cloned().collect();
         slots.iter().for_each(|slot| self.forget_slot(slot));
     }
 
     /// Forgets a slot if its service is gone and nothing fills it.
     fn forget_slot(&mut self, slot: &SlotId) {
-        let services = self.stacks.get(&slot.service.stack).map(|stack| &stack.services);
+        let services = self.work.stacks.get(&slot.service.stack).map(|stack| &stack.services);
         let is_wanted = services.is_some_and(|services| services.contains_key(&slot.service.service));
         if is_wanted || self.instances_of_slot(slot).next().is_some() {
             return;
         }
-        if let Some(record) = self.slots.remove(slot) {
-            self.retired_incarnation = self.retired_incarnation.max(record.incarnation);
+        if let Some(record) = self.work.slots.remove(slot) {
+            self.work.retired_incarnation = self.work.retired_incarnation.max(record.incarnation);
         }
     }
 
     /// The last incarnation of a slot. A slot that was never filled begins behind all that were
     /// forgotten: an incarnation is a fencing token, and no name may ever get one twice.
     pub fn incarnation(&self, slot: &SlotId) -> u64 {
-        self.slots.get(slot).map_or(self.retired_incarnation, |slot| slot.incarnation)
+        self.work.slots.get(slot).map_or(self.work.retired_incarnation, |slot| slot.incarnation)
     }
 }
 

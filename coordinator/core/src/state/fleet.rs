@@ -1,11 +1,13 @@
 //! Hosts, and the members that run on some of them.
 
+mod subnets;
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use common::{
     error::{Code, Problem},
     host::{Availability, HostCondition, HostFacts, HostLabels, Liveness, Oversubscription},
-    id::{HostId, InstanceId, MemberId, SlotId},
+    id::{HostId, InstanceId, MemberId},
     instance::{Observed, Phase, Verdict},
     name::Name,
     network::Subnet,
@@ -14,7 +16,44 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, MAX_SKEW, not_found};
+use imbl::{OrdMap, OrdSet};
+
+use super::{Applied, State, not_found};
+
+/// The section of hosts and members.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Fleet {
+    hosts: OrdMap<HostId, Host>,
+    /// An index: the hosts' names.
+    host_names: OrdSet<Name>,
+    /// The largest host number given out.
+    last_host: u32,
+    /// Hosts that were removed, and when: their certificates are refused.
+    removed_hosts: OrdMap<HostId, Timestamp>,
+    members: OrdMap<MemberId, Member>,
+    /// The largest member id given out.
+    last_member: u64,
+    /// The highest subnet that a host was ever given.
+    last_subnet: Option<Subnet>,
+    /// The subnets below it that no host has, and since when: another host may still take one for what it was.
+    released_subnets: OrdMap<Subnet, Timestamp>,
+}
+
+impl Fleet {
+    /// Adds the first member of a new cluster.
+    pub(super) fn begin_with(&mut self, id: MemberId, member: Member) {
+        self.last_member = id.0;
+        self.members.insert(id, member);
+    }
+
+    /// Adds a member, which is to join the group.
+    pub(super) fn add_member(&mut self, member: Member) -> MemberId {
+        self.last_member += 1;
+        let id = MemberId(self.last_member);
+        self.members.insert(id, member);
+        id
+    }
+}
 
 /// A host that was admitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,15 +168,62 @@ pub enum MemberState {
     Leaving,
 }
 
-impl Cluster {
+impl State {
+    /// The hosts that were admitted and not removed.
+    pub fn hosts(&self) -> &OrdMap<HostId, Host> {
+        &self.fleet.hosts
+    }
+
+    /// The hosts that were removed, and when: their certificates are refused.
+    pub fn removed_hosts(&self) -> &OrdMap<HostId, Timestamp> {
+        &self.fleet.removed_hosts
+    }
+
+    /// The coordinators.
+    pub fn members(&self) -> &OrdMap<MemberId, Member> {
+        &self.fleet.members
+    }
+
+    /// The largest member id given out: ids are never given out twice.
+    pub fn last_member(&self) -> u64 {
+        self.fleet.last_member
+    }
+
+    /// The member that runs on a host.
+    pub fn member_on(&self, host: HostId) -> Option<MemberId> {
+        self.fleet.members.iter().find(|(_, member)| member.host == host).map(|(id, _)| *id)
+    }
+
+    /// Whether a host may speak: it is known and was not removed.
+    pub fn is_admitted(&self, host: HostId) -> bool {
+        self.fleet.hosts.contains_key(&host) && !self.fleet.removed_hosts.contains_key(&host)
+    }
+
+    /// `wanted`, or with a number behind it if another host has it.
+    pub(super) fn free_host_name(&self, wanted: &Name) -> Name {
+        let taken = |name: &Name| self.fleet.host_names.contains(name);
+        if !taken(wanted) {
+            return wanted.clone();
+        }
+        let stem: String = wanted.as_str().chars().take(56).collect();
+        let numbered = |n: u32| Name::parse(&format!("{}-{n}", stem.trim_end_matches('-'))).ok();
+        (2..).filter_map(numbered).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
+    }
+
+    /// Replaces the members, for tests of what follows from them.
+    #[cfg(test)]
+    pub(crate) fn set_members(&mut self, members: OrdMap<MemberId, Member>, last: u64) {
+        (self.fleet.members, self.fleet.last_member) = (members, last);
+    }
+
     /// Adds a host that has not reported yet.
     pub(super) fn admit_host(&mut self, id: HostId, name: Name, labels: HostLabels) -> Result<(), Problem> {
         let subnet = self.lease_subnet()?;
-        self.last_host += 1;
-        self.host_names.insert(name.clone());
+        self.fleet.last_host += 1;
+        self.fleet.host_names.insert(name.clone());
         let host = Host {
             name,
-            number: self.last_host,
+            number: self.fleet.last_host,
             availability: Availability::Active,
             liveness: Liveness::Joining,
             left_at: None,
@@ -151,12 +237,12 @@ impl Cluster {
             joined_at: self.clock,
             subnet,
         };
-        self.hosts.insert(id, host);
+        self.fleet.hosts.insert(id, host);
         Ok(())
     }
 
     pub(super) fn set_availability(&mut self, id: HostId, availability: Availability) -> Applied {
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.availability != availability {
             host.availability = availability;
             let message = match availability {
@@ -180,7 +266,7 @@ impl Cluster {
                 range.end()
             )));
         }
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.oversubscription != oversubscription {
             host.oversubscription = oversubscription;
             let message =
@@ -191,7 +277,7 @@ impl Cluster {
     }
 
     pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.machine.is_some_and(|known| known != machine) {
             let name = host.name.clone();
             self.record(id, "clone-refused", format!("another machine uses the key of {name}"));
@@ -219,7 +305,7 @@ impl Cluster {
     }
 
     pub(super) fn host_conditions(&mut self, id: HostId, conditions: &[HostCondition]) -> Applied {
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The conditions were not noted").why(why));
         if conditions.len() > HostCondition::MOST {
             return refuse(format!("a host has at most {}", HostCondition::MOST));
@@ -243,12 +329,12 @@ impl Cluster {
 
     /// Remembers of a host which images it cannot prepare, until it can.
     pub(super) fn note_preparation(&mut self, id: &InstanceId, observed: &Observed) {
-        let Some(instance) = self.instances.get(id) else { return };
+        let Some(instance) = self.instances().get(id) else { return };
         let (on, spec, clock) = (instance.host, instance.spec.clone(), self.clock);
-        let Some(host) = self.hosts.get(&on) else { return };
+        let Some(host) = self.fleet.hosts.get(&on) else { return };
         match &observed.unprepared {
             Some(failing) if !host.could_not_prepare(&failing.image, clock) => {
-                if let Some(host) = self.hosts.get_mut(&on) {
+                if let Some(host) = self.fleet.hosts.get_mut(&on) {
                     host.avoid(&failing.image, clock);
                 }
             }
@@ -262,20 +348,21 @@ impl Cluster {
     /// Avoids no host any more for the images of a service; whether any was.
     pub(super) fn forget_unprepared_everywhere(&mut self, spec: &ServiceSpec) -> bool {
         let is_avoided = |host: &Host| spec.containers().any(|(_, c)| host.unprepared.contains_key(&c.image));
-        let avoided: Vec<HostId> = self.hosts.iter().filter(|(_, host)| is_avoided(host)).map(|(id, _)| *id).collect();
+        let avoided: Vec<HostId> =
+            self.fleet.hosts.iter().filter(|(_, host)| is_avoided(host)).map(|(id, _)| *id).collect();
         avoided.iter().for_each(|host| self.forget_unprepared(*host, spec));
         !avoided.is_empty()
     }
 
     fn forget_unprepared(&mut self, on: HostId, spec: &ServiceSpec) {
-        if let Some(host) = self.hosts.get_mut(&on) {
+        if let Some(host) = self.fleet.hosts.get_mut(&on) {
             host.unprepared.retain(|image, _| spec.containers().all(|(_, container)| container.image != *image));
         }
     }
 
     pub(super) fn host_leaves(&mut self, id: HostId) -> Applied {
         let clock = self.clock;
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         host.left_at = Some(clock);
         let message = format!("the agent of {} was asked to stop; the host has {RETURNS_WITHIN} to return", host.name);
         self.record(id, "host-leaves", message);
@@ -284,7 +371,7 @@ impl Cluster {
 
     pub(super) fn host_liveness(&mut self, id: HostId, liveness: Liveness) -> Applied {
         let clock = self.clock;
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.liveness.word() == liveness.word() {
             return self.done();
         }
@@ -300,14 +387,7 @@ impl Cluster {
             Liveness::Ready => Verdict::Reachable,
             Liveness::Joining | Liveness::Suspect { .. } => return self.done(),
         };
-        let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
-        for instance in instances {
-            if let Some(instance) =
-                self.instances.get_mut(&instance).filter(|i| !matches!(i.verdict, Verdict::Lost { .. }))
-            {
-                instance.verdict = verdict;
-            }
-        }
+        self.judge_instances_on(id, verdict);
         self.done()
     }
 
@@ -317,49 +397,32 @@ impl Cluster {
             return Err(Problem::new(Code::InvalidRequest, "The labels were not changed")
                 .why("a host has at most 64 labels of at most 255 bytes"));
         }
-        let host = self.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         host.labels = labels.clone();
         self.record(id, "host-labelled", "its labels were changed");
         self.done()
     }
 
     pub(super) fn remove_host(&mut self, id: HostId) -> Applied {
-        let host = self.hosts.get(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get(&id).ok_or_else(|| not_found("host", id))?;
         let name = host.name.clone();
-        if let Some((member, _)) = self.members.iter().find(|(_, member)| member.host == id) {
+        if let Some((member, _)) = self.fleet.members.iter().find(|(_, member)| member.host == id) {
             return Err(Problem::new(Code::Conflict, format!("Host {name} was not removed"))
                 .why(format!("it runs coordinator {member}"))
                 .fix(format!("First: wharf member rm {member}")));
         }
-        let instances: Vec<InstanceId> = self.instances_on(id).map(|(id, _)| id.clone()).collect();
-        let (clock, lease_over) = (self.clock, self.clock + self.longest_lease());
-        self.orphans =
-            self.orphans.iter().filter(|(_, until)| **until + MAX_SKEW > clock).map(|(s, u)| (s.clone(), *u)).collect();
-        for id in instances {
-            if self.instances.get(&id).is_some_and(|i| i.spec.strict_singleton && i.may_run()) {
-                // Nobody can hear of it any more: its lease ends by itself.
-                self.orphans.insert(id.slot.clone(), lease_over);
-            }
-            self.forget_instance(&id);
+        self.abandon_instances_on(id);
+        if let Some(host) = self.fleet.hosts.remove(&id) {
+            self.fleet.host_names.remove(&host.name);
+            self.fleet.released_subnets.insert(host.subnet, self.clock);
         }
-        let without_home: Vec<SlotId> =
-            self.slots.iter().filter(|(_, slot)| slot.home == Some(id)).map(|(id, _)| id.clone()).collect();
-        for slot in without_home {
-            if let Some(slot) = self.slots.get_mut(&slot) {
-                slot.home = None;
-            }
-        }
-        if let Some(host) = self.hosts.remove(&id) {
-            self.host_names.remove(&host.name);
-            self.released_subnets.insert(host.subnet, self.clock);
-        }
-        self.removed_hosts.insert(id, self.clock);
+        self.fleet.removed_hosts.insert(id, self.clock);
         self.record(id, "host-removed", format!("{name} was removed"));
         self.done()
     }
 
     pub(super) fn member_address(&mut self, id: MemberId, address: SocketAddr) -> Applied {
-        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if member.address != address {
             member.address = address;
             self.record(format!("member {id}"), "member-moved", format!("it listens on {address}"));
@@ -369,7 +432,7 @@ impl Cluster {
 
     pub(super) fn member_reached(&mut self, id: MemberId, reached: bool) -> Applied {
         let clock = self.clock;
-        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if reached != member.unreached_since.is_some() {
             return self.done();
         }
@@ -386,8 +449,8 @@ impl Cluster {
 
     pub(super) fn remove_member(&mut self, id: MemberId) -> Applied {
         let stays = |m: &Member| m.state == MemberState::Present && m.unreached_since.is_none();
-        let staying = self.members.iter().filter(|(other, m)| **other != id && stays(m)).count();
-        let member = self.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        let staying = self.fleet.members.iter().filter(|(other, m)| **other != id && stays(m)).count();
+        let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if staying == 0 {
             return Err(Problem::new(Code::MemberRefused, format!("Member {id} was not removed"))
                 .why("it is the last one that answers, and it holds the cluster's state")
@@ -401,11 +464,11 @@ impl Cluster {
     }
 
     pub(super) fn forget_member(&mut self, id: MemberId) -> Applied {
-        let member = self.members.get(&id).ok_or_else(|| not_found("member", id))?;
+        let member = self.fleet.members.get(&id).ok_or_else(|| not_found("member", id))?;
         if member.state != MemberState::Leaving {
             return Err(Problem::new(Code::Conflict, format!("Member {id} is to stay")));
         }
-        self.members.remove(&id);
+        self.fleet.members.remove(&id);
         self.record(format!("member {id}"), "member-left", "it left the group");
         self.done()
     }

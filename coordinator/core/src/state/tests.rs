@@ -3,8 +3,11 @@ use common::{
     instance::{Observed, Phase, Want},
 };
 
+use common::{id::MemberId, output::LastLines};
+
 use super::*;
 use crate::{
+    Request, RequestId,
     command::Placement,
     testing::{Fixture, TOKEN, admission, facts, host, instance, stack, web},
 };
@@ -88,24 +91,24 @@ fn a_request_that_comes_twice_is_made_once() {
     let [first, Outcome::Rejected(refused), again] = &outcomes[..] else { panic!("{outcomes:?}") };
     assert_eq!((first, again), (&Outcome::Revision(1), &Outcome::Revision(1)), "the repetition got the first answer");
     assert_eq!(refused.code, common::error::Code::Conflict);
-    assert!(fixture.cluster.stacks.contains_key(&stack()), "another request under the same id does nothing");
+    assert!(fixture.cluster.stacks().contains_key(&stack()), "another request under the same id does nothing");
 }
 
 #[test]
 fn the_clock_never_goes_back() {
     let mut fixture = Fixture::of_hosts(1);
-    let before = fixture.cluster.clock;
+    let before = fixture.cluster.clock();
     fixture.now = Timestamp(5);
     fixture.done(Command::RevokeJoinToken(TOKEN));
-    assert_eq!(fixture.cluster.clock, before);
+    assert_eq!(fixture.cluster.clock(), before);
 }
 
 #[test]
 fn a_token_admits_as_many_as_it_says_and_the_same_host_again() {
     let mut fixture = Fixture::of_hosts(2);
-    let used = fixture.cluster.join_tokens[&TOKEN].uses.len();
+    let used = fixture.cluster.join_tokens()[&TOKEN].uses.len();
     fixture.done(Command::Admit(Box::new(admission(2))));
-    assert_eq!(fixture.cluster.join_tokens[&TOKEN].uses.len(), used, "the same host burns nothing");
+    assert_eq!(fixture.cluster.join_tokens()[&TOKEN].uses.len(), used, "the same host burns nothing");
     fixture.done(Command::RemoveHost(host(2)));
     let refusal = fixture.refused(Command::Admit(Box::new(admission(2))));
     assert!(refusal.contains("removed"), "{refusal}");
@@ -128,8 +131,8 @@ fn a_copied_key_is_noticed() {
     let copy = Command::HostReported { host: host(2), facts: facts(2), machine: [99; 16] };
     let Outcome::Rejected(problem) = fixture.apply(copy) else { panic!("a clone is refused") };
     assert_eq!(problem.code, Code::Cloned);
-    assert_eq!(fixture.cluster.hosts[&host(2)].machine, Some([2; 16]), "the original keeps its place");
-    assert!(fixture.cluster.events.values().any(|event| event.reason == "clone-refused"));
+    assert_eq!(fixture.cluster.hosts()[&host(2)].machine, Some([2; 16]), "the original keeps its place");
+    assert!(fixture.cluster.events().values().any(|event| event.reason == "clone-refused"));
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn a_host_speaks_only_for_its_own_instances_and_only_onward() {
     };
     fixture.done(stranger);
     fixture.observe("web/1.1", Phase::Pulling);
-    assert_eq!(fixture.cluster.instances[&instance("web/1.1")].observed.phase, Phase::Running);
+    assert_eq!(fixture.cluster.instances()[&instance("web/1.1")].observed.phase, Phase::Running);
 }
 
 #[test]
@@ -161,7 +164,7 @@ fn what_failed_is_kept_with_its_output_in_event_slot_and_view() {
         fixture.done(Command::Observe { host: host(1), instances: vec![(instance("web/1.1"), observed)] });
     };
     fail(&mut fixture, 1);
-    let newest = fixture.cluster.events.values().next_back().expect("an event");
+    let newest = fixture.cluster.events().values().next_back().expect("an event");
     assert_eq!((newest.reason.as_str(), newest.output.lines()), ("instance-observed", &["FATAL 1".to_owned()][..]));
     let view = crate::view::stack(&fixture.cluster, &stack(), fixture.now).expect("it is there");
     let failure = view.services[0].failure.clone().expect("it is told");
@@ -169,15 +172,19 @@ fn what_failed_is_kept_with_its_output_in_event_slot_and_view() {
 
     (2..400).for_each(|restart| fail(&mut fixture, restart));
     let with_output: Vec<&str> =
-        fixture.cluster.events.values().flat_map(|e| e.output.lines().last()).map(String::as_str).collect();
-    assert_eq!((with_output.len(), with_output.last()), (super::MAX_OUTPUTS, Some(&"FATAL 399")), "the newest keep it");
+        fixture.cluster.events().values().flat_map(|e| e.output.lines().last()).map(String::as_str).collect();
+    assert_eq!(
+        (with_output.len(), with_output.last()),
+        (super::journal::MAX_OUTPUTS, Some(&"FATAL 399")),
+        "the newest keep it"
+    );
 
     let id = instance("web/1.1");
     let (output, failure) = (LastLines::of(b"no more"), "it ended with exit code 8".to_owned());
     let (message, phase) = (failure.clone(), Phase::Failed);
     let last = Observed { restart: 400, phase, message, failure, output: output.clone(), ..Observed::nothing() };
     fixture.done(Command::Observe { host: host(1), instances: vec![(id.clone(), last)] });
-    assert_eq!(fixture.cluster.slots[&id.slot].tries[0].last_output, output);
+    assert_eq!(fixture.cluster.slots()[&id.slot].tries[0].last_output, output);
 }
 
 #[test]
@@ -190,7 +197,7 @@ fn a_stack_goes_when_its_last_instance_is_gone() {
     let refusal = fixture.refused(again);
     assert!(refusal.contains("being removed"), "{refusal}");
     fixture.settle();
-    assert!(fixture.cluster.stacks.is_empty() && fixture.cluster.slots.is_empty());
+    assert!(fixture.cluster.stacks().is_empty() && fixture.cluster.slots().is_empty());
     fixture.deploy(&[("web", web(|_| {}))]);
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.2@h1"], "no name is given out twice");
@@ -215,11 +222,11 @@ fn a_host_that_returns_is_believed_again() {
     let mut fixture = deployed();
     fixture.settle();
     fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Down { since: fixture.now } });
-    let verdict = |fixture: &Fixture| fixture.cluster.instances[&instance("web/1.1")].verdict;
+    let verdict = |fixture: &Fixture| fixture.cluster.instances()[&instance("web/1.1")].verdict;
     assert!(matches!(verdict(&fixture), common::instance::Verdict::Unknown { .. }));
     fixture.done(Command::HostLiveness { host: host(1), liveness: Liveness::Ready });
     assert_eq!(verdict(&fixture), common::instance::Verdict::Reachable);
-    assert_eq!(fixture.cluster.instances[&instance("web/1.1")].desired.want, Want::Run);
+    assert_eq!(fixture.cluster.instances()[&instance("web/1.1")].desired.want, Want::Run);
 }
 
 #[test]
@@ -227,6 +234,6 @@ fn the_state_survives_its_encoding() {
     let mut fixture = deployed();
     fixture.settle();
     let bytes = common::codec::encode(&fixture.cluster).expect("encodes");
-    let restored: Cluster = common::codec::decode(&bytes).expect("decodes");
+    let restored: State = common::codec::decode(&bytes).expect("decodes");
     assert_eq!(restored, fixture.cluster);
 }

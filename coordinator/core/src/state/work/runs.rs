@@ -14,7 +14,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Instance, Service, instances::Slot, not_found};
+use super::{Applied, Instance, Service, State, instances::Slot, not_found};
 use crate::plan;
 
 /// How many ends a slot remembers: as many as revisions that people can go back to.
@@ -91,7 +91,7 @@ impl Slot {
 
     /// The same to be changed. What serves may fail beside what is to take its place, so two are remembered; the
     /// `stable` revision, to which the service may go back, is not forgotten for a third one.
-    pub(super) fn tries_mut(&mut self, task: Task, revision: u64, stable: Option<u64>) -> &mut Tries {
+    pub(in crate::state) fn tries_mut(&mut self, task: Task, revision: u64, stable: Option<u64>) -> &mut Tries {
         let is_it = |tries: &Tries| (tries.task, tries.revision) == (task, revision);
         let index = self.tries.iter().position(is_it).unwrap_or_else(|| {
             while self.tries.len() >= MAX_TRIES {
@@ -107,7 +107,7 @@ impl Slot {
     }
 
     /// Notes that a task is over. What ended well cannot fail any more, and runs of a schedule follow one another.
-    pub(super) fn note_end(&mut self, end: End) {
+    pub(in crate::state) fn note_end(&mut self, end: End) {
         if end.failed.is_some() && self.end_of(end.task).is_some() {
             return;
         }
@@ -124,10 +124,10 @@ impl Slot {
     }
 }
 
-impl Cluster {
+impl State {
     /// How a slot's task ended, if it has.
     pub fn end_of(&self, slot: &SlotId, task: Task) -> Option<&End> {
-        self.slots.get(slot)?.end_of(task)
+        self.work.slots.get(slot)?.end_of(task)
     }
 
     /// Whether nothing is to be done for a task of a slot any more: it has ended, well or failed for good, or it is
@@ -157,22 +157,22 @@ impl Cluster {
     }
 
     /// The revision to which a service goes back if its present one fails.
-    pub(super) fn stable_revision(&self, id: &ServiceId) -> Option<u64> {
+    pub(in crate::state) fn stable_revision(&self, id: &ServiceId) -> Option<u64> {
         Some(self.service(id)?.stable.as_ref()?.revision)
     }
 
     /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
     /// was replaced has no say, but that it ended well.
-    pub(super) fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
+    pub(in crate::state) fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
         let clock = self.clock;
-        let Some(instance) = self.instances.get(id) else { return };
+        let Some(instance) = self.work.instances.get(id) else { return };
         let Instance { task, revision, observed, .. } = instance;
         let (task, revision, observed) = (*task, *revision, observed.clone());
         let counts = !matches!(instance.verdict, Verdict::Lost { .. });
         let (fills_slot, policy) = (instance.fills_slot(), instance.spec.restart_of(&Part::Main));
         let is_shared = instance.spec.cron.is_some();
         let stable = self.stable_revision(id.service());
-        let slot = self.slots.entry(id.slot.clone()).or_default();
+        let slot = self.work.slots.entry(id.slot.clone()).or_default();
         match observed.phase {
             Phase::Completed => slot.note_end(End { task, failed: None }),
             Phase::Failed if counts && policy.is_used_up(slot.tries_mut(task, revision, stable).retries) => {
@@ -197,7 +197,7 @@ impl Cluster {
     }
 
     /// Begins the run that was due at a time, or leaves it out; once for each time, whoever asks.
-    pub(super) fn tick(&mut self, id: &ServiceId, due: Timestamp, left_out: Option<&str>) -> Applied {
+    pub(in crate::state) fn tick(&mut self, id: &ServiceId, due: Timestamp, left_out: Option<&str>) -> Applied {
         let service = self.service_mut(id)?;
         let refuse = |why: String| Err(Problem::new(Code::Conflict, format!("{id} was not run")).why(why));
         if service.spec.cron.is_none() {
@@ -220,11 +220,11 @@ impl Cluster {
     }
 
     /// Tries again at once what has failed of a service, for good or not. What has ended well is not done again.
-    pub(super) fn retry(&mut self, id: &ServiceId) -> Applied {
+    pub(in crate::state) fn retry(&mut self, id: &ServiceId) -> Applied {
         let service = self.service(id).ok_or_else(|| not_found("service", id))?;
         let task = service.task();
         let failed = |end: &End| end.task == task && end.failed.is_some();
-        let of_service = self.slots.range(id.slot(0)..).take_while(|(slot, _)| slot.service == *id);
+        let of_service = self.work.slots.range(id.slot(0)..).take_while(|(slot, _)| slot.service == *id);
         let has_failed = |slot: &Slot| slot.tries.iter().any(|tries| tries.failures > 0);
         let slots: Vec<(SlotId, bool)> = of_service
             .map(|(slot, record)| (slot.clone(), record.ended.iter().any(failed), has_failed(record)))
@@ -244,7 +244,7 @@ impl Cluster {
         let (count, clock) = (slots.len(), self.clock);
         let is_over = slots.iter().any(|(_, for_good)| *for_good);
         for (slot, _) in slots {
-            if let Some(record) = self.slots.get_mut(&slot) {
+            if let Some(record) = self.work.slots.get_mut(&slot) {
                 record.tries.clear();
                 record.ended.retain(|end| !failed(end));
             }

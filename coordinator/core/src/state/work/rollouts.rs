@@ -13,7 +13,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Cluster, Instance, Service, not_found, stacks::MAX_REVISIONS};
+use super::{Applied, Instance, Service, State, not_found, stacks::MAX_REVISIONS};
 
 /// How far the change of a service to its revision has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +99,7 @@ impl Service {
     }
 
     /// Whether nothing more is to be changed for now, for a reason of its own.
-    pub(super) fn is_held(&self) -> bool {
+    pub(in crate::state) fn is_held(&self) -> bool {
         matches!(self.rollout.state, RolloutState::Paused | RolloutState::Failed) || self.canary().is_some()
     }
 }
@@ -117,9 +117,9 @@ impl Service {
     }
 }
 
-impl Cluster {
+impl State {
     /// Moves the rollout of a revision on, if it is in the state that the author took it to be in.
-    pub(super) fn move_rollout(
+    pub(in crate::state) fn move_rollout(
         &mut self,
         id: &ServiceId,
         expect_revision: u64,
@@ -167,14 +167,14 @@ impl Cluster {
         };
         let output = if has_failed { output } else { LastLines::default() };
         self.record_failure(id, reason, message, &output);
-        if let Some(stack) = self.stacks.get_mut(&id.stack) {
+        if let Some(stack) = self.work.stacks.get_mut(&id.stack) {
             stack.note_served();
         }
         self.done()
     }
 
     /// Lets the rest of a service follow its canary.
-    pub(super) fn promote(&mut self, id: &ServiceId, expect_revision: u64) -> Applied {
+    pub(in crate::state) fn promote(&mut self, id: &ServiceId, expect_revision: u64) -> Applied {
         let clock = self.clock;
         let service = self.changing(id, expect_revision)?;
         if service.rollout.promoted || matches!(service.rollout.state, RolloutState::Done | RolloutState::Failed) {
@@ -189,7 +189,7 @@ impl Cluster {
     }
 
     /// Returns a service to the last revision that served whole, and with it what waits for its change.
-    pub(super) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
+    pub(in crate::state) fn roll_back(&mut self, id: &ServiceId, expect_revision: u64, why: &str) -> Applied {
         let service = self.changing(id, expect_revision)?;
         let Some(to) = service.stable.as_ref().map(|stable| stable.revision).filter(|to| *to != expect_revision) else {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
@@ -229,7 +229,8 @@ impl Cluster {
         because_of: Option<Name>,
     ) -> Result<Option<Arc<ServiceSpec>>, Problem> {
         let clock = self.clock;
-        let services: Vec<Name> = self.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
+        let services: Vec<Name> =
+            self.work.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
         let from = self.service(id).ok_or_else(|| not_found("service", id))?.revision;
         let output = self.output_of_failed(id, from).unwrap_or_default();
         let service = self.service_mut(id)?;

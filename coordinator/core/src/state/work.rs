@@ -1,0 +1,130 @@
+//! What people ask for, and the instances that do it: stacks, their services, slots and instances.
+
+mod addresses;
+mod candidate;
+mod dependencies;
+mod instances;
+mod rollouts;
+mod runs;
+mod stacks;
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use common::{
+    id::{HostId, InstanceId, SlotId, StackId},
+    instance::{Health, Phase, Verdict},
+    name::Name,
+    time::Timestamp,
+};
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use super::{Applied, Host, MAX_SKEW, State, not_found};
+
+pub use candidate::Candidate;
+pub use dependencies::Awaited;
+pub use instances::{Bookings, Instance, Slot};
+pub use rollouts::{Rollout, Version};
+pub use runs::{End, Runs, Task, Tries};
+pub(super) use stacks::StackChange;
+pub use stacks::{Revision, Service, Stack};
+
+/// The section of work.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Work {
+    /// Those that are being removed included.
+    stacks: OrdMap<StackId, Stack>,
+    /// Every slot that has ever been filled and may be again.
+    slots: OrdMap<SlotId, Slot>,
+    /// The highest incarnation of a slot that was forgotten.
+    retired_incarnation: u64,
+    /// Each until its container is gone.
+    instances: OrdMap<InstanceId, Instance>,
+    /// An index: the instances of each host.
+    by_host: OrdSet<(HostId, InstanceId)>,
+    /// An index: those of them that are strict singletons. Every heartbeat of a host asks for them.
+    strict_by_host: OrdSet<(HostId, InstanceId)>,
+    /// Slots of strict singletons that a removed host may still fill, and until when.
+    orphans: OrdMap<SlotId, Timestamp>,
+    /// The address that was allocated to a service last. Addresses are allocated round-robin, so a freed address is
+    /// not reused immediately.
+    last_service_address: Option<Ipv4Addr>,
+}
+
+impl State {
+    /// The stacks, those that are being removed included.
+    pub fn stacks(&self) -> &OrdMap<StackId, Stack> {
+        &self.work.stacks
+    }
+
+    /// Every slot that has ever been filled and may be again.
+    pub fn slots(&self) -> &OrdMap<SlotId, Slot> {
+        &self.work.slots
+    }
+
+    /// The instances, each until its container is gone.
+    pub fn instances(&self) -> &OrdMap<InstanceId, Instance> {
+        &self.work.instances
+    }
+
+    /// Slots of strict singletons that a removed host may still fill, and until when.
+    pub fn orphans(&self) -> &OrdMap<SlotId, Timestamp> {
+        &self.work.orphans
+    }
+
+    /// Gives all instances on a host that are not lost a verdict.
+    pub(super) fn judge_instances_on(&mut self, host: HostId, verdict: Verdict) {
+        let instances: Vec<InstanceId> = self.instances_on(host).map(|(id, _)| id.clone()).collect();
+        for id in instances {
+            if let Some(instance) = self.work.instances.get_mut(&id)
+                && !matches!(instance.verdict, Verdict::Lost { .. })
+            {
+                instance.verdict = verdict;
+            }
+        }
+    }
+
+    /// Forgets all instances on a host that is removed. No coordinator hears of them any more: a strict singleton may
+    /// run until its lease ends by itself.
+    pub(super) fn abandon_instances_on(&mut self, host: HostId) {
+        let instances: Vec<InstanceId> = self.instances_on(host).map(|(id, _)| id.clone()).collect();
+        let (clock, lease_over) = (self.clock, self.clock + self.longest_lease());
+        let may_run = |(_, until): &(&SlotId, &Timestamp)| **until + MAX_SKEW > clock;
+        self.work.orphans = self.work.orphans.iter().filter(may_run).map(|(id, until)| (id.clone(), *until)).collect();
+        for id in instances {
+            if self.work.instances.get(&id).is_some_and(|i| i.spec.strict_singleton && i.may_run()) {
+                self.work.orphans.insert(id.slot.clone(), lease_over);
+            }
+            self.forget_instance(&id);
+        }
+        let is_home = |slot: &Slot| slot.home == Some(host);
+        let homeless: Vec<SlotId> =
+            self.work.slots.iter().filter(|(_, slot)| is_home(slot)).map(|(id, _)| id.clone()).collect();
+        for id in homeless {
+            if let Some(slot) = self.work.slots.get_mut(&id) {
+                slot.home = None;
+            }
+        }
+    }
+
+    /// Treats an instance as one that has served for long: for plans of what would be.
+    pub(crate) fn suppose_serving(&mut self, id: &InstanceId, now: Timestamp) {
+        let instance = self.work.instances.get_mut(id);
+        if let Some(instance) = instance.filter(|instance| !instance.observed.phase.is_terminal()) {
+            (instance.observed.phase, instance.observed.health) = (Phase::Running, Health::Unchecked);
+            (instance.serving_since, instance.proven) = (Some(now), true);
+        }
+    }
+
+    /// Lets no service of a stack wait for another one: for plans of what would be.
+    pub(crate) fn suppose_no_dependencies(&mut self, id: &StackId) {
+        let Some(stack) = self.work.stacks.get_mut(id) else { return };
+        let waiting = stack.services.iter().filter(|(_, service)| !service.spec.depends_on.is_empty());
+        let waiting: Vec<Name> = waiting.map(|(name, _)| name.clone()).collect();
+        for name in waiting {
+            if let Some(service) = stack.services.get_mut(&name) {
+                Arc::make_mut(&mut service.spec).depends_on.clear();
+            }
+        }
+    }
+}
