@@ -16,8 +16,9 @@ use common::{
     wire::{DirectoryPiece, ToAgent},
 };
 use coordinator_core::{
-    Command, Planner, State,
-    view::{Touched, assignment, directory, follow, touched},
+    Changes, Command, Planner, State,
+    changes::Touched,
+    view::{assignment, directory, follow},
 };
 use tests::world::{World, host_id};
 
@@ -45,7 +46,7 @@ impl Told {
     /// Tells what a change of the state means, and prints what that took.
     fn follow(&mut self, what: &str, before: &State, after: &State) {
         let (began, mut assigned) = (Instant::now(), Vec::new());
-        let hosts = match touched(before, after) {
+        let hosts = match Changes::between(before, after).touched() {
             Touched::All => after.hosts().keys().copied().collect(),
             Touched::Hosts(hosts) => hosts,
         };
