@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 /// How the directory is sealed.
-pub const DIRECTORY_FORMAT: Format = Format { magic: b"WDIR", version: 1 };
+pub const DIRECTORY_FORMAT: Format = Format { magic: b"WDIR", version: 1, limit: 256 << 20 };
 const FILE: &str = "directory";
 /// How long changes are gathered at least before they are written: what is lost is told anew in the next session.
 const GATHER: Duration = Duration::from_millis(250);

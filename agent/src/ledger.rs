@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 /// How the ledger is sealed.
-pub const LEDGER_FORMAT: Format = Format { magic: b"WLED", version: 1 };
+pub const LEDGER_FORMAT: Format = Format { magic: b"WLED", version: 1, limit: 256 << 20 };
 const FILE: &str = "ledger";
 
 /// What the ledger holds.

@@ -1,4 +1,8 @@
 //! How values become bytes: bincode on the wire, and sealed with a version and a checksum on disk.
+//!
+//! A sealed value has a limit that is checked when it is written, so whatever was written can be read. bincode's own
+//! limit counts the memory that a value claims, which may be several times its encoded size; it guards frames of the
+//! wire, whose lengths another host has written.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -24,6 +28,14 @@ pub enum CodecError {
         /// The newest version this binary reads.
         newest: u16,
     },
+    /// The value is larger than its format allows.
+    #[error("it has {size} bytes, and {limit} are the limit of its format")]
+    TooLarge {
+        /// How many bytes it has.
+        size: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// The checksum does not match.
     #[error("its checksum is {found:08x} and should be {expected:08x}: the disk or a copy damaged it")]
     Checksum {
@@ -43,31 +55,47 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     bincode::serde::encode_to_vec(value, config()).map_err(|e| CodecError::Format(e.to_string()))
 }
 
-/// Reads a value from exactly `bytes`.
+/// The number of bytes that [`encode`] would give.
+pub fn size<T: Serialize>(value: &T) -> Result<usize, CodecError> {
+    let mut count = bincode::enc::write::SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut count, config()).map_err(|e| CodecError::Format(e.to_string()))?;
+    Ok(count.bytes_written)
+}
+
+/// Reads a value from exactly `bytes`, which another host may have sent.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_with(bytes, config())
+}
+
+fn decode_with<T: DeserializeOwned>(bytes: &[u8], config: impl bincode::config::Config) -> Result<T, CodecError> {
     let (value, read) =
-        bincode::serde::decode_from_slice(bytes, config()).map_err(|e| CodecError::Format(e.to_string()))?;
+        bincode::serde::decode_from_slice(bytes, config).map_err(|e| CodecError::Format(e.to_string()))?;
     if read != bytes.len() {
         return Err(CodecError::Format(format!("{} bytes are left over", bytes.len() - read)));
     }
     Ok(value)
 }
 
-/// A format that outlives the process: its four letters and its current version.
+/// A format that outlives the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Format {
     /// The four letters at the start.
     pub magic: &'static [u8; 4],
     /// The version written, and the newest that can be read.
     pub version: u16,
+    /// The largest body, in bytes: what is larger is not written.
+    pub limit: usize,
 }
 
 const HEADER: usize = 10;
 
 impl Format {
-    /// Writes `value` as magic, version, CRC-32 of the rest, and the rest.
+    /// Writes `value` as magic, version, CRC-32 of the rest, and the rest; refuses one that is over the limit.
     pub fn seal<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, CodecError> {
         let body = encode(value)?;
+        if body.len() > self.limit {
+            return Err(CodecError::TooLarge { size: body.len(), limit: self.limit });
+        }
         let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend_from_slice(self.magic);
         bytes.extend_from_slice(&self.version.to_be_bytes());
@@ -91,7 +119,8 @@ impl Format {
         if found != expected {
             return Err(CodecError::Checksum { expected, found });
         }
-        decode(&bytes[HEADER..])
+        // The checksum has shown that these are the bytes that were written.
+        decode_with(&bytes[HEADER..], bincode::config::standard())
     }
 }
 
@@ -99,7 +128,7 @@ impl Format {
 mod tests {
     use super::*;
 
-    const FORMAT: Format = Format { magic: b"TEST", version: 2 };
+    const FORMAT: Format = Format { magic: b"TEST", version: 2, limit: 1000 };
 
     #[test]
     fn a_sealed_value_is_read_back_and_every_flipped_bit_is_seen() {
@@ -113,6 +142,24 @@ mod tests {
         }
         for length in 0..sealed.len() {
             assert!(FORMAT.open::<(String, u64)>(&sealed[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_written_can_be_read_and_has_the_size_that_was_told() {
+        let largest = vec![7_u8; 1000 - 3];
+        let sealed = FORMAT.seal(&largest).expect("it is just small enough");
+        assert_eq!(FORMAT.open::<Vec<u8>>(&sealed).expect("opens"), largest);
+        let larger = vec![7_u8; 1000 - 2];
+        let refused = FORMAT.seal(&larger).expect_err("it is too large").to_string();
+        assert_eq!(refused, "it has 1001 bytes, and 1000 are the limit of its format");
+        // Small numbers take one byte each and claim eight.
+        let wide = Format { limit: 64 << 20, ..FORMAT };
+        let numbers: Vec<u64> = (0..40_u64 << 20).map(|number| number % 200).collect();
+        let sealed = wide.seal(&numbers).expect("seals");
+        assert!(wide.open::<Vec<u64>>(&sealed).expect("opens") == numbers);
+        for value in ["", "hello", &"long".repeat(200)] {
+            assert_eq!(size(&value).expect("it has one"), encode(&value).expect("encodes").len());
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How the file of a new cluster is sealed.
-pub const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1 };
+pub const GENESIS_FORMAT: Format = Format { magic: b"WGEN", version: 1, limit: 64 << 10 };
 const GENESIS_FILE: &str = "genesis";
 
 /// What a new cluster is made of, on disk until it lies in the replicated state.

@@ -282,6 +282,9 @@ impl Consensus {
                     None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
                 },
                 Err(NotProposed::Removed) => return Err(removed_from_the_group()),
+                Err(too_large @ NotProposed::TooLarge { .. }) => {
+                    return Err(Problem::new(Code::TooLarge, "The change was not made").why(too_large.to_string()));
+                }
                 Err(NotProposed::Busy) if !may_be_made => {
                     return Err(Problem::new(Code::Busy, "The change was not made: too many wait").fix("Try again"));
                 }
@@ -452,6 +455,14 @@ pub enum NotProposed {
     /// More proposals wait than are allowed.
     #[error("too many proposals wait")]
     Busy,
+    /// The proposal is larger than a message to the others may be.
+    #[error("it has {size} bytes, and {limit} are the limit")]
+    TooLarge {
+        /// How many bytes it has.
+        size: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
 }
 
 /// The problem of a coordinator that is none any more.

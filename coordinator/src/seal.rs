@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::raft::Consensus;
 
 /// How the key's file is sealed.
-pub const SEALING_KEY_FORMAT: Format = Format { magic: b"WSEA", version: 1 };
+pub const SEALING_KEY_FORMAT: Format = Format { magic: b"WSEA", version: 1, limit: 4 << 10 };
 /// The first byte of everything sealed: how the rest is to be read.
 const FORM: u8 = 1;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);

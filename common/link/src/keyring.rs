@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Credentials, file, identity::Certified};
 
 /// How the file is sealed.
-pub const KEYRING_FORMAT: Format = Format { magic: b"WKEY", version: 1 };
+pub const KEYRING_FORMAT: Format = Format { magic: b"WKEY", version: 1, limit: 1 << 20 };
 const FILE: &str = "identity";
 const KEY_FILE: &str = "host.key";
 

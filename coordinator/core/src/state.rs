@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use common::{
     api::{Access, Settings},
+    codec,
     error::{Code, Problem},
     id::ClusterId,
     name::default_environment,
@@ -231,6 +232,19 @@ fn not_authorised(person: &Person, refusal: Refusal) -> Problem {
         Refusal::NotAllowed => format!("the token {} may only read", person.name),
     };
     Problem::new(code, "The change was not made").why(why).fix("Use a token with the access admin: wharf token create")
+}
+
+/// The bytes that a value takes where it is stored; one that cannot be stored takes more than any limit.
+fn size_of<T: Serialize>(value: &T) -> usize {
+    codec::size(value).unwrap_or(usize::MAX)
+}
+
+/// The beginning of a text.
+fn shortened(text: String, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 fn not_found(what: &str, id: impl std::fmt::Display) -> Problem {

@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coordinator_core::{Batch, Command, Outcome, Proposal};
+use common::codec;
+use coordinator_core::{Batch, Outcome, Proposal};
 use link::clock::now;
 use openraft::Raft;
 use tokio::{
@@ -19,6 +20,8 @@ const IN_FLIGHT: usize = 1;
 /// An entry takes what waits, up to so much: it is applied in one go, and nothing else happens meanwhile.
 const MAX_COMMANDS: usize = 1000;
 const MAX_BYTES: usize = 256 << 10;
+/// Largest message of proposals, in bytes: the entry that holds it goes to each follower in one frame.
+const MAX_PROPOSALS: usize = 8 << 20;
 /// A leader that loses its majority never answers; after this the result is unknown.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -30,22 +33,35 @@ pub type Batches = mpsc::Sender<Waiting>;
 /// Proposals and where their outcomes go.
 pub struct Waiting {
     proposals: Vec<Proposal>,
+    /// How many bytes they take in the log.
+    bytes: usize,
     answer: Answer,
 }
 
 /// Hands proposals to the batcher and waits for their outcomes; refused if too many wait already.
 pub async fn propose_at_once(batches: &Batches, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-    outcomes(batches.try_reserve().map_err(|_| NotProposed::Busy)?, proposals).await
+    let bytes = size(&proposals)?;
+    outcomes(batches.try_reserve().map_err(|_| NotProposed::Busy)?, proposals, bytes).await
 }
 
 /// The same of somebody who can wait until it is their turn.
 pub async fn propose(batches: &Batches, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-    outcomes(batches.reserve().await.map_err(|_| stops())?, proposals).await
+    let bytes = size(&proposals)?;
+    outcomes(batches.reserve().await.map_err(|_| stops())?, proposals, bytes).await
 }
 
-async fn outcomes(place: mpsc::Permit<'_, Waiting>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+fn size(proposals: &[Proposal]) -> Result<usize, NotProposed> {
+    let size = codec::size(&proposals).map_err(|error| NotProposed::Unknown(error.to_string()))?;
+    if size > MAX_PROPOSALS { Err(NotProposed::TooLarge { size, limit: MAX_PROPOSALS }) } else { Ok(size) }
+}
+
+async fn outcomes(
+    place: mpsc::Permit<'_, Waiting>,
+    proposals: Vec<Proposal>,
+    bytes: usize,
+) -> Result<Vec<Outcome>, NotProposed> {
     let (answer, outcome) = oneshot::channel();
-    place.send(Waiting { proposals, answer });
+    place.send(Waiting { proposals, bytes, answer });
     outcome.await.unwrap_or_else(|_| Err(stops()))
 }
 
@@ -75,29 +91,15 @@ pub async fn run(consensus: Consensus, towards: Towards, mut waiting: mpsc::Rece
 }
 
 fn gather(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
-    let size = |waiting: &Waiting| waiting.proposals.iter().map(|proposal| weight(&proposal.command)).sum::<usize>();
-    let (mut commands, mut bytes) = (first.proposals.len(), size(&first));
+    let (mut commands, mut bytes) = (first.proposals.len(), first.bytes);
     let mut gathered = vec![first];
     while commands < MAX_COMMANDS && bytes < MAX_BYTES {
         let Ok(next) = waiting.try_recv() else { break };
         commands += next.proposals.len();
-        bytes += size(&next);
+        bytes += next.bytes;
         gathered.push(next);
     }
     gathered
-}
-
-/// About how many bytes a command takes in the log.
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::PutKey { key, value, .. } => key.len() + value.len() + 64,
-        Command::PutStack { spec, files, .. } => {
-            1024 * (1 + spec.services.len()) + files.iter().map(|file| file.content.size()).sum::<usize>()
-        }
-        Command::PutFile { content, .. } => 64 + content.size(),
-        Command::Observe { instances, .. } => 64 + 200 * instances.len(),
-        _ => 256,
-    }
 }
 
 async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>, permit: OwnedSemaphorePermit) {

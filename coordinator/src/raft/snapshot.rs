@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::store::StoreError;
 
 /// How a snapshot is sealed.
-pub const SNAPSHOT_FORMAT: Format = Format { magic: b"WSNP", version: 1 };
+pub const SNAPSHOT_FORMAT: Format = Format { magic: b"WSNP", version: 1, limit: 1 << 30 };
 const SUFFIX: &str = "snapshot";
 
 /// What a snapshot file holds.

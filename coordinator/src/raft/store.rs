@@ -29,9 +29,9 @@ use tokio::sync::watch;
 use super::late::Late;
 
 /// How an entry is sealed; chunks of it are stored under (index, chunk).
-pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1 };
+pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1, limit: 15 << 20 };
 /// How the small records are sealed.
-pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 1 };
+pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 1, limit: 64 << 10 };
 /// Largest value given to sled, in bytes.
 const MAX_VALUE: usize = 60_000;
 /// Never changes: sled cannot open a store with another one.

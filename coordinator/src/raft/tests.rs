@@ -212,7 +212,7 @@ fn garbage_in_sleds_file_is_an_error_and_not_a_panic() {
 #[test]
 fn a_damaged_snapshot_is_refused_by_name() {
     let directory = tempfile::tempdir().expect("a folder");
-    let format = Format { magic: b"WSNP", version: 1 };
+    let format = Format { magic: b"WSNP", version: 1, limit: 1 << 30 };
     let mut bytes = format.seal(&BTreeMap::<u8, u8>::new()).expect("seals");
     bytes[8] ^= 1;
     super::snapshot::save(directory.path(), 3, &bytes).expect("saves");

@@ -18,6 +18,15 @@ use imbl::OrdMap;
 use super::{Applied, Member, State, not_found};
 use crate::command::{Admission, NewJoinToken, Outcome};
 
+/// Most join tokens that are kept, those that ended lately included.
+const MAX_JOIN_TOKENS: usize = 10_000;
+/// Most API tokens.
+const MAX_API_TOKENS: usize = 10_000;
+/// Most registries with credentials.
+const MAX_REGISTRIES: usize = 1000;
+/// Longest registry, user name or password, in bytes.
+const MAX_CREDENTIAL: usize = 4 << 10;
+
 /// The section of tokens, and of credentials for registries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Credentials {
@@ -138,6 +147,11 @@ impl State {
         for id in old {
             self.access.join_tokens.remove(&id);
         }
+        if self.access.join_tokens.len() >= MAX_JOIN_TOKENS {
+            return Err(Problem::new(Code::TooLarge, "The join token was not made").why(format!(
+                "there are {MAX_JOIN_TOKENS}, which is the limit; each is kept for a week after its end"
+            )));
+        }
         let record = JoinTokenRecord {
             secret: token.secret,
             role: token.role,
@@ -203,9 +217,9 @@ impl State {
         if self.access.api_tokens.contains_key(&id) {
             return Err(Problem::new(Code::Conflict, format!("There is an API token {id} already")));
         }
-        if self.access.api_tokens.len() >= 10_000 {
-            return Err(Problem::new(Code::InvalidRequest, "The token was not made")
-                .why("there are 10000 API tokens, which is the limit"));
+        if self.access.api_tokens.len() >= MAX_API_TOKENS {
+            return Err(Problem::new(Code::TooLarge, "The token was not made")
+                .why(format!("there are {MAX_API_TOKENS} API tokens, which is the limit")));
         }
         self.access
             .api_tokens
@@ -221,6 +235,15 @@ impl State {
     }
 
     pub(super) fn put_registry(&mut self, credentials: &RegistryCredentials) -> Applied {
+        let refuse = |why: String| Err(Problem::new(Code::TooLarge, "The credentials were not set").why(why));
+        let lengths = [credentials.registry.len(), credentials.username.len(), credentials.password.expose().len()];
+        if lengths.iter().any(|length| *length > MAX_CREDENTIAL) {
+            return refuse(format!("the registry, the user name and the password have at most {MAX_CREDENTIAL} bytes"));
+        }
+        let is_new = !self.access.registries.contains_key(&credentials.registry);
+        if is_new && self.access.registries.len() >= MAX_REGISTRIES {
+            return refuse(format!("there are {MAX_REGISTRIES} registries, which is the limit"));
+        }
         self.access.registries.insert(credentials.registry.clone(), credentials.clone());
         self.record(&credentials.registry, "registry-changed", format!("user {}", credentials.username));
         self.done()

@@ -21,6 +21,8 @@ use crate::command::{NewFile, Outcome};
 
 /// Most configs and secrets of all environments and stacks.
 const MAX_FILES: usize = 10_000;
+/// Most bytes of all their versions together.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The section of configs and secrets.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -172,6 +174,14 @@ impl State {
         if self.files.records.len() + unknown > MAX_FILES {
             return Err(Problem::new(Code::InvalidRequest, "The configs and secrets were not set")
                 .why(format!("there are {}, and {MAX_FILES} is the limit", self.files.records.len())));
+        }
+        let versions = self.files.records.values().flat_map(|record| record.versions.values());
+        let kept: usize = versions.map(|version| version.content.size()).sum();
+        let bytes = kept + new.iter().map(|(_, content)| content.size()).sum::<usize>();
+        if bytes > MAX_BYTES {
+            return Err(Problem::new(Code::TooLarge, "The configs and secrets were not set")
+                .why(format!("all versions would take {bytes} bytes, and {MAX_BYTES} is the limit"))
+                .fix("Remove those that are not needed: wharf config ls, wharf secret ls"));
         }
         if let Some((id, _)) = new.iter().find(|(id, content)| !content.fits(id.kind)) {
             return Err(Problem::new(Code::InvalidRequest, format!("{id} was not set"))
@@ -368,6 +378,20 @@ mod tests {
         fixture.done(put_stack(web(|_| {}), Vec::new()));
         fixture.done(Command::RemoveFile(key.clone()));
         assert!(versions(&fixture, &key).is_empty());
+    }
+
+    #[test]
+    fn all_versions_together_have_a_limit() {
+        let mut fixture = Fixture::of_hosts(1);
+        let large = Content::Plain(vec![7; common::file::MAX_CONTENT].into());
+        let room = MAX_BYTES / common::file::MAX_CONTENT;
+        for number in 0..room {
+            fixture.done(put(&file(FileKind::Config, &format!("c{number}")), large.clone()));
+        }
+        let refused = fixture.refused(put(&file(FileKind::Config, "more"), large.clone()));
+        assert!(refused.contains(&format!("and {MAX_BYTES} is the limit")), "{refused}");
+        fixture.done(Command::RemoveFile(file(FileKind::Config, "c0")));
+        fixture.done(put(&file(FileKind::Config, "more"), large));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::{Applied, State, not_found};
+use super::{Applied, State, not_found, size_of};
 
 /// The section of hosts and members.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,8 @@ pub struct Host {
 
 /// How long what runs on a host waits for it, if its agent has said that it will be back.
 pub const RETURNS_WITHIN: Span = Span::minutes(5);
+/// Most bytes that an agent may say of its host.
+const MAX_FACTS: usize = 256 << 10;
 /// The time in which a host may return so often.
 const FLAP_WINDOW: Span = Span::minutes(10);
 /// So many returns within that time, and it gets nothing new for a while.
@@ -277,6 +279,11 @@ impl State {
     }
 
     pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
+        let size = size_of(facts);
+        if size > MAX_FACTS {
+            return Err(Problem::new(Code::TooLarge, "The facts of the host were not noted")
+                .why(format!("they have {size} bytes, and {MAX_FACTS} is the limit")));
+        }
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.machine.is_some_and(|known| known != machine) {
             let name = host.name.clone();

@@ -4,10 +4,12 @@ use common::{api::Event, name::Name, output::LastLines};
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use super::State;
+use super::{State, shortened};
 
 /// Most events that are kept.
 const MAX_EVENTS: usize = 4096;
+/// Longest message of an event, in characters.
+const MAX_MESSAGE: usize = 2000;
 /// Most events that are kept with the output of what failed.
 pub(super) const MAX_OUTPUTS: usize = 256;
 
@@ -65,7 +67,7 @@ impl State {
             at,
             subject: subject.to_string(),
             reason: reason.to_owned(),
-            message: message.into(),
+            message: shortened(message.into(), MAX_MESSAGE),
             by: self.journal.actor.clone(),
             output: output.clone(),
         });

@@ -7,12 +7,15 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use super::{shortened, size_of};
 use crate::command::{Outcome, Request, RequestId};
 
 /// How long the outcome of a request is remembered.
 const REMEMBER_REQUESTS: Span = Span::minutes(10);
 /// Most requests whose outcome is remembered.
 const MAX_REQUESTS: usize = 20_000;
+/// Most bytes of an outcome that are remembered; of a longer refusal its first words are.
+const MAX_OUTCOME: usize = 2 << 10;
 
 /// The section of recent requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,13 @@ impl Requests {
     pub(super) fn remember(&mut self, request: Request, outcome: Outcome, now: Timestamp) {
         let age = self.ages.get_max().map_or(0, |(age, _)| age + 1);
         self.ages.insert(age, (now, request.id));
+        let outcome = match outcome {
+            Outcome::Rejected(problem) if size_of(&problem) > MAX_OUTCOME => {
+                let what = shortened(problem.to_string(), MAX_OUTCOME / 4);
+                Outcome::Rejected(Problem::new(problem.code, what))
+            }
+            outcome => outcome,
+        };
         self.outcomes.insert(request.id, Remembered { content: request.content, outcome });
         while let Some((&oldest, &(at, id))) = self.ages.get_min().map(|(age, entry)| (age, entry)) {
             if self.ages.len() <= MAX_REQUESTS && now.since(at) < REMEMBER_REQUESTS {

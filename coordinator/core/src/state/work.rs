@@ -19,7 +19,7 @@ use common::{
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Host, MAX_SKEW, State, not_found};
+use super::{Applied, Host, MAX_SKEW, State, not_found, shortened, size_of};
 
 pub use candidate::Candidate;
 pub use dependencies::Awaited;

@@ -1,6 +1,6 @@
 //! Slots and the instances that fill them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use common::{
     device::BoundDevice,
@@ -18,8 +18,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     Applied, Candidate, Service, State, Version, not_found,
     runs::{End, Task, Tries},
+    shortened, size_of,
 };
 use crate::command::Placement;
+
+/// The longest text that is stored of what a host observes of an instance, in characters.
+const MAX_MESSAGE: usize = 500;
+/// What an agent sends of one instance is within this many bytes.
+const MAX_OBSERVED: usize = 8 << 10;
 
 /// A service's place number and its history.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -468,6 +474,7 @@ impl State {
 
     fn observe_one(&mut self, host: HostId, id: &InstanceId, observed: &Observed) {
         let clock = self.clock;
+        let observed: &Observed = &bounded(observed);
         // A host speaks for its own instances; what the cluster no longer knows is no news.
         let Some(instance) = self.work.instances.get_mut(id).filter(|instance| instance.host == host) else { return };
         if *observed == instance.observed || !observed.may_follow(&instance.observed) {
@@ -561,6 +568,21 @@ impl State {
     pub fn incarnation(&self, slot: &SlotId) -> u64 {
         self.work.slots.get(slot).map_or(self.work.retired_incarnation, |slot| slot.incarnation)
     }
+}
+
+/// What a host observes, without what is longer than an agent may send: it is stored, and agents may be wrong.
+fn bounded(observed: &Observed) -> Cow<'_, Observed> {
+    if size_of(observed) <= MAX_OBSERVED {
+        return Cow::Borrowed(observed);
+    }
+    let mut short = observed.clone();
+    short.output = LastLines::of(short.output.lines().join("\n").as_bytes());
+    for text in [&mut short.message, &mut short.failure] {
+        *text = shortened(std::mem::take(text), MAX_MESSAGE);
+    }
+    short.image_digest = short.image_digest.filter(|digest| digest.len() <= MAX_MESSAGE);
+    short.unprepared = short.unprepared.filter(|unprepared| unprepared.image.len() <= MAX_MESSAGE);
+    Cow::Owned(short)
 }
 
 fn least_instance() -> InstanceId {

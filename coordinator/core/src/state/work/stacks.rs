@@ -17,6 +17,7 @@ use super::{
     Applied, State, not_found,
     rollouts::{Rollout, Version},
     runs::{Runs, Task},
+    size_of,
 };
 use crate::command::{NewFile, Outcome};
 
@@ -52,6 +53,8 @@ pub struct Revision {
     pub spec: Arc<StackSpec>,
     /// Whether every service of it has served whole, or ended well, as this revision has it.
     pub served: bool,
+    /// The bytes that the spec takes where it is stored.
+    pub bytes: u32,
 }
 
 /// What becomes of a stack, and what its author took for granted.
@@ -70,6 +73,11 @@ pub(in crate::state) struct StackChange<'a> {
 
 /// Most revisions of a stack that are kept.
 pub(super) const MAX_REVISIONS: usize = 20;
+
+/// Most stacks.
+const MAX_STACKS: usize = 10_000;
+/// Most bytes of the specs of all stacks together, those of earlier revisions included.
+const MAX_SPEC_BYTES: usize = 128 << 20;
 
 /// A service of a stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,7 +186,8 @@ impl Stack {
     /// Keeps the present spec as a revision.
     fn remember(&mut self, by: Option<Name>, what: String) {
         let (revision, at, spec) = (self.revision, self.changed_at, self.spec.clone());
-        self.history.push_back(Arc::new(Revision { revision, at, by, what, spec, served: false }));
+        let bytes = u32::try_from(size_of(&*spec)).unwrap_or(u32::MAX);
+        self.history.push_back(Arc::new(Revision { revision, at, by, what, spec, served: false, bytes }));
         while self.history.len() > MAX_REVISIONS {
             self.history.pop_front();
         }
@@ -243,11 +252,29 @@ impl State {
         if existing.is_some_and(|stack| stack.spec == spec) {
             return Ok(Outcome::Revision(revision));
         }
+        self.has_room_for(id, &spec)?;
         let addresses = self.lease_addresses(id, &spec)?;
         self.add_files(files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
         let revision = self.replace_spec(id, StackChange { spec: &spec, files, expect, what, goes_back }, &addresses);
         self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         Ok(Outcome::Revision(revision))
+    }
+
+    /// Refuses a spec that is one too many, or with which all specs together would take too much.
+    fn has_room_for(&self, id: &StackId, spec: &StackSpec) -> Result<(), Problem> {
+        let refuse = |why: String| {
+            let problem = Problem::new(Code::TooLarge, format!("Stack {id} was not deployed")).why(why);
+            Err(problem.fix("Remove stacks that are not needed: wharf rm"))
+        };
+        if !self.work.stacks.contains_key(id) && self.work.stacks.len() >= MAX_STACKS {
+            return refuse(format!("there are {MAX_STACKS} stacks, which is the limit"));
+        }
+        let revisions = self.work.stacks.values().flat_map(|stack| &stack.history);
+        let bytes = size_of(spec) + revisions.map(|revision| revision.bytes as usize).sum::<usize>();
+        if bytes > MAX_SPEC_BYTES {
+            return refuse(format!("all revisions would take {bytes} bytes, and {MAX_SPEC_BYTES} is the limit"));
+        }
+        Ok(())
     }
 
     /// Gives a stack its next revision, whose services are rolled out; those that are new have these addresses.
