@@ -28,6 +28,12 @@ pub enum CodecError {
         /// The newest version this binary reads.
         newest: u16,
     },
+    /// The format is older than any that this binary reads.
+    #[error("it has format version {found}, which this binary does not read: upgrade through the versions between")]
+    TooOld {
+        /// The version found.
+        found: u16,
+    },
     /// The value is larger than its format allows.
     #[error("it has {size} bytes, and {limit} are the limit of its format")]
     TooLarge {
@@ -106,18 +112,30 @@ impl Format {
 
     /// Reads what [`Format::seal`] wrote, after checking all that its header says.
     pub fn open<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        self.open_with(bytes, |found, _| Err(CodecError::TooOld { found }))
+    }
+
+    /// The same where there have been earlier versions: `older` decodes a body of one of them and converts it.
+    pub fn open_with<T: DeserializeOwned>(
+        &self,
+        bytes: &[u8],
+        older: impl FnOnce(u16, &[u8]) -> Result<T, CodecError>,
+    ) -> Result<T, CodecError> {
         let magic = || String::from_utf8_lossy(self.magic).into_owned();
         if bytes.len() < HEADER || &bytes[..4] != self.magic {
             return Err(CodecError::Magic { expected: magic(), found: bytes.iter().take(4).copied().collect() });
         }
-        let found = u16::from_be_bytes([bytes[4], bytes[5]]);
-        if found > self.version {
-            return Err(CodecError::Version { found, newest: self.version });
+        let version = u16::from_be_bytes([bytes[4], bytes[5]]);
+        if version > self.version {
+            return Err(CodecError::Version { found: version, newest: self.version });
         }
         let expected = u32::from_be_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]);
         let found = crc32fast::hash(&bytes[HEADER..]);
         if found != expected {
             return Err(CodecError::Checksum { expected, found });
+        }
+        if version < self.version {
+            return older(version, &bytes[HEADER..]);
         }
         // The checksum has shown that these are the bytes that were written.
         decode_with(&bytes[HEADER..], bincode::config::standard())
@@ -137,8 +155,7 @@ mod tests {
         for bit in 0..sealed.len() * 8 {
             let mut broken = sealed.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
-            let older = u16::from_be_bytes([broken[4], broken[5]]) < FORMAT.version;
-            assert!(older || FORMAT.open::<(String, u64)>(&broken).is_err(), "bit {bit}");
+            assert!(FORMAT.open::<(String, u64)>(&broken).is_err(), "bit {bit}");
         }
         for length in 0..sealed.len() {
             assert!(FORMAT.open::<(String, u64)>(&sealed[..length]).is_err(), "cut at {length}");
@@ -161,6 +178,18 @@ mod tests {
         for value in ["", "hello", &"long".repeat(200)] {
             assert_eq!(size(&value).expect("it has one"), encode(&value).expect("encodes").len());
         }
+    }
+
+    #[test]
+    fn an_older_format_has_a_decoder_of_its_own_or_is_refused() {
+        let first = Format { version: 1, ..FORMAT }.seal(&"seven").expect("seals");
+        let refused = FORMAT.open::<u64>(&first).expect_err("is refused").to_string();
+        assert!(refused.contains("version 1, which this binary does not read"), "{refused}");
+        let opened = FORMAT.open_with(&first, |version, body| match version {
+            1 => decode::<String>(body).map(|text| text.len() as u64),
+            found => Err(CodecError::TooOld { found }),
+        });
+        assert_eq!(opened.expect("it is converted"), 5);
     }
 
     #[test]

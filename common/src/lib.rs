@@ -13,6 +13,7 @@ pub mod secret;
 pub mod time;
 
 pub mod spec;
+pub mod tagged;
 
 pub mod assignment;
 pub mod device;

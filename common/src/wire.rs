@@ -37,24 +37,26 @@ pub struct PeerIdentity {
     pub member: Option<MemberId>,
 }
 
-/// The first frame of a stream.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Open {
-    /// A host's session: [`ToCoordinator`] and [`ToAgent`] follow until it ends.
-    Session(Hello),
-    /// A new certificate for the key of this request (DER): [`Renewed`] follows.
-    Renew(Vec<u8>),
-    /// A call between coordinators, encoded by them: one answer follows.
-    Member(Vec<u8>),
-    /// The output of an instance, asked of its agent: [`LogFrame`]s follow.
-    Logs(LogRequest),
-    /// The key that secrets are sealed with, asked by a coordinator that has just joined: the key follows, if
-    /// the other has it.
-    SealingKey,
-    /// What agents have found wrong, asked of the leader by a coordinator: it follows by host.
-    Findings,
-    /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
-    Files(InstanceId),
+crate::tagged! {
+    /// The first frame of a stream.
+    #[derive(Debug, Clone)]
+    pub enum Open {
+        /// A host's session: [`ToCoordinator`] and [`ToAgent`] follow until it ends.
+        1 => Session(hello: Hello),
+        /// A new certificate for the key of this request (DER): [`Renewed`] follows.
+        2 => Renew(request: Vec<u8>),
+        /// A call between coordinators, encoded by them: one answer follows.
+        3 => Member(call: Vec<u8>),
+        /// The output of an instance, asked of its agent: [`LogFrame`]s follow.
+        4 => Logs(request: LogRequest),
+        /// The key that secrets are sealed with, asked by a coordinator that has just joined: the key follows, if
+        /// the other has it.
+        5 => SealingKey,
+        /// What agents have found wrong, asked of the leader by a coordinator: it follows by host.
+        6 => Findings,
+        /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
+        7 => Files(instance: InstanceId),
+    }
 }
 
 impl Open {
@@ -90,70 +92,74 @@ pub struct Hello {
     pub machine: [u8; 16],
 }
 
-/// What an agent says in its session.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum ToCoordinator {
-    /// All that it observes, numbered within the session.
-    Report {
-        /// Grows with each report.
-        number: u64,
-        /// The full value.
-        report: Report,
-    },
-    /// It is alive.
-    Beat {
-        /// The agent's own clock, which counts on in sleep and never jumps; given back unchanged.
-        sent: u64,
-    },
-    /// What it observes of its host has changed.
-    Facts(HostFacts),
-    /// All that is wrong with its host now, as it finds it.
-    Findings(Vec<Finding>),
-    /// All that its host cannot do now.
-    Conditions(Vec<HostCondition>),
-    /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
-    Leaving,
+crate::tagged! {
+    /// What an agent says in its session.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum ToCoordinator {
+        /// All that it observes, numbered within the session.
+        1 => Report {
+            /// Grows with each report.
+            number: u64,
+            /// The full value.
+            report: Report,
+        },
+        /// It is alive.
+        2 => Beat {
+            /// The agent's own clock, which counts on in sleep and never jumps; given back unchanged.
+            sent: u64,
+        },
+        /// What it observes of its host has changed.
+        3 => Facts(facts: HostFacts),
+        /// All that is wrong with its host now, as it finds it.
+        4 => Findings(findings: Vec<Finding>),
+        /// All that its host cannot do now.
+        5 => Conditions(conditions: Vec<HostCondition>),
+        /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
+        6 => Leaving,
+    }
 }
 
-/// What a coordinator says in an agent's session.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum ToAgent {
-    /// The session is open: this coordinator leads.
-    Welcome {
-        /// The time between two beats.
-        heartbeat: Span,
-        /// All coordinators, to try when this one is gone.
-        coordinators: Vec<SocketAddr>,
-    },
-    /// Another coordinator leads; none is known during an election.
-    Redirect {
-        /// Where the leader is.
-        leader: Option<SocketAddr>,
-    },
-    /// There will be no session.
-    Refused(Problem),
-    /// All that the host should run.
-    Assignment(Box<Assignment>),
-    /// What names stand for, or how that differs from what was said before.
-    Directory(DirectoryPiece),
-    /// The beat was received while leading.
-    BeatAck {
-        /// As the beat said.
-        sent: u64,
-        /// What may run on, now that the beat was answered.
-        grant: Grant,
-        /// What time it is where it was answered.
-        at: Timestamp,
-    },
-    /// The report is in the replicated state.
-    ReportAck {
-        /// As the report said.
-        number: u64,
-    },
-    /// The coordinators have changed.
-    Coordinators(Vec<SocketAddr>),
-    /// It is noted that the agent leaves.
-    Farewell,
+crate::tagged! {
+    /// What a coordinator says in an agent's session.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum ToAgent {
+        /// The session is open: this coordinator leads.
+        1 => Welcome {
+            /// The time between two beats.
+            heartbeat: Span,
+            /// All coordinators, to try when this one is gone.
+            coordinators: Vec<SocketAddr>,
+        },
+        /// Another coordinator leads; none is known during an election.
+        2 => Redirect {
+            /// Where the leader is.
+            leader: Option<SocketAddr>,
+        },
+        /// There will be no session.
+        3 => Refused(problem: Problem),
+        /// All that the host should run.
+        4 => Assignment(assignment: Box<Assignment>),
+        /// What names stand for, or how that differs from what was said before.
+        5 => Directory(piece: DirectoryPiece),
+        /// The beat was received while leading.
+        6 => BeatAck {
+            /// As the beat said.
+            sent: u64,
+            /// What may run on, now that the beat was answered.
+            grant: Grant,
+            /// What time it is where it was answered.
+            at: Timestamp,
+        },
+        /// The report is in the replicated state.
+        7 => ReportAck {
+            /// As the report said.
+            number: u64,
+        },
+        /// The coordinators have changed.
+        8 => Coordinators(coordinators: Vec<SocketAddr>),
+        /// It is noted that the agent leaves.
+        9 => Farewell,
+    }
 }
 
 /// A piece of what a coordinator says of the directory.
@@ -176,22 +182,26 @@ pub struct Grant {
     pub instances: Vec<InstanceId>,
 }
 
-/// The answer to [`Open::Renew`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Renewed {
-    /// The new certificate, DER.
-    Certificate(Vec<u8>),
-    /// None is given.
-    Refused(Problem),
+crate::tagged! {
+    /// The answer to [`Open::Renew`].
+    #[derive(Debug, Clone)]
+    pub enum Renewed {
+        /// The new certificate, DER.
+        1 => Certificate(certificate: Vec<u8>),
+        /// None is given.
+        2 => Refused(problem: Problem),
+    }
 }
 
-/// The answer to [`Open::Files`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Files {
-    /// The contents, in the order of the service's [`files`](crate::spec::ServiceSpec::files).
-    Contents(Vec<Secret<Vec<u8>>>),
-    /// They are not given.
-    Refused(Problem),
+crate::tagged! {
+    /// The answer to [`Open::Files`].
+    #[derive(Debug, Clone)]
+    pub enum Files {
+        /// The contents, in the order of the service's [`files`](crate::spec::ServiceSpec::files).
+        1 => Contents(contents: Vec<Secret<Vec<u8>>>),
+        /// They are not given.
+        2 => Refused(problem: Problem),
+    }
 }
 
 /// Which output is asked for.
@@ -214,22 +224,24 @@ pub fn is_moment(text: &str) -> bool {
     text.len() == form.len() && text.bytes().zip(form).all(fits)
 }
 
-/// A piece of an instance's output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogFrame {
-    /// Output as the program wrote it.
-    Output {
-        /// Whether it came from stderr.
-        stderr: bool,
-        /// The raw bytes.
-        bytes: Vec<u8>,
-        /// The moment when it was printed, by which it can be gone on from; empty if that was not asked for.
-        at: String,
-    },
-    /// The output cannot be had.
-    Failed(Problem),
-    /// That was all.
-    End,
+crate::tagged! {
+    /// A piece of an instance's output.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum LogFrame {
+        /// Output as the program wrote it.
+        1 => Output {
+            /// Whether it came from stderr.
+            stderr: bool,
+            /// The raw bytes.
+            bytes: Vec<u8>,
+            /// The moment when it was printed, by which it can be gone on from; empty if that was not asked for.
+            at: String,
+        },
+        /// The output cannot be had.
+        2 => Failed(problem: Problem),
+        /// That was all.
+        3 => End,
+    }
 }
 
 #[cfg(test)]

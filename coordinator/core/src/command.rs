@@ -99,238 +99,240 @@ impl From<Command> for Proposal {
     }
 }
 
-/// A change of the replicated state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Command {
-    /// Makes the cluster; the first command of all.
-    Initialize(Box<Genesis>),
-    /// Replaces the cluster's times.
-    PutSettings(Settings),
+common::tagged! {
+    /// A change of the replicated state. Its tag in the log never changes, and no other command ever gets it.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum Command {
+        /// Makes the cluster; the first command of all.
+        1 => Initialize(genesis: Box<Genesis>),
+        /// Replaces the cluster's times.
+        2 => PutSettings(settings: Settings),
 
-    /// Makes a stack what the spec says.
-    PutStack {
-        /// The stack.
-        id: StackId,
-        /// What it should be.
-        spec: Arc<StackSpec>,
-        /// New versions of its own configs and secrets.
-        files: Vec<NewFile>,
-        /// Its revision, if the author knows one; 0 for "none yet".
-        expect_revision: Option<u64>,
-        /// What is done, for people who read the history.
-        what: String,
-        /// Whether it goes back to an earlier revision: what ended well for it is not done again.
-        goes_back: bool,
-    },
-    /// Ends a stack and all its instances.
-    RemoveStack(StackId),
-    /// Changes the number of instances of a service.
-    ScaleService {
-        /// The service.
-        id: ServiceId,
-        /// How many.
-        replicas: u32,
-    },
-    /// Stops, continues or ends the change of a service to its revision.
-    MoveRollout {
-        /// The service.
-        service: ServiceId,
-        /// Its revision.
-        expect_revision: u64,
-        /// What becomes of the rollout.
-        state: RolloutState,
-        /// Why, if it is paused.
-        why: String,
-    },
-    /// Lets the other instances follow those that were replaced first.
-    Promote {
-        /// The service.
-        service: ServiceId,
-        /// Its revision.
-        expect_revision: u64,
-    },
-    /// Returns a service to the last revision that served whole.
-    RollBack {
-        /// The service.
-        service: ServiceId,
-        /// The revision that failed.
-        expect_revision: u64,
-        /// Why.
-        why: String,
-    },
-    /// Begins the run of a job's schedule that was due at a time, or leaves it out.
-    Tick {
-        /// The service.
-        service: ServiceId,
-        /// When it was due.
-        due: Timestamp,
-        /// Why it is left out, if it is.
-        left_out: Option<String>,
-    },
-    /// Moves instances of services, one after the other, to hosts that suit them better now.
-    Rebalance {
-        /// The services.
-        services: Vec<ServiceId>,
-    },
-    /// Notes that no instance of a service would be better off elsewhere.
-    EndRebalance(ServiceId),
-    /// Tries what has failed, for good or not, again at once, and forgets how often it has.
-    Retry(ServiceId),
-    /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
-    PinImage {
-        /// The service.
-        service: ServiceId,
-        /// The revision that the digest was seen under.
-        expect_revision: u64,
-        /// The digest, `sha256:…`.
-        digest: String,
-    },
+        /// Makes a stack what the spec says.
+        3 => PutStack {
+            /// The stack.
+            id: StackId,
+            /// What it should be.
+            spec: Arc<StackSpec>,
+            /// New versions of its own configs and secrets.
+            files: Vec<NewFile>,
+            /// Its revision, if the author knows one; 0 for "none yet".
+            expect_revision: Option<u64>,
+            /// What is done, for people who read the history.
+            what: String,
+            /// Whether it goes back to an earlier revision: what ended well for it is not done again.
+            goes_back: bool,
+        },
+        /// Ends a stack and all its instances.
+        4 => RemoveStack(stack: StackId),
+        /// Changes the number of instances of a service.
+        5 => ScaleService {
+            /// The service.
+            id: ServiceId,
+            /// How many.
+            replicas: u32,
+        },
+        /// Stops, continues or ends the change of a service to its revision.
+        6 => MoveRollout {
+            /// The service.
+            service: ServiceId,
+            /// Its revision.
+            expect_revision: u64,
+            /// What becomes of the rollout.
+            state: RolloutState,
+            /// Why, if it is paused.
+            why: String,
+        },
+        /// Lets the other instances follow those that were replaced first.
+        7 => Promote {
+            /// The service.
+            service: ServiceId,
+            /// Its revision.
+            expect_revision: u64,
+        },
+        /// Returns a service to the last revision that served whole.
+        8 => RollBack {
+            /// The service.
+            service: ServiceId,
+            /// The revision that failed.
+            expect_revision: u64,
+            /// Why.
+            why: String,
+        },
+        /// Begins the run of a job's schedule that was due at a time, or leaves it out.
+        9 => Tick {
+            /// The service.
+            service: ServiceId,
+            /// When it was due.
+            due: Timestamp,
+            /// Why it is left out, if it is.
+            left_out: Option<String>,
+        },
+        /// Moves instances of services, one after the other, to hosts that suit them better now.
+        10 => Rebalance {
+            /// The services.
+            services: Vec<ServiceId>,
+        },
+        /// Notes that no instance of a service would be better off elsewhere.
+        11 => EndRebalance(service: ServiceId),
+        /// Tries what has failed, for good or not, again at once, and forgets how often it has.
+        12 => Retry(service: ServiceId),
+        /// Fixes the image of a service's revision to what its tag meant when it was first pulled.
+        13 => PinImage {
+            /// The service.
+            service: ServiceId,
+            /// The revision that the digest was seen under.
+            expect_revision: u64,
+            /// The digest, `sha256:…`.
+            digest: String,
+        },
 
-    /// Makes a join token.
-    PutJoinToken(Box<NewJoinToken>),
-    /// Ends a join token.
-    RevokeJoinToken(TokenId),
-    /// Admits a host by a join token.
-    Admit(Box<Admission>),
-    /// Makes an API token.
-    PutApiToken {
-        /// Its public part.
-        id: TokenId,
-        /// What it is for.
-        name: Name,
-        /// What it may do.
-        access: Access,
-        /// The hash of its secret.
-        secret: SecretHash,
-    },
-    /// Ends an API token.
-    RemoveApiToken(TokenId),
-    /// Makes an environment.
-    PutEnvironment(Name),
-    /// Removes an environment that holds nothing.
-    RemoveEnvironment(Name),
-    /// Sets a config or a secret of an environment.
-    PutFile {
-        /// Which one.
-        id: FileId,
-        /// What is in it.
-        content: Content,
-    },
-    /// Removes a config or a secret of an environment.
-    RemoveFile(FileId),
-    /// Sets who to be at a registry.
-    PutRegistry(RegistryCredentials),
-    /// Forgets who to be at a registry.
-    RemoveRegistry(String),
+        /// Makes a join token.
+        14 => PutJoinToken(token: Box<NewJoinToken>),
+        /// Ends a join token.
+        15 => RevokeJoinToken(token: TokenId),
+        /// Admits a host by a join token.
+        16 => Admit(admission: Box<Admission>),
+        /// Makes an API token.
+        17 => PutApiToken {
+            /// Its public part.
+            id: TokenId,
+            /// What it is for.
+            name: Name,
+            /// What it may do.
+            access: Access,
+            /// The hash of its secret.
+            secret: SecretHash,
+        },
+        /// Ends an API token.
+        18 => RemoveApiToken(token: TokenId),
+        /// Makes an environment.
+        19 => PutEnvironment(environment: Name),
+        /// Removes an environment that holds nothing.
+        20 => RemoveEnvironment(environment: Name),
+        /// Sets a config or a secret of an environment.
+        21 => PutFile {
+            /// Which one.
+            id: FileId,
+            /// What is in it.
+            content: Content,
+        },
+        /// Removes a config or a secret of an environment.
+        22 => RemoveFile(file: FileId),
+        /// Sets who to be at a registry.
+        23 => PutRegistry(credentials: RegistryCredentials),
+        /// Forgets who to be at a registry.
+        24 => RemoveRegistry(registry: String),
 
-    /// What an agent says of its host.
-    HostReported {
-        /// The host.
-        host: HostId,
-        /// What it says.
-        facts: HostFacts,
-        /// A hash of the machine's id; the first one is kept, and another is a clone.
-        machine: [u8; 16],
-    },
-    /// All that a host cannot do now, as its agent says.
-    HostConditions {
-        /// The host.
-        host: HostId,
-        /// What it cannot do.
-        conditions: Vec<HostCondition>,
-    },
-    /// An agent was asked to stop, and means to come back.
-    HostLeaves(HostId),
-    /// Whether a host is believed alive.
-    HostLiveness {
-        /// The host.
-        host: HostId,
-        /// The belief.
-        liveness: Liveness,
-    },
-    /// Replaces a host's labels.
-    PutHostLabels {
-        /// The host.
-        host: HostId,
-        /// The labels.
-        labels: HostLabels,
-    },
-    /// Says how much of a host may be reserved.
-    Oversubscribe {
-        /// The host.
-        host: HostId,
-        /// How much.
-        oversubscription: Oversubscription,
-    },
-    /// Says whether people want instances on a host.
-    SetAvailability {
-        /// The host.
-        host: HostId,
-        /// What they want.
-        availability: Availability,
-    },
-    /// Ends a host: its certificate is refused and its instances are replaced.
-    RemoveHost(HostId),
+        /// What an agent says of its host.
+        25 => HostReported {
+            /// The host.
+            host: HostId,
+            /// What it says.
+            facts: HostFacts,
+            /// A hash of the machine's id; the first one is kept, and another is a clone.
+            machine: [u8; 16],
+        },
+        /// All that a host cannot do now, as its agent says.
+        26 => HostConditions {
+            /// The host.
+            host: HostId,
+            /// What it cannot do.
+            conditions: Vec<HostCondition>,
+        },
+        /// An agent was asked to stop, and means to come back.
+        27 => HostLeaves(host: HostId),
+        /// Whether a host is believed alive.
+        28 => HostLiveness {
+            /// The host.
+            host: HostId,
+            /// The belief.
+            liveness: Liveness,
+        },
+        /// Replaces a host's labels.
+        29 => PutHostLabels {
+            /// The host.
+            host: HostId,
+            /// The labels.
+            labels: HostLabels,
+        },
+        /// Says how much of a host may be reserved.
+        30 => Oversubscribe {
+            /// The host.
+            host: HostId,
+            /// How much.
+            oversubscription: Oversubscription,
+        },
+        /// Says whether people want instances on a host.
+        31 => SetAvailability {
+            /// The host.
+            host: HostId,
+            /// What they want.
+            availability: Availability,
+        },
+        /// Ends a host: its certificate is refused and its instances are replaced.
+        32 => RemoveHost(host: HostId),
 
-    /// Fills a slot with a new instance.
-    Place(Box<Placement>),
-    /// Moves what is wanted of an instance onward.
-    Desire {
-        /// The instance.
-        instance: InstanceId,
-        /// What is wanted now.
-        desired: Desired,
-    },
-    /// What an agent observed, changed instances only.
-    Observe {
-        /// The agent's host: it speaks for no other.
-        host: HostId,
-        /// The observations.
-        instances: Vec<(InstanceId, Observed)>,
-    },
-    /// Whether an instance can be heard of.
-    Judge {
-        /// The instance.
-        instance: InstanceId,
-        /// The verdict.
-        verdict: Verdict,
-    },
+        /// Fills a slot with a new instance.
+        33 => Place(placement: Box<Placement>),
+        /// Moves what is wanted of an instance onward.
+        34 => Desire {
+            /// The instance.
+            instance: InstanceId,
+            /// What is wanted now.
+            desired: Desired,
+        },
+        /// What an agent observed, changed instances only.
+        35 => Observe {
+            /// The agent's host: it speaks for no other.
+            host: HostId,
+            /// The observations.
+            instances: Vec<(InstanceId, Observed)>,
+        },
+        /// Whether an instance can be heard of.
+        36 => Judge {
+            /// The instance.
+            instance: InstanceId,
+            /// The verdict.
+            verdict: Verdict,
+        },
 
-    /// Notes where a member listens.
-    MemberAddress {
-        /// The member.
-        member: MemberId,
-        /// Where it listens now.
-        address: SocketAddr,
-    },
-    /// Notes whether a member that is to join the group can be reached.
-    MemberReached {
-        /// The member.
-        member: MemberId,
-        /// Whether it can.
-        reached: bool,
-    },
-    /// Asks a member to leave the group.
-    RemoveMember(MemberId),
-    /// Forgets a member that has left.
-    ForgetMember(MemberId),
+        /// Notes where a member listens.
+        37 => MemberAddress {
+            /// The member.
+            member: MemberId,
+            /// Where it listens now.
+            address: SocketAddr,
+        },
+        /// Notes whether a member that is to join the group can be reached.
+        38 => MemberReached {
+            /// The member.
+            member: MemberId,
+            /// Whether it can.
+            reached: bool,
+        },
+        /// Asks a member to leave the group.
+        39 => RemoveMember(member: MemberId),
+        /// Forgets a member that has left.
+        40 => ForgetMember(member: MemberId),
 
-    /// Writes a key.
-    PutKey {
-        /// The environment.
-        environment: Name,
-        /// The key.
-        key: Arc<str>,
-        /// The value.
-        value: Arc<[u8]>,
-    },
-    /// Removes a key.
-    RemoveKey {
-        /// The environment.
-        environment: Name,
-        /// The key.
-        key: Arc<str>,
-    },
+        /// Writes a key.
+        41 => PutKey {
+            /// The environment.
+            environment: Name,
+            /// The key.
+            key: Arc<str>,
+            /// The value.
+            value: Arc<[u8]>,
+        },
+        /// Removes a key.
+        42 => RemoveKey {
+            /// The environment.
+            environment: Name,
+            /// The key.
+            key: Arc<str>,
+        },
+    }
 }
 
 /// A new version of a stack's own config or secret.
@@ -448,25 +450,27 @@ pub struct Placement {
     pub unknown_since: Option<Timestamp>,
 }
 
-/// What came of a command.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// It was made, or had been made before.
-    Done {
-        /// The index of the state after it.
-        index: u64,
-    },
-    /// The stack, or the file, has this revision now.
-    Revision(u64),
-    /// The host was admitted.
-    Admitted {
-        /// The name that it got.
-        name: Name,
-        /// The member that it is to run.
-        member: Option<MemberId>,
-    },
-    /// It did not fit; nothing changed.
-    Rejected(Problem),
-    /// This token was made. When the request is repeated it is still the one that was made first.
-    Token(TokenId),
+common::tagged! {
+    /// What came of a command.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum Outcome {
+        /// It was made, or had been made before.
+        1 => Done {
+            /// The index of the state after it.
+            index: u64,
+        },
+        /// The stack, or the file, has this revision now.
+        2 => Revision(revision: u64),
+        /// The host was admitted.
+        3 => Admitted {
+            /// The name that it got.
+            name: Name,
+            /// The member that it is to run.
+            member: Option<MemberId>,
+        },
+        /// It did not fit; nothing changed.
+        4 => Rejected(problem: Problem),
+        /// This token was made. When the request is repeated it is still the one that was made first.
+        5 => Token(token: TokenId),
+    }
 }

@@ -14,55 +14,58 @@ use openraft::{
         VoteResponse,
     },
 };
-use serde::{Deserialize, Serialize};
 
 use super::{
     Callers, GroupMember, NotProposed,
     types::{LogId, TypeConfig},
 };
 
-/// What one coordinator asks of another.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum MemberCall {
-    /// Raft: entries, or a heartbeat.
-    Append(AppendEntriesRequest<TypeConfig>),
-    /// Raft: an election.
-    Vote(VoteRequest<u64>),
-    /// Raft: a piece of a snapshot.
-    Snapshot(InstallSnapshotRequest<TypeConfig>),
-    /// Would you vote for me? Asked before an election, so that a member that was cut off does
-    /// not depose a leader whom the others hear.
-    PreVote {
-        /// The end of the asker's log.
-        last_log: Option<LogId>,
-    },
-    /// Have these applied; only the leader can.
-    Propose(Vec<Proposal>),
-    /// Which index must I have applied to have seen all that is acknowledged by now?
-    ReadIndex,
-    /// Who is in the group, as you know it? Also asked to learn whether a member is there at all.
-    Group,
+common::tagged! {
+    /// What one coordinator asks of another.
+    #[derive(Debug)]
+    pub enum MemberCall {
+        /// Raft: entries, or a heartbeat.
+        1 => Append(request: AppendEntriesRequest<TypeConfig>),
+        /// Raft: an election.
+        2 => Vote(request: VoteRequest<u64>),
+        /// Raft: a piece of a snapshot.
+        3 => Snapshot(request: InstallSnapshotRequest<TypeConfig>),
+        /// Would you vote for me? Asked before an election, so that a member that was cut off does
+        /// not depose a leader whom the others hear.
+        4 => PreVote {
+            /// The end of the asker's log.
+            last_log: Option<LogId>,
+        },
+        /// Have these applied; only the leader can.
+        5 => Propose(proposals: Vec<Proposal>),
+        /// Which index must I have applied to have seen all that is acknowledged by now?
+        6 => ReadIndex,
+        /// Who is in the group, as you know it? Also asked to learn whether a member is there at all.
+        7 => Group,
+    }
 }
 
-/// The answer to a [`MemberCall`].
-#[derive(Debug, Serialize, Deserialize)]
-pub enum MemberAnswer {
-    /// To [`MemberCall::Append`].
-    Append(Result<AppendEntriesResponse<u64>, RaftError<u64>>),
-    /// To [`MemberCall::Vote`].
-    Vote(Result<VoteResponse<u64>, RaftError<u64>>),
-    /// To [`MemberCall::Snapshot`].
-    Snapshot(Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>),
-    /// To [`MemberCall::PreVote`].
-    PreVote(bool),
-    /// To [`MemberCall::Propose`].
-    Proposed(Result<Vec<Outcome>, NotProposed>),
-    /// To [`MemberCall::ReadIndex`]: none if this member does not lead.
-    ReadIndex(Option<u64>),
-    /// To [`MemberCall::Group`].
-    Group(Vec<GroupMember>),
-    /// To any call of who may not make it.
-    Refused(Refusal),
+common::tagged! {
+    /// The answer to a [`MemberCall`].
+    #[derive(Debug)]
+    pub enum MemberAnswer {
+        /// To [`MemberCall::Append`].
+        1 => Append(request: Result<AppendEntriesResponse<u64>, RaftError<u64>>),
+        /// To [`MemberCall::Vote`].
+        2 => Vote(request: Result<VoteResponse<u64>, RaftError<u64>>),
+        /// To [`MemberCall::Snapshot`].
+        3 => Snapshot(request: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>),
+        /// To [`MemberCall::PreVote`].
+        4 => PreVote(granted: bool),
+        /// To [`MemberCall::Propose`].
+        5 => Proposed(result: Result<Vec<Outcome>, NotProposed>),
+        /// To [`MemberCall::ReadIndex`]: none if this member does not lead.
+        6 => ReadIndex(index: Option<u64>),
+        /// To [`MemberCall::Group`].
+        7 => Group(members: Vec<GroupMember>),
+        /// To any call of who may not make it.
+        8 => Refused(refusal: Refusal),
+    }
 }
 
 /// Makes clients of the other members.

@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, net::SocketAddr, pin::pin, sync::Arc, time::Dur
 
 use common::{
     codec::Format,
+    file::{FileId, FileKind},
     id::{ClusterId, HostId, MemberId},
     name::default_environment,
     secret::Secret,
@@ -10,15 +11,16 @@ use common::{
     wire::{MAX_FRAME, PeerIdentity},
 };
 use coordinator_core::{
-    Batch, Command,
+    Batch, Command, Outcome,
     access::Refusal,
     command::{Admission, Authority, Genesis, NewJoinToken},
+    state::Content,
 };
 use link::memory::Network;
 use openraft::{
-    CommittedLeaderId, EntryPayload, RaftLogReader,
+    CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
-    storage::RaftLogStorage,
+    storage::{RaftLogStorage, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
 use tokio::task::JoinSet;
@@ -232,6 +234,20 @@ async fn records_are_checked() {
     assert!(store.record::<u64>(b"m/purged").is_err());
 }
 
+fn genesis(member: MemberId, host: HostId, address: SocketAddr) -> Genesis {
+    let nothing = || Secret::new(Vec::new());
+    Genesis {
+        cluster: ClusterId([1; 10]),
+        authority: Authority { certificate: vec![], key: nothing(), join_certificate: vec![], join_key: nothing() },
+        settings: Default::default(),
+        network: Default::default(),
+        member,
+        address,
+        host,
+        name: "h1".parse().expect("a name"),
+    }
+}
+
 /// A group of one whose state is made, and which admits other coordinators.
 async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationToken, JoinSet<()>) {
     let (member, host) = (MemberId(1), HostId([1; 10]));
@@ -242,18 +258,6 @@ async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationTo
     let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.expect("starts");
     consensus.found(address).await.expect("is founded");
     wait_for(&consensus, "it leads", |consensus| consensus.leadership().leads).await;
-    let nothing = || Secret::new(Vec::new());
-    let authority = Authority { certificate: vec![], key: nothing(), join_certificate: vec![], join_key: nothing() };
-    let genesis = Genesis {
-        cluster: ClusterId([1; 10]),
-        authority,
-        settings: Default::default(),
-        network: Default::default(),
-        member,
-        address,
-        host,
-        name: "h1".parse().expect("a name"),
-    };
     let token = NewJoinToken {
         id: TokenId([1; 5]),
         secret: SecretHash([0; 32]),
@@ -263,7 +267,10 @@ async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationTo
         labels: Default::default(),
         from: None,
     };
-    let made = vec![Command::Initialize(Box::new(genesis)).into(), Command::PutJoinToken(Box::new(token)).into()];
+    let made = vec![
+        Command::Initialize(Box::new(genesis(member, host, address))).into(),
+        Command::PutJoinToken(Box::new(token)).into(),
+    ];
     consensus.propose(made).await.expect("it is made");
     (consensus, stop, tasks)
 }
@@ -324,4 +331,49 @@ async fn a_learner_that_leaves_is_removed_once() {
     assert!(consensus.last_log_index() <= before + 4, "{} after {before}", consensus.last_log_index());
     stop.cancel();
     consensus.shutdown().await;
+}
+
+/// All that may be stored is in a snapshot that can be read: as many keys and configs as there may be.
+#[tokio::test]
+async fn a_state_that_is_full_is_read_back_from_its_snapshot() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let (mut machine, published) = StateMachine::open(directory.path()).expect("opens");
+    let mut index = 0;
+    let mut apply = async |machine: &mut StateMachine, command: Command| {
+        index += 1;
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+        let batch = Batch { at: Timestamp(1000), proposals: vec![command.into()] };
+        let entry = Entry { log_id, payload: EntryPayload::Normal(batch.into()) };
+        machine.apply([entry]).await.expect("applies")[0][0].clone()
+    };
+    apply(
+        &mut machine,
+        Command::Initialize(Box::new(genesis(MemberId(1), HostId([1; 10]), ([10, 0, 0, 1], 1).into()))),
+    )
+    .await;
+    let (environment, full) = (default_environment(), |outcome| matches!(outcome, Outcome::Rejected(_)));
+    let value: Arc<[u8]> = vec![7; 64 << 10].into();
+    let content = Content::Plain(vec![7; 256 << 10].into());
+    let (mut keys, mut configs) = (0, 0);
+    loop {
+        let key = format!("key-{keys}").into();
+        let put = Command::PutKey { environment: environment.clone(), key, value: value.clone() };
+        if full(apply(&mut machine, put).await) {
+            break;
+        }
+        keys += 1;
+    }
+    loop {
+        let name = format!("config-{configs}").parse().expect("a name");
+        let id = FileId { environment: environment.clone(), stack: None, kind: FileKind::Config, name };
+        if full(apply(&mut machine, Command::PutFile { id, content: content.clone() }).await) {
+            break;
+        }
+        configs += 1;
+    }
+    assert_eq!((keys, configs), (1023, 256));
+    machine.build_snapshot().await.expect("is built");
+    let state = published.borrow().cluster.clone();
+    let (_, read) = StateMachine::open(directory.path()).expect("opens");
+    assert!(read.borrow().cluster == state, "it is what it was");
 }

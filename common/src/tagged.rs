@@ -1,0 +1,118 @@
+//! Enums whose variants are written with tags of their own, in place of their position in the enum.
+//!
+//! A tag is written once, beside its variant. It never changes and is never given to another variant, so variants may be
+//! added, moved and removed without changing what older values mean. An unknown tag is an error that names the enum and
+//! the tag: a newer version has written it.
+
+/// Declares an enum and how it is stored: each variant as its tag and its fields.
+///
+/// ```
+/// common::tagged! {
+///     /// What is done.
+///     #[derive(Debug, PartialEq)]
+///     pub enum Step {
+///         /// Go on.
+///         1 => On,
+///         /// Stop after a while.
+///         3 => Stop {
+///             /// Seconds.
+///             after: u32,
+///         },
+///         /// Say something.
+///         4 => Say(text: String),
+///     }
+/// }
+/// # use common::codec::{decode, encode};
+/// assert_eq!(encode(&Step::Stop { after: 7 }).unwrap(), [3, 7]);
+/// assert_eq!(decode::<Step>(&[3, 7]).unwrap(), Step::Stop { after: 7 });
+/// let unknown = decode::<Step>(&[2, 7]).unwrap_err().to_string();
+/// assert!(unknown.contains("Step has no variant with the tag 2"), "{unknown}");
+/// ```
+#[macro_export]
+macro_rules! tagged {
+    (
+        $(#[$about_enum:meta])*
+        $visibility:vis enum $name:ident {
+            $(
+                $(#[$about:meta])*
+                $tag:literal => $variant:ident
+                $( ( $only:ident : $only_type:ty ) )?
+                $( { $( $(#[$about_field:meta])* $field:ident : $field_type:ty ),* $(,)? } )?
+            ),* $(,)?
+        }
+    ) => {
+        $(#[$about_enum])*
+        $visibility enum $name {
+            $(
+                $(#[$about])*
+                $variant $( ( $only_type ) )? $( { $( $(#[$about_field])* $field : $field_type ),* } )?
+            ),*
+        }
+
+        impl $name {
+            /// The tag under which it is stored.
+            #[allow(dead_code, unused_variables, reason = "not every enum is asked")]
+            $visibility fn tag(&self) -> u16 {
+                match self {
+                    $( Self::$variant $( ( $only ) )? $( { $($field),* } )? => $tag ),*
+                }
+            }
+        }
+
+        impl ::serde::Serialize for $name {
+            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+                use ::serde::ser::SerializeTuple as _;
+                match self {
+                    $( Self::$variant $( ( $only ) )? $( { $($field),* } )? => {
+                        let length = 1 $( + { let _ = $only; 1 } )? $( $( + { let _ = $field; 1 } )* )?;
+                        let mut tuple = serializer.serialize_tuple(length)?;
+                        tuple.serialize_element::<u16>(&$tag)?;
+                        $( tuple.serialize_element($only)?; )?
+                        $( $( tuple.serialize_element($field)?; )* )?
+                        tuple.end()
+                    } )*
+                }
+            }
+        }
+
+        impl<'de> ::serde::Deserialize<'de> for $name {
+            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> ::std::result::Result<Self, D::Error> {
+                struct Tagged;
+
+                impl<'de> ::serde::de::Visitor<'de> for Tagged {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                        f.write_str(concat!("a tag of ", stringify!($name), " and its fields"))
+                    }
+
+                    fn visit_seq<A: ::serde::de::SeqAccess<'de>>(
+                        self,
+                        mut fields: A,
+                    ) -> ::std::result::Result<$name, A::Error> {
+                        use ::serde::de::Error as _;
+                        let missing = || A::Error::custom(concat!("a field of ", stringify!($name), " is missing"));
+                        let tag: u16 = fields.next_element()?.ok_or_else(missing)?;
+                        match tag {
+                            $( $tag => {
+                                $( let $only: $only_type = fields.next_element()?.ok_or_else(missing)?; )?
+                                $( $( let $field: $field_type = fields.next_element()?.ok_or_else(missing)?; )* )?
+                                Ok($name::$variant $( ( $only ) )? $( { $($field),* } )?)
+                            } )*
+                            unknown => Err(A::Error::custom(format!(
+                                "{} has no variant with the tag {unknown}: a newer version of wharf wrote it",
+                                stringify!($name),
+                            ))),
+                        }
+                    }
+                }
+
+                // A tag and as many fields as the variant has.
+                deserializer.deserialize_tuple(1 + $crate::tagged::MOST_FIELDS, Tagged)
+            }
+        }
+    };
+}
+
+/// The most fields that a variant of a tagged enum may have.
+pub const MOST_FIELDS: usize = 16;
