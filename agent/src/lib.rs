@@ -40,11 +40,8 @@ use common::{
     report::Report,
 };
 use futures::future::BoxFuture;
-use link::Transport;
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinSet,
-};
+use link::{Supervisor, Transport, supervise::EndedTask};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use directory::Learner;
@@ -81,9 +78,12 @@ pub const FOR_GOOD: &str = "for-good";
 /// How long the cluster may take to note that the agent leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Why an agent cannot run.
+/// Why an agent cannot run, or go on.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum RunError {
+    /// One of its tasks ended unasked; the service manager starts the agent again.
+    #[error("{0}")]
+    TaskEnded(EndedTask),
     /// What it remembers cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -103,7 +103,7 @@ pub async fn run(
     transport: Arc<dyn Transport>,
     runtime: Arc<dyn ContainerRuntime>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     // Boxed, so that all of the agent is compiled in this crate, and not again in each that runs one.
     let running: BoxFuture<'static, _> = Box::pin(work(config, transport, runtime, Box::pin(shutdown)));
     running.await
@@ -114,7 +114,7 @@ async fn work(
     transport: Arc<dyn Transport>,
     runtime: Arc<dyn ContainerRuntime>,
     shutdown: BoxFuture<'static, ()>,
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let for_good = config.state.join(FOR_GOOD);
     let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
     let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
@@ -122,37 +122,37 @@ async fn work(
     let wake = Arc::new(Notify::new());
     let leases = Arc::new(Leases::new(config.places.clone(), wake.clone()));
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Supervisor::new(stop.clone());
     let (leader, leads) = watch::channel(None);
     let leaving = Arc::new(Notify::new());
     let (addresses, address) = watch::channel(config.address);
     let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
     let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
-    tasks.spawn(until(stop.clone(), async move { directory::keep(&state, cluster, kept).await }));
+    tasks.spawn("directory", async move { directory::keep(&state, cluster, kept).await });
     let findings = Findings::default();
-    tasks.spawn(until(stop.clone(), limits::watch(runtime.clone(), config.state.clone(), findings.clone())));
-    tasks.spawn(until(stop.clone(), certificate::watch(config.state.clone(), findings.clone())));
+    tasks.spawn("limits", limits::watch(runtime.clone(), config.state.clone(), findings.clone()));
+    tasks.spawn("certificate", certificate::watch(config.state.clone(), findings.clone()));
     let (told_conditions, conditions) = watch::channel(Vec::new());
     let watching = conditions::watch(runtime.clone(), config.state.clone(), told_conditions);
-    tasks.spawn(until(stop.clone(), watching));
+    tasks.spawn("conditions", watching);
     let (told_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);
     let own_key = || OwnKey::load_or_make(&config.state);
     let key = config.keeps_network.then(own_key).transpose();
-    let key = key.map_err(|source| StartError::Key { folder: config.state.clone(), source })?;
+    let key = key.map_err(|source| RunError::Key { folder: config.state.clone(), source })?;
     if let Some(key) = key.clone() {
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
         let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), key, address, admitting, findings.clone());
-        tasks.spawn(until(stop.clone(), keeper.run()));
-        tasks.spawn(until(stop.clone(), metadata::run(known.clone())));
-        tasks.spawn(until(stop.clone(), dns::run(known.clone(), findings.clone())));
-        tasks.spawn(until(stop.clone(), probe::run(known, findings.clone())));
+        tasks.spawn("network", keeper.run());
+        tasks.spawn("metadata", metadata::run(known.clone()));
+        tasks.spawn("names", dns::run(known.clone(), findings.clone()));
+        tasks.spawn("probes", probe::run(known, findings.clone()));
     }
     let files = Files::new(config.places.clone(), leads);
     let (residents, leases_kept, boot) = (told_residents, leases.clone(), facts::boot_id());
     let host = HostParts { files, leases: leases_kept, directory, residents, admitted, ledger, boot };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
-    tasks.spawn(reconciler.run(wake.clone(), stop.clone()));
+    tasks.spawn_heeding_stop("reconciler", reconciler.run(wake.clone(), stop.clone()));
     let session = session::Session {
         config,
         transport,
@@ -168,31 +168,19 @@ async fn work(
         address: addresses,
         leaving: leaving.clone(),
     };
-    let mut speaking = JoinSet::new();
-    speaking.spawn(until(stop.clone(), session.run()));
-    tasks.spawn(until(stop.clone(), async move { runtime.watch(&wake).await }));
-    let was_asked = tokio::select! {
-        () = shutdown => true,
-        // A task ends early only if it panicked; the service manager starts the agent again.
-        _ = speaking.join_next() => false,
-        _ = tasks.join_next() => false,
+    let mut speaking = Supervisor::new(stop.clone());
+    speaking.spawn("session", session.run());
+    tasks.spawn("containers", async move { runtime.watch(&wake).await });
+    let ended = tokio::select! {
+        () = shutdown => None,
+        ended = speaking.failed() => Some(ended),
+        ended = tasks.failed() => Some(ended),
     };
-    if !was_asked {
-        tracing::error!("a task of the agent ended; the agent stops");
-    } else if !for_good.exists() {
+    if ended.is_none() && !for_good.exists() {
         leaving.notify_one();
         // Whoever does not hear it takes the host for one that failed, a little sooner.
-        let _ = tokio::time::timeout(FAREWELL, speaking.join_next()).await;
+        let _ = tokio::time::timeout(FAREWELL, speaking.failed()).await;
     }
-    stop.cancel();
-    while tasks.join_next().await.is_some() || speaking.join_next().await.is_some() {}
-    Ok(())
-}
-
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = work => {}
-    }
+    let (tasks, speaking) = (tasks.end().await, speaking.end().await);
+    ended.or(tasks).or(speaking).map_or(Ok(()), |ended| Err(RunError::TaskEnded(ended)))
 }

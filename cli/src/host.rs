@@ -7,6 +7,7 @@ use std::{
 };
 
 use agent::{
+    RunError,
     files::{MEMORY, Places},
     runtime::Docker,
 };
@@ -143,6 +144,7 @@ async fn run_coordinator(
             stop.cancelled().await;
             Ok(())
         }
+        Ended::TaskEnded(task) => Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string())),
         Ended::StoreFailed => {
             Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
                 .fix("Free some space, or look at the disk: df -h, dmesg"))
@@ -173,11 +175,10 @@ async fn run_agent(
         keeps_network: true,
     };
     let ended = agent::run(config, quic, Arc::new(docker), stop.clone().cancelled_owned()).await;
-    ended.map_err(|error| Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()))?;
-    if stop.is_cancelled() {
-        return Ok(());
-    }
-    Err(Problem::new(Code::Internal, "A task of the agent ended"))
+    ended.map_err(|error| match error {
+        RunError::TaskEnded(task) => Problem::new(Code::Internal, "The agent stopped").why(task.to_string()),
+        error => Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()),
+    })
 }
 
 async fn stop_signal() {

@@ -13,8 +13,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use common::{api::Settings, error::Problem, network::NetworkPlan};
 use futures::future::BoxFuture;
-use link::{Transport, keyring::Keyring};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use link::{Supervisor, Transport, keyring::Keyring, supervise::EndedTask};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use dispatch::Dispatch;
@@ -54,7 +54,7 @@ pub struct Coordinator {
 }
 
 /// Why a coordinator ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// It was asked to.
     Asked,
@@ -62,6 +62,8 @@ pub enum Ended {
     StoreFailed,
     /// It was removed from the group.
     Removed,
+    /// One of its tasks ended unasked.
+    TaskEnded(EndedTask),
 }
 
 /// Runs until `shutdown` completes, the store can no longer be written, or the others have removed it.
@@ -87,11 +89,11 @@ async fn work(
     shutdown: BoxFuture<'static, ()>,
 ) -> Result<Ended, Problem> {
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Supervisor::new(stop.clone());
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(&keyring))?;
     let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
     let start = Start { me, directory: &config.state, transport: transport.clone() };
-    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.map_err(birth::store_problem)?;
+    let consensus = Consensus::start(start, &mut tasks).await.map_err(birth::store_problem)?;
     let listener = listen(config.listen).await?;
     let dispatch = Dispatch::new(consensus.clone());
     let binary = Arc::new(join::Binary::of_this_process());
@@ -103,36 +105,28 @@ async fn work(
         advertise: config.advertise,
     };
     birth::finish(&config, &consensus).await?;
-    tasks.spawn(until(stop.clone(), server::serve_peers(coordinator.clone(), transport)));
-    tasks.spawn(until(stop.clone(), dispatch.clone().tell_hosts()));
-    tasks.spawn(until(stop.clone(), dispatch.clone().keep_directory()));
-    tasks.spawn(until(stop.clone(), dispatch::lease::run(dispatch)));
+    tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
+    tasks.spawn("assignments", dispatch.clone().tell_hosts());
+    tasks.spawn("directory", dispatch.clone().keep_directory());
+    tasks.spawn("leases", dispatch::lease::run(dispatch));
     let sealing = consensus.clone();
-    tasks.spawn(until(stop.clone(), async move { seals.fetch(&sealing).await }));
-    tasks.spawn(until(stop.clone(), planner::run(consensus.clone())));
-    tasks.spawn(until(stop.clone(), birth::keep_address(consensus.clone(), config.advertise)));
-    tasks
-        .spawn(until(stop.clone(), server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed)));
+    tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
+    tasks.spawn("planner", planner::run(consensus.clone()));
+    tasks.spawn_once("own address", birth::keep_address(consensus.clone(), config.advertise));
+    tasks.spawn("https", server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed));
     tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
     let ended = tokio::select! {
         () = shutdown => Ended::Asked,
         () = stop.cancelled() => Ended::StoreFailed,
         () = consensus.was_removed() => Ended::Removed,
+        task = tasks.failed() => Ended::TaskEnded(task),
     };
     stop.cancel();
     consensus.shutdown().await;
-    while tasks.join_next().await.is_some() {}
-    Ok(ended)
+    let panicked = tasks.end().await;
+    Ok(panicked.filter(|_| ended == Ended::Asked).map_or(ended, Ended::TaskEnded))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {
     TcpListener::bind(address).await.map_err(|error| birth::port_problem(address, &error.to_string()))
-}
-
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = work => {}
-    }
 }

@@ -66,7 +66,13 @@ pub async fn run(consensus: Consensus) {
             let plan = planner.plan(&subject, moment);
             (planner, plan)
         });
-        let Ok((returned, plan)) = passed.await else { return };
+        let (returned, plan) = match passed.await {
+            Ok(passed) => passed,
+            // It ends this task with it, which ends the coordinator.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The process ends.
+            Err(_) => return std::future::pending().await,
+        };
         planner = returned;
         rest = begun.elapsed();
         wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);

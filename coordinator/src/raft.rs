@@ -31,13 +31,10 @@ use coordinator_core::{
     Author, Command, Outcome, Proposal,
     access::{self, Action, Principal, Refusal},
 };
-use link::{LinkError, Transport, call::Caller};
+use link::{LinkError, Supervisor, Transport, call::Caller};
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
@@ -160,12 +157,8 @@ pub struct Start<'a> {
 }
 
 impl Consensus {
-    /// Opens the store and takes part; the tasks end when `stop` is cancelled.
-    pub async fn start(
-        start: Start<'_>,
-        stop: CancellationToken,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<Consensus, StoreError> {
+    /// Opens the store and takes part, by tasks that end with the others.
+    pub async fn start(start: Start<'_>, tasks: &mut Supervisor) -> Result<Consensus, StoreError> {
         let store = store::Store::open(start.directory, start.me)?;
         let failed = store.failed();
         let log = log::LogStore::new(store);
@@ -186,14 +179,14 @@ impl Consensus {
         let confirmed = election::Confirmed::default();
         let shared = Shared { me, raft, published, leadership, confirmed, batches, forwards, reads, contact, callers };
         let consensus = Consensus(Arc::new(shared));
-        tasks.spawn(until(stop.clone(), election::watch_leadership(consensus.clone(), leadership_sender)));
-        tasks.spawn(until(stop.clone(), election::run(consensus.clone())));
-        tasks.spawn(until(stop.clone(), batch::run(consensus.clone(), Towards::Log, waiting_batches)));
-        tasks.spawn(until(stop.clone(), batch::run(consensus.clone(), Towards::Leader, waiting_forwards)));
-        tasks.spawn(until(stop.clone(), read::run(consensus.clone(), waiting_reads)));
-        tasks.spawn(until(stop.clone(), membership::run(consensus.clone())));
-        tasks.spawn(until(stop.clone(), membership::notice_removal(consensus.clone())));
-        tasks.spawn(stop_when_failed(failed, stop));
+        tasks.spawn("leadership", election::watch_leadership(consensus.clone(), leadership_sender));
+        tasks.spawn("elections", election::run(consensus.clone()));
+        tasks.spawn("proposals", batch::run(consensus.clone(), Towards::Log, waiting_batches));
+        tasks.spawn("forwarded proposals", batch::run(consensus.clone(), Towards::Leader, waiting_forwards));
+        tasks.spawn("reads", read::run(consensus.clone(), waiting_reads));
+        tasks.spawn("membership", membership::run(consensus.clone()));
+        tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
+        tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
         Ok(consensus)
     }
 
@@ -494,14 +487,6 @@ fn config() -> openraft::Config {
         purge_batch_size: 256,
         snapshot_max_chunk_size: 1 << 20,
         ..openraft::Config::default()
-    }
-}
-
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = work => {}
     }
 }
 

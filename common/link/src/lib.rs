@@ -15,10 +15,12 @@ pub mod memory;
 pub mod private;
 pub mod quic;
 pub mod socket;
+pub mod supervise;
 pub mod transport;
 
 pub use connection::{Connection, LinkError, Stream};
 pub use identity::Credentials;
+pub use supervise::Supervisor;
 pub use transport::Transport;
 
 use std::sync::Arc;

@@ -16,14 +16,13 @@ use coordinator_core::{
     command::{Admission, Authority, Genesis, NewJoinToken},
     state::Content,
 };
-use link::memory::Network;
+use link::{Supervisor, memory::Network};
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
     storage::{RaftLogStorage, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -116,8 +115,9 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
     let me = PeerIdentity { host: HostId([1; 10]), member: Some(MemberId(1)) };
     let transport = Arc::new(Network::default().end(([10, 0, 0, 1], 1).into(), me));
     let start = Start { me: MemberId(1), directory: directory.path(), transport };
-    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.expect("starts");
+    let stop = CancellationToken::new();
+    let mut tasks = Supervisor::new(stop.clone());
+    let consensus = Consensus::start(start, &mut tasks).await.expect("starts");
     let append = |term| {
         let (vote, entries) = (Vote::new_committed(term, 2), vec![entry(0, 10)]);
         MemberCall::Append(AppendEntriesRequest { vote, prev_log_id: None, entries, leader_commit: None })
@@ -249,13 +249,14 @@ fn genesis(member: MemberId, host: HostId, address: SocketAddr) -> Genesis {
 }
 
 /// A group of one whose state is made, and which admits other coordinators.
-async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationToken, JoinSet<()>) {
+async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationToken, Supervisor) {
     let (member, host) = (MemberId(1), HostId([1; 10]));
     let address: SocketAddr = ([10, 0, 0, 1], 1).into();
     let transport = Arc::new(Network::default().end(address, PeerIdentity { host, member: Some(member) }));
-    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let stop = CancellationToken::new();
+    let mut tasks = Supervisor::new(stop.clone());
     let start = Start { me: member, directory, transport };
-    let consensus = Consensus::start(start, stop.clone(), &mut tasks).await.expect("starts");
+    let consensus = Consensus::start(start, &mut tasks).await.expect("starts");
     consensus.found(address).await.expect("is founded");
     wait_for(&consensus, "it leads", |consensus| consensus.leadership().leads).await;
     let token = NewJoinToken {
