@@ -68,8 +68,29 @@ pub enum Blocked {
         /// Why the last one failed.
         why: String,
     },
-    /// No host takes an instance, or it has to stay where it is: in words.
+    /// A slot has to wait, or its instance has to stay where it is: in words.
+    Waits {
+        /// The slot's number.
+        slot: u32,
+        /// What of it.
+        why: String,
+    },
+    /// No host takes an instance: in words.
     Unplaced(String),
+}
+
+impl Blocked {
+    fn of_slot(slot: u32, why: impl Into<String>) -> Blocked {
+        Blocked::Waits { slot, why: why.into() }
+    }
+
+    /// The number of the slot that it is about, if it is about one alone.
+    pub fn slot(&self) -> Option<u32> {
+        match self {
+            Blocked::BacksOff { slot, .. } | Blocked::Waits { slot, .. } => Some(*slot),
+            Blocked::Awaits(_) | Blocked::Unplaced(_) => None,
+        }
+    }
 }
 
 impl From<String> for Blocked {

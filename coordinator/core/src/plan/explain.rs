@@ -52,6 +52,7 @@ impl fmt::Display for Blocked {
             Blocked::BacksOff { slot, failures, retry_at, why } => {
                 write!(f, "slot {slot} failed {failures} times in a row and is tried again at {retry_at}: {why}")
             }
+            Blocked::Waits { slot, why } => write!(f, "slot {slot} {why}"),
             Blocked::Unplaced(why) => f.write_str(why),
         }
     }

@@ -13,7 +13,7 @@ use common::{
 };
 
 use super::{
-    Plan,
+    Blocked, Plan,
     place::Placer,
     scale::{Of, Standing, Subject},
 };
@@ -303,11 +303,11 @@ fn drain<'a>(
     plan: &mut Plan,
 ) -> bool {
     if instance.spec.mode == Mode::Job {
-        plan.block(subject.id, format!("slot {} cannot leave its host: it may run to its end", id.slot.slot));
+        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: it may run to its end"));
         return false;
     }
     if instance.spec.is_pinned() {
-        plan.block(subject.id, format!("slot {} cannot leave its host: its data is there", id.slot.slot));
+        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: its data is there"));
         return false;
     }
     // A strict singleton stops first; where it goes is found out before it does.

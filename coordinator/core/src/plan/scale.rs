@@ -265,13 +265,16 @@ impl<'a> Subject<'a> {
         };
         if strict && !instance.spec.strict_singleton {
             let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
-            plan.block(self.id, format!("slot {} waits for {host}: what runs there has no lease", id.slot.slot));
+            plan.block(
+                self.id,
+                Blocked::of_slot(id.slot.slot, format!("waits for {host}: what runs there has no lease")),
+            );
         } else if at > self.at.now {
             plan.wake(at);
         } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
         } else if instance.spec.is_pinned() {
-            plan.block(self.id, format!("slot {} waits for its host, which has its data", id.slot.slot));
+            plan.block(self.id, Blocked::of_slot(id.slot.slot, "waits for its host, which has its data"));
         } else {
             self.fill(&id.slot, Some(id), placer, plan);
         }
@@ -309,20 +312,20 @@ impl<'a> Subject<'a> {
         slot: &SlotId,
         replaces: Option<&'b InstanceId>,
         plan: &mut Plan,
-    ) -> Result<Option<&'b InstanceId>, String>
+    ) -> Result<Option<&'b InstanceId>, Blocked>
     where
         'a: 'b,
     {
         let is_strict = self.service.spec.strict_singleton;
         if is_strict && !self.cluster.settings().allow_leases() {
-            return Err("lost_after is too short for a strict singleton: no lease fits into it".to_owned());
+            return Err("lost_after is too short for a strict singleton: no lease fits into it".to_owned().into());
         }
         // Another leader may have said until when, by another clock.
         let from_now = self.at.leading_since + self.cluster.longest_lease();
         let until = self.cluster.orphans().get(slot).map(|until| (*until).max(from_now));
         if let Some(until) = until.filter(|until| is_strict && *until > self.at.now) {
             plan.wake(until);
-            return Err(format!("slot {} may still run until {until} on a host that was removed", slot.slot));
+            return Err(Blocked::of_slot(slot.slot, format!("may still run until {until} on a host that was removed")));
         }
         let (of_slot, _) = split_at_slot(&self.instances, slot.slot);
         let mut left = of_slot.iter().copied().filter(|(_, i)| i.may_run() && i.holds_back(self.service));
@@ -335,9 +338,9 @@ impl<'a> Subject<'a> {
                     return Ok(Some(id));
                 }
                 plan.wake(over);
-                Err(format!("slot {} waits until its lease on {host} is over, at {over}", slot.slot))
+                Err(Blocked::of_slot(slot.slot, format!("waits until its lease on {host} is over, at {over}")))
             }
-            _ => Err(format!("slot {} waits until {id} has ended on {host}", slot.slot)),
+            _ => Err(Blocked::of_slot(slot.slot, format!("waits until {id} has ended on {host}"))),
         }
     }
 

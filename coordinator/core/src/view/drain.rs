@@ -12,7 +12,7 @@ use common::{
 };
 
 use crate::{
-    State,
+    Plan, State,
     command::{Batch, Command},
     plan,
     state::Instance,
@@ -71,19 +71,17 @@ pub fn drain_plan(cluster: &State, id: HostId, deadline: Timestamp, now: Timesta
             break plan;
         }
     };
-    let stays = |id: &InstanceId| Fate::Stays { why: reasons(&plan.reasons(id.service()), id) };
+    let stays = |id: &InstanceId| Fate::Stays { why: reasons(&plan, id) };
     let instances = filling()
         .map(|(id, _)| DrainedInstance { id: id.clone(), fate: fates.get(id).cloned().unwrap_or_else(|| stays(id)) });
     Some(DrainPlan { host, instances: instances.collect() })
 }
 
 /// What concerns an instance's slot of the reasons why its service lacks instances; never nothing.
-fn reasons(all: &[String], id: &InstanceId) -> Vec<String> {
-    let of_other_slot = |reason: &&String| {
-        let number = reason.strip_prefix("slot ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
-        number.is_some_and(|number| number != id.slot.slot)
-    };
-    let found: Vec<String> = all.iter().filter(|reason| !of_other_slot(reason)).cloned().collect();
+fn reasons(plan: &Plan, id: &InstanceId) -> Vec<String> {
+    let all = plan.blocked.get(id.service()).into_iter().flatten();
+    let of_this = all.filter(|blocked| blocked.slot().is_none_or(|slot| slot == id.slot.slot));
+    let found: Vec<String> = of_this.map(ToString::to_string).collect();
     if found.is_empty() { vec!["others of its service move first".to_owned()] } else { found }
 }
 
