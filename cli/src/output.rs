@@ -38,7 +38,7 @@ pub fn exit_code(code: Code) -> u8 {
         Code::NotPlaceable => 3,
         Code::RolloutFailed => 4,
         Code::NotFound => 5,
-        Code::Conflict | Code::MemberRefused | Code::OtherCluster => 6,
+        Code::Conflict | Code::MemberRefused | Code::TooOld | Code::OtherCluster => 6,
         Code::Denied
         | Code::HostRemoved
         | Code::TokenUnknown

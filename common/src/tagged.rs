@@ -51,10 +51,9 @@ macro_rules! tagged {
 
         impl $name {
             /// The tag under which it is stored.
-            #[allow(dead_code, unused_variables, reason = "not every enum is asked")]
             $visibility fn tag(&self) -> u16 {
                 match self {
-                    $( Self::$variant $( ( $only ) )? $( { $($field),* } )? => $tag ),*
+                    $( Self::$variant { .. } => $tag ),*
                 }
             }
         }

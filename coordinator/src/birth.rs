@@ -15,6 +15,7 @@ use common::{
 use coordinator_core::{
     Command, RequestId,
     command::{Authority, Genesis},
+    level::{self, LEVEL},
 };
 use link::{
     file,
@@ -81,6 +82,7 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
         address: config.advertise,
         host,
         name: name.clone(),
+        level: LEVEL,
     };
     let file = GenesisFile { genesis, admin: (admin.id, SecretHash::of(&admin.secret)) };
     let bytes = GENESIS_FORMAT.seal(&file).map_err(|e| failed(&e))?;
@@ -142,6 +144,37 @@ pub async fn keep_address(consensus: Consensus, address: SocketAddr) {
             }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Tells the group which feature levels this binary understands, when that is not known.
+pub async fn announce_level(consensus: Consensus) {
+    loop {
+        let published = consensus.current();
+        let known = published.cluster.members().get(&consensus.me()).map(|member| member.level);
+        if known == Some(LEVEL) {
+            return;
+        }
+        if known.is_some() {
+            let command = Command::MemberUnderstands { member: consensus.me(), level: LEVEL };
+            if let Err(problem) = consensus.write(RequestId(random_bytes()), command).await {
+                tracing::warn!(%problem, "the feature level could not be announced; trying again");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Completes when this binary turns out to be too old for the state.
+pub async fn is_too_old(consensus: Consensus) -> Problem {
+    let mut published = consensus.watch();
+    loop {
+        if let Some(problem) = level::too_old(&published.borrow_and_update().cluster) {
+            return problem;
+        }
+        if published.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub enum Ended {
     StoreFailed,
     /// It was removed from the group.
     Removed,
+    /// Its binary does not understand the feature level of the cluster.
+    TooOld(Problem),
     /// One of its tasks ended unasked.
     TaskEnded(EndedTask),
 }
@@ -113,12 +115,14 @@ async fn work(
     tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
     tasks.spawn("planner", planner::run(consensus.clone()));
     tasks.spawn_once("own address", birth::keep_address(consensus.clone(), config.advertise));
+    tasks.spawn_once("feature level", birth::announce_level(consensus.clone()));
     tasks.spawn("https", server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed));
     tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
     let ended = tokio::select! {
         () = shutdown => Ended::Asked,
         () = stop.cancelled() => Ended::StoreFailed,
         () = consensus.was_removed() => Ended::Removed,
+        problem = birth::is_too_old(consensus.clone()) => Ended::TooOld(problem),
         task = tasks.failed() => Ended::TaskEnded(task),
     };
     stop.cancel();

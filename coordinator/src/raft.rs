@@ -30,6 +30,7 @@ use common::{
 use coordinator_core::{
     Author, Command, Outcome, Proposal,
     access::{self, Action, Principal, Refusal},
+    level,
 };
 use link::{LinkError, Supervisor, Transport, call::Caller};
 use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
@@ -262,6 +263,10 @@ impl Consensus {
     /// Has a command applied, through the leader wherever it is. It is repeated under its
     /// request until its result is known or the time is over.
     pub async fn write(&self, author: impl Into<Author>, command: Command) -> Result<Outcome, Problem> {
+        let known = self.published.borrow().cluster.clone();
+        if known.identity().is_some() {
+            level::check(command.level(), known.level())?;
+        }
         let Author { request, by } = author.into();
         let proposal = Proposal { request: Some(request), by, command };
         let deadline = Instant::now() + WRITE_TIMEOUT;

@@ -61,6 +61,7 @@ impl World {
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(0),
             name: name("h0"),
+            level: coordinator_core::level::LEVEL,
         };
         let mut world = World { cluster: State::default(), now: Timestamp(1_000_000) };
         world.apply(vec![Command::Initialize(Box::new(genesis))]);

@@ -67,6 +67,7 @@ fn three_hosts() -> State {
             address: ([10, 0, 0, 1], 7443).into(),
             host: id(1),
             name: name(1),
+            level: coordinator_core::level::LEVEL,
         })),
     );
     apply(

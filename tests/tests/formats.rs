@@ -187,6 +187,7 @@ fn genesis() -> Genesis {
         address: ([10, 0, 0, 1], 7443).into(),
         host: HOST,
         name: name("h1"),
+        level: coordinator_core::level::LEVEL,
     }
 }
 
@@ -287,6 +288,8 @@ fn commands_on_the_rest() -> Vec<Command> {
         },
         Command::Observe { host: HOST, instances: vec![(instance(), observed())] },
         Command::Judge { instance: instance(), verdict: Verdict::Unknown { since: AT } },
+        Command::MemberUnderstands { member: MemberId(2), level: 1 },
+        Command::RaiseLevel(2),
         Command::MemberAddress { member: MemberId(2), address: (from, 7443).into() },
         Command::RemoveMember(MemberId(2)),
         Command::MemberReached { member: MemberId(2), reached: false },

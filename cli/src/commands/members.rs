@@ -30,13 +30,15 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
                 Some(true) | None => member.state.clone(),
             };
             let row = |member: &MemberView| {
-                vec![member.id.to_string(), state(member), member.address.to_string(), member.host.to_string()]
+                let level = if member.level == 0 { "?".to_owned() } else { member.level.to_string() };
+                let host = member.host.to_string();
+                vec![member.id.to_string(), state(member), level, member.address.to_string(), host]
             };
             let rows = cluster.members.iter().map(row).collect();
             output::list(
                 session.format,
                 &cluster.members,
-                Rows { head: &["MEMBER", "STATE", "ADDRESS", "HOST"], narrow: 4, rows },
+                Rows { head: &["MEMBER", "STATE", "LEVEL", "ADDRESS", "HOST"], narrow: 5, rows },
             );
             Ok(0)
         }

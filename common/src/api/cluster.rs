@@ -29,6 +29,9 @@ pub struct ClusterView {
     pub log_index: u64,
     /// The version of the binary that answers.
     pub version: String,
+    /// The feature level: what all members understand.
+    #[serde(default)]
+    pub level: u16,
     /// The cluster's times.
     pub settings: Settings,
     /// How its containers are addressed and reached.
@@ -53,6 +56,9 @@ pub struct MemberView {
     /// Whether it answers the coordinator that was asked; absent if it is not of the group.
     #[serde(default)]
     pub answers: Option<bool>,
+    /// The newest feature level that its binary understands; 0 until it has said so.
+    #[serde(default)]
+    pub level: u16,
 }
 
 /// An environment.

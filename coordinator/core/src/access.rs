@@ -108,7 +108,9 @@ fn may_forward(peer: &PeerIdentity, proposal: &Proposal) -> bool {
     match &proposal.command {
         _ if proposal.by.is_some() => true,
         Command::Admit(_) => true,
-        Command::MemberAddress { member, .. } | Command::RemoveMember(member) => peer.member == Some(*member),
+        Command::MemberAddress { member, .. }
+        | Command::MemberUnderstands { member, .. }
+        | Command::RemoveMember(member) => peer.member == Some(*member),
         _ => false,
     }
 }

@@ -316,6 +316,16 @@ common::tagged! {
         /// Forgets a member that has left.
         40 => ForgetMember(member: MemberId),
 
+        /// Notes which feature levels a member's binary understands.
+        43 => MemberUnderstands {
+            /// The member.
+            member: MemberId,
+            /// The newest of them.
+            level: u16,
+        },
+        /// Raises the feature level: from now on commands of that level may be proposed.
+        44 => RaiseLevel(level: u16),
+
         /// Writes a key.
         41 => PutKey {
             /// The environment.
@@ -377,6 +387,8 @@ pub struct Genesis {
     pub host: HostId,
     /// That host's name.
     pub name: Name,
+    /// The feature level of the binary that makes it.
+    pub level: u16,
 }
 
 /// The keys that every coordinator shares.

@@ -35,6 +35,7 @@ pub use work::{
 
 use crate::access::{Action, Principal, Refusal, authorize};
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Person, Proposal};
+use crate::level;
 use work::StackChange;
 
 /// How far the clocks of two coordinators may be apart without a strict singleton running twice.
@@ -50,6 +51,8 @@ pub struct State {
     identity: Option<Arc<ClusterIdentity>>,
     /// The newest time that a command brought; it never goes back.
     clock: Timestamp,
+    /// What all members understand; see [`level`].
+    level: u16,
     settings: Settings,
     /// How its containers are addressed and reached; never changes.
     network: NetworkPlan,
@@ -84,6 +87,11 @@ impl State {
     /// The newest time that a command brought; it never goes back.
     pub fn clock(&self) -> Timestamp {
         self.clock
+    }
+
+    /// The feature level: what all members understand, and may be proposed.
+    pub fn level(&self) -> u16 {
+        self.level
     }
 
     /// The cluster's times.
@@ -127,6 +135,12 @@ impl State {
     }
 
     fn apply_command(&mut self, command: &Command) -> Outcome {
+        // Before there is a state there is no level.
+        if self.identity.is_some()
+            && let Err(problem) = level::check(command.level(), self.level)
+        {
+            return Outcome::Rejected(problem);
+        }
         let applied = match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
@@ -170,6 +184,8 @@ impl State {
             Command::Observe { host, instances } => self.observe(*host, instances),
             Command::Judge { instance, verdict } => self.judge(instance, *verdict),
             Command::MemberAddress { member, address } => self.member_address(*member, *address),
+            Command::MemberUnderstands { member, level } => self.member_understands(*member, *level),
+            Command::RaiseLevel(level) => self.raise_level(*level),
             Command::MemberReached { member, reached } => self.member_reached(*member, *reached),
             Command::RemoveMember(member) => self.remove_member(*member),
             Command::ForgetMember(member) => self.forget_member(*member),
@@ -184,12 +200,27 @@ impl State {
             return Err(Problem::new(Code::Conflict, "The cluster has been made already"));
         }
         self.identity = Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
+        self.level = genesis.level;
         self.settings = genesis.settings;
         self.network = genesis.network;
         self.environments.insert(default_environment(), self.clock);
-        self.fleet.begin_with(genesis.member, Member::new(genesis.host, genesis.address));
+        let member = Member { level: genesis.level, ..Member::new(genesis.host, genesis.address) };
+        self.fleet.begin_with(genesis.member, member);
         self.admit_host(genesis.host, genesis.name.clone(), Default::default())?;
         self.record(genesis.cluster, "cluster-made", format!("the cluster was made on host {}", genesis.name));
+        self.done()
+    }
+
+    fn raise_level(&mut self, level: u16) -> Applied {
+        let refuse = |why: String| Err(Problem::new(Code::Conflict, "The feature level was not raised").why(why));
+        if level <= self.level {
+            return refuse(format!("it is {} already", self.level));
+        }
+        if let Some((id, member)) = self.members().iter().find(|(_, member)| member.level < level) {
+            return refuse(format!("member {id} understands the levels up to {}", member.level));
+        }
+        self.level = level;
+        self.record("cluster", "level-raised", format!("all coordinators understand feature level {level}"));
         self.done()
     }
 

@@ -19,6 +19,7 @@ use common::{
 use crate::{
     Batch, Command, Moment, Outcome, State,
     command::{Admission, Authority, Genesis, NewJoinToken},
+    level::LEVEL,
     plan,
 };
 
@@ -107,6 +108,7 @@ impl Fixture {
             address: ([10, 0, 0, 1], 7443).into(),
             host: host(1),
             name: name("h1"),
+            level: LEVEL,
         };
         let token = NewJoinToken {
             id: TOKEN,

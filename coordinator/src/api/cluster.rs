@@ -48,6 +48,7 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         address: member.address,
         state: state(id, member).to_owned(),
         answers: group.iter().any(|known| known.id == *id).then(|| answering.contains(id)),
+        level: member.level,
     });
     Ok(Json(ClusterView {
         id: identity.id,
@@ -57,6 +58,7 @@ pub async fn get(State(coordinator): State<Coordinator>) -> Result<Json<ClusterV
         index: published.cluster.index(),
         log_index: coordinator.consensus.last_log_index(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        level: published.cluster.level(),
         settings: published.cluster.settings(),
         network: published.cluster.network(),
         members: members.collect(),

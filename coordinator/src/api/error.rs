@@ -37,9 +37,12 @@ fn status(code: Code) -> StatusCode {
         | Code::Cloned
         | Code::Denied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
-        Code::Conflict | Code::MemberRefused | Code::OtherCluster | Code::NotPlaceable | Code::RolloutFailed => {
-            StatusCode::CONFLICT
-        }
+        Code::Conflict
+        | Code::MemberRefused
+        | Code::TooOld
+        | Code::OtherCluster
+        | Code::NotPlaceable
+        | Code::RolloutFailed => StatusCode::CONFLICT,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::WrongDoor => StatusCode::MISDIRECTED_REQUEST,
         Code::Busy => StatusCode::TOO_MANY_REQUESTS,

@@ -12,7 +12,7 @@ use std::{
 
 use common::id::MemberId;
 use coordinator_core::{
-    Command, State,
+    Command, State, level,
     state::{Member, MemberState},
 };
 use openraft::{BasicNode, ChangeMembers};
@@ -70,6 +70,11 @@ pub async fn run(consensus: Consensus) {
             let now = Instant::now();
             let postponed = silent.iter().filter(|(_, one)| one.again > now).map(|(id, _)| *id).collect();
             let members = cluster.members().iter().map(|(id, member)| (*id, member.clone())).collect();
+            if let Some(level) = level::to_raise(&cluster)
+                && let Err(error) = consensus.propose(vec![Command::RaiseLevel(level).into()]).await
+            {
+                warn!(%error, level, "the feature level could not be raised; trying again");
+            }
             if let Some(step) = next_step(&members, &consensus.group(), &postponed) {
                 let taken = take(&consensus, &step).await;
                 note(&consensus, &cluster, &mut silent, &step, (now, taken)).await;

@@ -245,6 +245,7 @@ fn genesis(member: MemberId, host: HostId, address: SocketAddr) -> Genesis {
         address,
         host,
         name: "h1".parse().expect("a name"),
+        level: coordinator_core::level::LEVEL,
     }
 }
 

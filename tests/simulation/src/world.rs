@@ -144,6 +144,7 @@ impl World {
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(1),
             name: host_name(1),
+            level: coordinator_core::level::LEVEL,
         };
         let token = NewJoinToken {
             id: TOKEN,

@@ -152,12 +152,14 @@ pub struct Member {
     pub state: MemberState,
     /// Since when it should join the group and cannot be reached; the group goes on without it.
     pub unreached_since: Option<Timestamp>,
+    /// The newest feature level that its binary understands; 0 until it has said so.
+    pub level: u16,
 }
 
 impl Member {
     /// A member that should be in the group.
     pub fn new(host: HostId, address: SocketAddr) -> Member {
-        Member { host, address, state: MemberState::Present, unreached_since: None }
+        Member { host, address, state: MemberState::Present, unreached_since: None, level: 0 }
     }
 }
 
@@ -433,6 +435,20 @@ impl State {
         if member.address != address {
             member.address = address;
             self.record(format!("member {id}"), "member-moved", format!("it listens on {address}"));
+        }
+        self.done()
+    }
+
+    pub(super) fn member_understands(&mut self, id: MemberId, level: u16) -> Applied {
+        if level < self.level {
+            return Err(Problem::new(Code::TooOld, format!("Member {id} cannot take part"))
+                .why(format!("its binary understands feature level {level}, and the cluster has {}", self.level))
+                .fix("Install the version that the other coordinators run"));
+        }
+        let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
+        if member.level != level {
+            member.level = level;
+            self.record(format!("member {id}"), "member-version", format!("it understands feature level {level}"));
         }
         self.done()
     }
