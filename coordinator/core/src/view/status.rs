@@ -144,9 +144,18 @@ impl<'a> Deployment<'a> {
             }
             RolloutState::Rolling | RolloutState::Done => AfterFailure::Stays,
         };
-        let slot = || self.cluster.failed_slots(&id, service).next().map(|(slot, why)| format!("slot {slot}: {why}"));
-        let why = Some(rollout.why.clone()).filter(|why| !why.is_empty()).or_else(slot).unwrap_or_default();
-        Some(DeploymentStatus::Failed { service: id.service.clone(), why, output: rollout.output.clone(), then })
+        let (mut why, mut output) = (rollout.why.clone(), rollout.output.clone());
+        // The planner has not noted it on the rollout yet.
+        if why.is_empty()
+            && let Some((number, reason)) = self.cluster.failed_slots(&id, service).next()
+        {
+            let slot = id.slot(number);
+            let last =
+                self.cluster.instances_of_slot(&slot).filter(|(_, instance)| instance.is_current(service)).last();
+            why = format!("slot {number}: {reason}");
+            output = last.map(|(_, instance)| instance.observed.output.clone()).unwrap_or_default();
+        }
+        Some(DeploymentStatus::Failed { service: id.service.clone(), why, output, then })
     }
 }
 

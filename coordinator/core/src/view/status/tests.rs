@@ -1,7 +1,8 @@
 use common::{
     api::DeploymentStatus,
     host::Liveness,
-    instance::Phase,
+    instance::{Observed, Phase},
+    output::LastLines,
     quantity::MilliCpu,
     spec::{Canary, Condition, CronSpec, Mode, RestartCondition, ServiceSpec},
     time::Span,
@@ -9,8 +10,8 @@ use common::{
 
 use super::deployment;
 use crate::{
-    Command,
-    testing::{Fixture, host, name, stack, web},
+    Command, plan,
+    testing::{Fixture, host, instance, name, stack, web},
 };
 
 fn image(image: &str) -> ServiceSpec {
@@ -149,4 +150,25 @@ fn what_is_replaced_because_its_host_died_is_part_of_it() {
     assert_eq!(word(&fixture, 1), "progressing");
     pass(&mut fixture, 120);
     assert_eq!(word(&fixture, 1), "done", "{:?}", fixture.filled());
+}
+
+/// The slot has failed for good, and the planner has not looked yet.
+#[test]
+fn a_failed_dependency_is_shown_with_its_output_at_once() {
+    let mut fixture = Fixture::of_hosts(1);
+    let app = web(|spec| spec.depends_on = [(name("migrate"), Condition::Completed)].into());
+    fixture.deploy(&[("migrate", job("migrate:1")), ("app", app)]);
+    for command in plan(&fixture.cluster, fixture.now).commands {
+        fixture.done(command);
+    }
+    let (output, failure) = (LastLines::of(b"the table is locked"), "it ended with exit code 1".to_owned());
+    let (message, exit_code) = (failure.clone(), Some(1));
+    let observed = Observed { phase: Phase::Failed, message, failure, exit_code, output, ..Observed::nothing() };
+    let instances = vec![(instance("migrate/1.1"), observed)];
+    fixture.done(Command::Observe { host: host(1), instances });
+    let DeploymentStatus::Failed { service, why, output, .. } = status(&fixture, 1) else {
+        panic!("{}", word(&fixture, 1));
+    };
+    assert_eq!((service.as_str(), why.as_str()), ("migrate", "slot 1: it ended with exit code 1"));
+    assert_eq!(output.lines(), ["the table is locked"]);
 }
