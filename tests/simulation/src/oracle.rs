@@ -347,6 +347,16 @@ impl Oracle {
     }
 }
 
+/// I19: a host that says that an instance has ended runs no part of it.
+pub fn what_has_ended_does_not_run(host: &Host) -> Checked {
+    for (id, observed) in host.report.instances.iter().filter(|(_, observed)| observed.phase.is_terminal()) {
+        if let Some(part) = host.running().find(|part| part.instance == *id) {
+            return Err(format!("I19: {id} is {:?}, and {part} runs", observed.phase));
+        }
+    }
+    Ok(())
+}
+
 /// A task as a key: a revision, or the time of a run.
 type Key = (u8, u64);
 

@@ -27,7 +27,7 @@ use coordinator_core::{
 
 use crate::{
     host::Host,
-    oracle::{Checked, Oracle, strict_singletons_are_alone},
+    oracle::{Checked, Oracle, strict_singletons_are_alone, what_has_ended_does_not_run},
     people,
     random::Random,
 };
@@ -290,7 +290,7 @@ impl World {
         for action in host.pass(self.now) {
             self.oracle.judge_action(host, &action, &self.cluster, self.now)?;
         }
-        Ok(())
+        what_has_ended_does_not_run(host)
     }
 
     /// The leader plans what has changed; a look at everything gives the same.
