@@ -176,11 +176,14 @@ async fn work(
         ended = speaking.failed() => Some(ended),
         ended = tasks.failed() => Some(ended),
     };
+    let mut farewell = None;
     if ended.is_none() && !for_good.exists() {
         leaving.notify_one();
-        // Whoever does not hear it takes the host for one that failed, a little sooner.
-        let _ = tokio::time::timeout(FAREWELL, speaking.failed()).await;
+        // The session ends with it. A coordinator that does not hear it takes the host for one that failed, a little
+        // sooner.
+        farewell = tokio::time::timeout(FAREWELL, speaking.failed()).await.ok();
     }
+    let panicked = farewell.filter(|session| session.panicked.is_some());
     let (tasks, speaking) = (tasks.end().await, speaking.end().await);
-    ended.or(tasks).or(speaking).map_or(Ok(()), |ended| Err(RunError::TaskEnded(ended)))
+    ended.or(panicked).or(tasks).or(speaking).map_or(Ok(()), |ended| Err(RunError::TaskEnded(ended)))
 }

@@ -47,6 +47,8 @@ pub struct Local {
     pub not_started: Option<String>,
     /// Before this, nothing is tried.
     pub not_before: Timestamp,
+    /// Before this, a failed health check does not count.
+    pub check_counts_from: Timestamp,
     /// The start of the last run whose end was dealt with.
     pub ended_run: Option<Timestamp>,
     /// The boot in which it was last started, or seen running.
@@ -79,6 +81,7 @@ impl Local {
             failures: 0,
             not_started: None,
             not_before: Timestamp(0),
+            check_counts_from: Timestamp(0),
             ended_run: None,
             boot: None,
             stopped: None,

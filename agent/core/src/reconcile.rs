@@ -197,6 +197,9 @@ fn step(situation: Situation<'_>, turn: &Turn<'_>, around: &Surroundings, local:
     if let Some(lease) = situation.leases.get(&turn.id.instance).filter(|lease| lease.soft > situation.now) {
         next.wake(lease.soft);
     }
+    if local.check_counts_from > situation.now {
+        next.wake(local.check_counts_from);
+    }
     match action {
         Some(_) if local.not_before > situation.now => next.wake(local.not_before),
         Some(action) => next.actions.push(action),
@@ -358,12 +361,12 @@ fn run(
         {
             if around.lacks_peer {
                 // Once what it needs is back, its check is made once more before it counts.
-                local.not_before = situation.now + turn.one_check();
+                local.check_counts_from = situation.now + turn.one_check();
+            }
+            if local.check_counts_from > situation.now {
                 return None;
             }
-            if local.not_before <= situation.now {
-                local.stopped = Some(Stopped::Unhealthy);
-            }
+            local.stopped = Some(Stopped::Unhealthy);
             Some(end(id, container, turn.stop_grace()))
         }
         ContainerState::Running { .. } => None,

@@ -237,6 +237,24 @@ fn a_failed_check_does_not_count_while_what_it_needs_is_away() {
 }
 
 #[test]
+fn a_check_that_does_not_count_holds_up_nothing_else() {
+    let mut spec = spec();
+    let proxy = spec.sidekicks.get_mut(&"proxy".parse().expect("a name")).expect("it is there");
+    proxy.container.healthcheck = Some(HealthCheck::of(vec!["CMD".into(), "check".into()]));
+    let mut host = Host::up(spec);
+    host.end("_network", 137);
+    host.settle();
+    host.health("proxy", Health::Unhealthy);
+    host.settle();
+    assert_eq!(host.done(), "", "the network waits to be started again");
+    // Less than a check later there is another network: the proxy moves into it without waiting.
+    host.now += 2000;
+    host.settle();
+    let done = host.done();
+    assert!(done.starts_with("start _network") && done.contains("stop proxy"), "{done}");
+}
+
+#[test]
 fn what_waits_to_be_started_again_is_removed_at_once() {
     let mut host = Host::up(spec());
     for _ in 0..4 {
