@@ -263,10 +263,6 @@ impl Consensus {
     /// Has a command applied, through the leader wherever it is. It is repeated under its
     /// request until its result is known or the time is over.
     pub async fn write(&self, author: impl Into<Author>, command: Command) -> Result<Outcome, Problem> {
-        let known = self.published.borrow().cluster.clone();
-        if known.identity().is_some() {
-            level::check(command.level(), known.level())?;
-        }
         let Author { request, by } = author.into();
         let proposal = Proposal { request: Some(request), by, command };
         let deadline = Instant::now() + WRITE_TIMEOUT;
@@ -280,6 +276,7 @@ impl Consensus {
                     None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
                 },
                 Err(NotProposed::Removed) => return Err(removed_from_the_group()),
+                Err(NotProposed::TooEarly { needed, level }) => return Err(level::too_early(needed, level)),
                 Err(too_large @ NotProposed::TooLarge { .. }) => {
                     return Err(Problem::new(Code::TooLarge, "The change was not made").why(too_large.to_string()));
                 }
@@ -352,18 +349,30 @@ impl Consensus {
 
     /// Has commands applied by this member, which must lead, when it is their turn.
     pub async fn propose(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        self.must_lead()?;
+        self.may_propose(&proposals)?;
         batch::propose(&self.batches, proposals).await
     }
 
     /// The same; refused if too many wait.
     async fn propose_at_once(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        self.must_lead()?;
+        self.may_propose(&proposals)?;
         batch::propose_at_once(&self.batches, proposals).await
     }
 
-    fn must_lead(&self) -> Result<(), NotProposed> {
-        if self.leadership().leads { Ok(()) } else { Err(NotProposed::NotLeader) }
+    /// Only the leader proposes, and only what every member understands: one that could not read a command of the log
+    /// could not go on.
+    fn may_propose(&self, proposals: &[Proposal]) -> Result<(), NotProposed> {
+        if !self.leadership().leads {
+            return Err(NotProposed::NotLeader);
+        }
+        let needed = proposals.iter().map(|proposal| proposal.command.level()).max().unwrap_or(0);
+        let published = self.published.borrow();
+        let level = published.cluster.level();
+        // Before there is a state there is no level.
+        if published.cluster.identity().is_some() && level::check(needed, level).is_err() {
+            return Err(NotProposed::TooEarly { needed, level });
+        }
+        Ok(())
     }
 
     /// Calls another member.
@@ -453,6 +462,14 @@ pub enum NotProposed {
     /// More proposals wait than are allowed.
     #[error("too many proposals wait")]
     Busy,
+    /// A command needs a feature level that the cluster does not have yet.
+    #[error("a command needs feature level {needed}, and the cluster has {level}")]
+    TooEarly {
+        /// The level of the command.
+        needed: u16,
+        /// The level of the cluster.
+        level: u16,
+    },
     /// The proposal is larger than a message to the others may be.
     #[error("it has {size} bytes, and {limit} are the limit")]
     TooLarge {

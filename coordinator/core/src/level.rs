@@ -25,14 +25,16 @@ impl Command {
 
 /// Refuses what a level does not have yet.
 pub fn check(needed: u16, level: u16) -> Result<(), Problem> {
-    if needed <= level {
-        return Ok(());
-    }
-    Err(Problem::new(Code::TooOld, "The change was not made")
+    if needed <= level { Ok(()) } else { Err(too_early(needed, level)) }
+}
+
+/// The refusal of a command that needs a higher level than the cluster has.
+pub fn too_early(needed: u16, level: u16) -> Problem {
+    Problem::new(Code::TooOld, "The change was not made")
         .why(format!(
             "it needs feature level {needed}, and the cluster has {level}: a coordinator runs an older version"
         ))
-        .fix("See which: wharf member ls; upgrade it"))
+        .fix("See which: wharf member ls; upgrade it")
 }
 
 /// The level to which the leader raises a state now, if all members understand a higher one than it has.
