@@ -23,8 +23,8 @@
 ///     }
 /// }
 /// # use common::codec::{decode, encode};
-/// assert_eq!(encode(&Step::Stop { after: 7 }).unwrap(), [3, 7]);
-/// assert_eq!(decode::<Step>(&[3, 7]).unwrap(), Step::Stop { after: 7 });
+/// assert_eq!(encode(&Step::Stop { after: 7 }).expect("it is small"), [3, 7]);
+/// assert_eq!(decode::<Step>(&[3, 7]).expect("it is whole"), Step::Stop { after: 7 });
 /// let unknown = decode::<Step>(&[2, 7]).unwrap_err().to_string();
 /// assert!(unknown.contains("Step has no variant with the tag 2"), "{unknown}");
 /// ```
@@ -63,8 +63,9 @@ macro_rules! tagged {
                 use ::serde::ser::SerializeTuple as _;
                 match self {
                     $( Self::$variant $( ( $only ) )? $( { $($field),* } )? => {
-                        let length = 1 $( + { let _ = $only; 1 } )? $( $( + { let _ = $field; 1 } )* )?;
-                        let mut tuple = serializer.serialize_tuple(length)?;
+                        const FIELDS: &[&str] = &[$( stringify!($only) )? $( $( stringify!($field) ),* )?];
+                        const { assert!(FIELDS.len() <= $crate::tagged::MOST_FIELDS, "a variant has too many fields") };
+                        let mut tuple = serializer.serialize_tuple(1 + FIELDS.len())?;
                         tuple.serialize_element::<u16>(&$tag)?;
                         $( tuple.serialize_element($only)?; )?
                         $( $( tuple.serialize_element($field)?; )* )?
