@@ -91,8 +91,8 @@ fn containers_of_an_instance_live_and_end_together() {
             ensure!(kept == wanted, "{kept:?} are as before");
             anyhow::Ok(after)
         });
-        // What is said of it is older than its end until its restart is told.
-        until(SOON, "its restart is told", || {
+        // The state that is shown may be older than its end, until its restart is shown.
+        until(SOON, "its restart is shown", || {
             let told = lab.instances("h1")?;
             let first = told.iter().find(|i| i.id.slot.slot == 1).context("the first slot is filled")?;
             ensure!(first.observed.restart > restarts, "{} restarts, as before", first.observed.restart);

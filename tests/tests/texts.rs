@@ -68,13 +68,21 @@ services:
     healthcheck: {test: [CMD-SHELL, 'echo no luck today; exit 1'], interval: 300ms, retries: 2}
     deploy: {replicas: 2}
 ";
-    let (code, said) = deploy(lab, "flap", flapping);
+    let file = lab.put_file("h1", "flap.yaml", flapping);
+    let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &file, "-n", "flap", "-y", "--wait", "4s"]);
     assert_eq!(code, 11, "it goes on: {said}");
-    for round in 0..5 {
+    let mut restarts = 0;
+    for round in 0..3 {
+        restarts = until(SOON, "it is started again", || {
+            let instances = lab.instances("h1")?;
+            let ours = instances.iter().filter(|i| i.id.stack().stack.as_str() == "flap");
+            let now: u32 = ours.map(|instance| instance.observed.restart).sum();
+            ensure!(now > restarts, "{now} restarts, as before");
+            anyhow::Ok(now)
+        });
         let shown = lab.exec("h1", &["wharf", "ls"]).expect("it answers");
         assert!(shown.contains("health check fails") || shown.contains("unhealthy"), "{round}: {shown}");
         assert!(shown.contains("no luck today"), "{round}: {shown}");
-        std::thread::sleep(Duration::from_millis(700));
     }
     lab.exec("h1", &["wharf", "rm", "flap", "-y"]).expect("it goes");
 }

@@ -1,8 +1,8 @@
 //! What differs between two states. The maps of a state share what did not change, so looking for differences costs
 //! what changed, not what there is.
 //!
-//! Whoever follows the state looks here: the planner for services to plan again, sessions for hosts to send an
-//! assignment to, the directory for names.
+//! The planner reads them to find services to plan again, sessions to find hosts to send an assignment to, and the
+//! directory to follow names.
 
 use std::collections::BTreeSet;
 
