@@ -170,6 +170,9 @@ impl State {
 
     /// Adds versions; what has no right form or is too much is refused before anything is added.
     pub(super) fn add_files(&mut self, new: Vec<(FileId, Content)>) -> Result<(), Problem> {
+        if new.is_empty() {
+            return Ok(());
+        }
         let unknown = new.iter().filter(|(id, _)| !self.files.records.contains_key(id)).count();
         if self.files.records.len() + unknown > MAX_FILES {
             return Err(Problem::new(Code::InvalidRequest, "The configs and secrets were not set")
@@ -200,6 +203,11 @@ impl State {
     /// Sets a file of the environment; every service that uses it gets the new version.
     pub(super) fn put_file(&mut self, id: &FileId, content: &Content) -> Applied {
         self.known_environment(&id.environment)?;
+        // Each stack that uses it gets one more revision that is kept.
+        for stack in self.stacks_with(id) {
+            let spec = self.stacks().get(&stack).map(|stack| stack.spec.clone());
+            spec.map_or(Ok(()), |spec| self.has_room_for(&stack, &spec))?;
+        }
         self.add_files(vec![(id.clone(), content.clone())])?;
         let version = self.files.records.get(id).and_then(FileRecord::newest).map_or(0, |(number, _)| number);
         for stack in self.stacks_with(id) {

@@ -237,3 +237,24 @@ fn the_state_survives_its_encoding() {
     let restored: State = common::codec::decode(&bytes).expect("decodes");
     assert_eq!(restored, fixture.cluster);
 }
+
+#[test]
+fn the_specs_of_all_instances_have_a_limit_that_those_that_go_give_back() {
+    let mut fixture = Fixture::of_hosts(1);
+    let large = web(|spec| {
+        let value = "x".repeat(32 << 10);
+        spec.container.environment = (0..640).map(|number| (format!("V{number}"), value.clone())).collect();
+        spec.replicas = 30;
+    });
+    fixture.deploy(&[("web", large)]);
+    let room =
+        (512 << 20) / super::size_of(&fixture.cluster.stacks()[&stack()].spec.services[&crate::testing::name("web")]);
+    let place = |number: u32| placement(move |p| p.slot.slot = number);
+    for number in 1..=room as u32 {
+        fixture.done(place(number));
+    }
+    let refused = fixture.refused(place(room as u32 + 1));
+    assert!(refused.contains("536870912 is the limit"), "{refused}");
+    fixture.cluster.forget_instance(&instance("web/1.1"));
+    fixture.done(place(room as u32 + 1));
+}

@@ -4,6 +4,7 @@ mod addresses;
 mod candidate;
 mod dependencies;
 mod instances;
+mod placement;
 mod rollouts;
 mod runs;
 mod stacks;
@@ -40,6 +41,8 @@ pub(super) struct Work {
     retired_incarnation: u64,
     /// Each until its container is gone.
     instances: OrdMap<InstanceId, Instance>,
+    /// The bytes that the specs of all instances take where they are stored.
+    spec_bytes: usize,
     /// An index: the instances of each host.
     by_host: OrdSet<(HostId, InstanceId)>,
     /// An index: those of them that are strict singletons. Every heartbeat of a host asks for them.

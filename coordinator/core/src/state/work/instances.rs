@@ -5,22 +5,20 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use common::{
     device::BoundDevice,
     error::{Code, Problem},
-    host::{Availability, Liveness},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
     output::LastLines,
-    spec::{Constraint, Mode, Protocol, Resources, ServiceSpec},
+    spec::{Mode, Protocol, Resources, ServiceSpec},
     time::Timestamp,
 };
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Applied, Candidate, Service, State, Version, not_found,
+    Applied, Service, State, not_found,
     runs::{End, Task, Tries},
     shortened, size_of,
 };
-use crate::command::Placement;
 
 /// The longest text that is stored of what a host observes of an instance, in characters.
 const MAX_MESSAGE: usize = 500;
@@ -217,232 +215,6 @@ impl State {
         Bookings::of(self.instances_on(host).map(|(_, instance)| instance))
     }
 
-    pub(in crate::state) fn place(&mut self, placement: &Placement) -> Applied {
-        let refuse =
-            |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
-        let Some(service) = self.service(&placement.slot.service).cloned() else {
-            return refuse("its service is gone".into());
-        };
-        let incarnation = self.incarnation(&placement.slot);
-        if incarnation != placement.expect_incarnation {
-            return refuse(format!("its incarnation is {incarnation}, not {}", placement.expect_incarnation));
-        }
-        if service.revision != placement.expect_revision {
-            return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
-        }
-        let service_id = &placement.slot.service;
-        let versions = [Some(service.version()), self.held_back(service_id, &service).cloned()];
-        let Some(version) = versions.into_iter().flatten().find(|version| version.revision == placement.revision)
-        else {
-            return refuse(format!("no instance is to be of revision {}", placement.revision));
-        };
-        let awaited = self.awaited(service_id, &service).filter(|_| version.revision == service.revision);
-        if let Some(awaited) = awaited {
-            return refuse(format!("it waits for {}", awaited.on));
-        }
-        if service.rollout.because_of_another() && version.revision == service.revision {
-            return refuse(service.rollout.why);
-        }
-        if self.has_its_canary(placement, &service) {
-            return refuse("its canary is complete".into());
-        }
-        let Some(host) = self.hosts().get(&placement.host) else {
-            return refuse("its host is gone".into());
-        };
-        if host.liveness != Liveness::Ready {
-            return refuse(format!("host {} is {}", host.name, host.liveness.word()));
-        }
-        if let Some(condition) = host.conditions.first() {
-            return refuse(format!("host {} gets nothing new: {condition}", host.name));
-        }
-        if host.availability != Availability::Active {
-            return refuse(format!("host {} is {}", host.name, host.availability.word()));
-        }
-        match service.spec.mode {
-            Mode::Replicated | Mode::Job if !(1..=service.spec.replicas).contains(&placement.slot.slot) => {
-                return refuse("the service wants fewer instances".into());
-            }
-            Mode::Global if placement.slot.slot != host.number => {
-                return refuse("the slot is another host's".into());
-            }
-            Mode::Replicated | Mode::Job | Mode::Global => {}
-        }
-        let task = service.task_of(version.revision);
-        if self.has_ended(&placement.slot, task) {
-            return refuse("what it is to do has ended".into());
-        }
-        if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
-            return refuse(why);
-        }
-        if let Some(constraint) = self.unmet(placement, &version.spec) {
-            return refuse(format!("its host does not match {constraint}"));
-        }
-        if let Some(why) = self.does_not_fit(placement, &version.spec) {
-            return refuse(why);
-        }
-        self.insert_placed(placement, version, task)
-    }
-
-    /// A slot is filled by one instance, or by two while one takes the place of the other.
-    fn may_take_over(&self, placement: &Placement) -> Result<(), String> {
-        let slot = &placement.slot;
-        let current = self.keeper(slot);
-        let ended = |id: &InstanceId| self.work.instances.get(id).is_some_and(|i| id.slot == *slot && !i.fills_slot());
-        if current.is_none() && placement.replaces.as_ref().is_some_and(ended) {
-            return Ok(());
-        }
-        if current.map(|(id, _)| id) != placement.replaces.as_ref() {
-            return Err("another instance fills its slot".into());
-        }
-        let Some((id, instance)) = current.filter(|(_, instance)| instance.verdict == Verdict::Reachable) else {
-            return Ok(());
-        };
-        if !self.must_move(id, instance) {
-            return Err("the instance that it replaces is reachable".into());
-        }
-        if self.instances_of_slot(slot).filter(|(_, i)| i.fills_slot()).count() > 1 {
-            return Err("another instance takes its slot already".into());
-        }
-        Ok(())
-    }
-
-    /// A strict singleton is placed when nothing else of its slot can run any more: what was heard of has
-    /// ended, and what was not has had no lease since it was found unreachable, long ago.
-    fn runs_alone(&self, placement: &Placement, service: &Service) -> Result<(), String> {
-        let instances = self.instances_of_slot(&placement.slot);
-        for (id, instance) in instances.filter(|(_, i)| i.may_run() && i.holds_back(service)) {
-            let is_replaced = placement.replaces.as_ref() == Some(id);
-            let unknown_since = match instance.verdict {
-                Verdict::Unknown { since } => Some(since),
-                Verdict::Reachable | Verdict::Lost { .. } => None,
-            };
-            if !is_replaced || unknown_since.is_none() || unknown_since != placement.unknown_since {
-                return Err(format!("{id} may still run"));
-            }
-        }
-        match self.work.orphans.get(&placement.slot) {
-            Some(until) if service.spec.strict_singleton && *until > self.clock => {
-                Err(format!("its last instance may run until {until} on a host that was removed"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether as many are of the service's revision as may be before it is promoted.
-    fn has_its_canary(&self, placement: &Placement, service: &Service) -> bool {
-        let Some(canary) = service.canary().filter(|_| placement.revision == service.revision) else { return false };
-        let stays = |id: &InstanceId| placement.replaces.as_ref() != Some(id);
-        let of_service = self.instances_of(&placement.slot.service);
-        let of_revision = of_service.filter(|(id, i)| i.fills_slot() && i.is_current(service) && stays(id));
-        of_revision.count() >= canary.instances as usize
-    }
-
-    /// A constraint that its host does not meet.
-    fn unmet(&self, placement: &Placement, spec: &ServiceSpec) -> Option<Constraint> {
-        let service = &placement.slot.service;
-        let host = self.hosts().get(&placement.host)?;
-        let is_first = !self.instances_of(service).any(|(_, instance)| instance.fills_slot());
-        let own_counts = spec.mode != Mode::Global;
-        let candidate =
-            Candidate { cluster: self, service, id: placement.host, host, placed: &[], is_first, own_counts };
-        let further = [self.shunned_by(service), spec.implied_constraints()].concat();
-        spec.constraints.iter().chain(&further).find(|constraint| !candidate.meets(constraint)).cloned()
-    }
-
-    fn does_not_fit(&self, placement: &Placement, spec: &ServiceSpec) -> Option<String> {
-        let capacity = self.hosts().get(&placement.host)?.capacity();
-        let taken = self.bookings(placement.host);
-        let need = spec.reservations();
-        let sum = taken.reserved + need;
-        // More than all may be reserved if somebody has lowered what may be; who needs nothing more still fits.
-        let fits = |need: u64, sum: u64, all: u64| need == 0 || sum <= all;
-        if !fits(need.memory.0, sum.memory.0, capacity.memory.0) || !fits(need.cpu.0, sum.cpu.0, capacity.cpu.0) {
-            return Some("its host has not enough left".into());
-        }
-        if placement.ports.len() != spec.ports.len() {
-            return Some("its ports do not fit its spec".into());
-        }
-        let mut wanted = BTreeSet::new();
-        for (port, asked) in placement.ports.iter().zip(&spec.ports) {
-            let booking = (*port, asked.protocol);
-            if taken.ports.contains(&booking) || !wanted.insert(booking) {
-                return Some(format!("port {port}/{} is booked on its host", asked.protocol));
-            }
-        }
-        self.devices_do_not_fit(placement, spec, &taken)
-    }
-
-    fn devices_do_not_fit(&self, placement: &Placement, spec: &ServiceSpec, taken: &Bookings) -> Option<String> {
-        let on_host = &self.hosts().get(&placement.host)?.facts.as_ref()?.devices;
-        let mut left: Vec<&BoundDevice> = placement.devices.iter().collect();
-        for (part, kind, request) in spec.devices() {
-            let is_its_own = |device: &BoundDevice| device.part == part && device.kind == kind;
-            let own: Vec<String> = left.extract_if(.., |device| is_its_own(device)).map(|d| d.id.clone()).collect();
-            let of_kind = on_host.get(kind).map_or(&[][..], Vec::as_slice);
-            if request.amount.choose(of_kind, |id| own.iter().any(|own| own == id)).as_ref() != Some(&own) {
-                return Some(format!("its {kind} devices are not those that it asks for"));
-            }
-        }
-        if !left.is_empty() {
-            return Some("it does not ask for all of its devices".into());
-        }
-        let mut wanted = BTreeSet::new();
-        let mut bookings = placement.devices.iter().map(BoundDevice::booking);
-        let booked = bookings.find(|booking| taken.devices.contains(booking) || !wanted.insert(booking.clone()));
-        booked.map(|(kind, id)| format!("{kind} {id} is booked on its host"))
-    }
-
-    fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {
-        let Version { revision, spec, .. } = version;
-        if let Some(replaced) = &placement.replaces
-            && let Some(instance) = self.work.instances.get_mut(replaced)
-            && matches!(instance.verdict, Verdict::Unknown { .. })
-        {
-            instance.verdict = Verdict::Lost { since: self.clock };
-            self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
-        }
-        self.work.orphans.remove(&placement.slot);
-        let holds_data = spec.is_pinned();
-        let slot = self.work.slots.entry(placement.slot.clone()).or_default();
-        slot.incarnation = placement.expect_incarnation + 1;
-        if holds_data {
-            // A revision without the volume does not move the data.
-            slot.home = Some(placement.host);
-        }
-        let id = placement.slot.instance(slot.incarnation);
-        let retries = slot.tries_of(task, revision).map_or(0, |tries| tries.retries);
-        let observed = Observed { retries, ..Observed::nothing() };
-        let ports = placement
-            .ports
-            .iter()
-            .zip(&spec.ports)
-            .map(|(host, spec)| BoundPort { spec: spec.clone(), host: *host })
-            .collect();
-        let instance = Instance {
-            revision,
-            task,
-            spec,
-            host: placement.host,
-            ports,
-            devices: placement.devices.clone(),
-            desired: Desired { want: Want::Run, reason: None },
-            observed,
-            verdict: Verdict::Reachable,
-            created_at: self.clock,
-            serving_since: None,
-            proven: false,
-        };
-        if instance.spec.strict_singleton {
-            self.work.strict_by_host.insert((placement.host, id.clone()));
-        }
-        self.work.by_host.insert((placement.host, id.clone()));
-        self.work.instances.insert(id.clone(), instance);
-        let host =
-            self.hosts().get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
-        self.record(&id, "instance-placed", format!("on host {host}"));
-        self.done()
-    }
-
     pub(in crate::state) fn desire(&mut self, id: &InstanceId, desired: Desired) -> Applied {
         let instance = self.work.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
         if desired.want <= instance.desired.want {
@@ -534,6 +306,7 @@ impl State {
     /// Forgets an instance whose container is gone, or whose host is.
     pub(crate) fn forget_instance(&mut self, id: &InstanceId) {
         let Some(instance) = self.work.instances.remove(id) else { return };
+        self.work.spec_bytes -= size_of(&*instance.spec);
         let on_host = (instance.host, id.clone());
         self.work.by_host.remove(&on_host);
         self.work.strict_by_host.remove(&on_host);

@@ -261,9 +261,9 @@ impl State {
     }
 
     /// Refuses a spec that is one too many, or with which all specs together would take too much.
-    fn has_room_for(&self, id: &StackId, spec: &StackSpec) -> Result<(), Problem> {
+    pub(in crate::state) fn has_room_for(&self, id: &StackId, spec: &StackSpec) -> Result<(), Problem> {
         let refuse = |why: String| {
-            let problem = Problem::new(Code::TooLarge, format!("Stack {id} was not deployed")).why(why);
+            let problem = Problem::new(Code::TooLarge, format!("Stack {id} was not changed")).why(why);
             Err(problem.fix("Remove stacks that are not needed: wharf rm"))
         };
         if !self.work.stacks.contains_key(id) && self.work.stacks.len() >= MAX_STACKS {
@@ -374,9 +374,10 @@ impl State {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
                 .why("it is a strict singleton: it has one instance at most"));
         }
-        let before = service.spec.replicas;
-        let revision = stack.revision + 1;
-        Arc::make_mut(&mut service.spec).replicas = replicas;
+        let (before, revision, spec) = (service.spec.replicas, stack.revision + 1, stack.spec.clone());
+        // It is one more revision that is kept.
+        self.has_room_for(&id.stack, &spec)?;
+        Arc::make_mut(&mut self.service_mut(id)?.spec).replicas = replicas;
         let what = format!("{} was scaled from {before} to {replicas} instances", id.service);
         self.change_spec(&id.stack, what, |spec| {
             if let Some(service) = spec.services.get_mut(&id.service) {
