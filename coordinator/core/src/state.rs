@@ -7,6 +7,7 @@ mod access;
 mod environments;
 mod files;
 mod fleet;
+mod format;
 mod journal;
 mod keys;
 mod requests;
@@ -44,21 +45,10 @@ const MAX_SKEW: Span = Span::minutes(60);
 /// All replicated state of a cluster.
 ///
 /// It consists of sections. Each owns its fields and its indexes, which only its own module writes; the other sections
-/// and everything outside read them through methods.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// and everything outside read them through methods. Its stored form is written by [`mod@format`].
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    /// What makes it this cluster; absent until [`Command::Initialize`].
-    identity: Option<Arc<ClusterIdentity>>,
-    /// The newest time that a command brought; it never goes back.
-    clock: Timestamp,
-    /// What all members understand; see [`level`].
-    level: u16,
-    settings: Settings,
-    /// How its containers are addressed and reached; never changes.
-    network: NetworkPlan,
-    /// The longest `lost_after` by which a host may hold a lease since the settings were changed, and until
-    /// when it may.
-    old_leases: Option<(Span, Timestamp)>,
+    basics: Basics,
     fleet: fleet::Fleet,
     work: work::Work,
     access: access::Credentials,
@@ -67,6 +57,20 @@ pub struct State {
     keys: keys::Keys,
     journal: journal::Journal,
     requests: requests::Requests,
+}
+
+/// The section of what holds for the whole cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Basics {
+    /// Absent until [`Command::Initialize`].
+    identity: Option<Arc<ClusterIdentity>>,
+    clock: Timestamp,
+    level: u16,
+    settings: Settings,
+    network: NetworkPlan,
+    /// The longest `lost_after` under which a host may hold a lease since the settings were changed, and until
+    /// when it may.
+    old_leases: Option<(Span, Timestamp)>,
 }
 
 /// What makes a cluster this one.
@@ -81,32 +85,32 @@ pub struct ClusterIdentity {
 impl State {
     /// What makes it this cluster; absent until [`Command::Initialize`].
     pub fn identity(&self) -> Option<&Arc<ClusterIdentity>> {
-        self.identity.as_ref()
+        self.basics.identity.as_ref()
     }
 
     /// The newest time that a command brought; it never goes back.
     pub fn clock(&self) -> Timestamp {
-        self.clock
+        self.basics.clock
     }
 
     /// The feature level: what all members understand, and may be proposed.
     pub fn level(&self) -> u16 {
-        self.level
+        self.basics.level
     }
 
     /// The cluster's times.
     pub fn settings(&self) -> Settings {
-        self.settings
+        self.basics.settings
     }
 
     /// How its containers are addressed and reached; never changes.
     pub fn network(&self) -> NetworkPlan {
-        self.network
+        self.basics.network
     }
 
     /// Applies the commands of one log entry; deterministic, and it never fails as a whole.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
-        self.clock = self.clock.max(batch.at);
+        self.basics.clock = self.basics.clock.max(batch.at);
         batch.proposals.iter().map(|proposal| self.apply_once(proposal)).collect()
     }
 
@@ -117,7 +121,7 @@ impl State {
             return known;
         }
         let outcome = self.apply_by(proposal);
-        self.requests.remember(request, outcome.clone(), self.clock);
+        self.requests.remember(request, outcome.clone(), self.basics.clock);
         outcome
     }
 
@@ -136,8 +140,8 @@ impl State {
 
     fn apply_command(&mut self, command: &Command) -> Outcome {
         // Before there is a state there is no level.
-        if self.identity.is_some()
-            && let Err(problem) = level::check(command.level(), self.level)
+        if self.basics.identity.is_some()
+            && let Err(problem) = level::check(command.level(), self.basics.level)
         {
             return Outcome::Rejected(problem);
         }
@@ -196,14 +200,15 @@ impl State {
     }
 
     fn initialize(&mut self, genesis: &Genesis) -> Applied {
-        if self.identity.is_some() {
+        if self.basics.identity.is_some() {
             return Err(Problem::new(Code::Conflict, "The cluster has been made already"));
         }
-        self.identity = Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
-        self.level = genesis.level;
-        self.settings = genesis.settings;
-        self.network = genesis.network;
-        self.environments.insert(default_environment(), self.clock);
+        self.basics.identity =
+            Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
+        self.basics.level = genesis.level;
+        self.basics.settings = genesis.settings;
+        self.basics.network = genesis.network;
+        self.environments.insert(default_environment(), self.basics.clock);
         let member = Member { level: genesis.level, ..Member::new(genesis.host, genesis.address) };
         self.fleet.begin_with(genesis.member, member);
         self.admit_host(genesis.host, genesis.name.clone(), Default::default())?;
@@ -213,13 +218,13 @@ impl State {
 
     fn raise_level(&mut self, level: u16) -> Applied {
         let refuse = |why: String| Err(Problem::new(Code::Conflict, "The feature level was not raised").why(why));
-        if level <= self.level {
-            return refuse(format!("it is {} already", self.level));
+        if level <= self.basics.level {
+            return refuse(format!("it is {} already", self.basics.level));
         }
         if let Some((id, member)) = self.members().iter().find(|(_, member)| member.level < level) {
             return refuse(format!("member {id} understands the levels up to {}", member.level));
         }
-        self.level = level;
+        self.basics.level = level;
         self.record("cluster", "level-raised", format!("all coordinators understand feature level {level}"));
         self.done()
     }
@@ -228,11 +233,11 @@ impl State {
         if let Some(violation) = settings.violation() {
             return Err(Problem::new(Code::InvalidRequest, "The settings were not changed").why(violation));
         }
-        if self.settings != settings {
+        if self.basics.settings != settings {
             // Hosts hold leases by the old times until those are over.
             let longest = settings.lost_after.max(self.longest_lease());
-            self.old_leases = Some((longest, self.clock + longest + MAX_SKEW));
-            self.settings = settings;
+            self.basics.old_leases = Some((longest, self.basics.clock + longest + MAX_SKEW));
+            self.basics.settings = settings;
             self.record("cluster", "settings-changed", "the cluster's times were changed");
         }
         self.done()
@@ -240,12 +245,12 @@ impl State {
 
     /// How long a host that was never heard again may let a strict singleton run, at the most.
     pub fn longest_lease(&self) -> Span {
-        self.settings.lost_after.max(self.old_lease().unwrap_or_default())
+        self.basics.settings.lost_after.max(self.old_lease().unwrap_or_default())
     }
 
     /// The longest lease by earlier settings, while one may be held.
     pub fn old_lease(&self) -> Option<Span> {
-        self.old_leases.filter(|(_, until)| *until > self.clock).map(|(longest, _)| longest)
+        self.basics.old_leases.filter(|(_, until)| *until > self.basics.clock).map(|(longest, _)| longest)
     }
 
     fn done(&self) -> Applied {

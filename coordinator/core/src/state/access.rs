@@ -140,8 +140,9 @@ impl State {
             return Err(Problem::new(Code::Conflict, format!("There is a join token {} already", token.id)));
         }
         // Tokens that ended a week ago are of no interest to anybody.
-        let old =
-            |record: &JoinTokenRecord| self.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400);
+        let old = |record: &JoinTokenRecord| {
+            self.basics.clock.since(record.expires_at) > common::time::Span::seconds(7 * 86_400)
+        };
         let old: Vec<TokenId> =
             self.access.join_tokens.iter().filter(|(_, record)| old(record)).map(|(id, _)| *id).collect();
         for id in old {
@@ -155,7 +156,7 @@ impl State {
         let record = JoinTokenRecord {
             secret: token.secret,
             role: token.role,
-            created_at: self.clock,
+            created_at: self.basics.clock,
             expires_at: token.expires_at,
             max_uses: token.max_uses,
             labels: token.labels.clone(),
@@ -182,7 +183,7 @@ impl State {
     }
 
     pub(super) fn admit(&mut self, admission: &Admission) -> Applied {
-        let now = self.clock;
+        let now = self.basics.clock;
         let token = self.access.join_tokens.get(&admission.token);
         let token =
             token.ok_or_else(|| Problem::new(Code::TokenUnknown, "Token rejected: this cluster does not know it"))?;
@@ -223,7 +224,7 @@ impl State {
         }
         self.access
             .api_tokens
-            .insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.clock });
+            .insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.basics.clock });
         self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {access}"));
         Ok(Outcome::Token(id))
     }

@@ -53,7 +53,7 @@ impl State {
             return Err(Problem::new(Code::Conflict, format!("The environment {name} was not made"))
                 .why(format!("there are {MAX_ENVIRONMENTS}, which is the limit")));
         }
-        self.environments.made.insert(name.clone(), self.clock);
+        self.environments.made.insert(name.clone(), self.basics.clock);
         self.record(name, "environment-made", "the environment was made");
         self.done()
     }

@@ -191,7 +191,7 @@ impl State {
                 .why("secrets are sealed, and configs are not"));
         }
         for (id, content) in new {
-            let version = FileVersion { content, at: self.clock, by: self.actor().cloned() };
+            let version = FileVersion { content, at: self.basics.clock, by: self.actor().cloned() };
             let record = self.files.records.entry(id.clone()).or_default();
             let number = record.next();
             record.versions.insert(number, version);

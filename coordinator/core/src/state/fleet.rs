@@ -238,7 +238,7 @@ impl State {
             facts: None,
             oversubscription: Oversubscription::default(),
             machine: None,
-            joined_at: self.clock,
+            joined_at: self.basics.clock,
             subnet,
         };
         self.fleet.hosts.insert(id, host);
@@ -339,7 +339,7 @@ impl State {
     /// Remembers of a host which images it cannot prepare, until it can.
     pub(super) fn note_preparation(&mut self, id: &InstanceId, observed: &Observed) {
         let Some(instance) = self.instances().get(id) else { return };
-        let (on, spec, clock) = (instance.host, instance.spec.clone(), self.clock);
+        let (on, spec, clock) = (instance.host, instance.spec.clone(), self.basics.clock);
         let Some(host) = self.fleet.hosts.get(&on) else { return };
         match &observed.unprepared {
             Some(failing) if !host.could_not_prepare(&failing.image, clock) => {
@@ -370,7 +370,7 @@ impl State {
     }
 
     pub(super) fn host_leaves(&mut self, id: HostId) -> Applied {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         host.left_at = Some(clock);
         let message = format!("the agent of {} was asked to stop; the host has {RETURNS_WITHIN} to return", host.name);
@@ -379,7 +379,7 @@ impl State {
     }
 
     pub(super) fn host_liveness(&mut self, id: HostId, liveness: Liveness) -> Applied {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.liveness.word() == liveness.word() {
             return self.done();
@@ -423,9 +423,9 @@ impl State {
         self.abandon_instances_on(id);
         if let Some(host) = self.fleet.hosts.remove(&id) {
             self.fleet.host_names.remove(&host.name);
-            self.fleet.released_subnets.insert(host.subnet, self.clock);
+            self.fleet.released_subnets.insert(host.subnet, self.basics.clock);
         }
-        self.fleet.removed_hosts.insert(id, self.clock);
+        self.fleet.removed_hosts.insert(id, self.basics.clock);
         self.record(id, "host-removed", format!("{name} was removed"));
         self.done()
     }
@@ -440,9 +440,9 @@ impl State {
     }
 
     pub(super) fn member_understands(&mut self, id: MemberId, level: u16) -> Applied {
-        if level < self.level {
+        if level < self.basics.level {
             return Err(Problem::new(Code::TooOld, format!("Member {id} cannot take part"))
-                .why(format!("its binary understands feature level {level}, and the cluster has {}", self.level))
+                .why(format!("its binary understands feature level {level}, and the cluster has {}", self.basics.level))
                 .fix("Install the version that the other coordinators run"));
         }
         let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
@@ -454,7 +454,7 @@ impl State {
     }
 
     pub(super) fn member_reached(&mut self, id: MemberId, reached: bool) -> Applied {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if reached != member.unreached_since.is_some() {
             return self.done();

@@ -61,7 +61,7 @@ impl State {
         message: impl Into<String>,
         output: &LastLines,
     ) {
-        let (index, at) = (self.touch(), self.clock);
+        let (index, at) = (self.touch(), self.basics.clock);
         self.journal.add(Event {
             index,
             at,

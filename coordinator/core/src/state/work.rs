@@ -91,7 +91,7 @@ impl State {
     /// run until its lease ends by itself.
     pub(super) fn abandon_instances_on(&mut self, host: HostId) {
         let instances: Vec<InstanceId> = self.instances_on(host).map(|(id, _)| id.clone()).collect();
-        let (clock, lease_over) = (self.clock, self.clock + self.longest_lease());
+        let (clock, lease_over) = (self.basics.clock, self.basics.clock + self.longest_lease());
         let may_run = |(_, until): &(&SlotId, &Timestamp)| **until + MAX_SKEW > clock;
         self.work.orphans = self.work.orphans.iter().filter(may_run).map(|(id, until)| (id.clone(), *until)).collect();
         for id in instances {

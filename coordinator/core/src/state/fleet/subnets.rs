@@ -15,14 +15,14 @@ impl State {
     /// The lowest subnet that no host has; of those that were given back lately the one that was first, if there
     /// is no other.
     pub(super) fn lease_subnet(&mut self) -> Result<Subnet, Problem> {
-        let is_over = |at: &Timestamp| self.clock.since(*at) >= QUARANTINE;
+        let is_over = |at: &Timestamp| self.basics.clock.since(*at) >= QUARANTINE;
         let lowest_released = self.fleet.released_subnets.iter().find(|(_, at)| is_over(at)).map(|(subnet, _)| *subnet);
-        let never_leased = || self.network.subnets().find(|subnet| Some(*subnet) > self.fleet.last_subnet);
+        let never_leased = || self.basics.network.subnets().find(|subnet| Some(*subnet) > self.fleet.last_subnet);
         let oldest_released =
             || self.fleet.released_subnets.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
         let subnet = lowest_released.or_else(never_leased).or_else(oldest_released).ok_or_else(|| {
             Problem::new(Code::Conflict, "The host was not admitted")
-                .why(format!("all {} subnets of {} are taken", self.fleet.hosts.len(), self.network.containers))
+                .why(format!("all {} subnets of {} are taken", self.fleet.hosts.len(), self.basics.network.containers))
                 .fix("Remove hosts that are gone (wharf host rm), or make a cluster with a larger --cluster-cidr")
         })?;
         self.fleet.released_subnets.remove(&subnet);
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_cluster_without_free_subnets_admits_nobody() {
         let mut fixture = Fixture::of_hosts(1);
-        fixture.cluster.network.containers = "10.42.0.0/23".parse().expect("a range");
+        fixture.cluster.basics.network.containers = "10.42.0.0/23".parse().expect("a range");
         fixture.apply(Command::Admit(Box::new(admission(2))));
         let refused = fixture.refused(Command::Admit(Box::new(admission(3))));
         assert!(refused.contains("all 2 subnets of 10.42.0.0/23 are taken"), "{refused}");

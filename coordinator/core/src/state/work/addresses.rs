@@ -25,10 +25,10 @@ impl State {
         let earlier = self.work.stacks.get(id).map(|stack| &stack.services);
         let has_one = |name: &Name| earlier.is_some_and(|services| services.contains_key(name));
         let new: Vec<&Name> = spec.services.keys().filter(|name| !has_one(name)).collect();
-        if new.is_empty() || self.network.backend == Backend::None {
+        if new.is_empty() || self.basics.network.backend == Backend::None {
             return Ok(BTreeMap::new());
         }
-        let range = self.network.services;
+        let range = self.basics.network.services;
         let services = self.work.stacks.values().flat_map(|stack| stack.services.values());
         let taken: BTreeSet<Ipv4Addr> = services.filter_map(|service| service.address).collect();
         // Neither the first address of the range nor its last one.

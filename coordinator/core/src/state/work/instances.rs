@@ -245,7 +245,7 @@ impl State {
     }
 
     fn observe_one(&mut self, host: HostId, id: &InstanceId, observed: &Observed) {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let observed: &Observed = &bounded(observed);
         // A host speaks for its own instances; what the cluster no longer knows is no news.
         let Some(instance) = self.work.instances.get_mut(id).filter(|instance| instance.host == host) else { return };

@@ -128,7 +128,7 @@ impl State {
             }
         }
         match self.work.orphans.get(&placement.slot) {
-            Some(until) if service.spec.strict_singleton && *until > self.clock => {
+            Some(until) if service.spec.strict_singleton && *until > self.basics.clock => {
                 Err(format!("its last instance may run until {until} on a host that was removed"))
             }
             _ => Ok(()),
@@ -205,7 +205,7 @@ impl State {
             && let Some(instance) = self.work.instances.get_mut(replaced)
             && matches!(instance.verdict, Verdict::Unknown { .. })
         {
-            instance.verdict = Verdict::Lost { since: self.clock };
+            instance.verdict = Verdict::Lost { since: self.basics.clock };
             self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
         }
         self.work.orphans.remove(&placement.slot);
@@ -235,7 +235,7 @@ impl State {
             desired: Desired { want: Want::Run, reason: None },
             observed,
             verdict: Verdict::Reachable,
-            created_at: self.clock,
+            created_at: self.basics.clock,
             serving_since: None,
             proven: false,
         };

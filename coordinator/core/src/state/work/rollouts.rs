@@ -126,7 +126,7 @@ impl State {
         state: RolloutState,
         why: &str,
     ) -> Applied {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let has_failed = matches!(state, RolloutState::Paused | RolloutState::Failed);
         let failed = if has_failed { self.output_of_failed(id, expect_revision) } else { None };
         let service = self.changing(id, expect_revision)?;
@@ -175,7 +175,7 @@ impl State {
 
     /// Lets the rest of a service follow its canary.
     pub(in crate::state) fn promote(&mut self, id: &ServiceId, expect_revision: u64) -> Applied {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let service = self.changing(id, expect_revision)?;
         if service.rollout.promoted || matches!(service.rollout.state, RolloutState::Done | RolloutState::Failed) {
             return Err(Problem::new(Code::Conflict, format!("{id} was not promoted"))
@@ -228,7 +228,7 @@ impl State {
         why: &str,
         because_of: Option<Name>,
     ) -> Result<Option<Arc<ServiceSpec>>, Problem> {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let services: Vec<Name> =
             self.work.stacks.get(&id.stack).iter().flat_map(|s| s.services.keys().cloned()).collect();
         let from = self.service(id).ok_or_else(|| not_found("service", id))?.revision;

@@ -164,7 +164,7 @@ impl State {
     /// Notes what the end of an instance means for its slot: that its task is over, or when it is tried again. What
     /// was replaced has no say, but that it ended well.
     pub(in crate::state) fn note_end_of(&mut self, id: &InstanceId, before: &Observed) {
-        let clock = self.clock;
+        let clock = self.basics.clock;
         let Some(instance) = self.work.instances.get(id) else { return };
         let Instance { task, revision, observed, .. } = instance;
         let (task, revision, observed) = (*task, *revision, observed.clone());
@@ -241,7 +241,7 @@ impl State {
             return Err(Problem::new(Code::Conflict, format!("{id} was not tried again"))
                 .why("nothing of it has failed; what has ended well is not done again"));
         }
-        let (count, clock) = (slots.len(), self.clock);
+        let (count, clock) = (slots.len(), self.basics.clock);
         let is_over = slots.iter().any(|(_, for_good)| *for_good);
         for (slot, _) in slots {
             if let Some(record) = self.work.slots.get_mut(&slot) {

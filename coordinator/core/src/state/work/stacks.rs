@@ -288,7 +288,7 @@ impl State {
         let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
         let service = |name: &Name, spec: &ServiceSpec| {
-            let to = Change { revision, spec, goes_back, at: self.clock };
+            let to = Change { revision, spec, goes_back, at: self.basics.clock };
             let changed = Service::changed(earlier.and_then(|services| services.get(name)), to);
             Service { address: changed.address.or(addresses.get(name).copied()), ..changed }
         };
@@ -304,12 +304,12 @@ impl State {
             .collect();
         for name in again {
             if let Some(service) = services.get_mut(&name) {
-                service.rollout = Rollout::begun(self.clock, service.rollout.promoted, revision);
+                service.rollout = Rollout::begun(self.basics.clock, service.rollout.promoted, revision);
             }
         }
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
-            Stack { revision, spec: spec.clone(), changed_at: self.clock, removing: false, services, history };
+            Stack { revision, spec: spec.clone(), changed_at: self.basics.clock, removing: false, services, history };
         stack.remember(self.actor().cloned(), what.to_owned());
         self.work.stacks.insert(id.clone(), stack);
         // They were given in the order of names.
@@ -343,7 +343,7 @@ impl State {
 
     /// Changes a stack's spec by a step of its own, which is a revision like any other.
     pub(in crate::state) fn change_spec(&mut self, id: &StackId, what: String, change: impl FnOnce(&mut StackSpec)) {
-        let (clock, actor) = (self.clock, self.actor().cloned());
+        let (clock, actor) = (self.basics.clock, self.actor().cloned());
         let Some(stack) = self.work.stacks.get_mut(id) else { return };
         change(Arc::make_mut(&mut stack.spec));
         stack.revision += 1;
