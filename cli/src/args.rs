@@ -25,8 +25,9 @@ pub struct Args {
     #[arg(long, global = true, env = "WHARF_CONTEXT")]
     pub context: Option<String>,
     /// The environment, which keeps its stacks apart from those of others; see wharf env ls.
-    #[arg(short, long = "env", global = true, env = "WHARF_ENV", default_value = "default")]
-    pub environment: Name,
+    /// It is `default` if none is named; only wharf token create takes more than one.
+    #[arg(short, long = "env", global = true, env = "WHARF_ENV", value_name = "ENVIRONMENT")]
+    pub environment: Vec<Name>,
     /// How results are printed.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,

@@ -20,10 +20,13 @@ mod tokens;
 mod uninstall;
 mod up;
 
+use std::collections::BTreeSet;
+
 use clap::CommandFactory;
 use common::{
     api::ClusterView,
     error::{Code, Problem},
+    explain::list,
     name::{Name, default_environment},
 };
 use futures::future::LocalBoxFuture;
@@ -44,6 +47,8 @@ pub struct Session {
     pub context: String,
     /// The environment.
     pub environment: Name,
+    /// All environments that the command line names; none if it leaves the choice to the command.
+    pub environments: BTreeSet<Name>,
     /// How results are printed.
     pub format: Format,
     /// Whether every question is answered with yes.
@@ -53,10 +58,17 @@ pub struct Session {
 impl Session {
     fn open(args: &Args) -> Result<Session, Problem> {
         let (context, found) = Contexts::load()?.choose(args.context.as_deref())?;
+        let environments: BTreeSet<Name> = args.environment.iter().cloned().collect();
+        if environments.len() > 1 && !matches!(args.command, Command::Token(_)) {
+            return Err(Problem::new(Code::InvalidRequest, "The command works in one environment")
+                .why(format!("-e names {}", list(&args.environment)))
+                .fix("Run it once for each environment"));
+        }
         Ok(Session {
             client: Client::of_context(&found)?,
             context,
-            environment: args.environment.clone(),
+            environment: environments.first().cloned().unwrap_or_else(default_environment),
+            environments,
             format: args.output,
             yes: args.yes,
         })

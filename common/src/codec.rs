@@ -5,6 +5,7 @@
 //! wire, whose lengths another host has written.
 
 use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
 /// Bytes that cannot be read back, and why.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,22 @@ pub fn size<T: Serialize>(value: &T) -> Result<usize, CodecError> {
     let mut count = bincode::enc::write::SizeWriter::default();
     bincode::serde::encode_into_writer(value, &mut count, config()).map_err(|e| CodecError::Format(e.to_string()))?;
     Ok(count.bytes_written)
+}
+
+/// The SHA-256 of what [`encode`] would give, which is never held in memory as a whole.
+pub fn hash<T: Serialize>(value: &T) -> Result<[u8; 32], CodecError> {
+    let mut hasher = Hasher(Sha256::new());
+    bincode::serde::encode_into_writer(value, &mut hasher, config()).map_err(|e| CodecError::Format(e.to_string()))?;
+    Ok(hasher.0.finalize().into())
+}
+
+struct Hasher(Sha256);
+
+impl bincode::enc::write::Writer for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.update(bytes);
+        Ok(())
+    }
 }
 
 /// Reads a value from exactly `bytes`, which another host may have sent.

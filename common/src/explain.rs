@@ -4,7 +4,7 @@ mod hosts;
 mod plan;
 
 pub use hosts::fate;
-pub use plan::{change_lines, plan_lines};
+pub use plan::{change_lines, plan_lines, privilege};
 
 /// A number and what is counted: `1 instance`, `3 instances`.
 pub fn count(number: impl Into<u64>, one: &str) -> String {

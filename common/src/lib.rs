@@ -8,6 +8,7 @@ pub mod id;
 pub mod name;
 pub mod part;
 pub mod quantity;
+pub mod role;
 pub mod rollout;
 pub mod secret;
 pub mod time;

@@ -4,7 +4,6 @@ use link::clock::now;
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use common::{
-    api::Access,
     codec::Format,
     error::{Code, Problem},
     id::{ClusterId, MemberId},
@@ -14,7 +13,7 @@ use common::{
 };
 use coordinator_core::{
     Command, RequestId,
-    command::{Authority, Genesis},
+    command::{Access, Authority, Genesis},
     level::{self, LEVEL},
 };
 use link::{

@@ -404,7 +404,7 @@ impl Consensus {
             MemberCall::PreVote { .. } | MemberCall::Group => {
                 ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
             }
-            MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Propose(proposal))),
+            MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
             MemberCall::ReadIndex => ask(Action::Inside),
         }
     }

@@ -6,18 +6,24 @@ use std::{sync::Arc, time::Duration};
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{
-    api::{Access, ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, List},
+    api::{ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, List, PutStack, StackPlan},
     codec,
     error::{Code, Problem},
     id::MemberId,
     name::Name,
     part::Part,
-    spec::{ContainerSpec, ServiceSpec},
+    role::Role,
+    spec::{ContainerSpec, ServiceSpec, StackSpec},
     token::{SecretHash, TokenId},
     wire::{LogRequest, Open},
 };
 use coordinator::raft::{MemberAnswer, MemberCall};
-use coordinator_core::{Command, Outcome, Proposal, access::Refusal, command::Person, view::Found};
+use coordinator_core::{
+    Command, Outcome, Proposal,
+    access::Refusal,
+    command::{Access, Person},
+    view::Found,
+};
 use http_body_util::BodyExt;
 use hyper::{Method, Response, body::Incoming};
 use link::call::Caller;
@@ -33,8 +39,14 @@ fn name(text: &str) -> Name {
     Name::parse(text).expect("a name")
 }
 
-async fn new_token(cluster: &TestCluster, access: Access) -> ApiTokenCreated {
-    let asked = CreateApiToken { name: name("ci"), access };
+async fn new_token(cluster: &TestCluster, role: Role) -> ApiTokenCreated {
+    new_token_in(cluster, role, None).await
+}
+
+/// A token for one environment, or for the whole cluster.
+async fn new_token_in(cluster: &TestCluster, role: Role, environment: Option<&str>) -> ApiTokenCreated {
+    let environments = environment.map(|environment| [name(environment)].into());
+    let asked = CreateApiToken { name: name("ci"), role, environments };
     cluster.client().send_json(Method::POST, TOKENS, &asked).await.expect("it is made")
 }
 
@@ -56,7 +68,7 @@ fn stand(member: MemberId) -> MemberCall {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_was_removed_has_no_power_left() {
     let mut cluster = TestCluster::start(3).await;
-    let (kept, revoked) = (new_token(&cluster, Access::Admin).await, new_token(&cluster, Access::Admin).await);
+    let (kept, revoked) = (new_token(&cluster, Role::Admin).await, new_token(&cluster, Role::Admin).await);
     cluster.client().delete(&format!("{TOKENS}/{}", revoked.view.id)).await.expect("it is revoked");
     let person = |token: &ApiTokenCreated| Some(Person { token: token.view.id, name: token.view.name.clone() });
 
@@ -152,7 +164,7 @@ async fn what_is_followed_ends_with_the_token() {
     let service = ServiceSpec { container: ContainerSpec::of_image("web:1"), ..ServiceSpec::of_image("web:1") };
     cluster.deploy("shop", service).await.expect("it is accepted");
     cluster.wait_for_running(1).await;
-    let (token, other) = (new_token(&cluster, Access::Viewer).await, new_token(&cluster, Access::Viewer).await);
+    let (token, other) = (new_token(&cluster, Role::Viewer).await, new_token(&cluster, Role::Viewer).await);
     let client = cluster.client_with(0, &token.token);
     let mut reading = Vec::new();
     let logs = "/api/v1/environments/default/stacks/shop/services/web/instances/1.1/logs?follow=true";
@@ -173,4 +185,122 @@ async fn what_is_followed_ends_with_the_token() {
     let goes_on = tokio::time::timeout(Duration::from_millis(300), &mut beside).await;
     assert!(goes_on.is_err(), "another token's answer goes on");
     beside.abort();
+}
+
+/// The rows of the table in `docs/access.md`: method, path, and what each role may.
+fn documented() -> Vec<(Method, String, Vec<String>)> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/access.md")).expect("it is there");
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.strip_suffix('|')?.split('|');
+        let (method, path) = cells.next()?.trim().trim_end_matches('`').split_once(' ')?;
+        Some((method.parse().expect("a method"), path.to_owned(), cells.map(|cell| cell.trim().to_owned()).collect()))
+    });
+    rows.collect()
+}
+
+/// A path of a route with something in every place: an environment that is there, and nothing else that is.
+fn filled(path: &str, environment: &str) -> String {
+    let values = [
+        ("{environment}", environment),
+        ("{stack}", "none"),
+        ("{service}", "none"),
+        ("{instance}", "1.1"),
+        ("{revision}", "1"),
+        ("{name}", "none"),
+        ("{*key}", "none"),
+        ("{host}", "none"),
+        ("{member}", "99"),
+        ("{registry}", "none.example"),
+        ("{token}", "0000-0000"),
+    ];
+    let path = values.into_iter().fold(path.to_owned(), |path, (place, value)| path.replace(place, value));
+    assert!(!path.contains('{'), "{path}");
+    path
+}
+
+/// Whether the gate lets a request through; what its handler makes of an empty body does not matter.
+async fn is_let_through(client: &cli::client::Client, method: &Method, path: &str) -> bool {
+    match client.send(method.clone(), path, Bytes::from_static(b"{}")).await {
+        Ok(_) => true,
+        Err(problem) => {
+            assert_ne!(problem.code, Code::Unreachable, "{method} {path}: {problem}");
+            !matches!(problem.code, Code::Denied | Code::Unauthenticated)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_lets_through_whom_the_documented_table_says() {
+    let cluster = TestCluster::start(1).await;
+    for environment in ["staging", "production"] {
+        let made = format!("/api/v1/environments/{environment}");
+        cluster.client().send(Method::PUT, &made, Bytes::new()).await.expect("it is made");
+        // What holds something is not removed.
+        let key = format!("{made}/keys/kept");
+        cluster.client().send(Method::PUT, &key, Bytes::from_static(b"v")).await.expect("it is written");
+    }
+    let nobody = cluster.client_with(0, &new_token(&cluster, Role::Admin).await.token.replace("wat1_", "wat1_0"));
+    let rows = documented();
+    assert!(rows.len() > 45, "{}", rows.len());
+    for (column, role) in Role::ALL.into_iter().enumerate() {
+        let everywhere = cluster.client_with(0, &new_token(&cluster, role).await.token);
+        let staging = cluster.client_with(0, &new_token_in(&cluster, role, Some("staging")).await.token);
+        for (method, path, cells) in &rows {
+            let cell = cells[column].as_str();
+            let own = filled(path, "staging");
+            let other = filled(path, "production");
+            let has_other = own != other;
+            assert_eq!(is_let_through(&everywhere, method, &own).await, !cell.is_empty(), "{role} {method} {own}");
+            let expected = ["environment", "covered", "no token"].contains(&cell);
+            assert_eq!(is_let_through(&staging, method, &own).await, expected, "{role} in staging {method} {own}");
+            if has_other {
+                assert!(!is_let_through(&staging, method, &other).await, "{role} in staging {method} {other}");
+                let hidden = other.replace("production", "%70roduction");
+                assert!(!is_let_through(&staging, method, &hidden).await, "{role} in staging {method} {hidden}");
+            }
+            assert_eq!(is_let_through(&nobody, method, &own).await, cell == "no token", "nobody {method} {own}");
+        }
+    }
+    let undocumented = is_let_through(&cluster.client(), &Method::PATCH, "/api/v1/hosts").await;
+    assert!(undocumented, "what is no route is not found, for everybody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_environment_sees_and_deploys_there_alone() {
+    let cluster = TestCluster::start(1).await;
+    cluster.client().send(Method::PUT, "/api/v1/environments/staging", Bytes::new()).await.expect("it is made");
+    cluster.deploy("shop", ServiceSpec::of_image("web:1")).await.expect("it is accepted");
+    let client = cluster.client_with(0, &new_token_in(&cluster, Role::Deployer, Some("staging")).await.token);
+
+    let environments: List<common::api::EnvironmentView> = client.get("/api/v1/environments").await.expect("it reads");
+    assert_eq!(environments.items.iter().map(|view| view.name.as_str()).collect::<Vec<_>>(), ["staging"]);
+    let put = |change: fn(&mut ServiceSpec), dry_run| {
+        let mut service = ServiceSpec::of_image("web:1");
+        change(&mut service);
+        let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
+        PutStack { spec, files: Vec::new(), expect_revision: None, dry_run, what: None, goes_back: false }
+    };
+    let stack = "/api/v1/environments/staging/stacks/shop";
+    for dry_run in [true, false] {
+        let bad = put(|web| web.container.isolation.privileged = true, dry_run);
+        let refused = client.send_json::<_, StackPlan>(Method::PUT, stack, &bad).await.expect_err("it is root");
+        assert_eq!(refused.code, Code::Denied, "{refused}");
+        assert!(refused.to_string().contains("web is privileged"), "{refused}");
+    }
+    client.send_json::<_, StackPlan>(Method::PUT, stack, &put(|_| (), false)).await.expect("it is accepted");
+    cluster.wait_for_running(2).await;
+    let events: List<common::api::Event> = client.get("/api/v1/events").await.expect("it reads");
+    assert!(!events.items.is_empty(), "its own are there");
+    let foreign: Vec<_> = events.items.iter().filter(|event| !event.subject.starts_with("staging/")).collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+
+    let all: List<ApiTokenView> = cluster.client().get(TOKENS).await.expect("it reads");
+    let chief = cluster.client_with(0, &new_token_in(&cluster, Role::Admin, Some("staging")).await.token);
+    let seen: List<ApiTokenView> = chief.get(TOKENS).await.expect("it reads");
+    assert_eq!((all.items.len(), seen.items.len()), (2, 2), "the cluster's admin is not among those that it sees");
+    let more = CreateApiToken { name: name("more"), role: Role::Viewer, environments: None };
+    let refused = chief.send_json::<_, ApiTokenCreated>(Method::POST, TOKENS, &more).await.expect_err("it is more");
+    assert!(refused.to_string().contains("the other token has the role viewer"), "{refused}");
+    let less = CreateApiToken { environments: Some([name("staging")].into()), ..more };
+    chief.send_json::<_, ApiTokenCreated>(Method::POST, TOKENS, &less).await.expect("it is made");
 }

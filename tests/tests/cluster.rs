@@ -6,14 +6,13 @@ use agent::{files::Places, runtime::fake::Fake};
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{
-    api::{
-        Access, ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, JoinTokenCreated, KeyView, List, Settings,
-    },
+    api::{ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, JoinTokenCreated, KeyView, List, Settings},
     assignment::{AssignedInstance, Assignment},
     error::Code,
     id::{ClusterId, HostId, MemberId, ServiceId},
     instance::{Desired, Phase, Want},
     name::Name,
+    role::Role,
     secret::Secret,
     spec::{ContainerSpec, ServiceSpec, UpdatePolicy},
     time::Span,
@@ -301,7 +300,7 @@ async fn a_coordinator_that_starts_knows_its_tokens_before_it_hears_of_others() 
     cluster.wait_until_whole().await;
     let behind = (cluster.leader(0).await.expect("somebody leads") + 1) % 3;
     cluster.cut_off(behind);
-    let asked = CreateApiToken { name: Name::parse("fresh").expect("a name"), access: Access::Viewer };
+    let asked = CreateApiToken { name: Name::parse("fresh").expect("a name"), role: Role::Viewer, environments: None };
     let majority = cluster.client_of((behind + 1) % 3);
     let created = majority.send_json::<_, ApiTokenCreated>(Method::POST, "/api/v1/api-tokens", &asked).await;
     let fresh = created.expect("the majority makes it").token;

@@ -10,7 +10,7 @@ use agent::{
 };
 use agent_core::{Local, Memory};
 use common::{
-    api::{Access, Settings},
+    api::Settings,
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
     codec::{self, Format},
     device::{BoundDevice, DeviceAmount, DeviceRequest, GPU},
@@ -27,6 +27,7 @@ use common::{
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
+    role::{Grant as Rights, Role},
     rollout::RolloutState,
     secret::Secret,
     spec::{
@@ -44,7 +45,7 @@ use coordinator::{
 };
 use coordinator_core::{
     Batch, Command, Proposal, RequestId, State,
-    command::{Admission, Authority, Genesis, NewFile, NewJoinToken, Person, Placement},
+    command::{Access, Admission, Authority, Genesis, NewFile, NewJoinToken, Person, Placement},
     state::Content,
 };
 use link::keyring::{KEYRING_FORMAT, Keyring};
@@ -187,13 +188,20 @@ fn genesis() -> Genesis {
         address: ([10, 0, 0, 1], 7443).into(),
         host: HOST,
         name: name("h1"),
-        level: coordinator_core::level::LEVEL,
+        level: 1,
     }
 }
 
-/// One command of every kind.
+/// One command of every kind that feature level 1 has.
 fn commands() -> Vec<Command> {
     [commands_on_stacks(), commands_on_the_rest()].concat()
+}
+
+/// The commands that feature level 2 added.
+fn commands_of_level_2() -> Vec<Command> {
+    let environments = Some([name("default")].into());
+    let grant = Rights { role: Role::Operator, environments };
+    vec![Command::PutToken { id: TokenId([8; 5]), name: name("ops"), grant, secret: SecretHash([6; 32]) }]
 }
 
 fn commands_on_stacks() -> Vec<Command> {
@@ -382,6 +390,13 @@ fn log_entries_can_be_read_for_ever() {
     let opened: Entry = ENTRY_FORMAT.open(&bytes).expect("what was written once can be read");
     let openraft::EntryPayload::Normal(found) = opened.payload else { panic!("it is a batch") };
     assert_eq!((opened.log_id, found), (log_id, Arc::new(batch())));
+    let added = commands_of_level_2().into_iter().map(|command| Proposal { command, ..batch().proposals[0].clone() });
+    let added = Batch { at: AT, proposals: added.collect() };
+    let entry = Entry { log_id, payload: openraft::EntryPayload::Normal(added.clone().into()) };
+    let bytes = golden("entry-1-level-2.bin", &ENTRY_FORMAT.seal(&entry).expect("seals"));
+    let opened: Entry = ENTRY_FORMAT.open(&bytes).expect("what was written once can be read");
+    let openraft::EntryPayload::Normal(found) = opened.payload else { panic!("it is a batch") };
+    assert_eq!(found, Arc::new(added));
     // A batch that is a sample of everything must also be one that can be applied.
     assert_eq!(State::default().apply(&batch()).len(), commands().len());
 }
@@ -397,7 +412,33 @@ fn snapshots_can_be_read_for_ever() {
     for command in commands() {
         cluster.apply(&Batch { at: AT, proposals: vec![command.into()] });
     }
-    check_sealed("snapshot-1.bin", &SNAPSHOT_FORMAT, SnapshotFile { meta: openraft::SnapshotMeta::default(), cluster });
+    cluster = check_snapshot("snapshot-level-1.bin", cluster);
+    let understood = cluster.members().keys().map(|member| Command::MemberUnderstands { member: *member, level: 2 });
+    let raised = understood.chain([Command::RaiseLevel(2)]).map(Proposal::from).collect();
+    cluster.apply(&Batch { at: AT, proposals: raised });
+    assert_eq!(cluster.level(), 2);
+    for command in commands_of_level_2() {
+        cluster.apply(&Batch { at: AT, proposals: vec![command.into()] });
+    }
+    check_snapshot("snapshot-level-2.bin", cluster);
+}
+
+/// A snapshot of a feature level: every version from that level on reads it, and writes it in the same way, so members
+/// of two versions can send it to each other. The wording of its events may be that of another version.
+fn check_snapshot(name: &str, cluster: State) -> State {
+    let hash = cluster.hash().expect("it is hashed");
+    let sample = SnapshotFile { meta: openraft::SnapshotMeta::default(), cluster };
+    let bytes = golden(name, &SNAPSHOT_FORMAT.seal(&sample).expect("seals"));
+    let opened: SnapshotFile = SNAPSHOT_FORMAT.open(&bytes).expect("what was written once can be read");
+    assert_eq!(opened.cluster.hash().expect("it is hashed"), hash, "{name} means what it meant");
+    assert_eq!(SNAPSHOT_FORMAT.seal(&opened).expect("seals"), bytes, "{name} is written as it was");
+    for position in (0..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 0x10;
+        assert!(SNAPSHOT_FORMAT.open::<SnapshotFile>(&damaged).is_err(), "{name}: damage at {position} is noticed");
+    }
+    assert!(SNAPSHOT_FORMAT.open::<SnapshotFile>(&bytes[..bytes.len() - 1]).is_err(), "{name}: a torn end is noticed");
+    opened.cluster
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Subcommand;
-use common::{name::Name, time::Span, token::TokenId};
+use common::{name::Name, role::Role, time::Span, token::TokenId};
 
 /// Commands on the change of a service.
 #[derive(Debug, Subcommand)]
@@ -150,13 +150,14 @@ pub enum Member {
 pub enum Token {
     /// List the tokens.
     Ls,
-    /// Make a token; it is shown once.
+    /// Make a token; it is shown once. With -e it holds in these environments alone, without in the whole cluster.
     Create {
         /// What it is for.
         name: Name,
-        /// Whether it may only read.
+        /// What it may do: viewer reads, operator also scales, steers rollouts and drains hosts, deployer also deploys,
+        /// admin does everything.
         #[arg(long)]
-        read_only: bool,
+        role: Role,
     },
     /// End a token.
     Rm {

@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use common::{
-    api::{Access, ApiTokenCreated, ApiTokenView, CreateApiToken, List, PutRegistry, RegistryView},
+    api::{ApiTokenCreated, ApiTokenView, CreateApiToken, List, PutRegistry, RegistryView},
     error::{Code, Problem},
+    name::Name,
 };
 use hyper::Method;
 
@@ -23,23 +24,42 @@ pub async fn tokens(session: &Session, command: Token) -> Result<u8, Problem> {
                 vec![
                     token.id.to_string(),
                     token.name.to_string(),
-                    format!("{:?}", token.access).to_lowercase(),
+                    token.grant.role.to_string(),
+                    environments_of(token),
                     token.created_at.to_string(),
                 ]
             };
             let rows = tokens.items.iter().map(row).collect();
-            output::list(session.format, &tokens, Rows { head: &["ID", "FOR", "ACCESS", "MADE"], narrow: 4, rows });
+            output::list(
+                session.format,
+                &tokens,
+                Rows { head: &["ID", "FOR", "ROLE", "ENVIRONMENTS", "MADE"], narrow: 5, rows },
+            );
         }
-        Token::Create { name, read_only } => {
-            let access = if read_only { Access::Viewer } else { Access::Admin };
-            let created: ApiTokenCreated =
-                session.client.send_json(Method::POST, "/api/v1/api-tokens", &CreateApiToken { name, access }).await?;
-            output::note("This is shown once:");
+        Token::Create { name, role } => {
+            let environments = (!session.environments.is_empty()).then(|| session.environments.clone());
+            let asked = CreateApiToken { name, role, environments };
+            let created: ApiTokenCreated = session.client.send_json(Method::POST, "/api/v1/api-tokens", &asked).await?;
+            output::note(format!(
+                "A token with the role {role} for {}. This is shown once:",
+                match created.view.grant.environments {
+                    Some(_) => format!("{} alone", environments_of(&created.view)),
+                    None => "the whole cluster".to_owned(),
+                }
+            ));
             output::line(&created.token);
         }
         Token::Rm { token } => session.client.delete(&format!("/api/v1/api-tokens/{token}")).await?,
     }
     Ok(0)
+}
+
+/// Where a token holds, for a column.
+fn environments_of(token: &ApiTokenView) -> String {
+    match &token.grant.environments {
+        Some(names) => names.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
+        None => "all".to_owned(),
+    }
 }
 
 /// Runs a command on registries.

@@ -1,7 +1,7 @@
 //! Who may join and who may ask, in the API.
 
 use std::{
-    fmt,
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     id::{ClusterId, HostId, MemberId},
     name::Name,
     network::HostRoute,
+    role::{Grant, Role},
     time::{Span, Timestamp},
     token::{JoinRole, TokenId},
 };
@@ -83,25 +84,6 @@ pub struct TokenUse {
     pub from: IpAddr,
 }
 
-/// What an API token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Read everything but secrets.
-    Viewer,
-    /// Change everything.
-    Admin,
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Access::Viewer => "viewer",
-            Access::Admin => "admin",
-        })
-    }
-}
-
 /// A request for an API token.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +91,11 @@ pub struct CreateApiToken {
     /// What it is for.
     pub name: Name,
     /// What it may do.
-    pub access: Access,
+    pub role: Role,
+    /// The environments where it may; absent for the whole cluster.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub environments: Option<BTreeSet<Name>>,
 }
 
 /// A new API token; the only time that it is shown.
@@ -128,8 +114,9 @@ pub struct ApiTokenView {
     pub id: TokenId,
     /// What it is for.
     pub name: Name,
-    /// What it may do.
-    pub access: Access,
+    /// What it may do, and where.
+    #[serde(flatten)]
+    pub grant: Grant,
     /// When it was made.
     pub created_at: Timestamp,
 }

@@ -309,7 +309,8 @@ fn bracketed(address: IpAddr) -> String {
 }
 
 /// A right that what is mounted does not show by itself.
-fn privilege(privilege: &Privilege) -> Option<String> {
+/// A privilege as what a container does by it; none for the paths of its host, which are shown with its mounts.
+pub fn privilege(privilege: &Privilege) -> Option<String> {
     Some(match privilege {
         Privilege::WritesHost { .. } | Privilege::ReadsHost { .. } => return None,
         Privilege::Docker { path } => format!("speaks with its host's Docker ({path}): it can do there what root can"),

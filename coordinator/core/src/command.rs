@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{
-    api::{Access, Settings},
+    api::Settings,
     assignment::RegistryCredentials,
     device::BoundDevice,
     error::Problem,
@@ -19,6 +19,7 @@ use common::{
     instance::{Desired, Observed, Verdict},
     name::Name,
     network::NetworkPlan,
+    role::{Grant, Role},
     rollout::RolloutState,
     secret::Secret,
     spec::StackSpec,
@@ -193,7 +194,7 @@ common::tagged! {
         15 => RevokeJoinToken(token: TokenId),
         /// Admits a host by a join token.
         16 => Admit(admission: Box<Admission>),
-        /// Makes an API token.
+        /// Makes an API token for the whole cluster, as feature level 1 has them.
         17 => PutApiToken {
             /// Its public part.
             id: TokenId,
@@ -201,6 +202,17 @@ common::tagged! {
             name: Name,
             /// What it may do.
             access: Access,
+            /// The hash of its secret.
+            secret: SecretHash,
+        },
+        /// Makes an API token.
+        45 => PutToken {
+            /// Its public part.
+            id: TokenId,
+            /// What it is for.
+            name: Name,
+            /// What it may do, and where.
+            grant: Grant,
             /// The hash of its secret.
             secret: SecretHash,
         },
@@ -342,6 +354,34 @@ common::tagged! {
             /// The key.
             key: Arc<str>,
         },
+    }
+}
+
+/// What a token of feature level 1 may do, everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// What [`Role::Viewer`] may.
+    Viewer,
+    /// What [`Role::Admin`] may.
+    Admin,
+}
+
+impl Access {
+    /// The same as a grant.
+    pub fn grant(self) -> Grant {
+        Grant::of_cluster(match self {
+            Access::Viewer => Role::Viewer,
+            Access::Admin => Role::Admin,
+        })
+    }
+
+    /// A grant as level 1 has it, if it does.
+    pub fn of(grant: &Grant) -> Option<Access> {
+        match (grant.role, &grant.environments) {
+            (Role::Viewer, None) => Some(Access::Viewer),
+            (Role::Admin, None) => Some(Access::Admin),
+            _ => None,
+        }
     }
 }
 

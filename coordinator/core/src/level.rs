@@ -13,13 +13,20 @@ use crate::{Command, State};
 ///
 /// | level | brought |
 /// |---|---|
-/// | 1 | everything up to 0.1.0 |
-pub const LEVEL: u16 = 1;
+/// | 1 | the first one |
+/// | 2 | roles and environments of tokens ([`ROLES`]) |
+pub const LEVEL: u16 = 2;
+
+/// The level that brought roles and environments of tokens.
+pub const ROLES: u16 = 2;
 
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.
     pub fn level(&self) -> u16 {
-        1
+        match self {
+            Command::PutToken { .. } => ROLES,
+            _ => 1,
+        }
     }
 }
 
@@ -77,24 +84,26 @@ mod tests {
 
     #[test]
     fn the_level_rises_when_all_members_understand_it_and_never_falls() {
-        let mut fixture = members(&[3, 2, 3]);
-        let refused = fixture.refused(Command::RaiseLevel(3));
-        assert!(refused.contains("member 2 understands the levels up to 2"), "{refused}");
-        fixture.done(Command::RaiseLevel(2));
-        assert_eq!(fixture.cluster.level(), 2);
-        assert!(fixture.refused(Command::RaiseLevel(2)).contains("it is 2 already"));
-        fixture.done(Command::MemberUnderstands { member: MemberId(2), level: 3 });
-        fixture.done(Command::RaiseLevel(3));
-        let lower = fixture.refused(Command::MemberUnderstands { member: MemberId(1), level: 2 });
-        assert!(lower.contains("understands feature level 2, and the cluster has 3"), "{lower}");
-        let why = too_old(&fixture.cluster).expect("this binary understands one level").to_string();
-        assert!(why.contains("up to 1, and the cluster has 3"), "{why}");
+        let mut fixture = members(&[LEVEL + 2, LEVEL + 1, LEVEL + 2]);
+        let refused = fixture.refused(Command::RaiseLevel(LEVEL + 2));
+        assert!(refused.contains(&format!("member 2 understands the levels up to {}", LEVEL + 1)), "{refused}");
+        fixture.done(Command::RaiseLevel(LEVEL + 1));
+        assert_eq!(fixture.cluster.level(), LEVEL + 1);
+        let again = fixture.refused(Command::RaiseLevel(LEVEL + 1));
+        assert!(again.contains(&format!("it is {} already", LEVEL + 1)), "{again}");
+        fixture.done(Command::MemberUnderstands { member: MemberId(2), level: LEVEL + 2 });
+        fixture.done(Command::RaiseLevel(LEVEL + 2));
+        let lower = fixture.refused(Command::MemberUnderstands { member: MemberId(1), level: LEVEL });
+        let expected = format!("understands feature level {LEVEL}, and the cluster has {}", LEVEL + 2);
+        assert!(lower.contains(&expected), "{lower}");
+        let why = too_old(&fixture.cluster).expect("this binary understands less").to_string();
+        assert!(why.contains(&format!("up to {LEVEL}, and the cluster has {}", LEVEL + 2)), "{why}");
         assert!(too_old(&members(&[1]).cluster).is_none());
     }
 
     #[test]
     fn the_leader_raises_no_further_than_it_understands_itself() {
-        for (levels, expected) in [(&[1, 1, 1][..], None), (&[9, 9, 9], None), (&[0, 9, 9], None), (&[1], None)] {
+        for (levels, expected) in [(&[1, 1, 1][..], None), (&[9, 9, 9], None), (&[0, 9, 9], None), (&[LEVEL], None)] {
             assert_eq!(to_raise(&members(levels).cluster), expected, "{levels:?}");
         }
         let fresh = State::default();

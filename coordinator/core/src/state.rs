@@ -16,7 +16,7 @@ mod work;
 use std::sync::Arc;
 
 use common::{
-    api::{Access, Settings},
+    api::Settings,
     codec,
     error::{Code, Problem},
     id::ClusterId,
@@ -29,12 +29,13 @@ use serde::{Deserialize, Serialize};
 pub use access::{ApiTokenRecord, JoinTokenRecord};
 pub use files::{Content, FileRecord, FileVersion};
 pub use fleet::{Host, Member, MemberState, RETURNS_WITHIN};
+pub use format::StateHash;
 pub use keys::Key;
 pub use work::{
     Awaited, Bookings, Candidate, End, Instance, Revision, Rollout, Runs, Service, Slot, Stack, Task, Tries, Version,
 };
 
-use crate::access::{Action, Principal, Refusal, authorize};
+use crate::access::{self as authority, Action, Principal, authorize};
 use crate::command::{Authority, Batch, Command, Genesis, Outcome, Person, Proposal};
 use crate::level;
 use work::StackChange;
@@ -127,15 +128,22 @@ impl State {
 
     /// Applies a proposal of somebody who may make it by now; its events say who asked for it.
     fn apply_by(&mut self, proposal: &Proposal) -> Outcome {
-        if let Some(person) = &proposal.by
-            && let Err(refusal) = authorize(&Principal::Token(person.token), &Action::Api(Access::Admin), self)
-        {
-            return Outcome::Rejected(not_authorised(person, refusal));
+        if let Err(problem) = self.allows(proposal.by.as_ref(), &proposal.command) {
+            return Outcome::Rejected(problem);
         }
         self.journal.actor = proposal.by.as_ref().map(|person| person.name.clone());
         let outcome = self.apply_command(&proposal.command);
         self.journal.actor = None;
         outcome
+    }
+
+    /// Refuses a command that its author may not have applied; the cluster itself is the author if there is no person.
+    pub fn allows(&self, by: Option<&Person>, command: &Command) -> Result<(), Problem> {
+        let principal = by.map_or(Principal::Cluster, |person| Principal::Token(person.token));
+        authorize(&principal, &Action::Change(command), self).map_err(|refusal| match by {
+            Some(person) => authority::explain(person, refusal, command, self),
+            None => Problem::new(Code::Denied, "The change was not made").why(refusal.to_string()),
+        })
     }
 
     fn apply_command(&mut self, command: &Command) -> Outcome {
@@ -167,7 +175,8 @@ impl State {
             Command::PutJoinToken(token) => self.put_join_token(token),
             Command::RevokeJoinToken(id) => self.revoke_join_token(*id),
             Command::Admit(admission) => self.admit(admission),
-            Command::PutApiToken { id, name, access, secret } => self.put_api_token(*id, name, *access, *secret),
+            Command::PutApiToken { id, name, access, secret } => self.put_api_token(*id, name, access.grant(), *secret),
+            Command::PutToken { id, name, grant, secret } => self.put_api_token(*id, name, grant.clone(), *secret),
             Command::RemoveApiToken(id) => self.remove_api_token(*id),
             Command::PutEnvironment(name) => self.put_environment(name),
             Command::RemoveEnvironment(name) => self.remove_environment(name),
@@ -260,15 +269,6 @@ impl State {
 
 /// What a command's own function gives: an outcome, or why it does not fit.
 type Applied = Result<Outcome, Problem>;
-
-fn not_authorised(person: &Person, refusal: Refusal) -> Problem {
-    let code = if refusal == Refusal::Unknown { Code::Unauthenticated } else { Code::Denied };
-    let why = match refusal {
-        Refusal::Unknown | Refusal::Removed => format!("the token {} was revoked", person.name),
-        Refusal::NotAllowed => format!("the token {} may only read", person.name),
-    };
-    Problem::new(code, "The change was not made").why(why).fix("Use a token with the access admin: wharf token create")
-}
 
 /// The bytes that a value takes where it is stored; one that cannot be stored takes more than any limit.
 fn size_of<T: Serialize>(value: &T) -> usize {

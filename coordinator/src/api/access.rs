@@ -1,16 +1,19 @@
-//! Who may ask for what. Every route has one line in [`POLICY`]; what has none is denied.
+//! Who may ask for what. Every route has one line in [`POLICY`]; a route without one is denied.
 
 use std::sync::Arc;
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    RequestExt,
+    extract::{MatchedPath, RawPathParams, Request, State},
     http::{Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use common::{
-    api::{Access, COORDINATORS_HEADER},
+    api::COORDINATORS_HEADER,
     error::{Code, Problem},
+    name::Name,
+    role::{Grant, Permission, Resource},
     token::{ApiToken, SecretHash, TokenId},
 };
 
@@ -25,18 +28,42 @@ use tokio::sync::watch;
 use super::ApiError;
 use crate::{Coordinator, raft::Published, server::Door};
 
-/// Who asks, where a token is needed.
+/// The token behind a request, and what it was let through for; none where a route needs no token.
 #[derive(Debug, Clone)]
-pub struct Actor(pub Option<Person>);
+pub struct Actor(pub Option<Caller>);
+
+/// A person or a program with an API token.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The token, and its name for the history.
+    pub person: Person,
+    /// What it may do, and where.
+    pub grant: Grant,
+    /// What the request needs.
+    needs: (Permission, Resource),
+}
 
 impl Actor {
-    /// Completes when the token may not even read any more, with what is to be said then: an answer that goes on for
-    /// hours is not for somebody whose token was revoked meanwhile.
+    /// What the answer may show: nothing of environments where the token does not hold.
+    pub fn sees(&self, environment: &Name) -> bool {
+        self.0.as_ref().is_some_and(|caller| caller.grant.holds_in(environment))
+    }
+
+    /// Whether the token holds for the whole cluster.
+    pub fn sees_cluster(&self) -> bool {
+        self.0.as_ref().is_some_and(|caller| caller.grant.environments.is_none())
+    }
+
+    /// Completes with a problem when the token may no longer make the request: an answer that goes on for hours ends
+    /// when its token is revoked.
     pub async fn refused(self, mut published: watch::Receiver<Arc<Published>>) -> Problem {
-        let Some(person) = self.0 else { return std::future::pending().await };
+        let Some(Caller { person, needs: (permission, resource), .. }) = self.0 else {
+            return std::future::pending().await;
+        };
         let principal = Principal::Token(person.token);
-        let is_refused =
-            |now: &Arc<Published>| core::authorize(&principal, &Action::Api(Access::Viewer), &now.cluster).is_err();
+        let is_refused = |now: &Arc<Published>| {
+            core::authorize(&principal, &Action::Api(permission, &resource), &now.cluster).is_err()
+        };
         if published.wait_for(is_refused).await.is_err() {
             return std::future::pending().await;
         }
@@ -50,12 +77,30 @@ impl Actor {
 pub enum Needs {
     /// Nothing: the route checks for itself, or has nothing to hide.
     Nobody,
-    /// A token with at least this access.
-    Token(Access),
+    /// A token with this permission, there.
+    Token(Permission, Place),
 }
 
-const READ: Needs = Needs::Token(Access::Viewer);
-const CHANGE: Needs = Needs::Token(Access::Admin);
+/// Where a token must hold for a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the whole cluster.
+    Cluster,
+    /// In the environment that the path names.
+    Environment,
+    /// Anywhere: the answer shows, and the request changes, only what the token covers.
+    Anywhere,
+}
+
+const READ_CLUSTER: Needs = Needs::Token(Permission::Read, Place::Cluster);
+const MANAGE_CLUSTER: Needs = Needs::Token(Permission::Manage, Place::Cluster);
+const DRAIN: Needs = Needs::Token(Permission::Drain, Place::Cluster);
+const READ: Needs = Needs::Token(Permission::Read, Place::Environment);
+const OPERATE: Needs = Needs::Token(Permission::Operate, Place::Environment);
+const DEPLOY: Needs = Needs::Token(Permission::Deploy, Place::Environment);
+const MANAGE: Needs = Needs::Token(Permission::Manage, Place::Environment);
+const READ_COVERED: Needs = Needs::Token(Permission::Read, Place::Anywhere);
+const MANAGE_COVERED: Needs = Needs::Token(Permission::Manage, Place::Anywhere);
 
 /// Every route: method, path as the router writes it, and what it needs.
 pub const POLICY: &[(&str, &str, Needs)] = &[
@@ -63,56 +108,56 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/dl/{file}", Needs::Nobody),
     ("GET", "/ca", Needs::Nobody),
     ("POST", "/api/v1/join", Needs::Nobody),
-    ("GET", "/api/v1/openapi.json", READ),
-    ("GET", "/api/v1/cluster", READ),
-    ("PUT", "/api/v1/cluster/settings", CHANGE),
-    ("DELETE", "/api/v1/members/{member}", CHANGE),
-    ("GET", "/api/v1/doctor", READ),
-    ("GET", "/api/v1/doctor/paths", READ),
-    ("GET", "/api/v1/metrics", READ),
-    ("GET", "/api/v1/environments", READ),
-    ("PUT", "/api/v1/environments/{environment}", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}", CHANGE),
-    ("GET", "/api/v1/hosts", READ),
-    ("GET", "/api/v1/hosts/{host}", READ),
-    ("DELETE", "/api/v1/hosts/{host}", CHANGE),
-    ("PUT", "/api/v1/hosts/{host}/labels", CHANGE),
-    ("PUT", "/api/v1/hosts/{host}/oversubscription", CHANGE),
-    ("PUT", "/api/v1/hosts/{host}/availability", CHANGE),
-    ("GET", "/api/v1/join-tokens", CHANGE),
-    ("POST", "/api/v1/join-tokens", CHANGE),
-    ("DELETE", "/api/v1/join-tokens/{token}", CHANGE),
-    ("GET", "/api/v1/api-tokens", CHANGE),
-    ("POST", "/api/v1/api-tokens", CHANGE),
-    ("DELETE", "/api/v1/api-tokens/{token}", CHANGE),
-    ("GET", "/api/v1/registries", CHANGE),
-    ("PUT", "/api/v1/registries/{registry}", CHANGE),
-    ("DELETE", "/api/v1/registries/{registry}", CHANGE),
+    ("GET", "/api/v1/openapi.json", READ_COVERED),
+    ("GET", "/api/v1/cluster", READ_COVERED),
+    ("PUT", "/api/v1/cluster/settings", MANAGE_CLUSTER),
+    ("DELETE", "/api/v1/members/{member}", MANAGE_CLUSTER),
+    ("GET", "/api/v1/doctor", READ_CLUSTER),
+    ("GET", "/api/v1/doctor/paths", READ_CLUSTER),
+    ("GET", "/api/v1/metrics", READ_CLUSTER),
+    ("GET", "/api/v1/environments", READ_COVERED),
+    ("PUT", "/api/v1/environments/{environment}", MANAGE),
+    ("DELETE", "/api/v1/environments/{environment}", MANAGE),
+    ("GET", "/api/v1/hosts", READ_CLUSTER),
+    ("GET", "/api/v1/hosts/{host}", READ_CLUSTER),
+    ("DELETE", "/api/v1/hosts/{host}", MANAGE_CLUSTER),
+    ("PUT", "/api/v1/hosts/{host}/labels", MANAGE_CLUSTER),
+    ("PUT", "/api/v1/hosts/{host}/oversubscription", MANAGE_CLUSTER),
+    ("PUT", "/api/v1/hosts/{host}/availability", DRAIN),
+    ("GET", "/api/v1/join-tokens", MANAGE_CLUSTER),
+    ("POST", "/api/v1/join-tokens", MANAGE_CLUSTER),
+    ("DELETE", "/api/v1/join-tokens/{token}", MANAGE_CLUSTER),
+    ("GET", "/api/v1/api-tokens", MANAGE_COVERED),
+    ("POST", "/api/v1/api-tokens", MANAGE_COVERED),
+    ("DELETE", "/api/v1/api-tokens/{token}", MANAGE_COVERED),
+    ("GET", "/api/v1/registries", MANAGE_CLUSTER),
+    ("PUT", "/api/v1/registries/{registry}", MANAGE_CLUSTER),
+    ("DELETE", "/api/v1/registries/{registry}", MANAGE_CLUSTER),
     ("GET", "/api/v1/environments/{environment}/stacks", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}", READ),
-    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}", DEPLOY),
+    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}", DEPLOY),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/revisions", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/deployments/{revision}", READ),
-    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", CHANGE),
-    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", CHANGE),
-    ("POST", "/api/v1/environments/{environment}/rebalance", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", OPERATE),
+    ("PUT", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", OPERATE),
+    ("DELETE", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", OPERATE),
+    ("POST", "/api/v1/environments/{environment}/rebalance", OPERATE),
     ("GET", "/api/v1/environments/{environment}/instances", READ),
     ("GET", "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/instances/{instance}/logs", READ),
     ("GET", "/api/v1/environments/{environment}/secrets", READ),
-    ("PUT", "/api/v1/environments/{environment}/secrets/{name}", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}/secrets/{name}", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/secrets/{name}", DEPLOY),
+    ("DELETE", "/api/v1/environments/{environment}/secrets/{name}", DEPLOY),
     ("GET", "/api/v1/environments/{environment}/configs", READ),
     ("GET", "/api/v1/environments/{environment}/configs/{name}", READ),
-    ("PUT", "/api/v1/environments/{environment}/configs/{name}", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}/configs/{name}", CHANGE),
+    ("PUT", "/api/v1/environments/{environment}/configs/{name}", DEPLOY),
+    ("DELETE", "/api/v1/environments/{environment}/configs/{name}", DEPLOY),
     ("GET", "/api/v1/environments/{environment}/keys", READ),
     ("GET", "/api/v1/environments/{environment}/keys/{*key}", READ),
-    ("PUT", "/api/v1/environments/{environment}/keys/{*key}", CHANGE),
-    ("DELETE", "/api/v1/environments/{environment}/keys/{*key}", CHANGE),
-    ("GET", "/api/v1/events", READ),
-    ("GET", "/api/v1/watch", READ),
+    ("PUT", "/api/v1/environments/{environment}/keys/{*key}", DEPLOY),
+    ("DELETE", "/api/v1/environments/{environment}/keys/{*key}", DEPLOY),
+    ("GET", "/api/v1/events", READ_COVERED),
+    ("GET", "/api/v1/watch", READ_COVERED),
 ];
 
 /// What the join door serves.
@@ -148,15 +193,16 @@ pub async fn check_door(request: Request, next: Next) -> Response {
 
 /// The one gate of the API.
 pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Request, next: Next) -> Response {
+    let environment = environment_of(&mut request).await;
     let mut published = coordinator.consensus.current();
-    let mut decided = decide(&published, &request);
+    let mut decided = decide(&published, &request, environment.as_ref());
     if let Err(Refusal::UnknownToken(_)) = decided {
         // This member may not have heard of it yet: it was just made, or this one just started.
         match coordinator.consensus.read().await {
             Ok(newest) => published = newest,
             Err(problem) => return ApiError(problem).into_response(),
         }
-        decided = decide(&published, &request);
+        decided = decide(&published, &request, environment.as_ref());
     }
     match decided {
         Ok(actor) => {
@@ -169,6 +215,13 @@ pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Requ
         }
         Err(Refusal::Denied(problem) | Refusal::UnknownToken(problem)) => ApiError(problem).into_response(),
     }
+}
+
+/// The environment that the path names, decoded as the handlers decode it; none if that is no name.
+async fn environment_of(request: &mut Request) -> Option<Name> {
+    let parameters = request.extract_parts::<RawPathParams>().await.ok()?;
+    let (_, named) = parameters.iter().find(|(parameter, _)| *parameter == "environment")?;
+    Name::parse(named).ok()
 }
 
 /// Why a request goes no further.
@@ -191,11 +244,11 @@ fn coordinators(published: &Published) -> String {
     addresses.join(",")
 }
 
-fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Refusal> {
+fn decide(published: &Published, request: &Request, environment: Option<&Name>) -> Result<Actor, Refusal> {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let denied = || Problem::new(Code::Denied, format!("{} {} is not allowed", request.method(), request.uri().path()));
     let needed = path.and_then(|path| needs(request.method(), path)).ok_or_else(denied)?;
-    let Needs::Token(needed) = needed else { return Ok(Actor(None)) };
+    let Needs::Token(permission, place) = needed else { return Ok(Actor(None)) };
     if request.uri().query().is_some_and(|query| query.contains("wat1_")) {
         return Err(Problem::new(Code::InvalidRequest, "The token must not be part of the address")
             .why("addresses end in logs and histories")
@@ -204,19 +257,20 @@ fn decide(published: &Arc<Published>, request: &Request) -> Result<Actor, Refusa
             .into());
     }
     let (id, token) = authenticate(published, request)?;
-    if core::authorize(&Principal::Token(id), &Action::Api(needed), &published.cluster).is_err() {
-        return Err(denied()
-            .why("the token may only read")
-            .fix("Use a token with the access admin: wharf token create")
-            .into());
+    let resource = match (place, environment) {
+        (Place::Anywhere, _) => Resource::Covered,
+        (Place::Environment, Some(name)) => Resource::Environment(name.clone()),
+        // An environment that is no name is nobody's in particular.
+        (Place::Cluster, _) | (Place::Environment, None) => Resource::Cluster,
+    };
+    let person = Person { token: id, name: token.name.clone() };
+    if core::authorize(&Principal::Token(id), &Action::Api(permission, &resource), &published.cluster).is_err() {
+        return Err(denied().why(core::lack(&person, &token.grant)).fix(core::remedy(permission, &resource)).into());
     }
-    Ok(Actor(Some(Person { token: id, name: token.name.clone() })))
+    Ok(Actor(Some(Caller { person, grant: token.grant.clone(), needs: (permission, resource) })))
 }
 
-fn authenticate<'a>(
-    published: &'a Arc<Published>,
-    request: &Request,
-) -> Result<(TokenId, &'a ApiTokenRecord), Refusal> {
+fn authenticate<'a>(published: &'a Published, request: &Request) -> Result<(TokenId, &'a ApiTokenRecord), Refusal> {
     let unauthenticated = |why: &str| {
         Problem::new(Code::Unauthenticated, format!("{} {} needs a token", request.method(), request.uri().path()))
             .why(why)

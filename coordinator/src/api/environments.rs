@@ -1,6 +1,6 @@
 //! Environments.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use common::{
     api::{EnvironmentView, List},
     name::Name,
@@ -9,14 +9,20 @@ use coordinator_core::{Command, view};
 
 use super::{
     ApiError,
+    access::Actor,
     extract::{At, Reading, Writing},
 };
 use crate::Coordinator;
 
-/// The environments.
+/// The environments where the token holds.
 #[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<EnvironmentView>)))]
-pub async fn list(Reading(published): Reading) -> Json<List<EnvironmentView>> {
-    Json(List { index: published.cluster.index(), items: view::environments(&published.cluster) })
+pub async fn list(Extension(actor): Extension<Actor>, Reading(published): Reading) -> Json<List<EnvironmentView>> {
+    let mut items = view::environments(&published.cluster);
+    items.retain(|environment| actor.sees(&environment.name));
+    for environment in &mut items {
+        environment.joined_by.retain(|service| actor.sees(&service.stack.environment));
+    }
+    Json(List { index: published.cluster.index(), items })
 }
 
 /// Makes an environment; one that is there already is as good.

@@ -52,15 +52,26 @@ impl Which {
     }
 }
 
-fn events_after(published: &Published, after: u64, which: &Which) -> Vec<Event> {
-    let later = published.cluster.events().range(after.saturating_add(1)..);
-    later.map(|(_, event)| event).filter(|event| which.is_about(event)).cloned().collect()
+/// Whether a token may see an event: one that does not hold for the whole cluster sees what happens to the stacks of its
+/// environments.
+fn is_seen(event: &Event, actor: &Actor) -> bool {
+    let of_environment = event.subject.split_once('/').and_then(|(environment, _)| Name::parse(environment).ok());
+    actor.sees_cluster() || of_environment.is_some_and(|environment| actor.sees(&environment))
 }
 
-/// The last events, the oldest first.
+fn events_after(published: &Published, after: u64, which: &Which, actor: &Actor) -> Vec<Event> {
+    let later = published.cluster.events().range(after.saturating_add(1)..);
+    later.map(|(_, event)| event).filter(|event| which.is_about(event) && is_seen(event, actor)).cloned().collect()
+}
+
+/// The last events that the token may see, the oldest first.
 #[utoipa::path(get, path = "/api/v1/events", params(Which), responses((status = 200, body = List<Event>)))]
-pub async fn list(Reading(published): Reading, Asked(which): Asked<Which>) -> Json<List<Event>> {
-    let mut items = events_after(&published, which.after, &which);
+pub async fn list(
+    Extension(actor): Extension<Actor>,
+    Reading(published): Reading,
+    Asked(which): Asked<Which>,
+) -> Json<List<Event>> {
+    let mut items = events_after(&published, which.after, &which, &actor);
     let surplus = items.len().saturating_sub(PAGE);
     items.drain(..surplus);
     Json(List { index: published.cluster.index(), items })
@@ -79,13 +90,13 @@ pub async fn watch(
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let from = resumed.unwrap_or(which.after);
     let states = WatchStream::new(coordinator.consensus.watch());
-    let steps = states.scan((from, which), |(seen, which), published: Arc<Published>| {
+    let steps = states.scan((from, which, actor.clone()), |(seen, which, actor), published: Arc<Published>| {
         let mut out = Vec::new();
         let oldest = published.cluster.events().get_min().map_or(0, |(index, _)| *index);
         if *seen > 0 && *seen + 1 < oldest {
             out.push(SseEvent::default().event("gap").data(format!("events up to {} are gone", oldest - 1)));
         }
-        for event in events_after(&published, *seen, which) {
+        for event in events_after(&published, *seen, which, actor) {
             *seen = event.index;
             out.extend(SseEvent::default().id(event.index.to_string()).event("event").json_data(&event));
         }

@@ -39,7 +39,7 @@ impl FromRequestParts<Coordinator> for Writing {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Coordinator) -> Result<Writing, ApiError> {
-        let by = parts.extensions.get::<Actor>().and_then(|actor| actor.0.clone());
+        let by = parts.extensions.get::<Actor>().and_then(|actor| Some(actor.0.as_ref()?.person.clone()));
         let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
             return Ok(Writing(Author { request: RequestId(random_bytes()).into(), by }));
         };

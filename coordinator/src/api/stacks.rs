@@ -75,6 +75,7 @@ pub async fn put(
     let command = Command::PutStack { id: id.clone(), spec, files, expect_revision, what, goes_back: put.goes_back };
     let plan = view::stack_plan(&published.cluster, &id, &command, now());
     if put.dry_run {
+        published.cluster.allows(author.by.as_ref(), &command)?;
         return Ok(Json(plan?));
     }
     // The write decides; a plan that failed only on what a repeated request has done is no reason.

@@ -1,4 +1,6 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
+
+use common::role::{Permission, Role};
 
 use super::*;
 
@@ -35,10 +37,50 @@ fn only_what_must_is_open_to_anybody() {
     for (method, path, needs) in
         access::POLICY.iter().filter(|(method, path, _)| changes(method) && *path != "/api/v1/join")
     {
-        assert_eq!(*needs, access::Needs::Token(common::api::Access::Admin), "{method} {path}");
+        assert!(!matches!(needs, access::Needs::Nobody | access::Needs::Token(Permission::Read, _)), "{method} {path}");
     }
     assert_eq!(access::needs(&axum::http::Method::PATCH, "/api/v1/hosts"), None);
     assert_eq!(access::needs(&axum::http::Method::GET, "/api/v1/secret"), None);
+}
+
+/// What a role lets through: for every environment, for the ones that a token names, or nothing.
+fn cell(needs: access::Needs, role: Role) -> &'static str {
+    match needs {
+        access::Needs::Nobody => "no token",
+        access::Needs::Token(permission, _) if !role.permits(permission) => "",
+        access::Needs::Token(_, access::Place::Cluster) => "cluster",
+        access::Needs::Token(_, access::Place::Environment) => "environment",
+        access::Needs::Token(_, access::Place::Anywhere) => "covered",
+    }
+}
+
+/// The table of `docs/access.md`, made from the router's own list of routes.
+fn matrix() -> String {
+    let mut lines =
+        vec!["| request | viewer | operator | deployer | admin |".to_owned(), "|---|---|---|---|---|".to_owned()];
+    for (method, path) in documented() {
+        let needs = access::needs(&method.parse().expect("a method"), &path).expect("it has a policy");
+        let cells = Role::ALL.map(|role| cell(needs, role));
+        lines.push(
+            format!("| `{method} {path}` | {} |", cells.join(" | ")).replace("|  |", "| |").replace("|  |", "| |"),
+        );
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn the_documented_table_of_routes_and_roles_is_the_one_in_force() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/access.md");
+    let text = std::fs::read_to_string(&path).expect("docs/access.md is there");
+    let (before, rest) = text.split_once("<!-- routes -->\n").expect("it marks where the table begins");
+    let (table, after) = rest.split_once("\n<!-- end -->").expect("it marks where the table ends");
+    let matrix = matrix();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, format!("{before}<!-- routes -->\n{matrix}\n<!-- end -->{after}"))
+            .expect("it is written");
+    } else {
+        assert_eq!(table, matrix, "UPDATE=1 writes the table anew; look at what changed");
+    }
 }
 
 #[test]

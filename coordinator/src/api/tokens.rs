@@ -3,7 +3,7 @@
 use link::clock::now;
 use std::net::IpAddr;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use common::{
     api::{
         ApiTokenCreated, ApiTokenView, CreateApiToken, CreateJoinToken, JoinTokenCreated, JoinTokenView, List,
@@ -11,19 +11,21 @@ use common::{
     },
     assignment::RegistryCredentials,
     error::{Code, Problem},
+    role::Grant,
     secret::Secret,
     time::Span,
     token::{ApiToken, JoinRole, JoinToken, SecretHash, TokenId},
 };
 use coordinator_core::{
     Author, Command, Outcome, Request,
-    command::NewJoinToken,
+    command::{Access, NewJoinToken},
     state::{ApiTokenRecord, JoinTokenRecord},
 };
 use link::identity::random_bytes;
 
 use super::{
     ApiError,
+    access::Actor,
     extract::{At, Body, Reading, Writing},
 };
 use crate::{Coordinator, join, raft::no_leader, seal::Seals};
@@ -150,13 +152,16 @@ pub async fn revoke_join(
 }
 
 fn api_view(id: TokenId, record: &ApiTokenRecord) -> ApiTokenView {
-    ApiTokenView { id, name: record.name.clone(), access: record.access, created_at: record.created_at }
+    ApiTokenView { id, name: record.name.clone(), grant: record.grant.clone(), created_at: record.created_at }
 }
 
-/// All API tokens, without their secrets.
+/// The API tokens that have no more power than the caller's, without their secrets.
 #[utoipa::path(get, path = "/api/v1/api-tokens", responses((status = 200, body = List<ApiTokenView>)))]
-pub async fn list_api(Reading(published): Reading) -> Json<List<ApiTokenView>> {
-    let items = published.cluster.api_tokens().iter().map(|(id, record)| api_view(*id, record)).collect();
+pub async fn list_api(Extension(actor): Extension<Actor>, Reading(published): Reading) -> Json<List<ApiTokenView>> {
+    let is_covered =
+        |record: &ApiTokenRecord| actor.0.as_ref().is_some_and(|caller| caller.grant.covers(&record.grant));
+    let tokens = published.cluster.api_tokens().iter().filter(|(_, record)| is_covered(record));
+    let items = tokens.map(|(id, record)| api_view(*id, record)).collect();
     Json(List { index: published.cluster.index(), items })
 }
 
@@ -171,8 +176,13 @@ pub async fn create_api(
     let request = author.request;
     let secret = secret_of(&coordinator.seals, API, id, &request);
     let hash = SecretHash::of(&secret);
-    let view = ApiTokenView { id, name: asked.name.clone(), access: asked.access, created_at: now() };
-    let command = Command::PutApiToken { id, name: asked.name, access: asked.access, secret: hash };
+    let (name, grant) = (asked.name, Grant { role: asked.role, environments: asked.environments });
+    let view = ApiTokenView { id, name: name.clone(), grant: grant.clone(), created_at: now() };
+    let command = match Access::of(&grant) {
+        // Every feature level has this one.
+        Some(access) => Command::PutApiToken { id, name, access, secret: hash },
+        None => Command::PutToken { id, name, grant, secret: hash },
+    };
     let made = put_token(&coordinator, author, command).await?;
     let (secret, view) = if made == id {
         (secret, view)

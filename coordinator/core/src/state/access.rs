@@ -1,13 +1,16 @@
 //! Who may join and who may ask: tokens and registries.
 
-use std::net::IpAddr;
+mod version1;
+
+use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{
-    api::{Access, TokenUse},
+    api::TokenUse,
     assignment::RegistryCredentials,
     error::{Code, Problem},
     host::HostLabels,
     name::Name,
+    role::Grant,
     time::Timestamp,
     token::{JoinRole, SecretHash, TokenId},
 };
@@ -17,6 +20,8 @@ use imbl::OrdMap;
 
 use super::{Applied, Member, State, not_found};
 use crate::command::{Admission, NewJoinToken, Outcome};
+
+pub(super) use version1::Version1;
 
 /// Most join tokens that are kept, those that ended lately included.
 const MAX_JOIN_TOKENS: usize = 10_000;
@@ -64,8 +69,8 @@ pub struct JoinTokenRecord {
 pub struct ApiTokenRecord {
     /// What it is for.
     pub name: Name,
-    /// What it may do.
-    pub access: Access,
+    /// What it may do, and where.
+    pub grant: Grant,
     /// The hash of its secret.
     pub secret: SecretHash,
     /// When it was made.
@@ -214,7 +219,7 @@ impl State {
         Ok(Outcome::Admitted { name, member })
     }
 
-    pub(super) fn put_api_token(&mut self, id: TokenId, name: &Name, access: Access, secret: SecretHash) -> Applied {
+    pub(super) fn put_api_token(&mut self, id: TokenId, name: &Name, grant: Grant, secret: SecretHash) -> Applied {
         if self.access.api_tokens.contains_key(&id) {
             return Err(Problem::new(Code::Conflict, format!("There is an API token {id} already")));
         }
@@ -222,10 +227,18 @@ impl State {
             return Err(Problem::new(Code::TooLarge, "The token was not made")
                 .why(format!("there are {MAX_API_TOKENS} API tokens, which is the limit")));
         }
-        self.access
-            .api_tokens
-            .insert(id, ApiTokenRecord { name: name.clone(), access, secret, created_at: self.basics.clock });
-        self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {access}"));
+        for environment in grant.environments.iter().flatten() {
+            self.known_environment(environment)?;
+        }
+        if grant.environments.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Err(Problem::new(Code::InvalidRequest, "The token was not made")
+                .why("it holds in no environment: name at least one, or none for the whole cluster"));
+        }
+        self.access.api_tokens.insert(
+            id,
+            ApiTokenRecord { name: name.clone(), grant: grant.clone(), secret, created_at: self.basics.clock },
+        );
+        self.record(format!("token {id}"), "api-token-made", format!("{name}, may be used as {grant}"));
         Ok(Outcome::Token(id))
     }
 
@@ -233,6 +246,22 @@ impl State {
         self.access.api_tokens.remove(&id).ok_or_else(|| not_found("API token", id))?;
         self.record(format!("token {id}"), "api-token-removed", "it is refused from now on");
         self.done()
+    }
+
+    /// Takes an environment that is removed out of all grants: one that is made later under its name is another one.
+    pub(super) fn end_grants_in(&mut self, environment: &Name) {
+        let held =
+            |token: &ApiTokenRecord| token.grant.environments.as_ref().is_some_and(|names| names.contains(environment));
+        let touched = self.access.api_tokens.iter().filter(|(_, token)| held(token)).map(|(id, _)| *id);
+        for id in touched.collect::<Vec<TokenId>>() {
+            let Some(token) = self.access.api_tokens.get_mut(&id) else { continue };
+            let left = token.grant.environments.get_or_insert_default();
+            left.remove(environment);
+            if left.is_empty() {
+                self.access.api_tokens.remove(&id);
+                self.record(format!("token {id}"), "api-token-removed", "its last environment was removed");
+            }
+        }
     }
 
     pub(super) fn put_registry(&mut self, credentials: &RegistryCredentials) -> Applied {

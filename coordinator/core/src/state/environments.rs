@@ -70,6 +70,7 @@ impl State {
             return Err(if held.len() > MAX_TOLD { told.why("and more") } else { told });
         }
         self.environments.made.remove(name);
+        self.end_grants_in(name);
         self.record(name, "environment-removed", "the environment was removed");
         self.done()
     }

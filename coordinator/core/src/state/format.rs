@@ -7,13 +7,15 @@
 
 use std::fmt;
 
+use common::codec::{self, CodecError};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, Error, SeqAccess, Visitor},
-    ser::SerializeTuple,
+    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
+    ser::{Error as _, SerializeTuple},
 };
 
-use super::State;
+use super::{State, access::Version1};
+use crate::level;
 
 /// More sections than any version will have.
 const MOST_SECTIONS: usize = 255;
@@ -24,7 +26,9 @@ type Head = (u16, u16);
 const BASICS: Head = (1, 1);
 const FLEET: Head = (2, 1);
 const WORK: Head = (3, 1);
-const ACCESS: Head = (4, 1);
+const ACCESS: Head = (4, 2);
+/// Up to the level before [`level::ROLES`].
+const ACCESS_1: Head = (4, 1);
 const FILES: Head = (5, 1);
 const ENVIRONMENTS: Head = (6, 1);
 const KEYS: Head = (7, 1);
@@ -37,15 +41,62 @@ impl Serialize for State {
         let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(COUNT))?;
         parts.serialize_element(&COUNT)?;
         let mut sections = Sections(&mut parts);
+        self.write_decisive(&mut sections)?;
+        sections.write(JOURNAL, &self.journal)?;
+        sections.write(REQUESTS, &self.requests)?;
+        parts.end()
+    }
+}
+
+impl State {
+    /// Writes the sections that decide what happens next: all but events and remembered outcomes.
+    fn write_decisive<T: SerializeTuple>(&self, sections: &mut Sections<'_, T>) -> Result<(), T::Error> {
         sections.write(BASICS, &self.basics)?;
         sections.write(FLEET, &self.fleet)?;
         sections.write(WORK, &self.work)?;
-        sections.write(ACCESS, &self.access)?;
+        if self.basics.level < level::ROLES {
+            sections.write(ACCESS_1, &Version1::try_from(&self.access).map_err(T::Error::custom)?)?;
+        } else {
+            sections.write(ACCESS, &self.access)?;
+        }
         sections.write(FILES, &self.files)?;
         sections.write(ENVIRONMENTS, &self.environments)?;
-        sections.write(KEYS, &self.keys)?;
-        sections.write(JOURNAL, &self.journal)?;
-        sections.write(REQUESTS, &self.requests)?;
+        sections.write(KEYS, &self.keys)
+    }
+
+    /// A hash of all that decides what happens next. Members that applied the same log have the same hash, also if they
+    /// run different versions of wharf: events and remembered outcomes hold sentences, whose wording may differ, so of
+    /// these only the number of changes counts.
+    pub fn hash(&self) -> Result<StateHash, CodecError> {
+        codec::hash(&Decisive(self)).map(StateHash)
+    }
+}
+
+/// A SHA-256 of a state; see [`State::hash`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateHash(pub [u8; 32]);
+
+impl fmt::Display for StateHash {
+    /// Its beginning, which is enough to tell two of them apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for StateHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is hashed of a state.
+struct Decisive<'a>(&'a State);
+
+impl Serialize for Decisive<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(COUNT))?;
+        self.0.write_decisive(&mut Sections(&mut parts))?;
+        parts.serialize_element(&self.0.index())?;
         parts.end()
     }
 }
@@ -82,6 +133,7 @@ impl<'de> Visitor<'de> for Reader {
                 FLEET => state.fleet = next(&mut parts)?,
                 WORK => state.work = next(&mut parts)?,
                 ACCESS => state.access = next(&mut parts)?,
+                ACCESS_1 => state.access = next::<Version1, A>(&mut parts)?.into(),
                 FILES => state.files = next(&mut parts)?,
                 ENVIRONMENTS => state.environments = next(&mut parts)?,
                 KEYS => state.keys = next(&mut parts)?,
@@ -103,10 +155,17 @@ fn next<'de, T: DeserializeOwned, A: SeqAccess<'de>>(parts: &mut A) -> Result<T,
 
 #[cfg(test)]
 mod tests {
-    use common::codec;
+    use common::{
+        role::{Grant, Role},
+        token::{SecretHash, TokenId},
+    };
 
     use super::*;
-    use crate::testing::Fixture;
+    use crate::{
+        Command,
+        command::Access,
+        testing::{Fixture, name},
+    };
 
     #[test]
     fn a_state_is_read_back_whole() {
@@ -125,5 +184,43 @@ mod tests {
         }
         let short = codec::encode(&2_u16).expect("it is written");
         assert!(codec::decode::<State>(&short).is_err(), "it ends early");
+    }
+
+    #[test]
+    fn below_the_level_of_roles_tokens_are_stored_as_level_1_reads_them() {
+        let mut fixture = Fixture::of_hosts(1);
+        let (id, secret) = (TokenId([1; 5]), SecretHash([1; 32]));
+        fixture.done(Command::PutApiToken { id, name: name("ci"), access: Access::Viewer, secret });
+        let mut state = fixture.cluster.clone();
+        for level in [1, level::ROLES] {
+            state.basics.level = level;
+            let bytes = codec::encode(&state).expect("it is written");
+            assert_eq!(codec::decode::<State>(&bytes).expect("it is read"), state, "level {level}");
+        }
+        state.basics.level = 1;
+        let bytes = codec::encode(&(1_u16, ACCESS_1, Version1::try_from(&state.access).expect("it fits")));
+        let read: State = codec::decode(&bytes.expect("it is written")).expect("it is read");
+        assert_eq!(read.access, state.access);
+        fixture = Fixture::of_hosts(1);
+        let operator = Grant::of_cluster(Role::Operator);
+        fixture.done(Command::PutToken { id, name: name("ci"), grant: operator, secret });
+        fixture.cluster.basics.level = 1;
+        let why = codec::encode(&fixture.cluster).expect_err("level 1 has no operator").to_string();
+        assert!(why.contains("level 1 has no operator"), "{why}");
+    }
+
+    #[test]
+    fn the_hash_is_that_of_what_decides() {
+        let mut fixture = Fixture::of_hosts(3);
+        let (first, before) = (fixture.cluster.clone(), fixture.cluster.hash().expect("it is hashed"));
+        assert_eq!(first.hash().expect("it is hashed"), before);
+        let mut reworded = first.clone();
+        reworded.record("cluster", "reason", "one wording");
+        let mut other = first.clone();
+        other.record("cluster", "reason", "another wording");
+        assert_eq!(reworded.hash().expect("it is hashed"), other.hash().expect("it is hashed"));
+        assert_ne!(reworded.hash().expect("it is hashed"), before, "a change more");
+        fixture.done(Command::PutEnvironment(name("staging")));
+        assert_ne!(fixture.cluster.hash().expect("it is hashed"), before);
     }
 }
