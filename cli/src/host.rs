@@ -144,7 +144,7 @@ async fn run_coordinator(
             stop.cancelled().await;
             Ok(())
         }
-        Ended::TooOld(problem) => Err(problem),
+        Ended::Unfit(problem) => Err(problem),
         Ended::TaskEnded(task) => Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string())),
         Ended::StoreFailed => {
             Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")

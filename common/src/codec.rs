@@ -4,6 +4,7 @@
 //! limit counts the memory that a value claims, which may be several times its encoded size; it guards frames of the
 //! wire, whose lengths another host has written.
 
+use bincode::error::DecodeError;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -13,6 +14,9 @@ pub enum CodecError {
     /// The value cannot be written, or the bytes do not form one.
     #[error("{0}")]
     Format(String),
+    /// The bytes hold something that this binary does not know, and a newer one does.
+    #[error("{0}")]
+    Newer(String),
     /// The bytes start with something else.
     #[error("it is not a {expected} (it starts with {found:02x?})")]
     Magic {
@@ -53,6 +57,10 @@ pub enum CodecError {
     },
 }
 
+/// How the error ends of a decoder that meets a tag or a version which it does not know. serde carries errors as text
+/// alone; this ending is how [`CodecError::Newer`] is recognised.
+pub const NEWER: &str = ": a newer version of wharf wrote it";
+
 fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ 256 << 20 }>()
 }
@@ -91,8 +99,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 fn decode_with<T: DeserializeOwned>(bytes: &[u8], config: impl bincode::config::Config) -> Result<T, CodecError> {
-    let (value, read) =
-        bincode::serde::decode_from_slice(bytes, config).map_err(|e| CodecError::Format(e.to_string()))?;
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config).map_err(|error| match error {
+        DecodeError::OtherString(text) if text.ends_with(NEWER) => CodecError::Newer(text),
+        error => CodecError::Format(error.to_string()),
+    })?;
     if read != bytes.len() {
         return Err(CodecError::Format(format!("{} bytes are left over", bytes.len() - read)));
     }

@@ -100,6 +100,7 @@ codes! {
     MemberRefused "E0203" "The group of coordinators cannot be changed like that now."
     SealingKeyMissing "E0204" "The coordinator has not the key that secrets are sealed with, or a secret was sealed with another one."
     TooOld "E0205" "A coordinator runs a version of wharf that is too old for this."
+    StateDiffers "E0206" "The state of this coordinator differs from that of a majority at the same index of the log, so it stopped. Its host and the instances go on; it has to be removed and join again."
     RolloutFailed "E0311" "New instances of a service failed, so the change was stopped; by its policy the service went back to what served before."
     NotPlaceable "E0312" "No host can take some instances. The reasons count the hosts that each filter removed."
     InvalidRequest "E0400" "The request is malformed: a wrong type, an unknown field, a number out of range."

@@ -100,8 +100,9 @@ macro_rules! tagged {
                                 Ok($name::$variant $( ( $only ) )? $( { $($field),* } )?)
                             } )*
                             unknown => Err(A::Error::custom(format!(
-                                "{} has no variant with the tag {unknown}: a newer version of wharf wrote it",
+                                "{} has no variant with the tag {unknown}{}",
                                 stringify!($name),
+                                $crate::codec::NEWER,
                             ))),
                         }
                     }

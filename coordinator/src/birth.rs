@@ -184,6 +184,7 @@ pub fn store_problem(error: StoreError) -> Problem {
             .why(error.to_string())
             .fix("From another coordinator: wharf member rm <id>, then join this host with a new line")
             .fix(format!("Keep {} as evidence; it is not touched", path.display())),
+        StoreError::Newer { .. } => level::cannot_read(&error),
         StoreError::Foreign { .. } => Problem::new(Code::StoreCorrupt, "The store is not this coordinator's")
             .why(error.to_string())
             .fix("Give this coordinator its own state folder"),

@@ -62,8 +62,8 @@ pub enum Ended {
     StoreFailed,
     /// It was removed from the group.
     Removed,
-    /// Its binary does not understand the feature level of the cluster.
-    TooOld(Problem),
+    /// It must not take part: its binary is too old for the cluster, or its state differs from that of the others.
+    Unfit(Problem),
     /// One of its tasks ended unasked.
     TaskEnded(EndedTask),
 }
@@ -122,7 +122,8 @@ async fn work(
         () = shutdown => Ended::Asked,
         () = stop.cancelled() => Ended::StoreFailed,
         () = consensus.was_removed() => Ended::Removed,
-        problem = birth::is_too_old(consensus.clone()) => Ended::TooOld(problem),
+        problem = birth::is_too_old(consensus.clone()) => Ended::Unfit(problem),
+        problem = consensus.is_unfit() => Ended::Unfit(problem),
         task = tasks.failed() => Ended::TaskEnded(task),
     };
     stop.cancel();

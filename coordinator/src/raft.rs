@@ -2,6 +2,7 @@
 //! coordinator proposes commands, reads published states and asks who leads.
 
 mod batch;
+mod compare;
 mod election;
 mod late;
 mod leave;
@@ -23,6 +24,7 @@ use std::{
 };
 
 use common::{
+    codec::CodecError,
     error::{Code, Problem},
     id::MemberId,
     wire::{Open, PeerIdentity},
@@ -79,6 +81,9 @@ pub struct Shared {
     reads: mpsc::Sender<read::Waiting>,
     contact: election::Contact,
     callers: Arc<Callers>,
+    hashes: compare::Hashes,
+    /// Why this member must no longer take part, once there is a reason.
+    unfit: watch::Sender<Option<Problem>>,
 }
 
 impl std::ops::Deref for Consensus {
@@ -163,7 +168,11 @@ impl Consensus {
         let store = store::Store::open(start.directory, start.me)?;
         let failed = store.failed();
         let log = log::LogStore::new(store);
-        let (state_machine, published) = state_machine::StateMachine::open(&start.directory.join("snapshots"))?;
+        log.load()?;
+        let unfit = watch::Sender::new(None);
+        let (state_machine, published) =
+            state_machine::StateMachine::open(&start.directory.join("snapshots"), unfit.clone())?;
+        let checkpoints = state_machine.checkpoints();
         let callers = Arc::new(Callers::new(start.transport));
         let network = network::Network::new(callers.clone());
         let fatal = |error: openraft::error::Fatal<u64>| StoreError::Failed {
@@ -178,14 +187,27 @@ impl Consensus {
         let (reads, waiting_reads) = mpsc::channel(4096);
         let me = start.me;
         let confirmed = election::Confirmed::default();
-        let shared = Shared { me, raft, published, leadership, confirmed, batches, forwards, reads, contact, callers };
-        let consensus = Consensus(Arc::new(shared));
+        let consensus = Consensus(Arc::new(Shared {
+            me,
+            raft,
+            published,
+            leadership,
+            confirmed,
+            batches,
+            forwards,
+            reads,
+            contact,
+            callers,
+            hashes: compare::Hashes::default(),
+            unfit,
+        }));
         tasks.spawn("leadership", election::watch_leadership(consensus.clone(), leadership_sender));
         tasks.spawn("elections", election::run(consensus.clone()));
         tasks.spawn("proposals", batch::run(consensus.clone(), Towards::Log, waiting_batches));
         tasks.spawn("forwarded proposals", batch::run(consensus.clone(), Towards::Leader, waiting_forwards));
         tasks.spawn("reads", read::run(consensus.clone(), waiting_reads));
         tasks.spawn("membership", membership::run(consensus.clone()));
+        tasks.spawn("state comparison", compare::run(consensus.clone(), checkpoints));
         tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
         tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
         Ok(consensus)
@@ -391,6 +413,35 @@ impl Consensus {
         }
     }
 
+    /// Completes with the reason when this member must no longer take part.
+    pub async fn is_unfit(&self) -> Problem {
+        let mut unfit = self.unfit.subscribe();
+        match unfit.wait_for(Option::is_some).await.map(|problem| problem.clone()) {
+            Ok(Some(problem)) => problem,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends this member's part for a reason; the first one counts.
+    fn stop_as_unfit(&self, problem: Problem) {
+        self.unfit.send_if_modified(|known| {
+            let is_first = known.is_none();
+            known.get_or_insert(problem);
+            is_first
+        });
+    }
+
+    /// Takes note of a call that cannot be read. Entries of the log that a newer version has written cannot be left out,
+    /// so a member that gets some from another member stops; any other call of a newer version goes unanswered.
+    pub fn cannot_read(&self, peer: PeerIdentity, call: &[u8], error: &CodecError) {
+        let is_member = peer.member.is_some_and(|member| {
+            access::authorize(&Principal::Peer(peer), &Action::Agree(member), &self.current().cluster).is_ok()
+        });
+        if is_member && matches!(error, CodecError::Newer(_)) && MemberCall::brings_entries(call) {
+            self.stop_as_unfit(level::cannot_read(error));
+        }
+    }
+
     /// Whether a peer may make a call, by the state as it is applied here.
     fn may_call(&self, peer: PeerIdentity, call: &MemberCall) -> Result<(), Refusal> {
         let published = self.current();
@@ -405,7 +456,7 @@ impl Consensus {
                 ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
             }
             MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
-            MemberCall::ReadIndex => ask(Action::Inside),
+            MemberCall::ReadIndex | MemberCall::StateHash { .. } => ask(Action::Inside),
         }
     }
 
@@ -432,6 +483,7 @@ impl Consensus {
             MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose_at_once(proposals).await),
             MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
             MemberCall::Group => MemberAnswer::Group(self.group()),
+            MemberCall::StateHash { index } => MemberAnswer::StateHash(self.hashes.at(index)),
         }
     }
 

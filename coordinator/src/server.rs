@@ -115,7 +115,9 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             stream.outgoing.finish().await
         }
         Open::Member(call) => {
-            let answer = coordinator.consensus.answer(peer, codec::decode::<MemberCall>(&call)?).await;
+            let read = codec::decode::<MemberCall>(&call);
+            let read = read.inspect_err(|error| coordinator.consensus.cannot_read(peer, &call, error))?;
+            let answer = coordinator.consensus.answer(peer, read).await;
             stream.outgoing.send(&answer).await?;
             stream.outgoing.finish().await
         }

@@ -24,6 +24,7 @@ use common::{
     token::{JoinRole, JoinToken},
     wire::PeerIdentity,
 };
+use coordinator::Ended;
 use hyper::Method;
 use link::{Transport, keyring::Keyring, memory::Network};
 use tempfile::TempDir;
@@ -47,6 +48,7 @@ pub struct Host {
     memory: TempDir,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    ended: watch::Receiver<Option<Ended>>,
 }
 
 /// All hosts; the first one made the cluster.
@@ -117,6 +119,7 @@ impl TestCluster {
             memory: TempDir::new_in("/dev/shm").expect("memory can hold a folder"),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
+            ended: watch::channel(None).1,
         };
         host.switch_on(&self.network);
         self.hosts.push(host);
@@ -264,12 +267,15 @@ impl Host {
         };
         let stopped = self.stop.clone().cancelled_owned();
         let coordinating = coordinator::run(config, self.keyring.clone(), transport.clone(), renewed, stopped);
+        let (how, ended) = watch::channel(None);
+        self.ended = ended;
         self.tasks.spawn(async move {
             let ended = coordinating.await;
             drop(renewals);
-            if let Err(problem) = ended {
-                panic!("the coordinator ended: {problem}");
-            }
+            match ended {
+                Ok(ended) => how.send_replace(Some(ended)),
+                Err(problem) => panic!("the coordinator ended: {problem}"),
+            };
         });
         let config = agent::Config {
             state: self.folder.path().to_owned(),
@@ -282,6 +288,13 @@ impl Host {
         };
         let running = agent::run(config, transport, self.runtime.clone(), self.stop.clone().cancelled_owned());
         self.tasks.spawn(async move { running.await.expect("the ledger can be used") });
+    }
+
+    /// How its coordinator ended, once it has; it gives up after `patience`.
+    pub async fn coordinator_ends(&self, patience: Duration) -> Option<Ended> {
+        let mut ended = self.ended.clone();
+        let found = tokio::time::timeout(patience, ended.wait_for(Option::is_some)).await.ok()?;
+        found.ok()?.clone()
     }
 
     /// Stops both; the containers go on.

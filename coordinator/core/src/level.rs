@@ -61,6 +61,13 @@ pub fn too_old(state: &State) -> Option<Problem> {
     })
 }
 
+/// What a member says that meets entries or a state which its binary cannot read.
+pub fn cannot_read(error: &impl std::error::Error) -> Problem {
+    Problem::new(Code::TooOld, "This coordinator's version of wharf is too old for its cluster")
+        .why(error.to_string())
+        .fix("Install the version that the other coordinators run; its state is untouched")
+}
+
 #[cfg(test)]
 mod tests {
     use common::id::MemberId;

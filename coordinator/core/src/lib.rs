@@ -7,6 +7,7 @@
 pub mod access;
 pub mod changes;
 pub mod command;
+pub mod divergence;
 pub mod lease;
 pub mod level;
 pub mod plan;

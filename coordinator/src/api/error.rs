@@ -40,6 +40,7 @@ fn status(code: Code) -> StatusCode {
         Code::Conflict
         | Code::MemberRefused
         | Code::TooOld
+        | Code::StateDiffers
         | Code::OtherCluster
         | Code::NotPlaceable
         | Code::RolloutFailed => StatusCode::CONFLICT,

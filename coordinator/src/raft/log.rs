@@ -87,7 +87,7 @@ impl LogStore {
     }
 
     /// Checks all that is stored, once.
-    fn load(&self) -> Result<(), StoreError> {
+    pub fn load(&self) -> Result<(), StoreError> {
         if self.state().loaded {
             return Ok(());
         }

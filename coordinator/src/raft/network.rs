@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use common::wire::Open;
-use coordinator_core::{Outcome, Proposal, access::Refusal};
+use coordinator_core::{Outcome, Proposal, access::Refusal, state::StateHash};
 use link::call::Caller;
 use openraft::{
     BasicNode,
@@ -42,6 +42,19 @@ common::tagged! {
         6 => ReadIndex,
         /// Who is in the group, as you know it? Also asked to learn whether a member is there at all.
         7 => Group,
+        /// Which hash did your state have at an index of the log?
+        8 => StateHash {
+            /// The index.
+            index: u64,
+        },
+    }
+}
+
+impl MemberCall {
+    /// Whether the bytes of a call say that it brings entries of the log, whatever else is in it.
+    pub fn brings_entries(call: &[u8]) -> bool {
+        // The tag comes first; one below 251 is a single byte.
+        call.first() == Some(&1)
     }
 }
 
@@ -63,6 +76,8 @@ common::tagged! {
         6 => ReadIndex(index: Option<u64>),
         /// To [`MemberCall::Group`].
         7 => Group(members: Vec<GroupMember>),
+        /// To [`MemberCall::StateHash`]: none if this member has not hashed its state there, or no longer knows it.
+        9 => StateHash(hash: Option<StateHash>),
         /// To any call of who may not make it.
         8 => Refused(refusal: Refusal),
     }

@@ -51,8 +51,7 @@ pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, 
         return Ok(None);
     };
     let bytes = fs::read(&path).map_err(|e| failed(&path, e.to_string()))?;
-    let file =
-        SNAPSHOT_FORMAT.open(&bytes).map_err(|e| StoreError::Corrupt { path: path.clone(), reason: e.to_string() })?;
+    let file = SNAPSHOT_FORMAT.open(&bytes).map_err(|error| StoreError::unreadable(&path, "it", error))?;
     Ok(Some((bytes, file)))
 }
 

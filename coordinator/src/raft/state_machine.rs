@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use coordinator_core::{Outcome, State};
+use common::{codec::CodecError, error::Problem};
+use coordinator_core::{Outcome, State, divergence::is_compared, level};
 use openraft::{
     EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     storage::RaftStateMachine,
@@ -14,6 +15,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
+    compare::Checkpoint,
     snapshot::{self, SNAPSHOT_FORMAT, SnapshotFile},
     store::StoreError,
     types::{Entry, LogId, StorageError, StoredMembership, TypeConfig},
@@ -34,6 +36,8 @@ pub struct StateMachine {
     directory: PathBuf,
     state: Arc<Mutex<Applied>>,
     publish: Arc<watch::Sender<Arc<Published>>>,
+    checkpoints: Arc<watch::Sender<Checkpoint>>,
+    unfit: watch::Sender<Option<Problem>>,
 }
 
 /// All that the log has led to so far.
@@ -50,7 +54,12 @@ fn snapshot_error(verb: ErrorVerb, error: impl std::error::Error + 'static) -> S
 
 impl StateMachine {
     /// The state of the newest snapshot, or none at all.
-    pub fn open(directory: &Path) -> Result<(StateMachine, watch::Receiver<Arc<Published>>), StoreError> {
+    ///
+    /// `unfit` gets the reason if a snapshot comes that this binary cannot read.
+    pub fn open(
+        directory: &Path,
+        unfit: watch::Sender<Option<Problem>>,
+    ) -> Result<(StateMachine, watch::Receiver<Arc<Published>>), StoreError> {
         let state = match snapshot::load_newest(directory)? {
             None => Applied::default(),
             Some((_, file)) => {
@@ -62,8 +71,15 @@ impl StateMachine {
             directory: directory.to_owned(),
             state: Arc::new(Mutex::new(state)),
             publish: Arc::new(publish),
+            checkpoints: Arc::default(),
+            unfit,
         };
         Ok((machine, published))
+    }
+
+    /// The states to compare with those of other members, as they come; a reader sees the newest one alone.
+    pub fn checkpoints(&self) -> watch::Receiver<Checkpoint> {
+        self.checkpoints.subscribe()
     }
 
     fn state(&self) -> MutexGuard<'_, Applied> {
@@ -126,7 +142,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             state.applied = Some(entry.log_id);
             outcomes.push(match entry.payload {
                 EntryPayload::Blank => Vec::new(),
-                EntryPayload::Normal(batch) => state.cluster.apply(&batch),
+                EntryPayload::Normal(batch) => {
+                    let before = state.cluster.clock();
+                    let outcomes = state.cluster.apply(&batch);
+                    if is_compared(before, state.cluster.clock()) {
+                        let checkpoint = (entry.log_id.index, state.cluster.clone());
+                        self.checkpoints.send_replace(Some(Arc::new(checkpoint)));
+                    }
+                    outcomes
+                }
                 EntryPayload::Membership(membership) => {
                     state.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
@@ -151,7 +175,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
-        let file: SnapshotFile = SNAPSHOT_FORMAT.open(&bytes).map_err(|e| snapshot_error(ErrorVerb::Read, e))?;
+        let file: SnapshotFile = SNAPSHOT_FORMAT.open(&bytes).map_err(|error| {
+            if let CodecError::Newer(_) | CodecError::Version { .. } = error {
+                self.unfit.send_replace(Some(level::cannot_read(&error)));
+            }
+            snapshot_error(ErrorVerb::Read, error)
+        })?;
         // Durable before it counts: the log behind it may be gone.
         let (directory, index) = (self.directory.clone(), meta.last_log_id.map_or(0, |id| id.index));
         let saved = tokio::task::spawn_blocking(move || snapshot::save(&directory, index, &bytes)).await;

@@ -49,6 +49,14 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A newer version of wharf has written the store.
+    #[error("the store at {} cannot be read: {reason}", path.display())]
+    Newer {
+        /// Where it is.
+        path: PathBuf,
+        /// What is not known here.
+        reason: String,
+    },
     /// The store belongs to another member.
     #[error("the store at {} belongs to member {owner}, not {me}", path.display())]
     Foreign {
@@ -104,6 +112,17 @@ pub struct Store {
     failed: watch::Receiver<Option<String>>,
     writer: Option<JoinHandle<()>>,
     path: PathBuf,
+}
+
+impl StoreError {
+    /// Why a part of what is stored at a path cannot be read.
+    pub fn unreadable(path: &Path, what: &str, error: CodecError) -> StoreError {
+        let (path, reason) = (path.to_owned(), format!("{what}: {error}"));
+        match error {
+            CodecError::Newer(_) | CodecError::Version { .. } => StoreError::Newer { path, reason },
+            _ => StoreError::Corrupt { path, reason },
+        }
+    }
 }
 
 impl Store {
@@ -229,7 +248,9 @@ impl Store {
         for item in self.db.scan_prefix(entry_prefix(index)).values() {
             bytes.extend_from_slice(&item.map_err(|e| self.corrupt(e.to_string()))?);
         }
-        let entry = ENTRY_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("entry {index}: {e}")))?;
+        let entry = ENTRY_FORMAT
+            .open(&bytes)
+            .map_err(|error| StoreError::unreadable(&self.path, &format!("entry {index}"), error))?;
         Ok((entry, bytes.len()))
     }
 

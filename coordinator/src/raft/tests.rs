@@ -39,7 +39,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
         let directory = tempfile::tempdir().expect("a folder");
         let store = Store::open(directory.path(), MemberId(1)).expect("opens");
-        let (machine, _published) = StateMachine::open(&directory.path().join("snapshots")).expect("opens");
+        let (machine, _published) =
+            StateMachine::open(&directory.path().join("snapshots"), Default::default()).expect("opens");
         Ok((directory, LogStore::new(store), machine))
     }
 }
@@ -218,7 +219,7 @@ fn a_damaged_snapshot_is_refused_by_name() {
     let mut bytes = format.seal(&BTreeMap::<u8, u8>::new()).expect("seals");
     bytes[8] ^= 1;
     super::snapshot::save(directory.path(), 3, &bytes).expect("saves");
-    let Err(error) = StateMachine::open(directory.path()) else { panic!("is refused") };
+    let Err(error) = StateMachine::open(directory.path(), Default::default()) else { panic!("is refused") };
     assert!(error.to_string().contains("00000000000000000003.snapshot"), "{error}");
 }
 
@@ -339,7 +340,7 @@ async fn a_learner_that_leaves_is_removed_once() {
 #[tokio::test]
 async fn a_state_that_is_full_is_read_back_from_its_snapshot() {
     let directory = tempfile::tempdir().expect("a folder");
-    let (mut machine, published) = StateMachine::open(directory.path()).expect("opens");
+    let (mut machine, published) = StateMachine::open(directory.path(), Default::default()).expect("opens");
     let mut index = 0;
     let mut apply = async |machine: &mut StateMachine, command: Command| {
         index += 1;
@@ -376,6 +377,6 @@ async fn a_state_that_is_full_is_read_back_from_its_snapshot() {
     assert_eq!((keys, configs), (1023, 256));
     machine.build_snapshot().await.expect("is built");
     let state = published.borrow().cluster.clone();
-    let (_, read) = StateMachine::open(directory.path()).expect("opens");
+    let (_, read) = StateMachine::open(directory.path(), Default::default()).expect("opens");
     assert!(read.borrow().cluster == state, "it is what it was");
 }

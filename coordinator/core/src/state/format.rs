@@ -140,8 +140,8 @@ impl<'de> Visitor<'de> for Reader {
                 JOURNAL => state.journal = next(&mut parts)?,
                 REQUESTS => state.requests = next(&mut parts)?,
                 (tag, version) => {
-                    let why = "which this version of wharf does not know: a newer one wrote it";
-                    return Err(A::Error::custom(format!("section {tag} of the state has version {version}, {why}")));
+                    let what = format!("section {tag} of the state has version {version}, which is not known here");
+                    return Err(A::Error::custom(format!("{what}{}", codec::NEWER)));
                 }
             }
         }
