@@ -1,24 +1,21 @@
-//! The loop of a host: look, decide, act, tell.
+//! The loop of a host: look, decide, act, report.
+
+mod perform;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
     sync::Arc,
     time::Duration,
 };
 
 use agent_core::{
-    Action, ActionResult, Container, ContainerState, Memory, Situation,
-    network::{Resident, Residents},
+    Action, ActionResult, Container, Memory, Situation, Work,
+    network::{Residents, residents},
     reconcile, without_docker,
+    work::kept,
 };
 use common::{
-    assignment::{AssignedInstance, Assignment},
-    directory::Directory,
-    id::{BootId, InstanceId},
-    output::LastLines,
-    part::{Part, PartId},
-    report::Report,
+    assignment::Assignment, directory::Directory, id::BootId, output::LastLines, part::PartId, report::Report,
     spec::template::Node,
 };
 use futures::{StreamExt, stream};
@@ -32,37 +29,32 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{facts, files::Files, leases::Leases, ledger::Ledger, processes::Processes, runtime::ContainerRuntime};
+use perform::{Host, perform};
 
-/// How often the host is looked at even if nothing seems to have happened.
+/// The longest time between two looks at the host.
 const TICK: Duration = Duration::from_secs(15);
-/// What happens within so long is looked at together: each look asks Docker, and most are written to disk.
+/// How long changes are gathered before a look: each look asks Docker, and most are written to disk.
 const GATHER: Duration = Duration::from_millis(5);
-/// How soon after Docker failed to answer.
+/// The time until the next look after Docker failed to answer.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long Docker is waited for before it is looked at whether the processes are there.
+/// How long Docker may take to answer before the kernel is asked whether the processes are there.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Containers whose output is read at a time.
+/// How many containers' output is read at a time.
 const READS: usize = 8;
-/// How long an instance that is to end may go on because others are led to it.
-const UNLISTED_WITHIN: Duration = Duration::from_secs(3);
-/// How long an instance that is to start waits until the host's rules know it.
-const ADMITTED_WITHIN: Duration = Duration::from_secs(5);
-/// How much later other hosts may hear of it.
-const HEARD_ELSEWHERE: Duration = Duration::from_millis(500);
 
-/// What of the host the loop works with.
+/// The parts of the host that the loop works with.
 pub struct HostParts {
     /// Configs and secrets.
     pub files: Files,
     /// The leases of strict singletons.
     pub leases: Arc<Leases>,
-    /// Where others are led.
+    /// The instances to which callers are led.
     pub directory: watch::Receiver<Directory>,
-    /// Where it is told which instances are here, before they start.
+    /// Where the loop publishes the owners of the addresses on this host, before they start.
     pub residents: watch::Sender<Option<Residents>>,
     /// The instances that the rules of the host's network know; none if there are no such rules.
     pub admitted: watch::Receiver<Option<Residents>>,
-    /// What the agent was told and remembers.
+    /// The last assignment and the memory, on disk.
     pub ledger: Ledger,
     /// The kernel's boot.
     pub boot: BootId,
@@ -70,12 +62,8 @@ pub struct HostParts {
 
 /// The loop and its state.
 pub struct Reconciler<R: ?Sized> {
-    runtime: Arc<R>,
-    files: Files,
-    leases: Arc<Leases>,
-    directory: watch::Receiver<Directory>,
+    host: Arc<Host<R>>,
     residents: watch::Sender<Option<Residents>>,
-    admitted: watch::Receiver<Option<Residents>>,
     ledger: Ledger,
     memory: Memory,
     assignment: watch::Receiver<Assignment>,
@@ -85,7 +73,7 @@ pub struct Reconciler<R: ?Sized> {
     busy: BTreeSet<PartId>,
     blind: bool,
     processes: Processes,
-    /// Whether files were removed that an earlier process had no time to remove.
+    /// Whether the files are removed that an earlier process had no time to remove.
     swept: bool,
 }
 
@@ -93,19 +81,15 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
     /// A loop that has not begun.
     pub fn new(
         runtime: Arc<R>,
-        host: HostParts,
+        parts: HostParts,
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
     ) -> Reconciler<R> {
-        let HostParts { files, leases, directory, residents, admitted, ledger, boot } = host;
+        let HostParts { files, leases, directory, residents, admitted, ledger, boot } = parts;
         let memory = ledger.contents().memory.clone();
         Reconciler {
-            runtime,
-            files,
-            leases,
-            directory,
+            host: Arc::new(Host { runtime, files, leases, directory, admitted }),
             residents,
-            admitted,
             ledger,
             memory,
             assignment,
@@ -119,8 +103,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
     }
 
-    /// Runs until `stop`. Actions under way are dropped; what Docker makes of them is seen after
-    /// the next start.
+    /// Runs until `stop`, and drops the actions under way: the next process sees what Docker has made of them.
     pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
         loop {
             let next_look = self.pass().await;
@@ -140,7 +123,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
     }
 
-    /// Looks once and begins what is to be done; returns when to look again at the latest.
+    /// Looks once and begins the actions that follow; returns when to look again at the latest.
     pub async fn pass(&mut self) -> Instant {
         let assignment = self.assignment.borrow_and_update().clone();
         let mut containers = match self.look().await {
@@ -157,31 +140,22 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         if std::mem::take(&mut self.blind) {
             info!("Docker answers again");
         }
-        if !std::mem::replace(&mut self.swept, true) {
-            let assigned = assignment.instances.iter().map(|instance| &instance.id);
-            let found = || containers.keys().map(|id| &id.instance);
-            let kept = assigned.chain(found()).cloned().collect();
-            self.leases.adopt(found());
-            if let Err(error) = self.files.places().sweep(&kept) {
-                warn!(%error, "configs and secrets of instances that are gone could not be removed");
-            }
-        }
+        self.sweep(&assignment, &containers);
         self.read_output(&mut containers).await;
-        self.tell_residents(&containers);
+        self.publish_residents(&containers);
         let now = now();
-        let leases = self.leases.by_wall_clock();
+        let leases = self.host.leases.by_wall_clock();
         let (busy, boot) = (&self.busy, self.boot);
         let situation =
             Situation { assignment: &assignment, containers: &containers, busy, leases: &leases, boot, now };
         let next = reconcile(situation, &mut self.memory);
-        // On disk before it is done or told.
+        // The ledger has it on disk before anything is done or reported.
         if let Err(error) = self.ledger.update(&assignment, &self.memory).await {
             warn!(%error, "the ledger cannot be written; nothing is done until it can");
             return Instant::now() + RETRY;
         }
         for action in next.actions {
-            let resident = containers.get(action.part()).and_then(|container| resident(action.part(), container));
-            self.begin(action, resident, &assignment);
+            self.begin(action, &assignment, &containers);
         }
         self.reports.send_if_modified(|report| {
             let changed = *report != next.report;
@@ -192,9 +166,9 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         Instant::now() + until_wake
     }
 
-    /// What Docker shows. While it takes its time, what the kernel shows is told.
+    /// Returns the containers that Docker shows. While Docker does not answer, reports what the kernel shows.
     async fn look(&self) -> Result<BTreeMap<PartId, Container>, String> {
-        let mut looking = std::pin::pin!(self.runtime.observe());
+        let mut looking = std::pin::pin!(self.host.runtime.observe());
         loop {
             match tokio::time::timeout(SILENCE, &mut looking).await {
                 Ok(seen) => return seen,
@@ -203,30 +177,34 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
     }
 
-    /// Tells of what is gone although Docker does not say so: nobody is to be led there.
+    /// Reports the processes that are gone although Docker does not say so, so that callers are led elsewhere.
     fn look_without_docker(&self) {
         let gone = self.processes.gone();
         self.reports.send_if_modified(|report| {
-            let told = without_docker(report, &gone);
-            let differs = *report != told;
-            *report = told;
+            let next = without_docker(report, &gone);
+            let differs = *report != next;
+            *report = next;
             differs
         });
     }
 
-    /// Reads what programs printed last that have ended since the last look: their failure is told with it, and
-    /// their containers may be removed after that.
+    /// Removes, once, the files that an earlier process left behind, and takes up its leases.
+    fn sweep(&mut self, assignment: &Assignment, containers: &BTreeMap<PartId, Container>) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        self.host.leases.adopt(containers.keys().map(|id| &id.instance));
+        if let Err(error) = self.host.files.places().sweep(&kept(assignment, containers)) {
+            warn!(%error, "configs and secrets of instances that are gone could not be removed");
+        }
+    }
+
+    /// Reads the last output of the programs that have ended since the last look.
     async fn read_output(&self, containers: &mut BTreeMap<PartId, Container>) {
-        let known_end = |id: &PartId| self.memory.0.get(id).and_then(|local| local.ended_run);
-        let ended = containers.iter().filter_map(|(id, container)| match container.state {
-            ContainerState::Exited { started_at, .. } if known_end(id) != Some(started_at) => {
-                Some((id.clone(), container.id.clone()))
-            }
-            _ => None,
-        });
+        let ended = self.memory.new_ends(containers).map(|(id, container)| (id.clone(), container.id.clone()));
         let ended: Vec<(PartId, String)> = ended.collect();
         let reading = ended.into_iter().map(|(id, container)| {
-            let runtime = self.runtime.clone();
+            let runtime = self.host.runtime.clone();
             async move { (id, runtime.tail(&container).await) }
         });
         let read: Vec<(PartId, LastLines)> = stream::iter(reading).buffer_unordered(READS).collect().await;
@@ -237,9 +215,9 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
     }
 
-    /// Tells which instances have which addresses here.
-    fn tell_residents(&self, containers: &BTreeMap<PartId, Container>) {
-        let found: Residents = containers.iter().filter_map(|(id, container)| resident(id, container)).collect();
+    /// Publishes the owners of the addresses on this host.
+    fn publish_residents(&self, containers: &BTreeMap<PartId, Container>) {
+        let found = residents(containers);
         self.residents.send_if_modified(|residents| {
             let differs = residents.as_ref() != Some(&found);
             *residents = Some(found);
@@ -247,31 +225,17 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         });
     }
 
-    fn begin(&mut self, action: Action, resident: Option<(Ipv4Addr, Resident)>, assignment: &Assignment) {
+    fn begin(&mut self, action: Action, assignment: &Assignment, containers: &BTreeMap<PartId, Container>) {
         self.busy.insert(action.part().clone());
-        let of = &action.part().instance;
-        let instance = assignment.instances.iter().find(|instance| instance.id == *of).cloned();
-        let (instance, unfilled) = match instance.clone().map(|instance| instance.filled(&node(assignment))) {
-            Some(Err(why)) => (instance, Some(why)),
-            Some(Ok(filled)) => (Some(filled), None),
-            None => (None, None),
-        };
-        info!(instance = %action.part(), action = word(&action), "acting");
-        let (host, directory) = ((self.files.clone(), self.leases.clone()), self.directory.clone());
-        let (runtime, admitted) = (self.runtime.clone(), self.admitted.clone());
+        info!(instance = %action.part(), action = action.verb(), "acting");
+        let work = Work::of(&action, assignment, containers, &node(assignment));
+        let host = self.host.clone();
         self.actions.spawn(async move {
-            match (&action, resident) {
-                (Action::Create(_), _) if let Some(why) = unfilled => return (action, ActionResult::Impossible(why)),
-                (Action::Stop { .. }, _) => wait_until_unlisted(directory, &action.part().instance).await,
-                (Action::Start { .. }, Some((address, resident)))
-                    if !is_admitted(admitted, address, &resident).await =>
-                {
-                    let why = "the rules of its host's network do not know it yet: wharf doctor";
-                    return (action, ActionResult::Waits(why.to_owned()));
-                }
-                _ => {}
-            }
-            act(runtime, host, action, instance).await
+            let result = match work {
+                Ok(work) => perform(&host, &action, &work).await,
+                Err(result) => result,
+            };
+            (action, result)
         });
     }
 
@@ -279,19 +243,19 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         match done {
             Ok((action, result)) => {
                 if let ActionResult::Failed(why) | ActionResult::Impossible(why) = &result {
-                    warn!(instance = %action.part(), action = word(&action), why, "an action failed");
+                    warn!(instance = %action.part(), action = action.verb(), why, "an action failed");
                 }
                 let known = self.memory.0.get(action.part()).map(|local| local.observed.message.as_str());
                 if let ActionResult::Waits(why) = &result
                     && known != Some(why)
                 {
-                    info!(instance = %action.part(), action = word(&action), why, "an action waits");
+                    info!(instance = %action.part(), action = action.verb(), why, "an action waits");
                 }
                 self.busy.remove(action.part());
                 self.memory.learn(&action, &result, now());
             }
             Err(error) => {
-                // Which action it was is lost with it; none is under way any more if all are done.
+                // The panic does not say which action it was. Once all have ended, none is under way.
                 warn!(%error, "an action panicked");
                 if self.actions.is_empty() {
                     self.busy.clear();
@@ -301,27 +265,6 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
     }
 }
 
-async fn act<R: ContainerRuntime + ?Sized>(
-    runtime: Arc<R>,
-    (files, leases): (Files, Arc<Leases>),
-    action: Action,
-    instance: Option<AssignedInstance>,
-) -> (Action, ActionResult) {
-    let result = match ensure_beside(&files, &leases, &action, instance.as_ref()).await {
-        Err(missing) => missing,
-        Ok(()) => perform(&*runtime, &action, instance.as_ref()).await,
-    };
-    if let (Action::Remove { part, .. }, ActionResult::Done) = (&action, &result)
-        && is_last(part, instance.as_ref())
-    {
-        leases.forget(&part.instance);
-        if let Err(error) = files.places().remove(&part.instance) {
-            warn!(instance = %part.instance, %error, "its configs and secrets could not be removed");
-        }
-    }
-    (action, result)
-}
-
 /// This host, as templates see it.
 fn node(assignment: &Assignment) -> Node {
     Node {
@@ -329,94 +272,5 @@ fn node(assignment: &Assignment) -> Node {
         hostname: facts::hostname(),
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
-    }
-}
-
-/// Who has which address by a container, if it has one.
-fn resident(id: &PartId, container: &Container) -> Option<(Ipv4Addr, Resident)> {
-    let (instance, published) = (id.instance.clone(), container.published.clone());
-    Some((container.address?, Resident { instance, sender: container.sender, published }))
-}
-
-/// Whether the rules know an instance by its address, which takes a moment: what starts before that reaches nobody, or
-/// whom the one reached that had the address before, or is not heard as long as the address belongs to the port of a
-/// container that has ended.
-async fn is_admitted(mut admitted: watch::Receiver<Option<Residents>>, address: Ipv4Addr, resident: &Resident) -> bool {
-    let known = admitted.wait_for(|known| known.as_ref().is_none_or(|known| known.get(&address) == Some(resident)));
-    tokio::time::timeout(ADMITTED_WITHIN, known).await.is_ok_and(|known| known.is_ok())
-}
-
-/// Waits until others are led elsewhere, if there is an elsewhere: what is asked then is answered.
-async fn wait_until_unlisted(mut directory: watch::Receiver<Directory>, id: &InstanceId) {
-    let serves = |directory: &Directory| directory.instance(id).is_some_and(|endpoint| endpoint.serves);
-    let others_serve =
-        |directory: &Directory| directory.instances_of(id.service()).any(|(other, e)| other != id && e.serves);
-    if !others_serve(&directory.borrow()) {
-        return;
-    }
-    // Without a coordinator nobody says so; then it ends all the same.
-    let unlisted = directory.wait_for(|now| !serves(now) || !others_serve(now));
-    let is_unlisted = tokio::time::timeout(UNLISTED_WITHIN, unlisted).await.is_ok();
-    if is_unlisted {
-        tokio::time::sleep(HEARD_ELSEWHERE).await;
-    }
-}
-
-/// Whether all parts of an instance have ended once this one is removed.
-fn is_last(part: &PartId, instance: Option<&AssignedInstance>) -> bool {
-    match part.part {
-        Part::Network => true,
-        Part::Main => instance.is_none_or(|instance| !instance.spec.has_network_part()),
-        Part::Step(_) | Part::Sidekick(_) => false,
-    }
-}
-
-/// Has what lies beside a container in its place before the container is made or started: its configs, its
-/// secrets, its lease, and the program that holds its network.
-async fn ensure_beside(
-    files: &Files,
-    leases: &Leases,
-    action: &Action,
-    instance: Option<&AssignedInstance>,
-) -> Result<(), ActionResult> {
-    let (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, Some(instance)) = (action, instance) else {
-        return Ok(());
-    };
-    if action.part().part == Part::Network {
-        let failed = |error| ActionResult::Failed(format!("the holder of its network cannot be kept: {error}"));
-        return files.places().ensure_binary().map_err(failed);
-    }
-    files.ensure(instance).await?;
-    if instance.spec.strict_singleton {
-        let failed = |error| ActionResult::Failed(format!("its lease cannot be kept: {error}"));
-        leases.ensure(&instance.id).map_err(failed)?;
-    }
-    Ok(())
-}
-
-async fn perform<R: ContainerRuntime + ?Sized>(
-    runtime: &R,
-    action: &Action,
-    instance: Option<&AssignedInstance>,
-) -> ActionResult {
-    match (action, instance) {
-        (Action::Prepare(id), Some(instance)) => runtime.prepare(instance, &id.part).await,
-        (Action::Create(id), Some(instance)) => runtime.create(instance, &id.part).await,
-        (Action::Prepare(_) | Action::Create(_), None) => {
-            ActionResult::Failed("it is not assigned any more".to_owned())
-        }
-        (Action::Start { container, .. }, _) => runtime.start(container).await,
-        (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
-        (Action::Remove { container, .. }, _) => runtime.remove(container).await,
-    }
-}
-
-fn word(action: &Action) -> &'static str {
-    match action {
-        Action::Prepare(_) => "prepare",
-        Action::Create(_) => "create",
-        Action::Start { .. } => "start",
-        Action::Stop { .. } => "stop",
-        Action::Remove { .. } => "remove",
     }
 }

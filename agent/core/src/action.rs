@@ -35,6 +35,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// Its verb, for logs.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Action::Prepare(_) => "prepare",
+            Action::Create(_) => "create",
+            Action::Start { .. } => "start",
+            Action::Stop { .. } => "stop",
+            Action::Remove { .. } => "remove",
+        }
+    }
+
     /// The part that it is for.
     pub fn part(&self) -> &PartId {
         match self {

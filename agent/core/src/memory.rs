@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, ActionResult},
-    observed::Container,
+    observed::{Container, ContainerState},
 };
 
 /// The delay before a failed preparation is tried again, doubled each time.
@@ -103,6 +103,19 @@ impl Local {
 }
 
 impl Memory {
+    /// The containers whose program has ended since the last look. Their last output is read before anything else: the
+    /// report of the failure contains it, and the containers may be removed after that.
+    pub fn new_ends<'a>(
+        &self,
+        containers: &'a BTreeMap<PartId, Container>,
+    ) -> impl Iterator<Item = (&'a PartId, &'a Container)> {
+        let known = |id| self.0.get(id).and_then(|local: &Local| local.ended_run);
+        containers.iter().filter(move |(id, container)| match container.state {
+            ContainerState::Exited { started_at, .. } => known(*id) != Some(started_at),
+            ContainerState::Created | ContainerState::Running { .. } => false,
+        })
+    }
+
     /// Folds in what came of an action.
     pub fn learn(&mut self, action: &Action, result: &ActionResult, now: Timestamp) {
         let Some(local) = self.0.get_mut(action.part()) else { return };

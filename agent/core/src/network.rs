@@ -20,10 +20,11 @@ use std::{
 use common::{
     id::InstanceId,
     network::{Backend, Overlay, Peers, Subnet, WireguardKey},
+    part::PartId,
 };
 use ipnet::Ipv4Net;
 
-use crate::observed::{Published, Sender};
+use crate::observed::{Container, Published, Sender};
 
 pub use bindings::Binding;
 pub use flows::Flow;
@@ -58,6 +59,19 @@ pub struct Resident {
     pub sender: Option<Sender>,
     /// The host's ports that lead to it while it runs.
     pub published: BTreeSet<Published>,
+}
+
+impl Resident {
+    /// The owner of a container's address, if the container has an address of its own.
+    pub fn of(id: &PartId, container: &Container) -> Option<(Ipv4Addr, Resident)> {
+        let (instance, published) = (id.instance.clone(), container.published.clone());
+        Some((container.address?, Resident { instance, sender: container.sender, published }))
+    }
+}
+
+/// The owners of the addresses of all containers.
+pub fn residents(containers: &BTreeMap<PartId, Container>) -> Residents {
+    containers.iter().filter_map(|(id, container)| Resident::of(id, container)).collect()
 }
 
 impl From<InstanceId> for Resident {

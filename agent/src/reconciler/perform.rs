@@ -1,0 +1,114 @@
+//! Does one action: waits until it may be done, has what it needs in its place, asks the container engine, and removes
+//! what the instance leaves behind. [`Work`] says all of that.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use agent_core::{Action, ActionResult, Awaited, Need, Seen, Wait, Work, network::Residents};
+use common::{assignment::AssignedInstance, directory::Directory};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::warn;
+
+use crate::{files::Files, leases::Leases, runtime::ContainerRuntime};
+
+/// The parts of the host that actions work with.
+pub(super) struct Host<R: ?Sized> {
+    pub(super) runtime: Arc<R>,
+    pub(super) files: Files,
+    pub(super) leases: Arc<Leases>,
+    pub(super) directory: watch::Receiver<Directory>,
+    pub(super) admitted: watch::Receiver<Option<Residents>>,
+}
+
+/// Does an action with all that it takes.
+pub(super) async fn perform<R: ContainerRuntime + ?Sized>(
+    host: &Host<R>,
+    action: &Action,
+    work: &Work,
+) -> ActionResult {
+    if let Err(result) = prepare(host, work).await {
+        return result;
+    }
+    let result = ask_engine(&*host.runtime, action, work.instance.as_ref()).await;
+    if work.is_last && result == ActionResult::Done {
+        let instance = &action.part().instance;
+        host.leases.forget(instance);
+        if let Err(error) = host.files.places().remove(instance) {
+            warn!(%instance, %error, "its configs and secrets could not be removed");
+        }
+    }
+    result
+}
+
+/// Waits for what the action awaits, then brings what it needs.
+async fn prepare<R: ?Sized>(host: &Host<R>, work: &Work) -> Result<(), ActionResult> {
+    if let Some(awaited) = &work.awaits {
+        wait(host, awaited).await?;
+    }
+    let Some(instance) = &work.instance else { return Ok(()) };
+    for need in &work.needs {
+        bring(host, *need, instance).await?;
+    }
+    Ok(())
+}
+
+/// Asks again after each change whether the action may be done.
+async fn wait<R: ?Sized>(host: &Host<R>, awaited: &Awaited) -> Result<(), ActionResult> {
+    let (mut directory, mut admitted) = (host.directory.clone(), host.admitted.clone());
+    let (began, mut waited) = (Instant::now(), Duration::ZERO);
+    loop {
+        let answer = {
+            let (directory, admitted) = (directory.borrow_and_update(), admitted.borrow_and_update());
+            awaited.look(Seen { directory: &directory, admitted: admitted.as_ref(), waited })
+        };
+        match answer {
+            Wait::Over => return Ok(()),
+            Wait::For(rest) => {
+                sleep(rest).await;
+                return Ok(());
+            }
+            Wait::ForChange(at_most) => {
+                let change = async {
+                    tokio::select! {
+                        Ok(()) = directory.changed() => {}
+                        Ok(()) = admitted.changed() => {}
+                        // The agent stops.
+                        else => pending().await,
+                    }
+                };
+                // Either way it asks again.
+                let _ = timeout(at_most, change).await;
+            }
+            Wait::InVain(result) => return Err(result),
+        }
+        waited = began.elapsed();
+    }
+}
+
+async fn bring<R: ?Sized>(host: &Host<R>, need: Need, instance: &AssignedInstance) -> Result<(), ActionResult> {
+    let failed = |what: &str, error| ActionResult::Failed(format!("{what} cannot be kept: {error}"));
+    match need {
+        Need::Holder => host.files.places().ensure_binary().map_err(|e| failed("the holder of its network", e)),
+        Need::Files => host.files.ensure(instance).await,
+        Need::Lease => host.leases.ensure(&instance.id).map_err(|e| failed("its lease", e)),
+    }
+}
+
+async fn ask_engine<R: ContainerRuntime + ?Sized>(
+    runtime: &R,
+    action: &Action,
+    instance: Option<&AssignedInstance>,
+) -> ActionResult {
+    match (action, instance) {
+        (Action::Prepare(id), Some(instance)) => runtime.prepare(instance, &id.part).await,
+        (Action::Create(id), Some(instance)) => runtime.create(instance, &id.part).await,
+        (Action::Prepare(_) | Action::Create(_), None) => {
+            ActionResult::Failed("it is not assigned any more".to_owned())
+        }
+        (Action::Start { container, .. }, _) => runtime.start(container).await,
+        (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
+        (Action::Remove { container, .. }, _) => runtime.remove(container).await,
+    }
+}
