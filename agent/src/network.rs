@@ -11,15 +11,17 @@ mod wireguard;
 use std::{
     fs,
     io::{self, ErrorKind},
-    net::IpAddr,
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_core::network::{BRIDGE, Carrier, Change, HostNetwork, Live, Residents, Rules, TUNNEL, changes, render};
+use agent_core::network::{
+    BRIDGE, Carrier, Change, FlowLook, HostBridge, HostNetwork, Knowledge, Live, Loaded, Residents, Rules, Setting,
+    TUNNEL, Upkeep, assigned_network, bridge_settings, changes, render, tools, tunnel_setting,
+};
 use common::{
-    assignment::Assignment,
     finding::Finding,
     network::{Backend, Network, Overlay, Peers},
 };
@@ -29,28 +31,18 @@ use tracing::{info, warn};
 use crate::{
     findings::{Findings, Source},
     known::Known,
-    runtime::{ContainerRuntime, HostBridge},
+    runtime::ContainerRuntime,
     tunnel,
 };
 use netlink::Netlink;
-use nft::Listed;
-use program::has;
+use program::is_there;
 pub use routes::routes;
 pub use wireguard::OwnKey;
 
-/// How often is looked whether all is as it should be.
+/// The time between two looks at everything.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long one look, with all that it finds to do, may take.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// How often stale connections to published ports are looked for, where datagrams are taken: what Docker does to its own
-/// rules is not seen here.
-const LOOK_AT_FLOWS: Duration = Duration::from_secs(3);
-/// A look at them takes at most one part in so many of the time.
-const SHARE_OF_TIME: u32 = 50;
-
-/// How long rules that an earlier process has loaded are left alone while it is not known which instances are here.
-const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// Keeps a host's network as it should be.
 pub struct NetworkKeeper<R: ?Sized> {
@@ -60,15 +52,15 @@ pub struct NetworkKeeper<R: ?Sized> {
     key: OwnKey,
     /// The address under which other hosts reach this one.
     address: watch::Receiver<Option<IpAddr>>,
-    /// Where it is told which residents the rules know; none if there are no rules.
+    /// Where the keeper publishes the residents that the rules know; none if there are no rules.
     admitted: watch::Sender<Option<Residents>>,
-    /// Where it is told what is wrong.
+    /// Where it reports what is wrong.
     findings: Findings,
-    /// The rules that were loaded last, and how the kernel showed them then.
-    loaded: Option<(Rules, Listed)>,
-    /// What the runtime was told of the bridge.
-    told: Option<HostBridge>,
-    /// When all connections were looked through last, and how long that took.
+    /// The rules that were loaded last.
+    loaded: Option<Loaded>,
+    /// The bridge that the runtime was asked for last.
+    bridge: Option<HostBridge>,
+    /// When the last look through all connections ended, and how long it took.
     looked: Option<(Instant, Duration)>,
 }
 
@@ -82,9 +74,9 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         admitted: watch::Sender<Option<Residents>>,
         findings: Findings,
     ) -> NetworkKeeper<R> {
-        // Nobody is let in until there are rules, or none are wanted.
+        // No instance starts until there are rules, or none are wanted.
         admitted.send_replace(Some(Residents::new()));
-        NetworkKeeper { runtime, known, key, address, admitted, findings, loaded: None, told: None, looked: None }
+        NetworkKeeper { runtime, known, key, address, admitted, findings, loaded: None, bridge: None, looked: None }
     }
 
     /// Keeps it for as long as it is awaited.
@@ -92,24 +84,16 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         let mut problem: Option<String> = None;
         let began = Instant::now();
         loop {
-            let network = known_network(&self.known.assignment.borrow_and_update());
+            let network = assigned_network(&self.known.assignment.borrow_and_update());
             let peers = self.known.peers();
-            let address = *self.address.borrow_and_update();
-            let knows_residents = self.known.residents.borrow_and_update().is_some();
-            let done = match (network, address, &peers) {
-                (None, ..) => Ok(()),
-                (Some(Network::Bridge), ..) => {
-                    self.admitted.send_replace(None);
-                    self.tell(HostBridge::Docker).await
-                }
-                (Some(Network::Overlay(_)), ..) if !knows_residents && began.elapsed() < LEFT_ALONE => Ok(()),
-                (Some(Network::Overlay(overlay)), Some(address), Some(peers)) => {
-                    let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, peers, address)).await;
-                    passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
-                }
-                // What the kernel holds goes on until it is known where the hosts are, and who is here.
-                (Some(Network::Overlay(_)), ..) => Ok(()),
+            let knowledge = Knowledge {
+                network,
+                address: *self.address.borrow_and_update(),
+                peers: peers.as_ref(),
+                knows_residents: self.known.residents.borrow_and_update().is_some(),
+                runs_for: began.elapsed(),
             };
+            let done = self.keep(knowledge).await;
             if let (Err(why), before) = (&done, &problem)
                 && before.as_ref() != Some(why)
             {
@@ -128,13 +112,27 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         }
     }
 
-    /// Waits until all has to be looked at, and follows where services lead meanwhile.
+    async fn keep(&mut self, knowledge: Knowledge<'_>) -> Result<(), String> {
+        match knowledge.upkeep()? {
+            Upkeep::LeaveAlone => Ok(()),
+            Upkeep::Bridge => {
+                self.admitted.send_replace(None);
+                self.make_bridge(HostBridge::Docker, true).await
+            }
+            Upkeep::Overlay { overlay, peers, address } => {
+                let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, peers, address)).await;
+                passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
+            }
+        }
+    }
+
+    /// Waits until the next look at everything, and follows the directory and the residents meanwhile.
     async fn wait(&mut self, network: Option<Network>, peers: Option<Peers>) -> Result<(), watch::error::RecvError> {
         let look = tokio::time::sleep(LOOK);
         tokio::pin!(look);
         while self.known.peers() == peers {
             tokio::select! {
-                changed = self.known.assignment.wait_for(|next| known_network(next) != network) => return changed.map(drop),
+                changed = self.known.assignment.wait_for(|next| assigned_network(next) != network) => return changed.map(drop),
                 changed = self.address.changed() => return changed,
                 () = &mut look => return Ok(()),
                 changed = self.known.directory.changed() => changed?,
@@ -148,28 +146,21 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         Ok(())
     }
 
-    /// Brings what is live to what it is now, on top of the rules that were loaded.
+    /// Updates the live part of the rules that were loaded.
     async fn follow(&mut self) -> Result<(), String> {
         let netlink = open()?;
         let (live, residents) = self.live(&netlink).await?;
-        let (held, listed) = self.loaded.take().ok_or("no rules are loaded yet")?;
-        let wanted = held.living(live);
-        let ends = wanted.end_something_of(&held);
-        let update = wanted.update_from(&held).filter(|script| !script.is_empty());
-        let listed = match update {
-            None => listed,
-            Some(script) => {
-                nft::load(&script).await?;
-                let now = nft::list().await?;
-                if now.fixed != listed.fixed {
-                    return Err("something else has changed them".to_owned());
-                }
-                now
-            }
-        };
-        self.loaded = Some((wanted, listed));
+        let held = self.loaded.take().ok_or("no rules are loaded yet")?;
+        let rules = held.rules.living(live);
+        let load = rules.load(Some(&held.rules));
+        let mut listed = held.listed;
+        if !load.script.is_empty() {
+            nft::load(&load.script).await?;
+            listed = listed.updated(nft::list().await?)?;
+        }
+        self.loaded = Some(Loaded { rules, listed });
         self.admit(residents);
-        if ends {
+        if load.ends_flows {
             self.forget_stale(&netlink).await;
         }
         Ok(())
@@ -187,28 +178,21 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
     }
 
     async fn try_forget(&self, netlink: &Netlink) -> Result<usize, String> {
-        let Some(rules) = self.loaded.as_ref().map(|(rules, _)| rules.clone()) else { return Ok(0) };
+        let Some(rules) = self.loaded.as_ref().map(|loaded| loaded.rules.clone()) else { return Ok(0) };
         let addresses = netlink.own_addresses().await?;
         let forgetting = spawn_blocking(move || conntrack::forget(|flow| rules.is_stale(flow, &addresses)));
         let forgotten = forgetting.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         forgotten.map_err(|error| error.to_string())
     }
 
-    /// Whether connections to published ports are to be looked at again.
-    fn is_to_look_at_flows(&self) -> bool {
-        let takes_datagrams = self.loaded.as_ref().is_some_and(|(rules, _)| rules.take_datagrams());
-        let pause = |took: Duration| (took * SHARE_OF_TIME).max(LOOK_AT_FLOWS);
-        takes_datagrams && self.looked.is_none_or(|(at, took)| at.elapsed() >= pause(took))
-    }
-
-    /// What of the rules changes as instances come and go, and the residents by which it is so.
+    /// The part of the rules that changes as instances come and go, and the residents that it was rendered from.
     async fn live(&mut self, netlink: &Netlink) -> Result<(Live, Residents), String> {
         let (live, residents) = self.known.live();
         let bindings = netlink.bindings(&residents).await?;
         Ok((live.bound(bindings), residents))
     }
 
-    /// Tells whom the rules know that are loaded now.
+    /// Publishes the residents that the loaded rules know.
     fn admit(&self, residents: Residents) {
         self.admitted.send_if_modified(|admitted| {
             let differs = admitted.as_ref() != Some(&residents);
@@ -217,16 +201,12 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         });
     }
 
-    async fn ensure(&mut self, overlay: Overlay, peers: &Peers, address: IpAddr) -> Result<(), String> {
-        let IpAddr::V4(address) = address else {
-            return Err(format!("others reach this host at {address}, and the overlay needs an IPv4 address"));
-        };
+    async fn ensure(&mut self, overlay: Overlay, peers: &Peers, address: Ipv4Addr) -> Result<(), String> {
         let netlink = open()?;
         let (live, residents) = self.live(&netlink).await?;
         let wanted = render(overlay, peers.clone(), live, netlink.underlay(address).await?, self.key.usable())?;
         let mut observed = netlink.observe(wanted.own).await?;
-        self.check_rules().await;
-        observed.has_rules = self.loaded.as_ref().is_some_and(|(rules, _)| *rules == wanted.rules);
+        observed.has_rules = self.has_rules(&wanted.rules).await;
         let changes = changes(&wanted, &observed);
         for change in &changes {
             info!(?change, "the overlay changes");
@@ -240,53 +220,51 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         }
         self.admit(residents);
         // From here on containers may start: the rules are there.
-        if !netlink.has_bridge().await? {
-            self.told = None;
-        }
         let (mtu, next) = (wanted.tunnel.mtu, overlay.next(peers));
-        self.tell(HostBridge::Overlay { subnet: overlay.own, mtu, next }).await?;
-        if self.is_to_look_at_flows() {
+        let bridge = HostBridge::Overlay { subnet: overlay.own, mtu, next };
+        self.make_bridge(bridge, netlink.has_bridge().await?).await?;
+        let last = self.looked.map(|(at, took)| FlowLook { ago: at.elapsed(), took });
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.rules.need_a_look(last)) {
             self.forget_stale(&netlink).await;
         }
-        // Containers of this host reach each other by way of its routing, which answers for all of them at once.
-        switch(&format!("ipv4/conf/{BRIDGE}/proxy_arp_pvlan"), "1")?;
-        switch(&format!("ipv4/neigh/{BRIDGE}/proxy_delay"), "0")?;
-        switch(&format!("ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
-        // What asks for its own service may be led to itself.
-        for port in ports(BRIDGE)? {
-            write(&port.join("hairpin_mode"), "1")?;
-        }
-        switch("ipv4/ip_forward", "1")?;
+        bridge_settings(&ports(BRIDGE)?).iter().try_for_each(set)?;
         nft::admit_overlay().await
     }
 
-    /// Tells the runtime of the bridge, unless it knows.
-    async fn tell(&mut self, bridge: HostBridge) -> Result<(), String> {
-        if self.told != Some(bridge) {
+    /// Has the runtime make the bridge, unless it has done so and the bridge is still there.
+    async fn make_bridge(&mut self, bridge: HostBridge, is_there: bool) -> Result<(), String> {
+        if bridge.has_to_be_made(self.bridge, is_there) {
+            self.bridge = None;
             self.runtime.ensure_bridge(bridge).await?;
-            self.told = Some(bridge);
+            self.bridge = Some(bridge);
         }
         Ok(())
+    }
+
+    /// Whether the kernel holds these rules, as far as this process has loaded them.
+    async fn has_rules(&mut self, rules: &Rules) -> bool {
+        if self.loaded.is_some() {
+            let shown = nft::list().await.ok();
+            self.loaded = self.loaded.take().and_then(|loaded| loaded.still_there(shown.as_ref()));
+        }
+        self.loaded.as_ref().is_some_and(|loaded| loaded.rules == *rules)
     }
 
     async fn apply(&mut self, netlink: &Netlink, change: &Change, wanted: &HostNetwork) -> Result<(), String> {
         match change {
             Change::LoadRules => {
-                let held = self.loaded.take().map(|(held, _)| held);
-                let update = held.as_ref().and_then(|held| wanted.rules.update_from(held));
-                nft::load(&update.unwrap_or_else(|| wanted.rules.whole())).await?;
-                self.loaded = Some((wanted.rules.clone(), nft::list().await?));
-                // Nobody knows what an earlier process let pass.
-                let ends = held.is_none_or(|held| wanted.rules.end_something_of(&held));
-                if ends {
+                let held = self.loaded.take();
+                let load = wanted.rules.load(held.as_ref().map(|held| &held.rules));
+                nft::load(&load.script).await?;
+                self.loaded = Some(Loaded { rules: wanted.rules.clone(), listed: nft::list().await? });
+                if load.ends_flows {
                     self.forget_stale(netlink).await;
                 }
                 Ok(())
             }
             Change::MakeTunnel => {
                 netlink.apply(change, wanted).await?;
-                // The overlay is IPv4 alone.
-                switch(&format!("ipv6/conf/{TUNNEL}/disable_ipv6"), "1")?;
+                set(&tunnel_setting())?;
                 match wanted.tunnel.carrier {
                     Carrier::Vxlan { .. } => Ok(()),
                     Carrier::Wireguard { .. } => wireguard::set_up(&self.key).await,
@@ -297,65 +275,41 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
             _ => netlink.apply(change, wanted).await,
         }
     }
-
-    /// Forgets what was loaded if the kernel does not hold it any more. What an earlier process has loaded is
-    /// loaded again, which no packet notices.
-    async fn check_rules(&mut self) {
-        if let Some((_, listed)) = &self.loaded
-            && nft::list().await.as_ref() != Ok(listed)
-        {
-            self.loaded = None;
-        }
-    }
 }
 
-/// What an overlay needs and this host does not have, as a person would look for it.
+/// The names of the tools that an overlay needs and this host does not have.
 pub fn missing(backend: Backend) -> Vec<&'static str> {
-    let programs = ["nft", "iptables"].into_iter().filter(|program| !has(program));
-    match backend {
-        Backend::None => vec![],
-        Backend::Vxlan => programs.collect(),
-        Backend::Wireguard => programs.chain(wireguard::missing()).collect(),
-    }
+    let missing = tools::needed(backend).into_iter().filter(|tool| !is_there(*tool));
+    missing.map(tools::Tool::name).collect()
 }
 
 fn open() -> Result<Netlink, String> {
     Netlink::open().map_err(|error| format!("the kernel's netlink socket: {error}"))
 }
 
-/// What the cluster has said of the host's network.
-fn known_network(assignment: &Assignment) -> Option<Network> {
-    assignment.is_known().then_some(assignment.network)
-}
-
-/// The ports of a bridge, as folders.
-fn ports(bridge: &str) -> Result<Vec<PathBuf>, String> {
+/// The names of the ports of a bridge.
+fn ports(bridge: &str) -> Result<Vec<String>, String> {
     let folder = format!("/sys/class/net/{bridge}/brif");
     let failed = |error: io::Error| format!("{folder}: {error}");
     let entries = fs::read_dir(&folder).map_err(failed)?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+    entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).map_err(failed)).collect()
 }
 
-/// Sets a switch of the kernel's network, below `/proc/sys/net`. A kernel without IPv6 has none of its own.
-fn switch(name: &str, value: &str) -> Result<(), String> {
-    let path = Path::new("/proc/sys/net").join(name);
-    if name.starts_with("ipv6/") && !path.exists() { Ok(()) } else { write(&path, value) }
-}
-
-/// Writes a value of the kernel's, unless it is that already. What has gone away meanwhile needs none.
-fn write(path: &Path, value: &str) -> Result<(), String> {
+/// Gives the kernel a value, unless it has it already.
+fn set(setting: &Setting) -> Result<(), String> {
+    let path = Path::new(&setting.path);
     let written = match fs::read_to_string(path) {
-        Ok(now) if now.trim() == value => Ok(()),
-        Ok(_) => fs::write(path, value),
+        Ok(now) if now.trim() == setting.value => Ok(()),
+        Ok(_) => fs::write(path, setting.value),
         Err(error) => Err(error),
     };
     written.or_else(|error| match error.kind() {
-        ErrorKind::NotFound if path.starts_with("/sys") => Ok(()),
-        _ => Err(format!("{}: {error}", path.display())),
+        ErrorKind::NotFound if setting.may_lack => Ok(()),
+        _ => Err(format!("{}: {error}", setting.path)),
     })
 }
 
-/// Removes all of it from this host, once no container hangs on it any more: what went wrong.
+/// Removes everything of ours from this host's network, once no container uses it any more; returns the errors.
 pub async fn remove() -> Vec<String> {
     let removed = match open() {
         Ok(netlink) => netlink.remove_tunnel().await,

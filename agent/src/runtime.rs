@@ -4,14 +4,13 @@
 pub mod docker;
 pub mod fake;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use agent_core::{ActionResult, Container};
+use agent_core::{ActionResult, Container, network::HostBridge};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
     device::Devices,
-    network::Subnet,
     output::LastLines,
     part::{Part, PartId},
     time::Span,
@@ -65,33 +64,6 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// What the engine says of itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;
-}
-
-/// The bridge that a host's containers hang on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostBridge {
-    /// One as the engine makes it.
-    Docker,
-    /// One of the overlay.
-    Overlay {
-        /// The containers' addresses.
-        subnet: Subnet,
-        /// The largest packet, in bytes.
-        mtu: u32,
-        /// The host that answers names when this one does not.
-        next: Option<Subnet>,
-    },
-}
-
-impl HostBridge {
-    /// Who answers the names that its containers ask for, the first one first; nobody but the engine if there is
-    /// none.
-    pub fn name_servers(&self) -> Vec<Ipv4Addr> {
-        match self {
-            HostBridge::Docker => Vec::new(),
-            HostBridge::Overlay { subnet, next, .. } => [*subnet].iter().chain(next).map(|s| s.gateway()).collect(),
-        }
-    }
 }
 
 /// What an engine says of itself.

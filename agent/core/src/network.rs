@@ -2,13 +2,19 @@
 //! what the cluster says and from where the host is, and compared with what the kernel shows.
 
 mod bindings;
+mod bridge;
+pub mod docker_filter;
 mod environments;
 mod flows;
+mod loaded;
 mod published;
 mod reach;
 mod rules;
 mod services;
+mod settings;
 mod tables;
+pub mod tools;
+mod upkeep;
 mod vxlan;
 mod wireguard;
 
@@ -27,8 +33,12 @@ use ipnet::Ipv4Net;
 use crate::observed::{Container, Published, Sender};
 
 pub use bindings::Binding;
-pub use flows::Flow;
+pub use bridge::HostBridge;
+pub use flows::{Flow, FlowLook};
+pub use loaded::{FAMILIES, Listed, Load, Loaded};
 pub use rules::{Live, Rules};
+pub use settings::{Setting, bridge_settings, tunnel_setting};
+pub use upkeep::{Knowledge, Upkeep, assigned_network};
 pub use vxlan::Vxlan;
 pub use wireguard::{Wireguard, WireguardPeer};
 

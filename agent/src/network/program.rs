@@ -1,15 +1,17 @@
-//! The programs of the distribution that the network is told by.
+//! The programs of the distribution by which the host's network is set up.
 
 use std::{
+    path::Path,
     process::{Output, Stdio},
     time::Duration,
 };
 
+use agent_core::network::tools::Tool;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a program with something to read; what it said. An error may mean that it could not be asked at all.
+/// Runs a program with an input, and returns its output. An error may mean that the program could not be run at all.
 pub(super) async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
     let output = ask(program, arguments, input).await?;
     if output.status.success() {
@@ -18,7 +20,7 @@ pub(super) async fn run(program: &str, arguments: &[&str], input: &str) -> Resul
     Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Runs a program with something to read, whatever comes of it. An error means that it did not come to its end.
+/// Runs a program with an input, and returns its output and how it ended. An error means that it did not end.
 pub(super) async fn ask(program: &str, arguments: &[&str], input: &str) -> Result<Output, String> {
     let what = |why: &dyn std::fmt::Display| format!("{program} {}: {why}", arguments.join(" "));
     let mut command = Command::new(program);
@@ -37,8 +39,16 @@ pub(super) async fn ask(program: &str, arguments: &[&str], input: &str) -> Resul
     output.map_err(|error| what(&error))
 }
 
-/// Whether a program is there: what it was never there for, it has not done.
+/// Whether a program is there. Nothing of what it does has to be removed from a host that does not have it.
 pub(super) fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).exists())
+}
+
+/// Whether this host has a tool.
+pub(super) fn is_there(tool: Tool) -> bool {
+    match tool {
+        Tool::Nft | Tool::Iptables | Tool::Wg => has(tool.name()),
+        Tool::WireguardCarrier => ["/sys/module/wireguard", "/dev/net/tun"].iter().any(|path| Path::new(path).exists()),
+    }
 }

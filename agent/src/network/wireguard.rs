@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_core::network::{PORT, TUNNEL, Wireguard, WireguardPeer};
+use agent_core::network::{PORT, TUNNEL, Wireguard, WireguardPeer, tools::ENCRYPTION};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use common::{network::WireguardKey, secret::Secret};
 use gotatun::x25519::{PublicKey, StaticSecret};
@@ -16,7 +16,7 @@ use link::{file, identity::random_bytes};
 use tokio::net::UdpSocket;
 use tracing::warn;
 
-use super::program::{ask, has, run};
+use super::program::{ask, has, is_there, run};
 
 /// Where the host's key lies in the state folder.
 const FILE: &str = "wireguard.key";
@@ -55,7 +55,7 @@ impl OwnKey {
 
     /// What others know it by, if this host can encrypt with it now.
     pub fn usable(&self) -> Option<WireguardKey> {
-        missing().is_empty().then_some(self.public)
+        ENCRYPTION.iter().all(|tool| is_there(*tool)).then_some(self.public)
     }
 }
 
@@ -63,13 +63,6 @@ impl OwnKey {
 fn read_secret(text: &[u8]) -> Option<Secret<[u8; 32]>> {
     let bytes = BASE64_STANDARD.decode(text.trim_ascii()).ok()?;
     bytes.try_into().ok().map(Secret::new)
-}
-
-/// What WireGuard needs and this host does not have.
-pub(super) fn missing() -> Vec<&'static str> {
-    let can_carry = ["/sys/module/wireguard", "/dev/net/tun"].iter().any(|path| Path::new(path).exists());
-    let missing = [("wg", has("wg")), ("the kernel's WireGuard or /dev/net/tun", can_carry)];
-    missing.into_iter().filter(|(_, is_there)| !is_there).map(|(what, _)| what).collect()
 }
 
 /// What the link is told by: its key, and what it knows of peers.

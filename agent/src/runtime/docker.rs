@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{ActionResult, Container, ContainerState};
+use agent_core::{ActionResult, Container, ContainerState, network::HostBridge};
 use async_trait::async_trait;
 use bollard::{
     auth::DockerCredentials,
@@ -41,7 +41,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::{ContainerRuntime, EngineFacts, HostBridge};
+use super::{ContainerRuntime, EngineFacts};
 use crate::files::Places;
 use network::DockerNetwork;
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL};

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use agent_core::{ActionResult, Container, ContainerState};
+use agent_core::{ActionResult, Container, ContainerState, network::HostBridge};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
@@ -21,7 +21,7 @@ use common::{
 use link::clock::now;
 use tokio::sync::{Notify, mpsc};
 
-use super::{ContainerRuntime, EngineFacts, HostBridge};
+use super::{ContainerRuntime, EngineFacts};
 
 /// An engine without containers of its own.
 #[derive(Default)]

@@ -1,16 +1,39 @@
 //! Which connections that the kernel remembers are to be forgotten: rules are asked for the first packet only, and who
 //! never falls silent would go on for ever as it was begun.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use common::{network::Subnet, spec::Protocol};
 use ipnet::Ipv4Net;
 
-use super::rules::Live;
+use super::rules::{Live, Rules};
 
 /// The numbers of TCP and UDP (IANA, protocol numbers).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// The time between two looks for stale connections to published ports, where ports take datagrams: Docker changes its
+/// own rules unseen.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// The looks take at most one part in so many of the time.
+const SHARE_OF_TIME: u32 = 50;
+
+/// The last look through all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowLook {
+    /// How long ago it ended.
+    pub ago: Duration,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Rules {
+    /// Whether connections may be stale again although these rules did not change.
+    pub fn need_a_look(&self, last: Option<FlowLook>) -> bool {
+        let is_due = |look: FlowLook| look.ago >= (look.took * SHARE_OF_TIME).max(LOOK_EVERY);
+        self.take_datagrams() && last.is_none_or(is_due)
+    }
+}
 
 /// A connection as the kernel remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -69,7 +69,7 @@ impl Rules {
     }
 
     /// Whether connections may be stale that were begun under earlier rules.
-    pub fn end_something_of(&self, earlier: &Rules) -> bool {
+    pub(super) fn end_something_of(&self, earlier: &Rules) -> bool {
         self.live.ends_something_of(&earlier.live)
     }
 
@@ -79,12 +79,12 @@ impl Rules {
     }
 
     /// Whether ports of the host take datagrams: connections of those may become stale unseen.
-    pub fn take_datagrams(&self) -> bool {
+    pub(super) fn take_datagrams(&self) -> bool {
         self.live.ports.as_ref().is_some_and(Ports::take_datagrams)
     }
 
     /// Whether a chain, set or map of our table changes as instances come and go.
-    pub fn is_live(name: &str) -> bool {
+    pub(super) fn is_live(name: &str) -> bool {
         [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
             || [services::MAP, services::ITSELF, environments::MAP, published::CHAIN].contains(&name)
             || [reach::INTERNAL, reach::CALLERS, reach::HOST_PORTS].contains(&name)
@@ -92,14 +92,14 @@ impl Rules {
     }
 
     /// What loads all of them in one transaction, whatever the kernel holds.
-    pub fn whole(&self) -> String {
+    pub(super) fn whole(&self) -> String {
         let mut script = Script(self.tables.clone());
         self.enliven(&mut script, &Live::default());
         script.0
     }
 
     /// What leads here from rules that the kernel holds, if that takes less than all: only what is live differs.
-    pub fn update_from(&self, loaded: &Rules) -> Option<String> {
+    pub(super) fn update_from(&self, loaded: &Rules) -> Option<String> {
         if self.tables != loaded.tables {
             return None;
         }

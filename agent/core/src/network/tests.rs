@@ -415,3 +415,50 @@ fn the_own_host_knows_its_instances_first() {
     let alone = environments::environments(&Directory::default(), &residents);
     assert_eq!(found, alone, "the address is another one's now");
 }
+
+#[test]
+fn only_the_live_part_is_loaded_if_the_tables_are_the_same() {
+    let (one, two, none) = (led(&[(1, &[2])]), led(&[(1, &[2, 3])]), led(&[]));
+    let other_tables = wanted(&[2, 3]).rules;
+    for (rules, held, loads_all, ends_flows, why) in [
+        (&one, None, true, true, "the rules of an earlier process may have let pass anything"),
+        (&one, Some(&other_tables), true, false, "another peer"),
+        (&other_tables, Some(&one), true, true, "another peer, and the service ends"),
+        (&two, Some(&one), false, false, "one more instance"),
+        (&one, Some(&two), false, true, "one instance less"),
+        (&none, Some(&one), false, true, "the service ends"),
+        (&one, Some(&one), false, false, "nothing differs"),
+    ] {
+        let load = rules.load(held);
+        assert_eq!(load.script == rules.whole(), loads_all, "{why}");
+        assert_eq!(load.script.is_empty(), held == Some(rules), "{why}");
+        assert_eq!(load.ends_flows, ends_flows, "{why}");
+    }
+}
+
+#[test]
+fn rules_that_the_kernel_does_not_show_are_forgotten() {
+    let listed = Listed::of("table ip wharf {\n\tset peers {\n\t}\n}\n");
+    let loaded = Loaded { rules: led(&[]), listed: listed.clone() };
+    for (shown, stays) in [(Some(&listed), true), (Some(&Listed::of("")), false), (None, false)] {
+        assert_eq!(loaded.clone().still_there(shown), stays.then(|| loaded.clone()), "{shown:?}");
+    }
+}
+
+#[test]
+fn connections_are_looked_through_again_as_long_as_datagrams_are_taken() {
+    let seconds = std::time::Duration::from_secs;
+    let look = |ago, took| Some(FlowLook { ago: seconds(ago), took: seconds(took) });
+    let (udp, tcp) = (Protocol::Udp, Protocol::Tcp);
+    for (protocol, last, expected, why) in [
+        (udp, None, true, "there was no look yet"),
+        (tcp, None, false, "connections of TCP end by themselves"),
+        (tcp, look(1000, 0), false, "connections of TCP end by themselves"),
+        (udp, look(2, 0), false, "the last look was a moment ago"),
+        (udp, look(3, 0), true, "the last look was long enough ago"),
+        (udp, look(99, 2), false, "a look that takes long is repeated less often"),
+        (udp, look(100, 2), true, "it takes a fiftieth of the time"),
+    ] {
+        assert_eq!(publishing(&[(2, protocol, None, 53, 53)]).need_a_look(last), expected, "{why}");
+    }
+}

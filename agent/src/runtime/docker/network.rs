@@ -9,7 +9,7 @@ use std::{
 
 use agent_core::{
     Published, Sender,
-    network::{BRIDGE, TUNNEL},
+    network::{BRIDGE, HostBridge, TUNNEL},
 };
 use bollard::{
     errors::Error,
@@ -23,7 +23,6 @@ use super::{
     Docker,
     render::{CLUSTER_LABEL, NETWORK},
 };
-use crate::runtime::HostBridge;
 
 /// How long what needs the network waits until it is known.
 const WAIT: Duration = Duration::from_secs(5);

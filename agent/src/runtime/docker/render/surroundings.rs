@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use agent_core::names::search_domain;
+use agent_core::{names::search_domain, network::HostBridge};
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, HostConfig, HostConfigCgroupnsModeEnum, ResourcesBlkioWeightDevice,
     ResourcesUlimits, ThrottleDevice,
@@ -16,7 +16,6 @@ use common::{
 };
 
 use super::shares_network;
-use crate::runtime::HostBridge;
 
 /// A list, or nothing where it is empty: Docker takes both for the same, and shows the latter shorter.
 fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
