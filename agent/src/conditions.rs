@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use agent_core::condition::Steady;
+use agent_core::condition::{Steady, is_full};
 use common::{
     host::HostCondition,
     quantity::Bytes,
@@ -25,10 +25,6 @@ const EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it may not answer before that is told: a new start takes a few seconds.
 const DOCKER_PATIENCE: Span = Span::seconds(5);
-/// A disk is full if less than one part of so many is free, and less than [`ROOM`].
-const FULL_OF: u64 = 50;
-/// So much is enough on a disk of any size.
-const ROOM: u64 = 2 << 30;
 
 /// Looks for as long as it is awaited.
 pub(crate) async fn watch(
@@ -73,30 +69,4 @@ fn full(folder: &Path, steady: &mut Steady, at: Timestamp) -> Option<HostConditi
     let (free, size) = (of(system.f_bavail), of(system.f_blocks));
     steady.note(is_full(free, size, steady.is_told()), at)?;
     Some(HostCondition::DiskFull { path: folder.display().to_string(), size: Bytes(size) })
-}
-
-/// One that was full is full until twice as much is free.
-fn is_full(free: u64, size: u64, was_full: bool) -> bool {
-    let least = (size / FULL_OF).min(ROOM);
-    size > 0 && free < if was_full { least * 2 } else { least }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_disk_is_full_by_share_and_by_size_and_stays_so_until_there_is_room() {
-        const GIB: u64 = 1 << 30;
-        for (free, size, was_full, expected) in [
-            (0, 0, false, false),
-            (GIB, 100 * GIB, false, true),
-            (3 * GIB, 100 * GIB, false, false),
-            (3 * GIB, 100 * GIB, true, true),
-            (5 * GIB, 100 * GIB, true, false),
-            (3 * GIB, 10_000 * GIB, false, false),
-        ] {
-            assert_eq!(is_full(free, size, was_full), expected, "{free} of {size}");
-        }
-    }
 }

@@ -3,13 +3,13 @@
 mod reach;
 
 use std::{
-    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+use agent_core::search::{Attempt, Search};
 use common::{
     assignment::Assignment,
     error::{Code, Problem},
@@ -36,10 +36,8 @@ use crate::{
     network::OwnKey,
     runtime::ContainerRuntime,
 };
-use reach::{STAYED, pause, reach};
+use reach::reach;
 
-/// How often in a row who is asked may name another one that is asked at once.
-const MOST_REDIRECTIONS: u32 = 3;
 /// After a refusal a person must act; asking often does not help.
 const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 /// How often the host's facts are looked at, and how often while Docker does not answer.
@@ -98,40 +96,16 @@ impl From<LinkError> for End {
 impl<R: ContainerRuntime + ?Sized> Session<R> {
     /// Keeps a session with the leader, one after the other, for as long as it is awaited.
     pub async fn run(mut self) {
-        let mut coordinators: VecDeque<SocketAddr> = self.config.coordinators.iter().copied().collect();
-        let (mut attempts, mut redirections) = (0, 0);
+        let mut search = Search::new(self.config.host, &self.config.coordinators);
         loop {
-            if coordinators.is_empty() {
+            if search.coordinators().is_empty() {
                 error!("no coordinator is known; this agent goes on with what its ledger says");
                 return std::future::pending().await;
             }
-            let (end, stayed) = match reach(&*self.transport, coordinators.make_contiguous()).await {
-                Ok((place, connection)) => {
-                    // Those that did not answer, and then this one, come last the next time.
-                    let address = coordinators[place];
-                    coordinators.rotate_left(place + 1);
-                    let began = Instant::now();
-                    (self.with(connection, address, &mut coordinators).await, began.elapsed())
-                }
-                Err(error @ LinkError::NoCommonProtocol { .. }) => {
-                    let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
-                    let fix = "Install the newer wharf on the older side";
-                    (End::Refused(problem.why(error.to_string()).fix(fix)), Duration::ZERO)
-                }
-                Err(error) => (End::Broken(error.to_string()), Duration::ZERO),
-            };
-            if stayed >= STAYED {
-                (attempts, redirections) = (0, 0);
-            }
+            let (end, stayed) = self.attempt(&mut search).await;
+            let mut attempt = Attempt { stayed, leader: None };
             match end {
-                End::Redirected(Some(leader)) => {
-                    coordinators.retain(|other| *other != leader);
-                    coordinators.push_front(leader);
-                    redirections += 1;
-                    if redirections <= MOST_REDIRECTIONS {
-                        continue;
-                    }
-                }
+                End::Redirected(Some(leader)) => attempt.leader = Some(leader),
                 End::Redirected(None) => debug!("the coordinators have no leader at the moment"),
                 End::Refused(problem) => {
                     error!(%problem, "this host is refused");
@@ -143,20 +117,33 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                 End::Left => return,
                 End::Broken(reason) => debug!(reason, "no session"),
             }
-            tokio::time::sleep(pause(attempts, self.directory.hosts(), self.config.host)).await;
-            (attempts, redirections) = (attempts.saturating_add(1), 0);
+            if let Some(pause) = search.ended(attempt, self.directory.hosts()) {
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 
-    async fn with(
-        &mut self,
-        connection: Connection,
-        address: SocketAddr,
-        coordinators: &mut VecDeque<SocketAddr>,
-    ) -> End {
+    /// Has one session, if a coordinator answers; returns why it ended, and how long it lasted.
+    async fn attempt(&mut self, search: &mut Search) -> (End, Duration) {
+        match reach(&*self.transport, search.coordinators()).await {
+            Ok((place, connection)) => {
+                let address = search.answered(place);
+                let began = Instant::now();
+                (self.with(connection, address, search).await, began.elapsed())
+            }
+            Err(error @ LinkError::NoCommonProtocol { .. }) => {
+                let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
+                let fix = "Install the newer wharf on the older side";
+                (End::Refused(problem.why(error.to_string()).fix(fix)), Duration::ZERO)
+            }
+            Err(error) => (End::Broken(error.to_string()), Duration::ZERO),
+        }
+    }
+
+    async fn with(&mut self, connection: Connection, address: SocketAddr, search: &mut Search) -> End {
         let serving = logs::serve(connection.clone(), self.runtime.clone());
         let end = tokio::select! {
-            result = self.speak(&connection, address, coordinators) => result.err().unwrap_or(End::Broken("it ended".into())),
+            result = self.speak(&connection, address, search) => result.err().unwrap_or(End::Broken("it ended".into())),
             () = serving => End::Broken("the connection ended".into()),
         };
         self.leader.send_replace(None);
@@ -164,15 +151,10 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         end
     }
 
-    async fn speak(
-        &mut self,
-        connection: &Connection,
-        address: SocketAddr,
-        coordinators: &mut VecDeque<SocketAddr>,
-    ) -> Result<(), End> {
+    async fn speak(&mut self, connection: &Connection, address: SocketAddr, search: &mut Search) -> Result<(), End> {
         let mut facts = self.facts(address).await?;
         let mut stream = connection.open().await?;
-        let heartbeat = self.greet(&mut stream, facts.clone(), coordinators).await?;
+        let heartbeat = self.greet(&mut stream, facts.clone(), search).await?;
         self.leader.send_replace(Some(connection.clone()));
         info!(coordinator = %address, "a session has begun");
         let Stream { incoming, mut outgoing } = stream;
@@ -197,7 +179,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                             ToAgent::ReportAck { number } => acknowledged = *number,
                             _ => {}
                         }
-                        self.hear(message, coordinators)?;
+                        self.hear(message, search)?;
                     }
                     _ = beats.tick() => {
                         if unanswered >= MISSED_BEATS {
@@ -244,19 +226,14 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
     }
 
     /// Introduces this host; how often it is to be heard of.
-    async fn greet(
-        &self,
-        stream: &mut Stream,
-        facts: HostFacts,
-        coordinators: &mut VecDeque<SocketAddr>,
-    ) -> Result<Duration, End> {
+    async fn greet(&self, stream: &mut Stream, facts: HostFacts, search: &mut Search) -> Result<Duration, End> {
         let generation = self.assignment.borrow().generation;
         let machine = facts::machine_hash(self.config.cluster);
         let hello = Hello { host: self.config.host, facts, generation, machine };
         stream.outgoing.send(&Open::Session(hello)).await?;
         match stream.incoming.receive::<ToAgent>().await? {
             Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
-                learn_coordinators(coordinators, known);
+                search.learn(known);
                 Ok(heartbeat.duration())
             }
             Some(ToAgent::Redirect { leader }) => Err(End::Redirected(leader)),
@@ -265,11 +242,11 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         }
     }
 
-    fn hear(&mut self, message: ToAgent, coordinators: &mut VecDeque<SocketAddr>) -> Result<(), End> {
+    fn hear(&mut self, message: ToAgent, search: &mut Search) -> Result<(), End> {
         match message {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
             ToAgent::Directory(piece) => self.directory.hear(piece),
-            ToAgent::Coordinators(known) => learn_coordinators(coordinators, known),
+            ToAgent::Coordinators(known) => search.learn(known),
             ToAgent::BeatAck { sent, grant, at } => {
                 self.leases.extend(BootTime(sent), &grant);
                 self.findings.put(Source::Clock, clock_finding(at, now()));
@@ -346,16 +323,6 @@ async fn pass_on(mut incoming: Receiver, said: mpsc::Sender<ToAgent>) {
 
 fn until_next_look(facts: &HostFacts) -> Duration {
     if facts.docker.is_empty() { FACTS_EVERY_WITHOUT_DOCKER } else { FACTS_EVERY }
-}
-
-fn learn_coordinators(known: &mut VecDeque<SocketAddr>, told: Vec<SocketAddr>) {
-    // The one in use stays last in the queue, where the loop put it.
-    known.retain(|address| told.contains(address));
-    for address in told {
-        if !known.contains(&address) {
-            known.push_front(address);
-        }
-    }
 }
 
 #[cfg(test)]

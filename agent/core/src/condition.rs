@@ -8,6 +8,10 @@ const CALM: Span = Span::seconds(4);
 const LONGEST_CALM: Span = Span::minutes(5);
 /// After so long without a relapse the earlier ones are forgotten.
 const FORGIVE_AFTER: Span = Span::minutes(10);
+/// A disk is full if less than one part of so many is free, and less than [`ROOM`].
+const FULL_OF: u64 = 50;
+/// So much is enough on a disk of any size, in bytes.
+const ROOM: u64 = 2 << 30;
 
 /// Whether something counts as wrong, of which looks say whether it is at their moment. What comes and goes is told
 /// ever less often: a cluster in which nothing else happens must not write for ever.
@@ -54,9 +58,31 @@ impl Steady {
     }
 }
 
+/// Whether a disk of a size is full with so much of it free, in bytes. One that was full is full until twice as much is
+/// free.
+pub fn is_full(free: u64, size: u64, was_full: bool) -> bool {
+    let least = (size / FULL_OF).min(ROOM);
+    size > 0 && free < if was_full { least * 2 } else { least }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_by_share_and_by_size_and_stays_so_until_there_is_room() {
+        const GIB: u64 = 1 << 30;
+        for (free, size, was_full, expected) in [
+            (0, 0, false, false),
+            (GIB, 100 * GIB, false, true),
+            (3 * GIB, 100 * GIB, false, false),
+            (3 * GIB, 100 * GIB, true, true),
+            (5 * GIB, 100 * GIB, true, false),
+            (3 * GIB, 10_000 * GIB, false, false),
+        ] {
+            assert_eq!(is_full(free, size, was_full), expected, "{free} of {size}");
+        }
+    }
 
     /// What is told second by second, of looks that say `x` for wrong and `.` for well.
     fn told(patience: u64, looks: &str) -> String {

@@ -15,6 +15,7 @@ pub mod network;
 pub mod observed;
 pub mod probe;
 pub mod reconcile;
+pub mod search;
 mod unit;
 pub mod wait;
 pub mod work;
