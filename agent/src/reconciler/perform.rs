@@ -112,3 +112,65 @@ async fn ask_engine<R: ContainerRuntime + ?Sized>(
         (Action::Remove { container, .. }, _) => runtime.remove(container).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, path::Path};
+
+    use common::{directory::Endpoint, id::InstanceId};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{files::Places, runtime::fake::Fake};
+
+    fn id(slot: u8) -> InstanceId {
+        format!("default/shop/web/{slot}.1").parse().expect("an id")
+    }
+
+    /// A directory that leads callers to these slots.
+    fn serving(slots: &[u8]) -> Directory {
+        let mut directory = Directory::default();
+        for slot in slots {
+            let endpoint = Endpoint { address: [10, 42, 1, *slot].into(), serves: true };
+            directory.put_instance(id(*slot), Some(endpoint));
+        }
+        directory
+    }
+
+    fn host(directory: watch::Receiver<Directory>, admitted: watch::Receiver<Option<Residents>>) -> Host<Fake> {
+        let places = Places::new(Path::new("/nowhere"), Path::new("/nowhere"));
+        let leases = Arc::new(Leases::new(places.clone(), Arc::new(Notify::new())));
+        let files = Files::new(places, watch::channel(None).1);
+        Host { runtime: Arc::default(), files, leases, directory, admitted }
+    }
+
+    #[tokio::test]
+    async fn an_action_goes_on_with_the_change_that_it_awaits() {
+        let (directories, directory) = watch::channel(serving(&[1, 2]));
+        let address = Ipv4Addr::new(10, 42, 1, 1);
+        let (admitting, admitted) = watch::channel(Some(Residents::new()));
+        let host = host(directory, admitted);
+        let (start, stop) = (Awaited::Admitted(address, id(1).into()), Awaited::Unlisted(id(1)));
+        let began = Instant::now();
+        let (started, stopped, ()) = tokio::join!(wait(&host, &start), wait(&host, &stop), async {
+            directories.send_replace(serving(&[1, 2, 3]));
+            admitting.send_replace(Some([(address, id(2).into())].into()));
+            sleep(Duration::from_millis(50)).await;
+            assert!(timeout(Duration::from_millis(50), wait(&host, &start)).await.is_err(), "another one's address");
+            directories.send_replace(serving(&[2, 3]));
+            admitting.send_replace(Some([(address, id(1).into())].into()));
+        });
+        assert_eq!((started, stopped), (Ok(()), Ok(())));
+        assert!(began.elapsed() < Duration::from_secs(3), "the change ended both waits, and not the time");
+    }
+
+    #[tokio::test]
+    async fn an_action_ends_its_wait_without_the_change_when_its_time_is_over() {
+        let (directories, directory) = watch::channel(serving(&[1, 2]));
+        let (admitting, admitted) = watch::channel(Some(Residents::new()));
+        let host = host(directory, admitted);
+        // The agent stops: no change can come any more.
+        drop((directories, admitting));
+        assert_eq!(wait(&host, &Awaited::Unlisted(id(1))).await, Ok(()));
+    }
+}
