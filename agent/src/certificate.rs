@@ -1,4 +1,4 @@
-//! A look at the host's certificate: without one that holds, the host is heard by nobody.
+//! A look at the host's certificate: without a valid one, no coordinator accepts the host.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,9 +8,9 @@ use tracing::warn;
 
 use crate::findings::{Findings, Source};
 
-/// How often is looked.
+/// The time between two looks.
 const EVERY: Duration = Duration::from_secs(600);
-/// It is renewed at half of its life; what has less than one part of so many left has not been.
+/// The host renews it at half of its life; one with less than one part of so many left was not renewed.
 const LEFT_OF: u64 = 4;
 
 /// Looks for as long as it is awaited.

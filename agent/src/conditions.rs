@@ -1,4 +1,4 @@
-//! What this host cannot do now: its Docker does not answer, or a disk that it writes to is full. The planner is told.
+//! The conditions of this host: its Docker does not answer, or a disk that it writes to is full. The planner gets them.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,11 +19,11 @@ use tracing::{info, warn};
 
 use crate::runtime::ContainerRuntime;
 
-/// How often is looked.
+/// The time between two looks.
 const EVERY: Duration = Duration::from_secs(2);
 /// How long Docker may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it may not answer before that is told: a new start takes a few seconds.
+/// How long it may not answer before that counts: a restart of Docker takes a few seconds.
 const DOCKER_PATIENCE: Span = Span::seconds(5);
 
 /// Looks for as long as it is awaited.
@@ -44,29 +44,29 @@ pub(crate) async fn watch(
             }
         }
         let full = disks.iter_mut().filter_map(|(folder, steady)| full(folder, steady, at));
-        tell(&conditions, silent.into_iter().chain(full).collect());
+        publish(&conditions, silent.into_iter().chain(full).collect());
         tokio::time::sleep(EVERY).await;
     }
 }
 
-fn tell(conditions: &watch::Sender<Vec<HostCondition>>, found: Vec<HostCondition>) {
-    conditions.send_if_modified(|told| {
+fn publish(conditions: &watch::Sender<Vec<HostCondition>>, found: Vec<HostCondition>) {
+    conditions.send_if_modified(|known| {
         found
             .iter()
-            .filter(|new| !told.contains(new))
+            .filter(|new| !known.contains(new))
             .for_each(|new| warn!(condition = %new, "this host takes nothing new"));
-        told.iter().filter(|old| !found.contains(old)).for_each(|old| info!(condition = %old, "no more"));
-        let differs = *told != found;
-        *told = found;
+        known.iter().filter(|old| !found.contains(old)).for_each(|old| info!(condition = %old, "no more"));
+        let differs = *known != found;
+        *known = found;
         differs
     });
 }
 
-/// Whether the file system of a folder is full; not, if there is no such folder.
+/// The condition of the file system of a folder, if it is full; none if there is no such folder.
 fn full(folder: &Path, steady: &mut Steady, at: Timestamp) -> Option<HostCondition> {
     let system = statvfs(folder).ok()?;
     let of = |blocks: u64| blocks.saturating_mul(system.f_frsize);
     let (free, size) = (of(system.f_bavail), of(system.f_blocks));
-    steady.note(is_full(free, size, steady.is_told()), at)?;
+    steady.note(is_full(free, size, steady.counts()), at)?;
     Some(HostCondition::DiskFull { path: folder.display().to_string(), size: Bytes(size) })
 }

@@ -1,5 +1,5 @@
-//! What names stand for, as the coordinators said last. It lies on the disk too: names go on with every
-//! coordinator gone, also across a restart.
+//! The directory as the coordinators sent it last. It lies on the disk too: names work with every coordinator gone, also
+//! across a restart.
 
 use std::{io, path::Path, time::Duration};
 
@@ -17,21 +17,21 @@ use tracing::warn;
 /// How the directory is sealed.
 pub const DIRECTORY_FORMAT: Format = Format { magic: b"WDIR", version: 1, limit: 256 << 20 };
 const FILE: &str = "directory";
-/// How long changes are gathered at least before they are written: what is lost is told anew in the next session.
+/// How long changes are gathered at least before they are written: the next session sends again what is lost.
 const GATHER: Duration = Duration::from_millis(250);
 /// How much longer it rests than it writes: a large directory is written less often.
 const REST: u32 = 20;
 
-/// What lies on the disk.
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// Whose it is.
     pub cluster: ClusterId,
-    /// What leads to it from nothing.
+    /// The difference that leads to it from an empty directory.
     pub directory: Difference,
 }
 
-/// What was known last. One that is damaged or another cluster's is as good as none: it is told anew.
+/// Reads the last directory. A damaged one, or that of another cluster, is as good as none: coordinators send it again.
 pub fn load(state: &Path, cluster: ClusterId) -> Directory {
     let mut directory = Directory::default();
     let read = file::read(&state.join(FILE)).map_err(|error| error.to_string());
@@ -42,7 +42,7 @@ pub fn load(state: &Path, cluster: ClusterId) -> Directory {
     match opened {
         Ok(Some(contents)) if contents.cluster == cluster => directory.apply(contents.directory),
         Ok(_) => {}
-        Err(error) => warn!(%error, "the names that were known cannot be read; they are learnt anew"),
+        Err(error) => warn!(%error, "the names that were known cannot be read; they are learnt again"),
     }
     directory
 }
@@ -60,24 +60,24 @@ pub async fn keep(state: &Path, cluster: ClusterId, mut directory: watch::Receiv
     }
 }
 
-/// Puts together what a coordinator says in pieces.
+/// Puts together the pieces that a coordinator sends.
 pub struct Learner {
     known: watch::Sender<Directory>,
     unfinished: Option<Directory>,
 }
 
 impl Learner {
-    /// One that tells what it has learnt there.
+    /// One that publishes the directory there.
     pub fn new(known: watch::Sender<Directory>) -> Learner {
         Learner { known, unfinished: None }
     }
 
-    /// How many hosts there are, as far as is known.
+    /// How many hosts the directory names.
     pub fn hosts(&self) -> usize {
         self.known.borrow().hosts().count()
     }
 
-    /// Takes a piece; once it is whole, everybody knows.
+    /// Takes a piece, and publishes the directory once it is whole.
     pub fn hear(&mut self, piece: DirectoryPiece) {
         let unfinished = self.unfinished.take();
         let mut next = match (piece.anew, unfinished) {
@@ -134,6 +134,6 @@ mod tests {
         assert_eq!(load(folder.path(), ClusterId([2; 10])), Directory::default(), "another cluster's are not ours");
 
         learner.hear(piece(true, 9, false));
-        assert_eq!(count(), 1, "another coordinator begins anew");
+        assert_eq!(count(), 1, "another coordinator starts over");
     }
 }

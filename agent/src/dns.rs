@@ -34,7 +34,7 @@ use reply::{Asked, reply};
 
 /// The port of DNS.
 const PORT: u16 = 53;
-/// Questions that are being answered at a time; more are dropped, and asked again by who asked.
+/// How many questions are answered at a time; the server drops more, and their askers repeat them.
 const MOST_QUESTIONS: usize = 1024;
 /// TCP connections at a time.
 const MOST_CONNECTIONS: usize = 64;
@@ -87,7 +87,7 @@ async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<In
                 let (stream, from) = match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Of one connection, or too many files are open for the moment.
+                        // An error of one connection, or too many files are open for the moment.
                         debug!(%error, "a connection was not accepted");
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;

@@ -1,4 +1,4 @@
-//! What the agent says of its host.
+//! The facts of a host, as its agent observes them.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::runtime::{ContainerRuntime, EngineFacts};
 
-/// How long Docker may take to say what it is; a host must be heard of even while Docker starts.
+/// How long Docker may take for its own facts: the host's must reach the cluster even while Docker starts.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Looks at the host, which others reach at an address, and know by a key if it can encrypt.
@@ -28,7 +28,7 @@ pub async fn observe(
     wireguard: Option<WireguardKey>,
 ) -> HostFacts {
     let answered = tokio::time::timeout(ENGINE_TIMEOUT, runtime.facts()).await;
-    // A host whose Docker does not answer says so by an empty version.
+    // An empty version means that the host's Docker does not answer.
     let engine = answered.ok().and_then(Result::ok).unwrap_or_else(|| EngineFacts {
         version: String::new(),
         os: std::env::consts::OS.to_owned(),

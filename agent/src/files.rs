@@ -1,5 +1,5 @@
-//! Configs and secrets on this host. Configs lie in the state folder; secrets lie in memory alone, so
-//! after a boot they are asked for again, and until a coordinator answers their instances wait.
+//! Configs and secrets on this host. Configs lie in the state folder; secrets lie in memory alone, so after a boot the
+//! agent asks for them again, and their instances wait until a coordinator answers.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 /// Where secrets and leases lie by custom.
 pub const MEMORY: &str = "/run/wharf";
-/// What the kernel calls the types of file systems that are in memory.
+/// The kernel's numbers of the types of file systems that are in memory.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// The most that they may take of the memory, as the kernel's mount option.
 const MEMORY_SIZE: &std::ffi::CStr = c"mode=0700,size=64m";
@@ -36,7 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Places {
     /// The folder of configs.
     disk: PathBuf,
-    /// The folder of what must not reach a disk.
+    /// The folder of files that must not reach a disk.
     memory: PathBuf,
     /// A copy of this process's own binary.
     binary: PathBuf,
@@ -45,7 +45,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Below a state folder, and below a folder for what must not reach a disk.
+    /// Below a state folder, and below a folder for files that must not reach a disk.
     pub fn new(state: &Path, memory: &Path) -> Places {
         Places {
             disk: state.join("configs"),
@@ -71,8 +71,8 @@ impl Places {
         &self.binary
     }
 
-    /// Has that binary: a copy of this process's own, which may have been replaced or removed since it was
-    /// started. Containers that run keep the one that they were started with.
+    /// Makes that binary, unless it is there: a copy of this process's own, which may have been replaced or removed since
+    /// the start. Containers that run keep the one that they were started with.
     pub fn ensure_binary(&self) -> io::Result<()> {
         if self.has_binary.get().is_some() {
             return Ok(());
@@ -104,7 +104,7 @@ impl Places {
         [self.of_kind(FileKind::Config), self.of_kind(FileKind::Secret), self.leases()]
     }
 
-    /// Has the folder that is in memory, and that only root can enter.
+    /// Makes the folder in memory that only root can enter, unless it is there.
     pub fn ensure_in_memory(&self) -> io::Result<()> {
         let folder = &self.memory;
         fs::create_dir_all(folder)?;
@@ -119,12 +119,12 @@ impl Places {
         if is_in_memory()? { Ok(()) } else { Err(io::Error::other(format!("{} is not in memory", folder.display()))) }
     }
 
-    /// Removes what lies there of an instance.
+    /// Removes the files of an instance.
     pub fn remove(&self, instance: &InstanceId) -> io::Result<()> {
         self.folders().into_iter().try_for_each(|folder| remove(&folder.join(instance.container_name())))
     }
 
-    /// Removes what lies there of instances that are not `kept`.
+    /// Removes the files of all instances but those that are `kept`.
     pub fn sweep(&self, kept: &BTreeSet<InstanceId>) -> io::Result<()> {
         let kept: BTreeSet<String> = kept.iter().map(InstanceId::container_name).collect();
         for folder in self.folders() {
@@ -149,7 +149,7 @@ pub fn forget_memory(memory: &Path) -> io::Result<()> {
         remove(&entry?.path())?;
     }
     match rustix::mount::unmount(memory, rustix::mount::UnmountFlags::DETACH) {
-        // It was not mounted by itself: what it lies in is in memory already, or it was never needed.
+        // It was not mounted by itself: the folder above is in memory already, or it was never needed.
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => remove(memory),
         Err(error) => Err(error.into()),
     }
@@ -164,7 +164,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files at these places, from whoever leads.
+    /// Files at these places, from the coordinator that leads.
     pub fn new(places: Places, leader: watch::Receiver<Option<Connection>>) -> Files {
         Files { places, leader }
     }
@@ -174,7 +174,7 @@ impl Files {
         &self.places
     }
 
-    /// Has all files of an instance in their places.
+    /// Puts all files of an instance in their places, unless they are there.
     pub async fn ensure(&self, instance: &AssignedInstance) -> Result<(), ActionResult> {
         if self.places.of(instance).all(|(_, path, _)| path.exists()) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What is wrong with this host now, gathered from those that notice.
+//! The present problems of this host, gathered from the tasks that notice them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 use common::finding::Finding;
 use tokio::sync::watch;
 
-/// Who notices.
+/// The task that notices a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// The network's keeper.
@@ -19,11 +19,11 @@ pub enum Source {
     Probes,
     /// The questions to other hosts' instances, and to services.
     Instances,
-    /// The look at what is nearly full.
+    /// The look at disks and tables that are nearly full.
     Limits,
     /// The look at the host's certificate.
     Certificate,
-    /// The session: it hears what time it is elsewhere.
+    /// The session: it learns the leader's time.
     Clock,
 }
 
@@ -32,7 +32,7 @@ pub enum Source {
 pub struct Findings(Arc<watch::Sender<BTreeMap<Source, BTreeSet<Finding>>>>);
 
 impl Findings {
-    /// Replaces what one source has found; nothing, if all is well. Whether that is news.
+    /// Replaces the findings of one source, which are none if all is well; returns whether they differ.
     pub fn put(&self, source: Source, found: impl IntoIterator<Item = Finding>) -> bool {
         let found: BTreeSet<Finding> = found.into_iter().collect();
         self.0.send_if_modified(|all| {
@@ -42,7 +42,7 @@ impl Findings {
         })
     }
 
-    /// Tells when they change.
+    /// A receiver that notices their changes.
     pub fn watch(&self) -> watch::Receiver<BTreeMap<Source, BTreeSet<Finding>>> {
         self.0.subscribe()
     }

@@ -20,7 +20,7 @@ pub const PROGRAM: &str = "/.wharf/guard";
 pub const LEASE: &str = "/.wharf/lease";
 /// The longest time between two looks at the clock: sleep does not count while the machine sleeps.
 const LOOK: Duration = Duration::from_millis(250);
-/// What it passes on to the program.
+/// The signals that it passes on to the program.
 const PASSED_ON: [Signal; 8] =
     [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT];
 /// As the kernel's SIGKILL would have it.
@@ -99,7 +99,8 @@ async fn pass_on(passed: Signal, to: Pid) {
     }
 }
 
-/// Buries the dead: the first process of a container inherits all orphans. How the program ended, if it did.
+/// Collects ended processes, because the first process of a container inherits all orphans; returns how the program
+/// ended, if it did.
 fn bury(program: Pid) -> Option<ExitStatus> {
     let mut ended = None;
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {

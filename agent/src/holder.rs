@@ -1,5 +1,5 @@
-//! The program of the container that holds the network of an instance with sidekicks: it does nothing until
-//! it is told to end.
+//! The program of the container that holds the network of an instance with sidekicks: it does nothing until it is asked
+//! to end.
 
 use tokio::signal::unix::{SignalKind, signal};
 

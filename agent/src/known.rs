@@ -1,4 +1,4 @@
-//! What names, addresses and rules of a host follow from.
+//! The inputs from which names, addresses and rules of a host follow.
 
 use agent_core::network::{Live, Residents};
 use common::{
@@ -8,12 +8,12 @@ use common::{
 };
 use tokio::sync::watch;
 
-/// What an agent knows of the cluster and of its own host; each changes by itself.
+/// An agent's knowledge of the cluster and of its own host; each part changes by itself.
 #[derive(Clone)]
 pub struct Known {
-    /// What the cluster says of this host, and where the others are.
+    /// The assignment of this host.
     pub assignment: watch::Receiver<Assignment>,
-    /// What the cluster says of all services and instances.
+    /// The directory of all services, instances and hosts.
     pub directory: watch::Receiver<Directory>,
     /// The host's own instances, which it knows first; none until it has looked.
     pub residents: watch::Receiver<Option<Residents>>,
@@ -25,20 +25,20 @@ impl Known {
         self.assignment.borrow().overlay().map(|overlay| overlay.plan)
     }
 
-    /// The other hosts of the overlay; none until it is known who they are.
+    /// The other hosts of the overlay; none until the directory names them.
     pub fn peers(&self) -> Option<Peers> {
         let own = self.assignment.borrow().overlay()?.own;
         self.directory.borrow().peers(own)
     }
 
-    /// What of the rules changes as instances come and go, and the residents by which it is so.
+    /// The part of the rules that changes as instances come and go, and the residents that it was rendered from.
     pub fn live(&mut self) -> (Live, Residents) {
         let residents = self.residents.borrow_and_update().clone();
         (Live::of(&self.directory.borrow_and_update(), residents.as_ref()), residents.unwrap_or_default())
     }
 }
 
-/// Works for the subnet that this host has, anew when that is another one or the work has ended.
+/// Works for the subnet of this host, and begins again when the host gets another one or the work has ended.
 pub(crate) async fn for_own_subnet<F: Future<Output = ()>>(
     mut assignment: watch::Receiver<Assignment>,
     work: impl Fn(Subnet) -> F,

@@ -45,14 +45,14 @@ impl BootTime {
 /// When a lease ends, softly and for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
-    /// When the program is asked to end.
+    /// When the agent asks the program to end.
     pub soft: BootTime,
-    /// When it is killed.
+    /// When the guard kills it.
     pub hard: BootTime,
 }
 
 impl Ends {
-    /// A lease that nobody has given yet.
+    /// A lease that no coordinator has given yet.
     const NEVER_BEGUN: Ends = Ends { soft: BootTime(0), hard: BootTime(0) };
 
     fn bytes(self) -> [u8; 16] {
@@ -62,7 +62,7 @@ impl Ends {
         bytes
     }
 
-    /// Reads a lease; one that is being written is read again.
+    /// Reads a lease, and reads it again while it is being written.
     pub fn read(path: &Path) -> io::Result<Ends> {
         let file = File::open(path)?;
         let read = || {
@@ -86,7 +86,6 @@ impl Ends {
 pub struct Leases {
     places: Places,
     held: Mutex<BTreeMap<InstanceId, Ends>>,
-    /// Whether the guard is in its place.
     /// Wakes the reconciler when something may start.
     wake: Arc<Notify>,
 }
@@ -114,7 +113,7 @@ impl Leases {
         }
     }
 
-    /// Has the guard and the file of an instance, which its container sees.
+    /// Makes the guard and the file of an instance, which its container sees, unless they are there.
     pub fn ensure(&self, instance: &InstanceId) -> io::Result<()> {
         self.places.ensure_binary()?;
         let file = self.file(instance);
@@ -131,7 +130,7 @@ impl Leases {
         fs::set_permissions(&file, Permissions::from_mode(0o644))
     }
 
-    /// Extends leases by what a coordinator has said in answer to the beat that was sent at that time.
+    /// Extends leases by a coordinator's answer to the beat that was sent at that time.
     pub fn extend(&self, sent: BootTime, grant: &Grant) {
         for instance in &grant.instances {
             let ends = Ends { soft: sent.plus(grant.times.soft), hard: sent.plus(grant.times.hard) };
@@ -140,7 +139,7 @@ impl Leases {
                 continue;
             }
             let file = self.file(instance);
-            // Before there is a container there is nobody to tell.
+            // Before there is a container there is no guard that reads it.
             if file.exists()
                 && let Err(error) = write(&file, ends)
             {

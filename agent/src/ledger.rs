@@ -1,5 +1,5 @@
-//! The agent's disk: what it was told last, and what it remembers. With it the host goes on when
-//! every coordinator is gone, also across a restart.
+//! The last assignment and the agent's memory, on disk. With it the host goes on when every coordinator is gone, also
+//! across a restart.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ use tokio::task::spawn_blocking;
 pub const LEDGER_FORMAT: Format = Format { magic: b"WLED", version: 1, limit: 256 << 20 };
 const FILE: &str = "ledger";
 
-/// What the ledger holds.
+/// The contents of a ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contents {
-    /// What the host should run; of generation 0 if it has never been told.
+    /// The last assignment; of generation 0 if there was none yet.
     pub assignment: Assignment,
-    /// What the agent remembers.
+    /// The agent's memory.
     pub memory: Memory,
 }
 
@@ -34,26 +34,26 @@ pub struct Contents {
 pub struct Ledger {
     path: PathBuf,
     contents: Contents,
-    /// Whether the disk has what this has.
+    /// Whether the disk has the same contents.
     is_stored: bool,
 }
 
 /// Why a ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("the ledger {} cannot be read: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl Ledger {
-    /// Reads the ledger of a state folder. A damaged one is put aside: Docker's labels and the
-    /// coordinators hold all of it a second time.
+    /// Reads the ledger of a state folder, and puts a damaged one aside: Docker's labels and the coordinators hold all of
+    /// it a second time.
     pub fn load(directory: &Path, cluster: ClusterId, host: HostId) -> Result<Ledger, LedgerError> {
         let path = directory.join(FILE);
         let unreadable = |source| LedgerError::Unreadable { path: path.clone(), source };
@@ -65,7 +65,7 @@ impl Ledger {
                 Ok(_) => empty(),
                 Err(error) => {
                     let aside = path.with_extension("damaged");
-                    tracing::error!(%error, aside = %aside.display(), "the ledger is damaged; it is put aside, and the host learns anew what it runs");
+                    tracing::error!(%error, aside = %aside.display(), "the ledger is damaged; it is put aside, and the host learns again what it runs");
                     std::fs::rename(&path, &aside).map_err(unreadable)?;
                     empty()
                 }
@@ -74,12 +74,12 @@ impl Ledger {
         Ok(Ledger { path, contents, is_stored: true })
     }
 
-    /// What it holds.
+    /// Its contents.
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
 
-    /// Has it hold these, durably. If that fails, the next call tries again.
+    /// Replaces its contents, durably. If that fails, the next call tries again.
     pub async fn update(&mut self, assignment: &Assignment, memory: &Memory) -> io::Result<()> {
         if self.is_stored && self.contents.assignment == *assignment && self.contents.memory == *memory {
             return Ok(());

@@ -1,7 +1,6 @@
-//! The agent of a host: runs what its assignment says and reports what it observes.
+//! The agent of a host: runs the instances of its assignment and reports what it observes.
 //!
-//! It is autonomous: assignment and memory lie in its ledger, and restarts go on with every
-//! coordinator gone.
+//! It is autonomous: assignment and memory lie in its ledger, and restarts go on with every coordinator gone.
 
 mod certificate;
 mod conditions;
@@ -54,7 +53,7 @@ use network::{NetworkKeeper, OwnKey};
 use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
 
-/// What an agent is told.
+/// The settings of an agent.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The folder of its ledger.
@@ -84,7 +83,7 @@ pub enum RunError {
     /// One of its tasks ended unasked; the service manager starts the agent again.
     #[error("{0}")]
     TaskEnded(EndedTask),
-    /// What it remembers cannot be read.
+    /// Its ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The host's key of WireGuard can neither be read nor written.
@@ -92,7 +91,7 @@ pub enum RunError {
     Key {
         /// The state folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -132,10 +131,10 @@ async fn work(
     let findings = Findings::default();
     tasks.spawn("limits", limits::watch(runtime.clone(), config.state.clone(), findings.clone()));
     tasks.spawn("certificate", certificate::watch(config.state.clone(), findings.clone()));
-    let (told_conditions, conditions) = watch::channel(Vec::new());
-    let watching = conditions::watch(runtime.clone(), config.state.clone(), told_conditions);
+    let (publish_conditions, conditions) = watch::channel(Vec::new());
+    let watching = conditions::watch(runtime.clone(), config.state.clone(), publish_conditions);
     tasks.spawn("conditions", watching);
-    let (told_residents, residents) = watch::channel(None);
+    let (publish_residents, residents) = watch::channel(None);
     let (admitting, admitted) = watch::channel(None);
     let own_key = || OwnKey::load_or_make(&config.state);
     let key = config.keeps_network.then(own_key).transpose();
@@ -149,7 +148,7 @@ async fn work(
         tasks.spawn("probes", probe::run(known, findings.clone()));
     }
     let files = Files::new(config.places.clone(), leads);
-    let (residents, leases_kept, boot) = (told_residents, leases.clone(), facts::boot_id());
+    let (residents, leases_kept, boot) = (publish_residents, leases.clone(), facts::boot_id());
     let host = HostParts { files, leases: leases_kept, directory, residents, admitted, ledger, boot };
     let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
     tasks.spawn_heeding_stop("reconciler", reconciler.run(wake.clone(), stop.clone()));
@@ -179,8 +178,7 @@ async fn work(
     let mut farewell = None;
     if ended.is_none() && !for_good.exists() {
         leaving.notify_one();
-        // The session ends with it. A coordinator that does not hear it takes the host for one that failed, a little
-        // sooner.
+        // The session ends with it. A coordinator that does not receive it takes the host for one that failed.
         farewell = tokio::time::timeout(FAREWELL, speaking.failed()).await.ok();
     }
     let panicked = farewell.filter(|session| session.panicked.is_some());

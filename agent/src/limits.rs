@@ -1,5 +1,5 @@
-//! What of the host is nearly full: disks, without which the agent's ledger, Docker and a coordinator stop, and the
-//! kernel's table of connections, without which no connection begins.
+//! Limits that the host has nearly reached: full disks, on which the agent's ledger, Docker and a coordinator stop, and a
+//! full table of connections in the kernel, with which no connection begins.
 
 use std::{
     fs,
@@ -16,13 +16,13 @@ use crate::{
     runtime::ContainerRuntime,
 };
 
-/// How often is looked.
+/// The time between two looks.
 const EVERY: Duration = Duration::from_secs(30);
 /// One part of so many must be free.
 const FREE_OF: u64 = 20;
 /// Where the kernel says how many connections it knows, and how many it may.
 const CONNECTIONS: &str = "/proc/sys/net/netfilter";
-/// Of the connections that it may know, four fifths are many.
+/// The share of the connections that it may know from which on they are many.
 const MANY: (u64, u64) = (4, 5);
 
 /// Looks for as long as it is awaited.
@@ -35,7 +35,7 @@ pub(crate) async fn watch(runtime: Arc<dyn ContainerRuntime>, state: PathBuf, fi
     }
 }
 
-/// What is wrong with the file system of a folder; nothing if there is no such folder.
+/// The finding about the file system of a folder; none if there is no such folder.
 fn nearly_full(folder: &Path) -> Option<Finding> {
     let system = statvfs(folder).ok()?;
     let is_full = is_nearly_full(system.f_bavail, system.f_blocks);
@@ -48,7 +48,7 @@ fn is_nearly_full(free: u64, all: u64) -> bool {
     all > 0 && free < all / FREE_OF
 }
 
-/// What is wrong with the kernel's table of connections; nothing if it has none.
+/// The finding about the kernel's table of connections; none if the kernel has no table.
 fn many_connections(folder: &Path) -> Option<Finding> {
     let number = |name| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let (known, most) = (number("nf_conntrack_count")?, number("nf_conntrack_max")?);

@@ -1,5 +1,5 @@
-//! The metadata service: tells each container of this host what it may know of itself and its environment, by HTTP. The
-//! host's rules lead the address of metadata here.
+//! The metadata service: answers each container of this host with the metadata of itself and its environment, by HTTP.
+//! The host's rules lead the address of metadata here.
 
 use std::{
     collections::BTreeMap,
@@ -44,12 +44,12 @@ const MOST_CONNECTIONS: usize = 512;
 const MOST_OF_ONE: usize = 16;
 /// How long a client may take for a request.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long a client that waits is kept waiting if it does not say, and at most.
+/// How long a client waits for a change if it does not say how long, and at most.
 const WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// How long a connection lasts: whoever reads nothing keeps its place no longer than that.
+/// How long a connection lasts at most: a client that reads nothing keeps its place no longer.
 const CONVERSATION: Duration = Duration::from_secs(900);
-/// How long changes are gathered before who waits is told.
+/// How long changes are gathered before waiting clients get an answer.
 const GATHER: Duration = Duration::from_millis(250);
 /// How long to wait before the port is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -67,7 +67,7 @@ pub async fn run(known: Known) {
 async fn serve(known: &Known, own: Subnet) -> io::Result<Infallible> {
     let address = SocketAddrV4::new(own.gateway(), METADATA_PORT);
     let listener = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
-    info!(%address, "metadata is told");
+    info!(%address, "metadata is served");
     let callers = Callers::default();
     let mut conversations: JoinSet<()> = JoinSet::new();
     loop {
@@ -76,7 +76,7 @@ async fn serve(known: &Known, own: Subnet) -> io::Result<Infallible> {
                 let (stream, from) = match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Of one connection, or too many files are open for the moment.
+                        // An error of one connection, or too many files are open for the moment.
                         debug!(%error, "a connection was not accepted");
                         sleep(GATHER).await;
                         continue;
@@ -95,7 +95,7 @@ async fn serve(known: &Known, own: Subnet) -> io::Result<Infallible> {
     }
 }
 
-/// Who has how many connections.
+/// The number of connections of each caller.
 #[derive(Clone, Default)]
 struct Callers(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
 
@@ -164,12 +164,12 @@ async fn respond(known: Known, from: Ipv4Addr, request: &Request<Incoming>) -> R
     plain(StatusCode::OK, text(&value))
 }
 
-/// What a query asks for.
+/// The parameters of a query.
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted {
-    /// What the client has: it waits until there is something else.
+    /// The value that the client has: it waits until there is another one.
     has: Option<String>,
-    /// How long it does.
+    /// How long it waits.
     within: Duration,
 }
 
@@ -186,7 +186,7 @@ impl Wanted {
     }
 }
 
-/// What is at a path, once it is not what the client has, or its time is over.
+/// The value at a path, once it differs from the one that the client has, or the time is over.
 async fn find(mut known: Known, (own, from): (&InstanceId, Ipv4Addr), path: &str, wanted: &Wanted) -> Option<Value> {
     let deadline = Instant::now() + wanted.within;
     loop {

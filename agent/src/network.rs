@@ -132,14 +132,16 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         tokio::pin!(look);
         while self.known.peers() == peers {
             tokio::select! {
-                changed = self.known.assignment.wait_for(|next| assigned_network(next) != network) => return changed.map(drop),
+                moved = self.known.assignment.wait_for(|next| assigned_network(next) != network) => {
+                    return moved.map(drop);
+                }
                 changed = self.address.changed() => return changed,
                 () = &mut look => return Ok(()),
                 changed = self.known.directory.changed() => changed?,
                 changed = self.known.residents.changed() => changed?,
             }
             if let Err(why) = self.follow().await {
-                info!(why, "what is live is loaded with all the rest");
+                info!(why, "the live part of the rules is loaded with all the rest");
                 return Ok(());
             }
         }
@@ -166,12 +168,12 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         Ok(())
     }
 
-    /// Has the kernel forget connections that would not be begun any more. One that cannot keeps them until they end.
+    /// Has the kernel forget connections that could not begin any more. A kernel that cannot keeps them until they end.
     async fn forget_stale(&mut self, netlink: &Netlink) {
         let began = Instant::now();
         match self.try_forget(netlink).await {
             Ok(0) => {}
-            Ok(forgotten) => info!(forgotten, "connections that would not be begun any more are forgotten"),
+            Ok(forgotten) => info!(forgotten, "connections that could not begin any more are forgotten"),
             Err(error) => warn!(error, "the kernel's table of connections cannot be looked through"),
         }
         self.looked = Some((Instant::now(), began.elapsed()));

@@ -1,6 +1,6 @@
-//! Probes between hosts: each tells the others through the overlay that it is there, and asks those that it does
-//! not hear on the underlay. Their instances it asks, too: what is for a container passes rules that nothing passes
-//! that is for its host. And services, by their addresses.
+//! Probes between hosts: each host sends probes to the others through the overlay, and pings those that it does not hear
+//! on the underlay. It also pings their instances, because packets for a container pass other rules than packets for its
+//! host, and services, by their addresses.
 
 use std::{
     collections::BTreeSet,
@@ -36,11 +36,11 @@ use crate::{
 const PORT: u16 = 8473;
 /// Headers of IPv4 and UDP, in bytes.
 const HEADERS: u32 = 28;
-/// How often is judged who is silent.
+/// The time between two judgements of silent peers.
 const JUDGE: Duration = Duration::from_secs(2);
-/// How long one that is asked has to answer.
+/// How long an address has to answer a ping.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
-/// How many are asked at a time.
+/// How many addresses are pinged at a time.
 const ASKED_AT_ONCE: usize = 8;
 /// How long to wait before the port is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -76,13 +76,13 @@ async fn probe(own: Subnet, known: Known, findings: &Findings) -> io::Result<()>
     }
 }
 
-/// What is known of the peers, and has been heard of them.
+/// The peers, and the probes and answers that have arrived.
 struct Round {
     known: Known,
     own: Subnet,
     heard: Mutex<Heard>,
     missed: Mutex<Missed>,
-    /// Tells that a peer that was silent is heard again.
+    /// Notified when probes of a silent peer arrive again.
     heard_again: Notify,
     began: Instant,
 }
@@ -100,7 +100,7 @@ impl Round {
         self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells every peer again and again, one after the other over the time of a round.
+    /// Sends probes to every peer again and again, one after the other over the time of a round.
     async fn tell(&self, socket: &UdpSocket) -> io::Result<()> {
         for round in 0_u32.. {
             let (began, peers) = (Instant::now(), self.peers());
@@ -119,7 +119,7 @@ impl Round {
     }
 
     async fn listen(&self, socket: &UdpSocket) -> io::Result<()> {
-        // Of a larger one the rest is of no interest.
+        // The rest of a larger one does not matter.
         let mut buffer = [0; 64];
         loop {
             let (length, from) = socket.recv_from(&mut buffer).await?;
@@ -138,7 +138,7 @@ impl Round {
 
     async fn judge(&self, findings: &Findings) -> io::Result<()> {
         loop {
-            // One that is heard again is not to be named for a moment longer.
+            // The finding about a peer ends as soon as its probes arrive again.
             let _ = timeout(JUDGE, self.heard_again.notified()).await;
             let peers = self.peers();
             self.heard().keep(peers.keys().copied(), self.began.elapsed());
@@ -158,7 +158,7 @@ impl Round {
         }
     }
 
-    /// Asks instances of every peer and services, again and again.
+    /// Pings instances of every peer and services, again and again.
     async fn ask(&self, findings: &Findings) {
         for round in 0.. {
             let (began, peers) = (Instant::now(), self.peers());
@@ -176,7 +176,7 @@ impl Round {
         }
     }
 
-    /// Takes back what was missed of those that serve no longer.
+    /// Takes back findings about instances that serve no longer.
     async fn follow(&self, findings: &Findings) {
         let mut directory = self.known.directory.clone();
         while directory.changed().await.is_ok() {
@@ -186,7 +186,7 @@ impl Round {
     }
 }
 
-/// When it is whose turn in a round that began then.
+/// When it is the turn of one of so many, in a round that began then.
 fn turn(began: Instant, round: Duration, number: usize, count: usize) -> Instant {
     let small = |count| u32::try_from(count).unwrap_or(u32::MAX);
     began + round * small(number) / small(count).max(1)
@@ -205,7 +205,7 @@ fn large_probe() -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// Whether somebody answers a ping (RFC 792) from an address of this host.
+/// Whether an address answers a ping (RFC 792) from an address of this host.
 async fn answers(from: Ipv4Addr, host: Ipv4Addr) -> bool {
     let id: [u8; 2] = random_bytes();
     let asking = async {

@@ -1,4 +1,4 @@
-//! The first processes of containers, as the kernel shows them: whether they live is known without Docker.
+//! The first processes of containers, as the kernel shows them: the agent knows without Docker whether they live.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use common::{
 #[derive(Debug, Default)]
 pub(crate) struct Processes(BTreeMap<PartId, Process>);
 
-/// A process, told apart from a later one with its number.
+/// A process, distinct from a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     number: u32,
@@ -24,7 +24,7 @@ struct Process {
 }
 
 impl Processes {
-    /// Notes what Docker shows.
+    /// Notes the processes that Docker shows.
     pub(crate) fn learn(&mut self, containers: &BTreeMap<PartId, Container>) {
         let known = std::mem::take(&mut self.0);
         let running = containers.iter().filter(|(_, container)| container.runs());
@@ -40,7 +40,7 @@ impl Processes {
     /// The instances of which a process that ran is gone.
     pub(crate) fn gone(&self) -> BTreeSet<InstanceId> {
         let is_gone = |(id, process): &(&PartId, &Process)| {
-            // A step is to end.
+            // The end of a step is no problem.
             !matches!(id.part, Part::Step(_)) && began(process.number) != Some(process.began)
         };
         self.0.iter().filter(is_gone).map(|(id, _)| id.instance.clone()).collect()
@@ -53,7 +53,7 @@ fn began(number: u32) -> Option<u64> {
 }
 
 fn began_by(stat: &str) -> Option<u64> {
-    // What is behind the program's name, which may contain anything: the state is field 3, the start field 22.
+    // The fields behind the program's name, which may contain anything: the state is field 3, the start field 22.
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
     let lives = !matches!(fields.first(), None | Some(&("Z" | "X")));
     fields.get(19).filter(|_| lives)?.parse().ok()

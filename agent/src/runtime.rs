@@ -1,5 +1,4 @@
-//! What the agent asks of a container engine: Docker, and a fake for states that Docker will not
-//! reach on command.
+//! The container engines of the agent: Docker, and a fake for states that Docker will not reach on command.
 
 pub mod docker;
 pub mod fake;
@@ -29,7 +28,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Wakes the reconciler whenever something may have changed; never returns.
     async fn watch(&self, wake: &Notify);
 
-    /// Has the image of an instance's part on the host.
+    /// Fetches the image of an instance's part, unless the host has it.
     async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult;
 
     /// Makes the container of an instance's part; one that exists already is as good.
@@ -44,16 +43,16 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Removes a container that does not run.
     async fn remove(&self, container: &str) -> ActionResult;
 
-    /// Sends the output of a part until it ends or nobody listens.
+    /// Sends the output of a part until it ends or the receiver is gone.
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>);
 
     /// The last lines that a container has printed; none if they cannot be had.
     async fn tail(&self, container: &str) -> LastLines;
 
-    /// Has the bridge on the host that containers hang on from now on.
+    /// Makes the bridge that containers hang on from now on, unless the host has it.
     async fn ensure_bridge(&self, bridge: HostBridge) -> Result<(), String>;
 
-    /// Notes why there is no bridge yet: what waits for it ends with that.
+    /// Notes why there is no bridge yet: calls that wait for it fail with that.
     fn lacks_bridge(&self, why: &str);
 
     /// Whether the engine answers at all.
@@ -62,11 +61,11 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// The folder of images and containers, once the engine has said which.
     fn root(&self) -> Option<PathBuf>;
 
-    /// What the engine says of itself; an error if it does not answer.
+    /// The engine's facts about itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;
 }
 
-/// What an engine says of itself.
+/// An engine's facts about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineFacts {
     /// Its version.
@@ -75,6 +74,6 @@ pub struct EngineFacts {
     pub os: String,
     /// The architecture.
     pub arch: String,
-    /// What the operator gave it as generic resources.
+    /// The generic resources that the operator gave it.
     pub devices: Devices,
 }

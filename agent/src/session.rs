@@ -1,4 +1,4 @@
-//! The agent's side of a session: find the leader, introduce yourself, report, obey.
+//! The agent's side of a session: it finds the leader, introduces its host, reports, and obeys.
 
 mod reach;
 
@@ -43,14 +43,14 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 /// How often the host's facts are looked at, and how often while Docker does not answer.
 const FACTS_EVERY: Duration = Duration::from_secs(15);
 const FACTS_EVERY_WITHOUT_DOCKER: Duration = Duration::from_secs(1);
-/// How far the host's clock and the leader's may be apart, in seconds, and what is more than that.
+/// How far the host's clock and the leader's may be apart, in seconds, and the steps beyond that.
 const CLOCK_STEPS: [u64; 4] = [5, 60, 600, 3600];
 /// How many heartbeats may stay unanswered before another coordinator is tried.
 const MISSED_BEATS: u32 = 3;
 
-/// What a session needs.
+/// The inputs and outputs of sessions.
 pub struct Session<R: ?Sized> {
-    /// What the agent was told at its start.
+    /// The agent's settings.
     pub config: Config,
     /// How coordinators are reached.
     pub transport: Arc<dyn Transport>,
@@ -58,23 +58,23 @@ pub struct Session<R: ?Sized> {
     pub runtime: Arc<R>,
     /// Where assignments go.
     pub assignment: watch::Sender<Assignment>,
-    /// What the host observes.
+    /// The last report.
     pub report: watch::Receiver<Report>,
     /// Where the connection goes for as long as its other end leads.
     pub leader: watch::Sender<Option<Connection>>,
-    /// Where it is learnt what names stand for.
+    /// Where the directory goes.
     pub directory: Learner,
-    /// What is wrong with the host.
+    /// The present problems of the host.
     pub findings: Findings,
-    /// What the host cannot do now.
+    /// The present conditions of the host.
     pub conditions: watch::Receiver<Vec<HostCondition>>,
     /// The host's key of WireGuard, if it keeps a network.
     pub key: Option<OwnKey>,
     /// Where leases are extended.
     pub leases: Arc<Leases>,
-    /// Where others reach this host is noted here.
+    /// Where the address goes under which others reach this host.
     pub address: watch::Sender<Option<IpAddr>>,
-    /// Tells once that the agent is asked to stop.
+    /// Notified once the agent is asked to stop.
     pub leaving: Arc<Notify>,
 }
 
@@ -186,15 +186,15 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                             return Err(End::Broken("heartbeats stay unanswered".into()));
                         }
                         unanswered += 1;
-                        // Others have to know at once where this host is reached now.
+                        // Others have to know a new address of this host at once.
                         if self.reached_at(address).is_ok_and(|now| now != facts.address) {
                             look_at_facts = Instant::now();
                         }
                         outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
                     }
                     () = leaving.notified() => outgoing.send(&ToCoordinator::Leaving).await?,
-                    // What changes while a report is on its way goes with the next one: a cluster that has
-                    // much to write is told less often.
+                    // Changes while a report is on its way go with the next one: a cluster that has much to write gets
+                    // fewer reports.
                     changed = self.report.changed(), if acknowledged == reported => {
                         if changed.is_err() {
                             return Err(End::Broken("the agent stops".into()));
@@ -204,8 +204,8 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                         outgoing.send(&ToCoordinator::Report { number: reported, report }).await?;
                     }
                     Ok(()) = conditions.changed() => {
-                        let told = conditions.borrow_and_update().clone();
-                        outgoing.send(&ToCoordinator::Conditions(told)).await?;
+                        let present = conditions.borrow_and_update().clone();
+                        outgoing.send(&ToCoordinator::Conditions(present)).await?;
                     }
                     _ = findings.changed() => outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
                     () = tokio::time::sleep_until(look_at_facts) => {
@@ -225,7 +225,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         }
     }
 
-    /// Introduces this host; how often it is to be heard of.
+    /// Introduces this host; returns how often the coordinator expects a heartbeat.
     async fn greet(&self, stream: &mut Stream, facts: HostFacts, search: &mut Search) -> Result<Duration, End> {
         let generation = self.assignment.borrow().generation;
         let machine = facts::machine_hash(self.config.cluster);
@@ -260,7 +260,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         Ok(())
     }
 
-    /// The address under which others reach this host: what was given, or what the kernel would take.
+    /// The address under which others reach this host: the one of the settings, or the one that the kernel would take.
     fn reached_at(&self, coordinator: SocketAddr) -> io::Result<IpAddr> {
         self.config.address.map_or_else(|| link::socket::local_address_towards(coordinator), Ok)
     }
@@ -304,15 +304,15 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
     }
 }
 
-/// What is wrong if the leader said what time it is a moment ago.
+/// The finding about the host's clock, by the time that the leader sent a moment ago.
 fn clock_finding(leader: Timestamp, own: Timestamp) -> Option<Finding> {
     let apart = leader.0.abs_diff(own.0) / 1000;
-    // In steps, or each second of a drift would be told.
+    // In steps, or each second of a drift would change the finding.
     let seconds = CLOCK_STEPS.into_iter().rev().find(|step| apart >= *step)?;
     Some(Finding::Clock { seconds })
 }
 
-/// Passes on what the coordinator says, until it says no more or nobody listens.
+/// Passes on the coordinator's messages, until there are no more or the receiver is gone.
 async fn pass_on(mut incoming: Receiver, said: mpsc::Sender<ToAgent>) {
     while let Ok(Some(message)) = incoming.receive::<ToAgent>().await {
         if said.send(message).await.is_err() {

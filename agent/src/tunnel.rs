@@ -1,5 +1,5 @@
-//! WireGuard in a process of its own, for kernels without it: it holds the overlay's link, is told by `wg` like the
-//! kernel, and outlives the agent, so that no packet notices when that one is started anew. It ends with the link.
+//! WireGuard in a process of its own, for kernels without it. The process holds the overlay's link and is configured by
+//! `wg` like the kernel. It outlives the agent, so that no packet notices when that restarts, and ends with the link.
 
 use std::{
     fs::{self, File},
@@ -18,11 +18,11 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt, process::Command};
 
-/// What the process is called.
+/// The name of the process.
 const PROGRAM: &str = "wharf-tunnel";
 /// Where `wg` looks for the sockets of such processes.
 const SOCKETS: &str = "/var/run/wireguard";
-/// What it says once it can be told.
+/// The line that it prints once `wg` can configure it.
 const READY: &str = "ready";
 /// How long it may take until then.
 const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -34,11 +34,11 @@ pub fn is_asked_for() -> bool {
     std::env::args_os().next().is_some_and(|program| program == PROGRAM)
 }
 
-/// Starts one that makes a link of that name, and waits until it can be told.
+/// Starts one that makes a link of that name, and waits until `wg` can configure it.
 pub(crate) async fn start(link: &str) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("WireGuard's own process: {why}");
     let mut command = std::process::Command::new("/proc/self/exe");
-    // It outlives what reads this process's output.
+    // It outlives the reader of this process's output.
     command.arg0(PROGRAM).arg(link).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
     let mut child = Command::from(command).spawn().map_err(|error| failed(&error))?;
     let mut said = child.stdout.take().ok_or_else(|| failed(&"it says nothing"))?;
@@ -54,7 +54,7 @@ pub(crate) async fn start(link: &str) -> Result<(), String> {
     }
 }
 
-/// Holds the link until somebody removes it; the result is the exit code.
+/// Holds the link until it is removed; the result is the exit code.
 pub fn run() -> u8 {
     let link = std::env::args().nth(1).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -69,13 +69,13 @@ pub fn run() -> u8 {
 }
 
 async fn hold(link: &str) -> Result<(), String> {
-    // What ends the agent's terminal or session does not end this.
+    // The end of the agent's terminal or session does not end this.
     rustix::process::setsid().map_err(|error| format!("setsid: {error}"))?;
     rustix::thread::set_name(c"wharf-tunnel").map_err(|error| format!("its name: {error}"))?;
     let _alone = alone(link).map_err(|error| format!("the one before it does not end: {error}"))?;
     let builder = device::build().with_default_udp().create_tun(link).map_err(|error| error.to_string())?;
-    let told = UapiServer::default_unix_socket(link, None, None).map_err(|error| error.to_string())?;
-    let mut device = builder.with_uapi(told).build().await.map_err(|error| error.to_string())?;
+    let configured_by = UapiServer::default_unix_socket(link, None, None).map_err(|error| error.to_string())?;
+    let mut device = builder.with_uapi(configured_by).build().await.map_err(|error| error.to_string())?;
     let link = Link::of(link).map_err(|error| format!("{link} cannot be found: {error}"))?;
     println!("{READY}");
     close_output().map_err(|error| format!("its output: {error}"))?;
@@ -98,7 +98,7 @@ impl Link {
         Ok(Link { socket, index })
     }
 
-    /// Waits until it is. Who waits for a packet from it is not woken then, and who writes none sees no error.
+    /// Waits until it is. The kernel wakes no reader then, and only a writer gets an error.
     async fn is_gone(&self) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         while netdevice::index_to_name(&self.socket, self.index) != Err(Errno::NODEV) {
@@ -124,7 +124,7 @@ pub(crate) fn forget(link: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Says that nothing more will be said.
+/// Closes the output of this process.
 fn close_output() -> io::Result<()> {
     let nothing = File::options().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(nothing)?;

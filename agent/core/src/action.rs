@@ -1,11 +1,11 @@
-//! What the agent does to a container, and what comes of it.
+//! The actions of an agent on containers, and their results.
 
 use common::{part::PartId, time::Span};
 
 /// One thing to do for one part of an instance. At most one is under way for a part at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Have the part's image on the host.
+    /// Fetch the part's image to the host.
     Prepare(PartId),
     /// Make the part's container.
     Create(PartId),
@@ -55,7 +55,7 @@ impl Action {
     }
 }
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionResult {
     /// It was done. Docker shows what changed.

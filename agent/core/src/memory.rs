@@ -1,4 +1,4 @@
-//! What the agent remembers of its instances beyond what Docker shows; kept in the ledger.
+//! The agent's memory of its instances, beyond what Docker shows; kept in the ledger.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     observed::{Container, ContainerState},
 };
 
-/// The delay before a failed preparation is tried again, doubled each time.
+/// The delay before the agent tries a failed preparation again, doubled each time.
 const PREPARE_DELAY: Span = Span::seconds(2);
 /// The longest such delay.
 const PREPARE_DELAY_CAP: Span = Span::minutes(1);
@@ -26,14 +26,14 @@ pub const RESTART_DELAY_CAP: Span = Span::minutes(1);
 /// Longest message in a report, in characters.
 const MAX_MESSAGE: usize = 500;
 
-/// What the agent remembers, by part of an instance.
+/// The agent's memory, by part of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Memory(pub BTreeMap<PartId, Local>);
 
-/// What the agent remembers of one part.
+/// The agent's memory of one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
-    /// What was observed last, as it is reported.
+    /// The last observation, as the agent reports it.
     pub observed: Observed,
     /// Whether its image is on the host.
     pub prepared: bool,
@@ -43,30 +43,30 @@ pub struct Local {
     pub preparing_since: Option<Timestamp>,
     /// Failures in a row: of preparing, or of runs.
     pub failures: u32,
-    /// Why Docker could not start it the last time, until that is dealt with.
+    /// Why Docker could not start it the last time, until the agent has dealt with that.
     pub not_started: Option<String>,
-    /// Before this, nothing is tried.
+    /// Before this time, the agent tries nothing.
     pub not_before: Timestamp,
-    /// Before this, a failed health check does not count.
+    /// Before this time, a failed health check does not count.
     pub check_counts_from: Timestamp,
-    /// The start of the last run whose end was dealt with.
+    /// The start of the last run whose end the agent has dealt with.
     pub ended_run: Option<Timestamp>,
-    /// The boot in which it was last started, or seen running.
+    /// The boot in which the agent last started it, or saw it run.
     pub boot: Option<BootId>,
-    /// Why it was stopped, if it is to be started again.
+    /// Why the agent stopped it, if it is to be started again.
     pub stopped: Option<Stopped>,
     /// When the network that it uses was made, if it shares one.
     pub network: Option<Timestamp>,
 }
 
-/// Why a part is stopped that is to be started again.
+/// Why the agent stops a part that it will start again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stopped {
     /// Its health check failed.
     Unhealthy,
     /// Its lease was over.
     WithoutLease,
-    /// The network that it shares was made anew.
+    /// The network that it shares was made again.
     WithoutNetwork,
 }
 
@@ -89,7 +89,7 @@ impl Local {
         }
     }
 
-    /// Notes that it fails, and what its container shows of that.
+    /// Notes that it fails, and the output of its container.
     pub(crate) fn fail(&mut self, why: &str, container: &Container) {
         why.clone_into(&mut self.observed.failure);
         self.observed.output.clone_from(&container.output);
@@ -116,7 +116,7 @@ impl Memory {
         })
     }
 
-    /// Folds in what came of an action.
+    /// Folds in the result of an action.
     pub fn learn(&mut self, action: &Action, result: &ActionResult, now: Timestamp) {
         let Some(local) = self.0.get_mut(action.part()) else { return };
         match (action, result) {

@@ -1,5 +1,5 @@
-//! What a program may ask of itself and its neighbours: what `rancher-metadata` answers, at the same paths, so that its
-//! clients work. Each asks for its own environment and hears of no other.
+//! The metadata of programs and their neighbours, at the paths of `rancher-metadata`, so that its clients work. A program
+//! sees its own environment and no other.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -19,10 +19,10 @@ use crate::names::name_of;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 250);
 /// The name by which Rancher's clients know it.
 pub const RANCHERS_NAME: &str = "rancher-metadata";
-/// The versions of the layout that clients ask for; they differ in nothing that is told here.
+/// The versions of the layout that clients ask for; their contents are the same here.
 const VERSIONS: [&str; 4] = ["2015-07-25", "2015-12-19", "2016-07-29", "latest"];
 
-/// What is told to one instance.
+/// The metadata that one instance sees.
 pub struct Metadata<'a> {
     directory: &'a Directory,
     own: &'a InstanceId,
@@ -35,7 +35,7 @@ impl<'a> Metadata<'a> {
         Metadata { directory, own, address }
     }
 
-    /// What is at a path; none if nothing is. Parts of a path are keys, numbers of a list, or names of what is in it.
+    /// The value at a path, if there is one. Parts of a path are keys, or numbers or names of the entries of a list.
     pub fn at(&self, path: &str) -> Option<Value> {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let Some(version) = parts.next() else {
@@ -60,7 +60,7 @@ impl<'a> Metadata<'a> {
         parts.try_fold(whole, step)
     }
 
-    /// What differs whenever anything that is told does.
+    /// A hash that changes whenever any visible metadata changes.
     pub fn version(&self) -> String {
         let mut hasher = DefaultHasher::new();
         (self.own, self.address).hash(&mut hasher);
@@ -99,7 +99,7 @@ impl<'a> Metadata<'a> {
         let listing = self.directory.service(service).unwrap_or(&nothing);
         let mut container = self.container(self.own, endpoint);
         if let Some(fields) = container.as_object_mut() {
-            // Who asks runs, whether or not others are led to it.
+            // The program that asks runs, whether or not callers are led to it.
             fields.insert("state".to_owned(), json!("running"));
         }
         json!({

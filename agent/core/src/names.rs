@@ -1,5 +1,5 @@
-//! What names mean, and for whom: `web`, `web.shop`, `web.shop.default`, `tasks.web`, `2.web`, and the same below
-//! the zone of the cluster. A container finds what is of its own environment.
+//! The meaning of names, which depends on the asker: `web`, `web.shop`, `web.shop.default`, `tasks.web`, `2.web`, and the
+//! same below the zone of the cluster. A container finds the services of its own environment.
 
 use std::{
     borrow::Cow,
@@ -20,18 +20,18 @@ use crate::{metadata, network::Residents};
 /// The zone below which everything has a whole name. `internal` is kept free for such uses (ICANN, 2024).
 pub const ZONE: &str = "wharf.internal";
 
-/// Who asks.
+/// The sender of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asker {
     /// An instance.
     Instance(InstanceId),
     /// A host itself, which may ask for everything by its whole name.
     Host,
-    /// Somebody whom the cluster does not know.
+    /// A sender that the cluster does not know.
     Stranger,
 }
 
-/// What is asked for.
+/// The kind of record that a question is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Addresses.
@@ -40,11 +40,11 @@ pub enum Kind {
     Service,
     /// The name of an address.
     Pointer,
-    /// Anything else; nothing of ours has it.
+    /// Anything else; no name of ours has it.
     Other,
 }
 
-/// What a name has.
+/// A record of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// An address.
@@ -62,18 +62,18 @@ pub enum Record {
     Pointer(String),
 }
 
-/// What a question is answered with.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// This; with no record if the name has others than were asked for.
     Known(Vec<Record>),
     /// There is no such name.
     Unknown,
-    /// It is none of the cluster's names: others know.
+    /// It is none of the cluster's names: other servers know.
     Elsewhere,
 }
 
-/// What of a service is named.
+/// The part of a service that a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// The service by its own address.
@@ -111,16 +111,16 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
         }
         // The zone itself is there, and names above those that are.
         None if is_whole && labels.is_empty() => Answer::Known(Vec::new()),
-        // A name of one label is nobody else's: it would only tell others what runs here.
+        // No other server knows names of one label: a question would only disclose what runs here.
         None if is_whole || labels.len() < 2 => Answer::Unknown,
         None if is_below_a_stack(directory, &labels, asker) => Answer::Unknown,
         None => Answer::Elsewhere,
     }
 }
 
-/// Whether a name that is not whole, and that nothing has, is one of the cluster's own all the same: it ends with a stack
-/// that there is, or asks for an instance of a service that there is. Others need not hear of it. A stack called `com` keeps
-/// its environment from asking for `example.com`.
+/// Whether a name that is not whole, and that does not exist, is one of the cluster's own all the same: it ends with an
+/// existing stack, or asks for an instance of an existing service. The agent does not ask other servers for it. A stack
+/// called `com` keeps its environment from asking for `example.com`.
 fn is_below_a_stack(directory: &Directory, labels: &[&str], asker: &Asker) -> bool {
     let names_a_stack = |labels: &[&str]| {
         let of = |stack: &str, environment: &Name| {
@@ -140,7 +140,8 @@ fn is_below_a_stack(directory: &Directory, labels: &[&str], asker: &Asker) -> bo
         || readings(labels, asker, false).into_iter().any(|(_, service)| directory.service(&service).is_some())
 }
 
-/// What a further name of services has: each counts where it was given, for those who are there as well.
+/// The records of a further name of services. Such a name holds in the environment or network that it was given in, for
+/// the members of that.
 fn called(directory: &Directory, asker: &Asker, labels: &[&str], is_whole: bool, kind: Kind) -> Option<Vec<Record>> {
     let (alias, stack) = match (asker, is_whole) {
         (Asker::Instance(own), false) => (labels.join("."), own.stack().clone()),
@@ -185,7 +186,7 @@ pub fn search_domain(of: &StackId) -> String {
     format!("{stack}.{environment}.{ZONE}")
 }
 
-/// What the labels of a name may mean, the likeliest first.
+/// The possible meanings of a name's labels, the likeliest first.
 fn readings(labels: &[&str], asker: &Asker, is_whole: bool) -> Vec<(Part, ServiceId)> {
     let own = match asker {
         Asker::Instance(own) if !is_whole => Some(own.stack()),
@@ -210,7 +211,7 @@ fn readings(labels: &[&str], asker: &Asker, is_whole: bool) -> Vec<(Part, Servic
     whole.into_iter().chain(part).collect()
 }
 
-/// What a part of a service has; none if there is no such part.
+/// The records of a part of a service; none if there is no such part.
 fn records(
     directory: &Directory,
     service: &ServiceId,
@@ -269,7 +270,7 @@ fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ip
     Answer::Known(if kind == Kind::Pointer { vec![Record::Pointer(name)] } else { Vec::new() })
 }
 
-/// Who asks from an address: the host knows its own instances first.
+/// The owner of an address that asks. The host knows its own instances before the directory does.
 pub fn asker(directory: &Directory, residents: &Residents, plan: &NetworkPlan, from: IpAddr) -> Asker {
     let IpAddr::V4(from) = from else { return Asker::Stranger };
     if let Some(resident) = residents.get(&from) {

@@ -1,5 +1,5 @@
-//! What a host's kernel must hold so that its containers reach those of other hosts, as a value: rendered from
-//! what the cluster says and from where the host is, and compared with what the kernel shows.
+//! The state of a host's kernel by which its containers reach those of other hosts, as a value: rendered from the
+//! assignment, the directory and the host's address, and compared with the kernel's actual state.
 
 mod bindings;
 mod bridge;
@@ -63,9 +63,9 @@ pub type Residents = BTreeMap<Ipv4Addr, Resident>;
 /// An instance whose container is on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resident {
-    /// Which one.
+    /// The instance.
     pub instance: InstanceId,
-    /// What it sends from while it runs.
+    /// Its process and hardware address while it runs.
     pub sender: Option<Sender>,
     /// The host's ports that lead to it while it runs.
     pub published: BTreeSet<Published>,
@@ -101,16 +101,16 @@ pub struct Underlay {
     pub mtu: u32,
 }
 
-/// All that a host's kernel must hold.
+/// The intended state of a host's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNetwork {
     /// The host's subnet.
     pub own: Subnet,
-    /// What the overlay's link must be like.
+    /// The overlay's link.
     pub tunnel: Tunnel,
-    /// Where it must lead to.
+    /// The other hosts, to which it leads.
     pub peers: Peers,
-    /// The addresses of services, routed into it: what no rule leads to an instance is refused.
+    /// The addresses of services, routed into the link: packets that no rule leads to an instance are refused.
     pub services: Ipv4Net,
     /// The rules.
     pub rules: Rules,
@@ -119,20 +119,20 @@ pub struct HostNetwork {
 /// The overlay's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
-    /// What carries packets to other hosts.
+    /// The carrier of packets to other hosts.
     pub carrier: Carrier,
     /// The largest packet that it takes, in bytes.
     pub mtu: u32,
 }
 
-/// What carries the overlay's packets.
+/// The protocol that carries the overlay's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// VXLAN, in clear.
     Vxlan {
-        /// Over which link.
+        /// The link that it sends over.
         link: u32,
-        /// From which address.
+        /// The address that it sends from.
         address: Ipv4Addr,
         /// The host's subnet, from which its hardware address follows.
         own: Subnet,
@@ -145,7 +145,7 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    /// What it adds to a packet, in bytes.
+    /// The bytes that it adds to a packet.
     pub fn overhead(self) -> u32 {
         match self {
             Carrier::Vxlan { .. } => vxlan::OVERHEAD,
@@ -154,14 +154,14 @@ impl Carrier {
     }
 }
 
-/// What the kernel holds of ours.
+/// The kernel's actual state, as far as it is ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The overlay's link, if there is one of its name.
     pub tunnel: Option<ObservedTunnel>,
-    /// What is known of peers by VXLAN.
+    /// The peers that VXLAN knows.
     pub vxlan: Vxlan,
-    /// What is known of peers by WireGuard.
+    /// The peers that WireGuard knows.
     pub wireguard: Wireguard,
     /// Our routes.
     pub routes: BTreeSet<Route>,
@@ -172,7 +172,7 @@ pub struct Observed {
 /// A link that has the name of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedTunnel {
-    /// What it is, if it is an overlay's link at all.
+    /// Its kind, if it is an overlay's link at all.
     pub is: Option<Tunnel>,
     /// Whether it is up, with the host's address on it.
     pub is_ready: bool,
@@ -198,17 +198,17 @@ pub enum Change {
     MakeTunnel,
     /// Give it its address, and switch it on.
     ReadyTunnel,
-    /// Say where frames for a peer go.
+    /// Set the address to which frames for a peer go.
     Forward(Subnet, IpAddr),
-    /// Say nothing of that hardware address any more.
+    /// Forget that hardware address.
     ForgetForward([u8; 6], IpAddr),
-    /// Say which hardware address a peer has.
+    /// Set the hardware address of a peer.
     Neighbour(Subnet),
-    /// Say nothing of that peer any more.
+    /// Forget that peer.
     ForgetNeighbour(Ipv4Addr),
-    /// Say which peers may speak by WireGuard, where they are, and what is theirs.
+    /// Set the peers that may speak by WireGuard, with their endpoints and ranges.
     Admit(BTreeMap<WireguardKey, WireguardPeer>),
-    /// Listen to those keys no more.
+    /// Forget the peers with those keys.
     Dismiss(BTreeSet<WireguardKey>),
     /// Add a route.
     AddRoute(Route),
@@ -216,8 +216,9 @@ pub enum Change {
     RemoveRoute(Route),
 }
 
-/// What a host needs, by what the cluster says, who else there is, what is live, where the host is, and its key, if it
-/// can encrypt. Where encryption is asked for, there is no other way: the error says why there is no overlay.
+/// Renders the intended state of a host from its place in the overlay, the other hosts, the live part of the rules, the
+/// host's address, and its key, if it can encrypt. A cluster that encrypts has no unencrypted fallback: the error says
+/// why there is no overlay.
 pub fn render(
     overlay: Overlay,
     mut peers: Peers,
@@ -231,7 +232,7 @@ pub fn render(
         Backend::Vxlan | Backend::None => Carrier::Vxlan { link: underlay.link, address: underlay.address, own },
     };
     let tunnel = Tunnel { carrier, mtu: underlay.mtu.saturating_sub(carrier.overhead()) };
-    // One that cannot be reached says so itself, and must not keep the rest apart.
+    // A host that cannot be reached reports that itself, and must not keep the others apart.
     peers.retain(|_, peer| peer.underlay.is_ipv4() && (plan.backend != Backend::Wireguard || peer.key.is_some()));
     let rules = Rules { own, tables: tables::tables(overlay, &peers), live, services: plan.services };
     Ok(HostNetwork { own, tunnel, rules, peers, services: plan.services })
@@ -249,8 +250,8 @@ impl HostNetwork {
     }
 }
 
-/// The steps from what is to what should be, in an order that never opens what should be closed: the rules
-/// come first, what leads nowhere any more goes last.
+/// The steps from the actual state to the intended one, in an order that never opens a path that should be closed: the
+/// rules come first, and stale peers and routes are removed last.
 pub fn changes(wanted: &HostNetwork, observed: &Observed) -> Vec<Change> {
     let mut changes = Vec::new();
     if !observed.has_rules {
@@ -265,7 +266,7 @@ pub fn changes(wanted: &HostNetwork, observed: &Observed) -> Vec<Change> {
             }
         }
         found => {
-            // With the link goes all that leads into it.
+            // The peers and routes of a link disappear with it.
             left = &nothing;
             changes.extend(found.map(|_| Change::RemoveTunnel));
             changes.extend([Change::MakeTunnel, Change::ReadyTunnel]);

@@ -1,4 +1,4 @@
-//! What Docker shows of our containers.
+//! Our containers as Docker shows them.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -15,9 +15,9 @@ pub struct Container {
     pub image_digest: Option<String>,
     /// Its address on the host's network, if it has one of its own.
     pub address: Option<Ipv4Addr>,
-    /// What it sends from there while it runs.
+    /// Its process and hardware address while it runs.
     pub sender: Option<Sender>,
-    /// What its program printed last, if it has ended; what its health check printed, if that fails.
+    /// The last output of its program, if that has ended, or of its health check, if that fails.
     pub output: LastLines,
     /// The host's ports that Docker leads to it while it runs.
     pub published: BTreeSet<Published>,
@@ -36,7 +36,7 @@ pub struct Published {
     pub container: u16,
 }
 
-/// What a running container sends from.
+/// The process and the hardware address of a running container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     /// Its first process, by the host's count: it is in the container's network namespace.
@@ -61,7 +61,7 @@ pub enum ContainerState {
     Running {
         /// Since when.
         started_at: Timestamp,
-        /// What its health check says.
+        /// The verdict of its health check.
         health: Health,
     },
     /// Its program has ended.
@@ -70,7 +70,7 @@ pub enum ContainerState {
         started_at: Timestamp,
         /// When it ended.
         finished_at: Timestamp,
-        /// How.
+        /// Its exit code.
         exit_code: i64,
         /// Whether the kernel ended it for want of memory.
         out_of_memory: bool,

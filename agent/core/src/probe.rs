@@ -1,5 +1,5 @@
-//! Which peers are heard through the overlay, judged by what has arrived: each host tells the others that it is
-//! there, so a path that is broken in one direction is known by the host at its end.
+//! Which peers this host hears through the overlay, judged by the probes that have arrived. Each host sends probes to the
+//! others, so the host at the end of a path notices that it is broken, even in one direction only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,41 +18,41 @@ use common::{
 pub const SMALL: &[u8] = b"wharf probe 1 small";
 /// How large ones begin.
 pub const LARGE: &[u8] = b"wharf probe 1 large";
-/// How often a host tells each peer that it is there.
+/// How often a host sends a probe to each peer.
 pub const EVERY: Duration = Duration::from_secs(4);
-/// How many of those are small for one that is as large as the overlay carries.
+/// How many small probes go with one that is as large as the overlay carries.
 pub const SMALL_FOR_A_LARGE: u32 = 4;
-/// A peer that has not been heard for so long is not heard: three are lost in a row.
+/// A peer is silent if none of its probes has arrived for this time: three are lost in a row.
 const SILENT_AFTER: Duration = Duration::from_secs(13);
-/// A peer that answers on the underlay, and whose probes are not heard for so long: they are lost on the way.
+/// The probes of a silent peer are lost on the way if it has answered on the underlay for this time.
 const ROUND_AND_MORE: Duration = Duration::from_secs(6);
-/// Who has not looked for so long was not running.
+/// If the last look is so long ago, this process was not running.
 const PAUSED_AFTER: Duration = Duration::from_secs(8);
-/// The same of large ones.
+/// A path is narrow if no large probe has arrived for this time, although small ones have.
 const NARROW_AFTER: Duration = Duration::from_secs(55);
-/// How often one of each peer's instances is asked, and some services.
+/// How often one of each peer's instances is pinged, and some services.
 pub const ASK_EVERY: Duration = Duration::from_secs(6);
-/// Who is asked is not reached when so many in a row were not answered.
+/// An address counts as unreachable after so many unanswered pings in a row.
 const MISSES: u32 = 3;
-/// How many services are asked in turn each time, beside those that did not answer the last time.
+/// How many services are pinged in turn each time, beside those that did not answer the last time.
 const SERVICES_IN_TURN: usize = 4;
-/// How many are asked again.
+/// How many of those are pinged again.
 const SERVICES_AGAIN: usize = 8;
 
-/// What has been heard of each peer. Times are those of a clock that never jumps, since any moment.
+/// The last probes of each peer. Times are those of a clock that never jumps, since any moment.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
     peers: BTreeMap<Subnet, Last>,
-    /// When this was looked at last; none before the first look.
+    /// The time of the last look; none before the first one.
     looked: Option<Duration>,
 }
 
-/// When something of a peer arrived last; since it is a peer, to begin with.
+/// When probes of a peer arrived last; at first, when it became a peer.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     small: Duration,
     large: Duration,
-    /// Since when it has been heard, without a silence.
+    /// Since when its probes arrive without a silence.
     since: Duration,
     /// Since when it answers on the underlay, while it is silent.
     answers_since: Option<Duration>,
@@ -67,13 +67,14 @@ impl Last {
         now.saturating_sub(self.small) > SILENT_AFTER
     }
 
-    /// Whether large packets alone are missing: only a peer that has been heard all the while says anything of them.
+    /// Whether only large packets are missing, which shows only while small ones arrive all the time.
     fn is_narrow(&self, now: Duration) -> bool {
         !self.is_silent(now) && now.saturating_sub(self.large.max(self.since)) > NARROW_AFTER
     }
 
-    /// Notes whether it answers on the underlay; the cause of its silence, once that is known. A peer that does not answer
-    /// is known at once. One that does may have been away until a moment ago: it has the time of a round to be heard.
+    /// Notes whether it answers on the underlay, and returns that once it tells the cause of the silence: at once for a
+    /// peer that does not answer. One that does may have been away until a moment ago, so its probes get the time of a
+    /// round to arrive.
     fn cause(&mut self, answers: bool, now: Duration) -> Option<bool> {
         let since = self.answers_since.filter(|_| answers).unwrap_or(now);
         self.answers_since = answers.then_some(since);
@@ -82,8 +83,8 @@ impl Last {
 }
 
 impl Heard {
-    /// Notes who the peers are now, and that they are looked at. After a pause of this process nothing is known of any of
-    /// them: all begin anew.
+    /// Notes the present peers, and that this is a look. After a pause of this process, all peers start over: it cannot
+    /// know which probes it has missed.
     pub fn keep(&mut self, peers: impl Iterator<Item = Subnet>, now: Duration) {
         let paused = self.looked.replace(now).is_some_and(|looked| now.saturating_sub(looked) > PAUSED_AFTER);
         let before = std::mem::take(&mut self.peers);
@@ -91,7 +92,7 @@ impl Heard {
         self.peers = peers.map(|peer| (peer, last(peer))).collect();
     }
 
-    /// Notes that something of a peer arrived; what is not of a peer is nothing. Whether that ended a silence.
+    /// Notes that a probe arrived, and ignores one that is not from a peer; returns whether that ended a silence.
     pub fn note(&mut self, peer: Subnet, is_large: bool, now: Duration) -> bool {
         let Some(last) = self.peers.get_mut(&peer) else { return false };
         let was_silent = last.is_silent(now);
@@ -111,8 +112,8 @@ impl Heard {
         silent.map(|(peer, _)| *peer).take(MOST_NAMED).collect()
     }
 
-    /// The peers of which nothing has been heard long enough to say more than that: who is silent now, or was so lately
-    /// that what was asked meanwhile could not be answered.
+    /// The peers whose path explains unanswered pings: those that are silent now, or were so when the last pings were
+    /// sent.
     pub fn unsettled(&self, now: Duration) -> BTreeSet<Subnet> {
         let is_unsettled = |last: &Last| {
             now.saturating_sub(last.small) > EVERY * 2 || now.saturating_sub(last.since) < ASK_EVERY + EVERY
@@ -120,7 +121,7 @@ impl Heard {
         self.peers.iter().filter(|(_, last)| is_unsettled(last)).map(|(peer, _)| *peer).collect()
     }
 
-    /// What is wrong, given which silent peers answer on the underlay.
+    /// The findings, given which silent peers answer on the underlay.
     pub fn findings(&mut self, answering: &BTreeSet<Subnet>, mtu: u32, now: Duration) -> BTreeSet<Finding> {
         let narrow = self.peers.iter().filter(|(_, last)| last.is_narrow(now)).take(MOST_NAMED);
         let narrow: Vec<Finding> = narrow.map(|(peer, _)| Finding::Narrow { peer: *peer, mtu }).collect();
@@ -132,7 +133,7 @@ impl Heard {
     }
 }
 
-/// What is asked whether it answers.
+/// A target of pings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
     /// A peer's instances, another one each time.
@@ -141,18 +142,18 @@ pub enum Asked {
     Service(ServiceId),
 }
 
-/// How often what was asked did not answer, one time after the other, while the same ones served.
+/// How many pings in a row each target has not answered, while the same instances served.
 #[derive(Debug, Clone, Default)]
 pub struct Missed(BTreeMap<Asked, Misses>);
 
 #[derive(Debug, Clone, Default)]
 struct Misses {
     count: u32,
-    /// Who should have answered.
+    /// The addresses that should have answered.
     serving: BTreeSet<Ipv4Addr>,
 }
 
-/// Who serves what is asked.
+/// The addresses that serve a target.
 fn serving(asked: &Asked, directory: &Directory) -> BTreeSet<Ipv4Addr> {
     match asked {
         Asked::Instances(peer) => directory.serving_on(*peer).collect(),
@@ -164,8 +165,8 @@ fn serving(asked: &Asked, directory: &Directory) -> BTreeSet<Ipv4Addr> {
 }
 
 impl Missed {
-    /// What to ask in a round, and where: one serving instance of each peer that has any, and some services that
-    /// something serves.
+    /// The targets of a round, and the address to ping for each: one serving instance of each peer that has any, and some
+    /// services that have a serving instance.
     pub fn next(&self, directory: &Directory, peers: &Peers, round: usize) -> BTreeMap<Asked, Ipv4Addr> {
         let one_of = |peer: &Subnet| {
             let count = directory.serving_on(*peer).count();
@@ -184,8 +185,9 @@ impl Missed {
         peers.keys().filter_map(one_of).chain(in_turn.chain(again).cloned()).collect()
     }
 
-    /// Notes what was asked, and whether it answered: nothing is missed of others. Nor is what may have been asked of an
-    /// `unsettled` peer, or of one that serves no longer: the path or the list says why it did not answer.
+    /// Notes which targets were pinged, and whether they answered, and forgets all other targets. An unanswered ping that
+    /// may have gone to an `unsettled` peer, or to an instance that serves no longer, does not count: the path or the
+    /// directory explains it.
     pub fn note(
         &mut self,
         asked: impl IntoIterator<Item = (Asked, bool)>,
@@ -203,12 +205,12 @@ impl Missed {
         self.0 = asked.into_iter().map(count).collect();
     }
 
-    /// Forgets what others than those that serve now have missed.
+    /// Forgets the unanswered pings of targets that other instances serve now.
     pub fn follow(&mut self, directory: &Directory) {
         self.0.retain(|asked, misses| misses.count == 0 || misses.serving == serving(asked, directory));
     }
 
-    /// The peers of whose instances none is reached, and the services that are not.
+    /// The peers whose instances, and the services that, this host does not reach.
     pub fn findings(&self) -> BTreeSet<Finding> {
         let unreached = self.0.iter().filter(|(_, misses)| misses.count >= MISSES).take(MOST_NAMED);
         let finding = |asked: &Asked| match asked {

@@ -1,8 +1,8 @@
-//! What the host does next.
+//! The next steps of a host.
 //!
-//! The rules, in the order of their weight: nothing is stopped without an order (an instance's
-//! own health policy aside), and absence from an assignment is no order; what runs is adopted as it
-//! is; one action at a time for a part of an instance; every wait has a time at which it ends.
+//! The rules, in the order of their weight: the agent stops an instance only when ordered to (or by the instance's own
+//! health policy), and absence from an assignment is no order; it adopts running containers as they are; it does one
+//! action at a time for a part of an instance; and every wait has a time at which it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,24 +23,24 @@ use crate::{
     unit::{Surroundings, Unit},
 };
 
-/// How long an instance that nobody knows may take to end.
+/// How long an instance that the cluster does not know may take to end.
 const SURPLUS_GRACE: Span = Span::seconds(10);
 
-/// What is said of an instance whose process is gone.
+/// The message of an instance whose process is gone.
 const GONE: &str = "its process is gone, and Docker does not answer";
 
-/// What is said of an instance whose health check fails.
+/// The message of an instance whose health check fails.
 const CHECK_FAILS: &str = "its health check fails";
 
 /// The time between the news that an instance stops and its SIGTERM.
 const DRAIN_WAIT: Span = Span::seconds(2);
 
-/// All that a decision is made from.
+/// The inputs of a decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
-    /// What the host should run.
+    /// The instances that the host should run.
     pub assignment: &'a Assignment,
-    /// What Docker shows.
+    /// The containers that Docker shows.
     pub containers: &'a BTreeMap<PartId, Container>,
     /// Parts for which an action is under way.
     pub busy: &'a BTreeSet<PartId>,
@@ -55,13 +55,13 @@ pub struct Situation<'a> {
 /// How long the instance of a strict singleton may run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// When it is asked to end.
+    /// When the agent asks it to end.
     pub soft: Timestamp,
-    /// When it is dead, whoever lives.
+    /// When its guard has killed it, whether the agent lives or not.
     pub hard: Timestamp,
 }
 
-/// What to do, to tell and to wait for.
+/// The actions, the report and the next look that follow from a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Next {
     /// The actions to begin now.
@@ -102,8 +102,8 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
     next
 }
 
-/// What is told while Docker does not answer: what was told last, and that some processes are gone since then.
-/// Others are led to those no more; what becomes of them is decided once Docker shows how they ended.
+/// The report while Docker does not answer: the last one, in which some processes are gone since then. Callers are led
+/// elsewhere; what becomes of these instances is decided once Docker shows how they ended.
 pub fn without_docker(last: &Report, gone: &BTreeSet<InstanceId>) -> Report {
     let mut report = last.clone();
     for (id, observed) in &mut report.instances {
@@ -147,7 +147,7 @@ fn step_unit(
 struct Turn<'a> {
     instance: &'a AssignedInstance,
     id: &'a PartId,
-    /// What is wanted of all its instance's parts.
+    /// The desired state of all parts of its instance.
     want: Want,
 }
 
@@ -173,8 +173,7 @@ impl Turn<'_> {
     }
 }
 
-/// What is remembered of a part that the memory does not hold: its container, if there is one, is taken as
-/// it is.
+/// The memory of a part that the agent does not remember. It adopts the part's container, if there is one, as it is.
 fn adopt(instance: &AssignedInstance, part: &Part, container: Option<&Container>) -> Local {
     let mut local = Local::accepted();
     if *part == Part::Main {
@@ -223,7 +222,7 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
             local.boot = Some(situation.boot);
             local.observed.started_at = Some(started_at);
             if local.observed.phase.is_terminal() && turn.want <= Want::Run {
-                // It was given up and runs all the same: somebody started it by hand.
+                // The agent gave it up and it runs all the same: a person has started it by hand.
                 local.observed.restart += 1;
             }
             if turn.want <= Want::Run {
@@ -248,7 +247,7 @@ fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, loca
                 // Nothing is known of a lease after a boot, which has ended all programs.
                 let lease = situation.leases.get(&turn.id.instance);
                 let outlived_lease = turn.is_leased() && lease.is_none_or(|l| finished_at >= l.hard);
-                // What it prints while it is stopped does not say why its health check failed.
+                // Its output while it is stopped does not say why its health check failed.
                 if local.stopped != Some(Stopped::Unhealthy) {
                     local.observed.output = container.output.clone();
                 }
@@ -329,7 +328,7 @@ fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local)
     local.failures += 1;
     local.not_before = situation.now + delay;
     local.observed.restart += 1;
-    // A host that was started anew has ended the run: that is no failure of its own.
+    // A restart of the host has ended the run, which is no failure of the program.
     local.observed.retries += u32::from(!rebooted);
     local.enter(Phase::Starting, format!("{cause}; started again after {delay}"));
 }
@@ -383,7 +382,7 @@ fn run(
                 return None;
             }
             local.network = around.network;
-            // It may end before anybody sees it run.
+            // It may end before the agent sees it run.
             local.boot = Some(situation.boot);
             Some(Action::Start { part: id.clone(), container: container.id.clone() })
         }
@@ -399,7 +398,7 @@ fn has_new_network(around: &Surroundings, local: &mut Local) -> bool {
 /// The next step towards a container.
 fn make(situation: Situation<'_>, id: &PartId, around: &Surroundings, local: &mut Local) -> Option<Action> {
     if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
-        // Somebody removed the container of a running instance.
+        // A person has removed the container of a running instance.
         local.observed.restart += 1;
         local.enter(Phase::Pulling, "its container was removed; it is made again");
         local.prepared = false;
@@ -439,7 +438,7 @@ fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
         )
     );
     let is_called = others_serve && local.observed.phase == Phase::Running && !instance.spec.ports.is_empty();
-    // What it waited for as long as it was to run holds nothing up any more.
+    // The waits of an instance that should run do not delay its end.
     local.not_before = if is_called { now + DRAIN_WAIT } else { now };
     local.enter(Phase::Stopping, "");
 }

@@ -1,5 +1,5 @@
-//! How the parts of an instance depend on one another: what holds one up, what ends all of them, and what
-//! they are together.
+//! How the parts of an instance depend on one another: which parts one waits for, which part's end is the end of all, and
+//! how the instance as a whole stands.
 
 use common::{
     assignment::AssignedInstance,
@@ -22,14 +22,14 @@ pub(crate) struct Unit<'a> {
     pub(crate) parts: Vec<PartId>,
 }
 
-/// What the other parts of its instance mean for one of them.
+/// The influence of an instance's other parts on one of them.
 #[derive(Debug, Default)]
 pub(crate) struct Surroundings {
-    /// What it waits for before it may start.
+    /// The reason why it may not start yet.
     pub(crate) waits: Option<String>,
-    /// Whether its container cannot be made yet, because nothing holds its network.
+    /// Whether its container cannot be made yet, because the container that holds its network is missing.
     pub(crate) lacks_network: bool,
-    /// When the network was made that it is to use, if it shares one.
+    /// When the network that it shares was made, if it shares one.
     pub(crate) network: Option<Timestamp>,
     /// Whether others have to end before it.
     pub(crate) others_end_first: bool,
@@ -43,8 +43,8 @@ impl<'a> Unit<'a> {
         Unit { situation, instance, parts }
     }
 
-    /// What is wanted of each part: once the main one has ended for good, or any other has failed for good,
-    /// the rest ends too.
+    /// The desired state of each part. Once the main part has ended for good, or any other part has failed for good, the
+    /// rest ends too.
     pub(crate) fn want(&self, memory: &Memory) -> Want {
         let wanted = self.instance.desired.want;
         if self.parts.len() > 1 && self.end(memory).is_some() { wanted.max(Want::Stop) } else { wanted }
@@ -83,7 +83,7 @@ impl<'a> Unit<'a> {
         self.instance.spec.waits_of(&id.instance.service().service, &id.part)
     }
 
-    /// What a part waits for. Once it has run, it needs only its network to be started again.
+    /// The reason why a part may not start yet. Once it has run, it needs only its network to be started again.
     fn waits(&self, id: &PartId, memory: &Memory) -> Option<String> {
         let has_run =
             self.situation.containers.get(id).is_some_and(|container| container.state != ContainerState::Created);
@@ -138,50 +138,50 @@ impl<'a> Unit<'a> {
         Some(Unprepared { image: container.image.clone(), since })
     }
 
-    /// What all parts are together. That an instance has ended is told once nothing of it runs any more.
+    /// The state of the instance as a whole. It has ended once none of its parts runs any more.
     pub(crate) fn observed(&self, memory: &Memory) -> Observed {
         let Some(main) = memory.0.get(&self.instance.id.main()) else { return Observed::nothing() };
-        let mut told = main.observed.clone();
+        let mut whole = main.observed.clone();
         let has_network = if self.instance.spec.has_network_part() { &Part::Network } else { &Part::Main };
-        told.address = self.container(has_network).and_then(|container| container.address);
-        told.unprepared = self.unprepared(memory);
+        whole.address = self.container(has_network).and_then(|container| container.address);
+        whole.unprepared = self.unprepared(memory);
         if self.parts.len() == 1 {
-            return told;
+            return whole;
         }
-        told.restart = self.restarts(memory);
+        whole.restart = self.restarts(memory);
         if let Some((end, local)) = self.end(memory).and_then(|end| Some((end, memory.0.get(end)?))) {
-            told.phase = local.observed.phase;
-            told.exit_code = local.observed.exit_code;
-            told.message = said_by(&end.part, &local.observed);
-            told.failure = failed_by(&end.part, &local.observed);
-            told.output.clone_from(&local.observed.output);
+            whole.phase = local.observed.phase;
+            whole.exit_code = local.observed.exit_code;
+            whole.message = said_by(&end.part, &local.observed);
+            whole.failure = failed_by(&end.part, &local.observed);
+            whole.output.clone_from(&local.observed.output);
         }
         let others = || self.parts.iter().filter_map(|id| Some((id, &memory.0.get(id)?.observed)));
-        if told.phase.is_terminal() {
-            told.health = Health::Unchecked;
+        if whole.phase.is_terminal() {
+            whole.health = Health::Unchecked;
             if self.parts.iter().any(|id| self.runs(id)) {
-                told.phase = Phase::Stopping;
-            } else if told.phase == Phase::Purged && others().any(|(_, other)| other.phase != Phase::Purged) {
-                told.phase = Phase::Stopped;
+                whole.phase = Phase::Stopping;
+            } else if whole.phase == Phase::Purged && others().any(|(_, other)| other.phase != Phase::Purged) {
+                whole.phase = Phase::Stopped;
             }
-        } else if told.is_serving() {
+        } else if whole.is_serving() {
             let is_whole = |other: &Observed| other.is_serving() || other.phase == Phase::Completed;
             if let Some((id, other)) = others().find(|(_, other)| !is_whole(other)) {
-                told.health = match other.health {
+                whole.health = match other.health {
                     Health::Unhealthy => Health::Unhealthy,
                     Health::Gone => Health::Gone,
                     Health::Unchecked | Health::Starting | Health::Healthy => Health::Starting,
                 };
-                told.message = said_by(&id.part, other);
-                told.failure = failed_by(&id.part, other);
-                told.output.clone_from(&other.output);
+                whole.message = said_by(&id.part, other);
+                whole.failure = failed_by(&id.part, other);
+                whole.output.clone_from(&other.output);
             }
         }
-        told
+        whole
     }
 }
 
-/// What a part says, and which one.
+/// The message of a part, with its name unless it is the main one.
 fn said_by(part: &Part, observed: &Observed) -> String {
     match (part, observed.message.as_str()) {
         (Part::Main, message) => message.to_owned(),
@@ -190,7 +190,7 @@ fn said_by(part: &Part, observed: &Observed) -> String {
     }
 }
 
-/// Why a part failed last, and which one.
+/// Why a part failed last, with its name unless it is the main one.
 fn failed_by(part: &Part, observed: &Observed) -> String {
     match (part, observed.failure.as_str()) {
         (Part::Main, failure) => failure.to_owned(),

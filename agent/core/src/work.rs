@@ -24,13 +24,13 @@ pub struct Work {
     pub instance: Option<AssignedInstance>,
     /// The change that the action waits for.
     pub awaits: Option<Awaited>,
-    /// What must be in its place before the action.
+    /// The things that must be in their places before the action.
     pub needs: Vec<Need>,
     /// Whether the action removes the last container of its instance: the configs, the secrets and the lease go with it.
     pub is_last: bool,
 }
 
-/// What must be on the host before a container is made or started.
+/// A thing that must be on the host before a container is made or started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// The program that holds the network of an instance.

@@ -1,5 +1,5 @@
-//! Names that are not the cluster's: the resolvers that the service of who asks has named are asked, or else the
-//! host's own; never others.
+//! Names that are not the cluster's: the agent asks the resolvers that the asker's service names, or else those of the
+//! host; never others.
 
 use std::{
     io,
@@ -19,12 +19,12 @@ use super::{PORT, framed, reply::Asked};
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// How long one of them may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// More are not asked (as resolv.conf(5)).
+/// How many of them are asked at most (as in resolv.conf(5)).
 const MOST_SERVERS: usize = 3;
 
 /// The answer to a question, as it came; an error if none of them answers.
 ///
-/// Those that the service of who asks has named are asked instead of the host's.
+/// The resolvers that the asker's service names replace those of the host.
 pub(super) async fn ask(
     question: &[u8],
     by: Asked,
@@ -51,7 +51,7 @@ pub(super) async fn ask(
     Err(why)
 }
 
-/// Who is asked: those that are named, or else those of the host, none of which may be the cluster's own, which would
+/// The resolvers to ask: those that the service names, or else those of the host without the cluster's own, which would
 /// ask here again.
 fn whom(named: Vec<IpAddr>, host: &str, is_own: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
     let hosts = servers(host).filter(|server| !is_own(*server));

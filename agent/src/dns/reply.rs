@@ -25,7 +25,7 @@ const TTL: u32 = 5;
 const MOST_RECORDS: usize = 1000;
 /// The largest answer by UDP: no network between containers has to take it apart.
 const LARGEST_BY_UDP: u16 = 1232;
-/// The largest answer to who does not say what it takes (RFC 1035, section 4.2.1).
+/// The largest answer to a sender that does not say how much it takes (RFC 1035, section 4.2.1).
 const LARGEST_UNASKED: u16 = 512;
 
 /// How a question came, and how the answer goes.
@@ -35,7 +35,7 @@ pub(super) enum Asked {
     ByTcp,
 }
 
-/// The answer to a message; none to what is no question.
+/// The answer to a message; none if it is no question.
 pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Option<Vec<u8>> {
     let request = match Message::from_vec(message) {
         Ok(request) if request.metadata.message_type == MessageType::Query => request,
@@ -61,13 +61,13 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
             match answer {
                 Answer::Known(records) => known_response(&request, query, &records),
                 Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
-                // Who reaches nothing outside does not reach it by questions either.
+                // An instance that reaches nothing outside does not reach it by questions either.
                 Answer::Elsewhere if listing.reach.is_internal => respond(&request, ResponseCode::Refused),
                 Answer::Elsewhere => {
                     match recursion::ask(message, by, listing.resolvers, |s| is_inside(&plan, s)).await {
                         Ok(answer) => return Some(answer),
                         Err(why) => {
-                            debug!(name = %query.name(), why, "nobody knows a name");
+                            debug!(name = %query.name(), why, "a name could not be resolved");
                             respond(&request, ResponseCode::ServFail)
                         }
                     }
@@ -78,7 +78,7 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
     encode(&request, &response, by)
 }
 
-/// What a question means, and what is known of the service of who asks.
+/// The answer to a question, and the listing of the asker's service.
 fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> (Answer, Listing) {
     let kind = match query.query_type() {
         RecordType::A => Kind::Address,
@@ -86,8 +86,8 @@ fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> (A
         RecordType::PTR => Kind::Pointer,
         _ => Kind::Other,
     };
-    let (directory, residents, nobody) = (known.directory.borrow(), known.residents.borrow(), Residents::new());
-    let asker = asker(&directory, residents.as_ref().unwrap_or(&nobody), plan, from);
+    let (directory, residents, none) = (known.directory.borrow(), known.residents.borrow(), Residents::new());
+    let asker = asker(&directory, residents.as_ref().unwrap_or(&none), plan, from);
     let name = query.name().to_ascii();
     let listing = match &asker {
         Asker::Instance(own) => directory.service(own.service()).cloned().unwrap_or_default(),
@@ -128,7 +128,7 @@ fn known_response(request: &Message, query: &Query, records: &[Record]) -> Messa
     }
     let mut response = respond(request, ResponseCode::NoError);
     response.metadata.authoritative = true;
-    // Who takes the first address of all gets another one each time.
+    // A program that takes the first address gets another one each time.
     let first = usize::from(request.metadata.id) % records.len();
     let (after, before) = (&records[first..], &records[..first]);
     for record in after.iter().chain(before).take(MOST_RECORDS) {
@@ -157,8 +157,8 @@ fn add(response: &mut Message, name: &Name, record: &Record) {
     }
 }
 
-/// The message as it is sent: by UDP one that is too large holds as many answers as fit and says so (RFC 2181, section 9);
-/// who wants all of them asks by TCP then.
+/// The message as it is sent. By UDP, one that is too large holds as many answers as fit and says so (RFC 2181, section
+/// 9); the asker can ask by TCP for all of them.
 fn encode(request: &Message, response: &Message, by: Asked) -> Option<Vec<u8>> {
     let bytes = response.to_vec().ok()?;
     let takes = request.edns.as_ref().map_or(LARGEST_UNASKED, |edns| edns.max_payload());
@@ -171,7 +171,7 @@ fn encode(request: &Message, response: &Message, by: Asked) -> Option<Vec<u8>> {
         part.answers = response.answers.iter().take(count).cloned().collect();
         part.to_vec().ok().filter(|bytes| bytes.len() <= limit)
     };
-    // What is known to fit, and what is known not to.
+    // A number of answers that fits, and one that does not.
     let (mut fits, mut fits_not) = (0, response.answers.len().saturating_add(1));
     while fits_not - fits > 1 {
         let count = usize::midpoint(fits, fits_not);

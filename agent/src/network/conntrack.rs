@@ -1,5 +1,5 @@
-//! The connections that the kernel remembers, by ctnetlink (linux/netfilter/nfnetlink_conntrack.h): looked through
-//! when something that was let pass is not any more. All of it blocks.
+//! The connections that the kernel remembers, by ctnetlink (linux/netfilter/nfnetlink_conntrack.h). The agent looks
+//! through them when rules have become stricter. All calls block.
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
@@ -24,7 +24,7 @@ const DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
-/// The attributes that are looked at.
+/// The attributes that the agent reads.
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
@@ -41,12 +41,12 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// The lengths of a netlink message's header, and of netfilter's after it.
 const HEADER: usize = 16;
 const FAMILY_HEADER: usize = 4;
-/// Holds what the kernel sends at a time.
+/// The room for one answer of the kernel, in bytes.
 const BUFFER: usize = 64 << 10;
 /// The kernel answers at once or not at all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Forgets the connections over IPv4 that are stale; how many there were.
+/// Has the kernel forget the connections over IPv4 that are stale; returns their number.
 pub(super) fn forget(is_stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     let kernel = Kernel::open()?;
     let mut stale = Vec::new();
@@ -78,7 +78,7 @@ impl Kernel {
         Ok(Kernel(socket))
     }
 
-    /// Sends a request, and hands over what comes back until that is all of it.
+    /// Sends a request, and passes on the parts of the answer until the last one.
     fn ask(&self, kind: u16, flags: u16, attributes: &[u8], mut hear: impl FnMut(&[u8])) -> io::Result<()> {
         let length = u32::try_from(HEADER + FAMILY_HEADER + attributes.len()).map_err(io::Error::other)?;
         let mut request = Vec::new();
@@ -104,7 +104,7 @@ impl Kernel {
     }
 }
 
-/// What an answer of the type `NLMSG_ERROR` says: 0 is none.
+/// The error in an answer of the type `NLMSG_ERROR`: 0 is none.
 fn acknowledged(rest: &[u8]) -> io::Result<()> {
     let code = rest.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
@@ -149,7 +149,7 @@ fn port(tuple: &[u8], which: u16) -> u16 {
     content.and_then(|content| content.first_chunk()).map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
-/// What stands one after the other, each with its length and type before it, at steps of four bytes.
+/// Parts that follow each other, each with its length and type before it, at steps of four bytes.
 struct Parts<'a> {
     rest: &'a [u8],
     /// How many bytes the length has: four of a message, two of an attribute.
@@ -176,7 +176,7 @@ impl<'a> Iterator for Parts<'a> {
             _ => usize::from(u16::from_ne_bytes(*self.rest.first_chunk()?)),
         };
         let kind = u16::from_ne_bytes(*self.rest.get(self.width..)?.first_chunk()?);
-        // One that says that it is shorter than its own header would never end.
+        // A part that claims to be shorter than its own header would never end.
         let content = self.rest.get(self.header..length)?;
         self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, content))
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(flow, Flow { from, to, to_port: 5300, answered_by, answering_port: 53, protocol: 17 });
         assert_eq!(name, [original, id].concat());
         for length in 0..message.len() {
-            // What is cut off is no connection, or the same one.
+            // A message that is cut off is no connection, or the same one.
             assert!(connection(&message[..length]).is_none_or(|(found, _)| found == flow));
         }
         assert_eq!(Parts::attributes(&[0; 8]).count(), 0, "a length of nothing is an end");

@@ -49,7 +49,7 @@ impl Drop for Netlink {
     }
 }
 
-/// What went wrong, with what was asked.
+/// The text of an error, with the request.
 fn failed(what: &str) -> impl Fn(rtnetlink::Error) -> String {
     move |error| format!("{what}: {error}")
 }
@@ -115,7 +115,7 @@ impl Netlink {
         Ok(link.header.index)
     }
 
-    /// Which ports of the bridge the residents speak from that run. One whose process has just ended has none.
+    /// The bindings of the residents that run. One whose process has just ended has none.
     pub(super) async fn bindings(&self, residents: &Residents) -> Result<BTreeSet<Binding>, String> {
         let Some(bridge) = self.link(BRIDGE).await? else { return Ok(BTreeSet::new()) };
         let mut ports: BTreeMap<i32, Vec<String>> = BTreeMap::new();
@@ -162,7 +162,7 @@ impl Netlink {
         Ok(None)
     }
 
-    /// What the kernel holds of ours, but for the rules; ready is a link with that address.
+    /// The kernel's actual state, but for the rules. A link with that address is ready.
     pub(super) async fn observe(&self, own: Subnet) -> Result<Observed, String> {
         let mut observed = Observed::default();
         let Some(link) = self.link(TUNNEL).await? else { return Ok(observed) };
@@ -185,8 +185,8 @@ impl Netlink {
         for family in [AddressFamily::Bridge, AddressFamily::Inet] {
             let mut entries = self.handle.neighbours().get().set_address_family(family).execute();
             while let Some(message) = entries.try_next().await.map_err(&what)? {
-                // Frames are forwarded by entries whatever their state; a neighbour that the kernel has learnt by
-                // itself is not ours.
+                // The kernel forwards frames by entries whatever their state; a neighbour that it has learnt by itself is
+                // not ours.
                 let counts = family == AddressFamily::Bridge || message.header.state == NeighbourState::Permanent;
                 if message.header.ifindex != index || !counts {
                     continue;
@@ -206,7 +206,7 @@ impl Netlink {
         Ok(observed)
     }
 
-    /// Makes one change; rules, and what `wg` is told, are not netlink's.
+    /// Makes one change, unless it is one of rules or of `wg`.
     pub(super) async fn apply(&self, change: &Change, wanted: &HostNetwork) -> Result<(), String> {
         let what = format!("{change:?}");
         let made = match change {
@@ -275,7 +275,7 @@ impl Netlink {
         self.handle.link().set(sized).execute().await.map_err(what)
     }
 
-    /// Removes the overlay's link, and with it all that leads into it.
+    /// Removes the overlay's link, and with it all peers and routes.
     pub(super) async fn remove_tunnel(&self) -> Result<(), String> {
         let Some(link) = self.link(TUNNEL).await? else { return Ok(()) };
         match self.handle.link().del(link.header.index).execute().await {
@@ -318,7 +318,7 @@ fn is_wireguard(link: &LinkMessage) -> bool {
     infos_of(link).any(|info| matches!(info, LinkInfo::Kind(InfoKind::Wireguard | InfoKind::Tun)))
 }
 
-/// What a link is, if it is one of VXLAN as we make it.
+/// The carrier of a link, if it is one of VXLAN as we make it.
 fn vxlan_of(link: &LinkMessage) -> Option<Carrier> {
     let vxlan = infos_of(link).find_map(|info| match info {
         LinkInfo::Data(InfoData::Vxlan(vxlan)) => Some(vxlan),
@@ -343,7 +343,7 @@ fn address_of(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
-        // Of a forwarding entry the family says nothing of the address.
+        // The family of a forwarding entry is not that of its address.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
             let short = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
             short.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()

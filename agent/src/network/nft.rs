@@ -1,5 +1,6 @@
 //! The rules of the kernel's packet filter: ours by `nft`, and the one rule that Docker's own filter needs by
-//! `iptables`. Of users' texts, names of environments alone come near: they are DNS labels by their type.
+//! `iptables`. Of users' texts, only names of environments and networks occur in them: they are DNS labels by
+//! their type.
 
 use agent_core::network::{
     FAMILIES, Listed, TABLE,
@@ -10,7 +11,7 @@ use super::program::{has, run};
 
 /// Our tables as they are in the kernel.
 pub(super) async fn list() -> Result<Listed, String> {
-    // Several tables cannot be asked for at once: nft 1.0.6 then finds none but the last.
+    // One call for several tables does not work: nft 1.0.6 then finds none but the last.
     let all = run("nft", &["-s", "list", "ruleset"], "").await?;
     Ok(Listed::of(&all))
 }

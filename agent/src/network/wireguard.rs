@@ -1,5 +1,5 @@
 //! WireGuard: the link by the kernel, or by a process of our own where the kernel has none ([`crate::tunnel`]). Both are
-//! asked and told by the program `wg`.
+//! read and configured by the program `wg`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use super::program::{ask, has, is_there, run};
 
 /// Where the host's key lies in the state folder.
 const FILE: &str = "wireguard.key";
-/// Where nobody listens (RFC 863).
+/// The port of a service that discards everything (RFC 863).
 const DISCARD: u16 = 9;
 /// Most peers in a command.
 const MOST: usize = 500;
@@ -28,13 +28,13 @@ const MOST: usize = 500;
 /// The host's own key. It never leaves the host; `wg` reads it from its file.
 #[derive(Debug, Clone)]
 pub struct OwnKey {
-    /// What others know it by.
+    /// The public key, by which other hosts know it.
     public: WireguardKey,
     file: PathBuf,
 }
 
 impl OwnKey {
-    /// Reads it from a state folder, or makes it there. A damaged one is replaced: others hear of the new one.
+    /// Reads it from a state folder, or makes it there. It replaces a damaged one: others receive the new one.
     pub fn load_or_make(state: &Path) -> io::Result<OwnKey> {
         let file = state.join(FILE);
         let known = file::read(&file)?.map(|text| read_secret(&text));
@@ -53,7 +53,7 @@ impl OwnKey {
         Ok(OwnKey { public: WireguardKey(public.to_bytes()), file })
     }
 
-    /// What others know it by, if this host can encrypt with it now.
+    /// The public key, if this host can encrypt with it now.
     pub fn usable(&self) -> Option<WireguardKey> {
         ENCRYPTION.iter().all(|tool| is_there(*tool)).then_some(self.public)
     }
@@ -65,18 +65,18 @@ fn read_secret(text: &[u8]) -> Option<Secret<[u8; 32]>> {
     bytes.try_into().ok().map(Secret::new)
 }
 
-/// What the link is told by: its key, and what it knows of peers.
+/// The configuration of the link: its key, and its peers.
 pub(super) struct Shown {
     pub(super) key: WireguardKey,
     pub(super) peers: Wireguard,
 }
 
-/// What the link has been told; nothing if it does not answer, or is none of ours.
+/// Reads the configuration of the link; none if it does not answer, or is none of ours.
 pub(super) async fn show() -> Result<Option<Shown>, String> {
     if !has("wg") {
         return Err("wg is missing: apt-get install wireguard-tools".to_owned());
     }
-    // Only one that has said no is made anew: to have had no time for an answer is no reason to cut what passes.
+    // A link is replaced only after `wg` has reported an error: a timeout is no reason to cut connections.
     let output = ask("wg", &["show", TUNNEL, "dump"], "").await?;
     if !output.status.success() {
         warn!(why = %String::from_utf8_lossy(&output.stderr).trim(), "the overlay's link does not answer");
@@ -85,8 +85,8 @@ pub(super) async fn show() -> Result<Option<Shown>, String> {
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Reads what `wg show dump` says: the link's private and public key, its port and its mark; of each peer its key, a
-/// shared one, where it is, what it may send from, and counts.
+/// Reads the output of `wg show dump`: the link's private and public key, its port and its mark; for each peer its key, a
+/// shared one, its endpoint, its ranges, and counts.
 fn parse(dump: &str) -> Option<Shown> {
     let mut lines = dump.lines().map(|line| line.split('\t').collect::<Vec<_>>());
     let own = lines.next()?;
@@ -105,7 +105,7 @@ pub(super) async fn set_up(key: &OwnKey) -> Result<(), String> {
     run("wg", &["set", TUNNEL, "listen-port", &port, "private-key", &file], "").await.map(drop)
 }
 
-/// Says which peers may speak, where they are, and what is theirs.
+/// Sets the peers that may speak, with their endpoints and ranges.
 pub(super) async fn admit(peers: &BTreeMap<WireguardKey, WireguardPeer>) -> Result<(), String> {
     let words = |(key, peer): (&WireguardKey, &WireguardPeer)| {
         let endpoint = peer.endpoint.map(|endpoint| ["endpoint".to_owned(), endpoint.to_string()]);
@@ -116,13 +116,13 @@ pub(super) async fn admit(peers: &BTreeMap<WireguardKey, WireguardPeer>) -> Resu
     set(peers.iter().map(words).collect()).await
 }
 
-/// Listens to keys no more.
+/// Removes the peers with those keys.
 pub(super) async fn dismiss(keys: &BTreeSet<WireguardKey>) -> Result<(), String> {
     set(keys.iter().map(|key| vec!["peer".to_owned(), key.to_string(), "remove".to_owned()]).collect()).await
 }
 
-/// Says something to peers, so that new keys are agreed on at once: a peer that still has earlier ones would use them
-/// until it has waited for an answer for 15 seconds.
+/// Sends an empty packet to each peer, so that both ends agree on new keys at once: a peer that still has earlier ones
+/// would use them until it has waited for an answer for 15 seconds.
 pub(super) async fn greet(peers: &BTreeMap<WireguardKey, WireguardPeer>) -> Result<(), String> {
     let greeting = async {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
@@ -134,7 +134,7 @@ pub(super) async fn greet(peers: &BTreeMap<WireguardKey, WireguardPeer>) -> Resu
     greeting.await.map_err(|error| format!("peers cannot be greeted: {error}"))
 }
 
-/// Says something of each of some peers.
+/// Sets something for each of some peers.
 async fn set(peers: Vec<Vec<String>>) -> Result<(), String> {
     for some in peers.chunks(MOST) {
         let words = ["set", TUNNEL].into_iter().chain(some.iter().flatten().map(String::as_str));
@@ -179,7 +179,7 @@ mod tests {
         let known = OwnKey::load_or_make(folder.path()).expect("it is read");
         assert_eq!(known.public.to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
         std::fs::write(folder.path().join(FILE), "?").expect("it is written");
-        let anew = OwnKey::load_or_make(folder.path()).expect("it is made anew");
-        assert!(anew.public != known.public);
+        let replaced = OwnKey::load_or_make(folder.path()).expect("it is replaced");
+        assert!(replaced.public != known.public);
     }
 }

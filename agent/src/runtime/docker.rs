@@ -52,13 +52,13 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take for a list or an inspection; a slower Docker counts as unknown.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take for the last lines of a container that has ended: their failure is told after that.
+/// How long it may take for the last lines of a container that has ended: the report of its failure waits for them.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Most bytes of them that are held.
+/// Most bytes of them that the agent holds.
 const TAIL_BYTES: usize = 64 << 10;
-/// Most lines that are read of output that is gone on from.
+/// Most lines that the agent reads of output that it continues.
 const RESUMED_LINES: u32 = 100_000;
-/// Containers that are inspected at a time.
+/// How many containers the agent inspects at a time.
 const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
 const PULL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -66,12 +66,12 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 /// A Docker Engine.
 pub struct Docker {
     socket: String,
-    /// Made when the engine answers: a host may boot faster than its Docker. Made anew after the engine has gone away:
+    /// Made when the engine answers: a host may boot faster than its Docker. Made again after the engine has gone away:
     /// another version may have taken its place.
     client: Mutex<Option<bollard::Docker>>,
     cluster: ClusterId,
     places: Places,
-    /// What was inspected, with the short form that the list showed then.
+    /// The containers as inspected, each with the short form that the list showed then.
     inspected: Mutex<HashMap<String, (String, Container)>>,
     network: DockerNetwork,
     /// Where it keeps images and containers.
@@ -294,7 +294,7 @@ fn status(error: &Error) -> Option<u16> {
     }
 }
 
-/// What Docker itself says, without the wrapper.
+/// Docker's own message, without the wrapper.
 fn reason(error: Error) -> String {
     match error {
         Error::DockerResponseServerError { message, .. } => message,
@@ -303,7 +303,7 @@ fn reason(error: Error) -> String {
     }
 }
 
-/// Whether nothing answered, which says nothing of what was asked for.
+/// Whether Docker did not answer at all, which says nothing about the request.
 fn is_silence(error: &Error) -> bool {
     matches!(
         error,
@@ -316,7 +316,7 @@ fn is_silence(error: &Error) -> bool {
     )
 }
 
-/// What came of an action that Docker did not do: no fault of the instance if it did not even answer.
+/// The result of an action that Docker did not do: no fault of the instance if Docker did not even answer.
 fn failed(error: Error) -> ActionResult {
     if is_silence(&error) {
         return ActionResult::Waits("Docker does not answer".to_owned());
@@ -363,7 +363,7 @@ fn split_moment(piece: &[u8]) -> (&str, &[u8]) {
     }
 }
 
-/// What a container's health check printed last, if it fails.
+/// The last output of a container's health check, if that fails.
 fn output_of_check(state: &bollard::models::ContainerState) -> LastLines {
     use bollard::models::HealthStatusEnum;
     let health = state.health.as_ref().filter(|health| health.status == Some(HealthStatusEnum::UNHEALTHY));
@@ -371,7 +371,7 @@ fn output_of_check(state: &bollard::models::ContainerState) -> LastLines {
     last.map_or_else(LastLines::default, |output| LastLines::of(output.as_bytes()))
 }
 
-/// The container is gone, or in the state that was wanted: as good as done.
+/// Takes those status codes as done: the container is gone, or in the desired state already.
 fn done_if(status_codes: &[u16], result: Result<(), Error>) -> ActionResult {
     match result {
         Ok(()) => ActionResult::Done,
@@ -408,7 +408,7 @@ impl ContainerRuntime for Docker {
 
     async fn watch(&self, wake: &Notify) {
         loop {
-            // Whatever happened while nobody listened is found by looking.
+            // A look finds what happened while the agent did not listen.
             self.inspected().clear();
             wake.notify_one();
             match self.listen(wake).await {
@@ -422,7 +422,7 @@ impl ContainerRuntime for Docker {
 
     async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
         let image = instance.image_of(part);
-        // What holds the network is made of the main container's image.
+        // The container that holds the network is made of the main container's image.
         let policy = instance.spec.container_of(part).unwrap_or(&instance.spec.container).pull;
         match self.has_image(image).await {
             Ok(true) if policy != PullPolicy::Always => return ActionResult::Prepared,
@@ -492,7 +492,7 @@ impl ContainerRuntime for Docker {
     }
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
-        // Of what is gone on from, the end is read: the whole of it may be long.
+        // Of output that it continues, it reads the end: the whole of it may be long.
         let most = request.after.as_ref().map(|_| RESUMED_LINES).or(request.tail);
         let tail = most.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail);
@@ -510,12 +510,12 @@ impl ContainerRuntime for Docker {
         };
         let client = match self.client().await {
             Ok(client) => client,
-            // Nobody listens any more: nothing to tell.
+            // If the receiver is gone, nothing else is left to do.
             Err(error) => return drop(output.send(failed(error)).await),
         };
         let name = request.part.container_name();
         if request.follow {
-            // A program may be silent for long; that it is there is said at once.
+            // A program may be silent for long; the receiver learns at once that it is there.
             let first = match client.inspect_container(&name, None).await {
                 Ok(_) => LogFrame::Output { stderr: false, bytes: Vec::new(), at: String::new() },
                 Err(error) => failed(error),

@@ -1,4 +1,4 @@
-//! A container engine in memory that does what a test tells it to.
+//! A container engine in memory that does what a test wants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ pub struct Fake {
 struct State {
     containers: BTreeMap<PartId, Container>,
     missing_images: BTreeSet<String>,
-    /// What main programs have printed.
+    /// The output of main programs, by container.
     printed: BTreeMap<String, String>,
     silent: bool,
     starts: u64,
@@ -167,7 +167,7 @@ impl ContainerRuntime for Fake {
             return;
         }
         match request.follow {
-            // Nothing more is printed, until nobody listens.
+            // Nothing more is printed; the stream lasts until the receiver is gone.
             true => output.closed().await,
             false => drop(output.send(LogFrame::End).await),
         }

@@ -8,8 +8,8 @@ use link::{Connection, LinkError, Transport};
 /// How long a coordinator has to answer before the next one is asked as well.
 const NEXT_AFTER: Duration = Duration::from_millis(500);
 
-/// Connects to the first coordinator that answers, and says which it is. Each one that does not answer at once holds up the
-/// next one for a moment alone. Of errors the last one counts.
+/// Connects to the first coordinator that answers, and returns its place in the list. One that does not answer at once
+/// delays the next one only for a moment. If all fail, the last error counts.
 pub(super) async fn reach(
     transport: &dyn Transport,
     coordinators: &[SocketAddr],
@@ -44,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// An end to which some others do not say a word.
+    /// An end that some others do not answer.
     struct Deaf(End, Vec<SocketAddr>);
 
     #[async_trait]
@@ -64,15 +64,15 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_answer_holds_up_the_next_one_for_a_moment_alone() {
         let at = |last: u8| SocketAddr::from(([10, 0, 0, last], 7443));
-        let (first, second, third, nobody) = (at(1), at(2), at(3), at(4));
+        let (first, second, third, missing) = (at(1), at(2), at(3), at(4));
         for (coordinators, deaf, found, waits) in [
             (vec![first, second, third], vec![], Some(0), 0),
             (vec![first, second, third], vec![first], Some(1), 1),
             (vec![first, second, third], vec![first, second], Some(2), 2),
-            // One that refuses at once holds up nobody.
-            (vec![nobody, second], vec![], Some(1), 0),
-            (vec![nobody, first, second], vec![first], Some(2), 1),
-            (vec![nobody], vec![], None, 0),
+            // One that refuses at once does not hold up the others.
+            (vec![missing, second], vec![], Some(1), 0),
+            (vec![missing, first, second], vec![first], Some(2), 1),
+            (vec![missing], vec![], None, 0),
             (vec![], vec![], None, 0),
         ] {
             let network = Network::default();

@@ -29,8 +29,8 @@ fn directory() -> Directory {
     directory
 }
 
-/// What the second instance of `web` is told at a path, as text.
-fn told(directory: &Directory, path: &str) -> Option<String> {
+/// The metadata of the second instance of `web` at a path, as text.
+fn seen(directory: &Directory, path: &str) -> Option<String> {
     let own = id("default/shop/web/2.4");
     let address = [10, 42, 0, 3].into();
     Metadata::new(directory, &own, address).at(path).map(|value| text(&value))
@@ -65,21 +65,21 @@ fn an_instance_learns_who_it_is_and_who_its_neighbours_are() {
         ("/latest/hosts/h1/agent_ip", "192.168.0.1"),
         ("/latest/environment_name", "default"),
     ] {
-        assert_eq!(told(&directory, path).as_deref(), Some(expected), "{path}");
+        assert_eq!(seen(&directory, path).as_deref(), Some(expected), "{path}");
     }
-    let outline = told(&directory, "/latest/").expect("it is there");
+    let outline = seen(&directory, "/latest/").expect("it is there");
     assert_eq!(outline, "containers/\nenvironment_name\nhosts/\nself/\nservices/\nstacks/\nversion\n");
     for path in
         ["/v9", "/latest/nothing", "/latest/services/9", "/latest/self/container/name/more", "/latest/services/x"]
     {
-        assert_eq!(told(&directory, path), None, "{path}");
+        assert_eq!(seen(&directory, path), None, "{path}");
     }
 }
 
 #[test]
 fn the_version_follows_what_is_told_and_nothing_else() {
     let mut directory = directory();
-    let version = |directory: &Directory| told(directory, "/latest/version").expect("it is there");
+    let version = |directory: &Directory| seen(directory, "/latest/version").expect("it is there");
     let before = version(&directory);
     directory.put_instance(id("other/shop/web/1.5"), None);
     directory.put_service(id("other/shop/web"), None);
@@ -92,7 +92,7 @@ fn the_version_follows_what_is_told_and_nothing_else() {
 #[test]
 fn an_instance_that_the_cluster_has_not_heard_of_is_told_what_is_known() {
     let directory = Directory::default();
-    assert_eq!(told(&directory, "/latest/self/container/primary_ip").as_deref(), Some("10.42.0.3"));
-    assert_eq!(told(&directory, "/latest/self/service/name").as_deref(), Some("web"));
-    assert_eq!(told(&directory, "/latest/self/host").as_deref(), Some(""));
+    assert_eq!(seen(&directory, "/latest/self/container/primary_ip").as_deref(), Some("10.42.0.3"));
+    assert_eq!(seen(&directory, "/latest/self/service/name").as_deref(), Some("web"));
+    assert_eq!(seen(&directory, "/latest/self/host").as_deref(), Some(""));
 }

@@ -71,7 +71,7 @@ fn further_names_count_on_the_network_that_they_were_given_on() {
         ("default/shop/web", "cache", "Unknown"),
         ("default/shop/web", "db", "Unknown"),
         ("default/shop/web", "both.shop.default.wharf.internal", "Unknown"),
-        // What is on its environment's own network is found by all of it, and what is on others is not.
+        // All of an environment find the services on its own network, and not those on others.
         ("default/blog/web", "db.shop", "5"),
         ("default/blog/web", "open.shop.default.wharf.internal", "5"),
         ("default/blog/web", "api.shop.default.wharf.internal", "Unknown"),

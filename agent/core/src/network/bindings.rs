@@ -1,11 +1,11 @@
-//! Bindings: what says that it comes from an instance comes from that instance's container. A program that may send
-//! raw packets, as Docker lets it, says what it likes; its port of the bridge it cannot choose.
+//! Bindings: a packet with the address of an instance must come from that instance's container. Docker lets programs send
+//! raw packets, with any source address; but a program cannot choose its port of the bridge.
 
 use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use super::rules::{Family, Script};
 
-/// The set of what may come in by which port.
+/// The set of the addresses that may come in by each port.
 pub(super) const BINDINGS: &str = "bindings";
 /// The set of the ports that have a binding.
 pub(super) const PORTS: &str = "ports";
@@ -21,7 +21,7 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// None if the port has a name that rules cannot say; Docker gives none such.
+    /// None if rules cannot contain the name of the port; Docker gives no such name.
     pub fn new(port: &str, hardware_address: [u8; 6], address: Ipv4Addr) -> Option<Binding> {
         let can_be_said = port.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         can_be_said.then(|| Binding { port: port.to_owned(), hardware_address, address })
@@ -37,8 +37,8 @@ impl Binding {
     }
 }
 
-/// The rules that look at what comes in by a port, and the sets that they look into. What has no binding yet, because
-/// its container is just starting, may say everything but what is bound.
+/// The rules for the packets that come in by a port, and their sets. A port without a binding, whose container is just
+/// starting, may use every address that no other port is bound to.
 pub(super) fn table() -> String {
     format!(
         "\
@@ -51,7 +51,7 @@ pub(super) fn table() -> String {
     set {ADDRESSES} {{
         type ipv4_addr
     }}
-    # Who says that it is somebody must be that one: others neither speak nor are heard in its name.
+    # A bound address works at its own port only: at others, neither packets nor ARP may use it.
     chain from {{
         type filter hook prerouting priority -300;
         iifname . ether saddr . ip saddr @{BINDINGS} accept
@@ -64,7 +64,7 @@ pub(super) fn table() -> String {
     )
 }
 
-/// Leads from what was bound before to what is now.
+/// Leads from the earlier bindings to those of now.
 pub(super) fn update(script: &mut Script, before: &BTreeSet<Binding>, now: &BTreeSet<Binding>) {
     let mut set = |name: &str, element: fn(&Binding) -> String| {
         let [before, now] = [before, now].map(|all| all.iter().map(element).collect::<BTreeSet<_>>());

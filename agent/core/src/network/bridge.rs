@@ -31,7 +31,7 @@ impl HostBridge {
     }
 
     /// Whether the engine has to make this bridge, or to make containers for it from now on: `made` is the last one that
-    /// it was asked for, and it `is_there` unless somebody has removed it since.
+    /// it was asked for, and it `is_there` unless it was removed since.
     pub fn has_to_be_made(self, made: Option<HostBridge>, is_there: bool) -> bool {
         made != Some(self) || !is_there
     }

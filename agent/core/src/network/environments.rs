@@ -15,19 +15,19 @@ use super::{
 
 /// How the names of environments' chains begin.
 pub(super) const CHAINS: &str = "environment-";
-/// How the names of the sets of what belongs to them begin.
+/// How the names of the sets of their members begin.
 pub(super) const SETS: &str = "in-";
 /// The map from instances to the chains of their own environments.
 pub(super) const MAP: &str = "environments";
 
-/// What belongs to which environment.
+/// The members of each environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environments {
     /// The environment that each instance is of.
     homes: BTreeMap<Ipv4Addr, Realm>,
-    /// All that belongs to an environment, guests included.
+    /// All members of an environment, guests included.
     members: BTreeMap<Realm, BTreeSet<Ipv4Addr>>,
-    /// The environments that services of one have joined.
+    /// The other environments that services of one have joined.
     joined: BTreeMap<Realm, BTreeSet<Realm>>,
 }
 
@@ -52,7 +52,7 @@ impl Environments {
     }
 }
 
-/// What belongs to which environment by what is known of all hosts, and of the own one, whose word is newer.
+/// The members of each environment by the directory, and by the own residents, which are newer.
 pub(super) fn environments(directory: &Directory, residents: &Residents) -> Environments {
     let mut found = Environments::default();
     // Rules name the sets of all that services belong to, instances or not.
@@ -60,7 +60,7 @@ pub(super) fn environments(directory: &Directory, residents: &Residents) -> Envi
         found.members.entry(realm).or_default();
     }
     let elsewhere = directory.instances().map(|(id, endpoint)| (&endpoint.address, id));
-    // What is on a host's own network has no address of its own, and the host's is everybody's.
+    // An instance on a host's own network shares the address of the host with all others there.
     let elsewhere =
         elsewhere.filter(|(address, id)| !residents.contains_key(address) && !directory.is_on_host(id.service()));
     let here = residents.iter().map(|(address, resident)| (address, &resident.instance));
@@ -77,8 +77,8 @@ pub(super) fn environments(directory: &Directory, residents: &Residents) -> Envi
     found
 }
 
-/// Leads from what belonged where before to what does now. What has to be known of an environment comes before the
-/// first instance of it.
+/// Leads from the earlier members to those of now. The set and the chain of an environment come before its first
+/// instance.
 pub(super) fn update(script: &mut Script, before: &Environments, now: &Environments) {
     let none = BTreeSet::new();
     for (name, members) in &now.members {

@@ -1,5 +1,5 @@
-//! Which connections that the kernel remembers are to be forgotten: rules are asked for the first packet only, and who
-//! never falls silent would go on for ever as it was begun.
+//! Which connections the kernel has to forget. It applies rules to the first packet of a connection only, so a sender
+//! that never pauses would go on for ever by the rules of that time.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
@@ -38,15 +38,15 @@ impl Rules {
 /// A connection as the kernel remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// Who began it.
+    /// The address that began it.
     pub from: Ipv4Addr,
-    /// Whom that one asked for.
+    /// The address that the first packet was sent to.
     pub to: Ipv4Addr,
-    /// At which port, if the protocol has ports.
+    /// The port that it was sent to, if the protocol has ports.
     pub to_port: u16,
-    /// Who answers.
+    /// The address that answers.
     pub answered_by: Ipv4Addr,
-    /// From which port, if the protocol has ports.
+    /// The port that answers, if the protocol has ports.
     pub answering_port: u16,
     /// The protocol's number.
     pub protocol: u8,
@@ -64,19 +64,19 @@ impl Flow {
 }
 
 impl Live {
-    /// Whether anything that was let pass or led somewhere at `before` is not any more.
+    /// Whether the rules of `before` let pass a packet, or led it somewhere, and these do not.
     pub(super) fn ends_something_of(&self, before: &Live) -> bool {
         self.environments.end_something_of(&before.environments)
             || before.services.iter().any(|(address, earlier)| {
                 let now = self.services.get(address);
                 now.is_none_or(|now| !earlier.backends.is_subset(&now.backends))
             })
-            // What came while a port led nowhere is not led either when it leads somewhere.
+            // A connection that began while a port led nowhere does not follow when the port leads somewhere.
             || self.ports != before.ports
     }
 
-    /// Whether a connection would not be begun like this any more. What serves no longer may still end the TCP
-    /// connections that it has; datagrams have no end. `services` are the addresses that services may have.
+    /// Whether a connection could not begin like this any more. An instance that serves no longer may finish its TCP
+    /// connections; datagrams have no end. `services` are the addresses that services may have.
     pub(super) fn is_stale(&self, services: Ipv4Net, flow: &Flow) -> bool {
         let Flow { from, to, answered_by, protocol, .. } = flow;
         let is_led_astray = services.contains(to)
@@ -87,8 +87,8 @@ impl Live {
         is_led_astray || self.environments.are_apart(from, answered_by)
     }
 
-    /// Whether a connection was begun for a published port of a host that has those addresses, and does not lead where the
-    /// port leads now. While it is not known where ports lead, none does.
+    /// Whether a connection began at a published port of a host that has those addresses, and does not lead where the
+    /// port leads now. None does so while the agent does not know where ports lead.
     pub(super) fn misses_its_port(&self, own: Subnet, flow: &Flow, addresses: &BTreeSet<Ipv4Addr>) -> bool {
         let Some(ports) = self.ports.as_ref().filter(|_| addresses.contains(&flow.to)) else { return false };
         ports.are_missed_by(flow, own.0.contains(&flow.answered_by) && flow.answered_by != flow.to)

@@ -10,13 +10,13 @@ pub const FAMILIES: [&str; 3] = ["bridge", "ip6", "ip"];
 pub struct Loaded {
     /// The rules.
     pub rules: Rules,
-    /// What the kernel showed after that.
+    /// How the kernel showed them after that.
     pub listed: Listed,
 }
 
 impl Loaded {
-    /// The same, if the kernel still shows what it showed. Otherwise all rules have to be loaded again, as those that
-    /// an earlier process has loaded, which no packet notices.
+    /// The same, if the kernel still shows what it showed. Otherwise the agent loads all rules again, as it does with
+    /// those of an earlier process; no packet notices that.
     pub fn still_there(self, shown: Option<&Listed>) -> Option<Loaded> {
         (shown == Some(&self.listed)).then_some(self)
     }
@@ -42,7 +42,7 @@ impl Listed {
             if line.starts_with("table ") {
                 is_own = heads.iter().any(|head| head == line);
             }
-            // An empty line stands between two chains, whosever they are.
+            // An empty line stands between any two chains, also of others.
             if !is_own || line.is_empty() {
                 continue;
             }
@@ -59,7 +59,7 @@ impl Listed {
         listed
     }
 
-    /// What the kernel shows after the live part was updated; an error if another part differs from before.
+    /// Checks a listing after an update of the live part: an error if another part differs from before.
     pub fn updated(&self, shown: Listed) -> Result<Listed, &'static str> {
         if shown.fixed == self.fixed { Ok(shown) } else { Err("something else has changed them") }
     }
@@ -76,7 +76,7 @@ pub struct Load {
 
 impl Rules {
     /// The way to these rules from those that the kernel holds: only the live part if nothing else differs, else all of
-    /// them. Rules of an earlier process are not known, and may have let pass anything.
+    /// them. The agent does not know the rules of an earlier process, which may have let pass anything.
     pub fn load(&self, held: Option<&Rules>) -> Load {
         let update = held.and_then(|held| self.update_from(held));
         let ends_flows = held.is_none_or(|held| self.end_something_of(held));

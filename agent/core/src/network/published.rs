@@ -1,6 +1,6 @@
-//! The ports that containers publish. From outside, Docker leads to them; with its own default, the userland proxy, it
-//! does not lead what containers of the same host ask for: that is done here. And connections that the kernel remembers
-//! from before a port led where it leads now are found here: datagrams of a sender that never pauses would follow them
+//! The ports that containers publish. Docker leads connections from outside to them; with its default, the userland
+//! proxy, it does not lead those of containers of the same host, so the rules here do. This module also finds the
+//! connections that began before a port led where it leads now: datagrams of a sender that never pauses would follow them
 //! for ever.
 
 use std::{
@@ -12,7 +12,7 @@ use common::spec::Protocol;
 
 use super::{Flow, Residents, TABLE, rules::Script, services::ITSELF};
 
-/// The chain of what is published.
+/// The chain of published ports.
 pub(super) const CHAIN: &str = "published";
 
 /// Where the host's ports lead: by protocol, the one address where they are open, if it is only one, and port.
@@ -20,7 +20,7 @@ pub(super) const CHAIN: &str = "published";
 pub(super) struct Ports(BTreeMap<(Protocol, Option<Ipv4Addr>, u16), (Ipv4Addr, u16)>);
 
 impl Ports {
-    /// By what is on the host.
+    /// By the instances on the host.
     pub(super) fn of(residents: &Residents) -> Ports {
         let all = residents.iter().flat_map(|(address, resident)| {
             let port = |port: &crate::Published| ((port.protocol, port.at, port.port), (*address, port.container));
@@ -38,8 +38,8 @@ impl Ports {
         self.0.get(&(protocol, Some(at), port)).or_else(|| self.0.get(&(protocol, None, port)))
     }
 
-    /// Whether a connection to a port of this host does not lead where it would lead now. One that is `translated` leads
-    /// to a container of this host. Only datagrams that lead to none can go on for ever.
+    /// Whether a connection to a port of this host does not lead where it would lead now. A translated connection leads to
+    /// a container of this host. Of those that lead to none, only datagrams can go on for ever.
     pub(super) fn are_missed_by(&self, flow: &Flow, is_translated: bool) -> bool {
         let Some(protocol) = flow.transport() else { return false };
         let target = self.target(protocol, flow.to, flow.to_port);
@@ -62,7 +62,7 @@ pub(super) fn update(script: &mut Script, before: Option<&Ports>, now: Option<&P
             "add rule ip {TABLE} {CHAIN} {at}{protocol} dport {port} dnat to {address}:{container}"
         ));
     }
-    // One that asks for its own port is led to itself, and must not be answered around the host.
+    // An instance that asks for its own port is led to itself, and its answers must not bypass the host.
     for address in now.values().map(|(address, _)| address).collect::<BTreeSet<_>>() {
         script.line(format_args!("add element ip {TABLE} {ITSELF} {{ {address} . {address} }}"));
     }

@@ -1,4 +1,4 @@
-//! What some instances reach beside what all do, or do not: sets of addresses that the rules ask for.
+//! Instances that reach more or less than others do: sets of addresses that the rules look into.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -13,10 +13,10 @@ use super::{
 pub(super) const INTERNAL: &str = "internal";
 /// The set of own instances that may call programs of the host.
 pub(super) const CALLERS: &str = "callers";
-/// The set of what services on hosts' own networks listen on: address, protocol and port.
+/// The set of the ports that services on hosts' own networks listen on: address, protocol and port.
 pub(super) const HOST_PORTS: &str = "host-ports";
 
-/// Who is in these sets.
+/// The elements of these sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reaches {
     internal: BTreeSet<String>,
@@ -24,7 +24,7 @@ pub struct Reaches {
     host_ports: BTreeSet<String>,
 }
 
-/// Who is in them by what is known of all services, and of the own instances.
+/// The elements by the directory and the own residents.
 pub(super) fn reaches(directory: &Directory, residents: &Residents) -> Reaches {
     let own = |is_one: fn(&Reach) -> bool| {
         let reach = |(address, service)| Some((address, directory.service(service)?.reach));
@@ -46,7 +46,7 @@ pub(super) fn reaches(directory: &Directory, residents: &Residents) -> Reaches {
     }
 }
 
-/// Leads from who was in them before to who is now.
+/// Leads from the earlier elements to those of now.
 pub(super) fn update(script: &mut Script, before: &Reaches, now: &Reaches) {
     let sets = [
         (INTERNAL, &before.internal, &now.internal),

@@ -1,4 +1,4 @@
-//! The rules of a host as scripts for `nft -f`: all of them, or what has changed.
+//! The rules of a host as scripts for `nft -f`: all of them, or their changes.
 
 use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
@@ -19,31 +19,31 @@ use super::{
 pub struct Rules {
     /// The host's own subnet.
     pub(super) own: Subnet,
-    /// All but what is live: the tables are replaced as a whole.
+    /// The part that does not change as instances come and go: the tables are replaced as a whole.
     pub(super) tables: String,
-    /// The rest.
+    /// The part that does.
     pub(super) live: Live,
     /// The addresses that services may have.
     pub(super) services: Ipv4Net,
 }
 
-/// What changes as instances come and go.
+/// The part of the rules that changes as instances come and go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     /// Where services lead.
     pub(super) services: Services,
-    /// Who reaches whom.
+    /// The environments, whose members reach each other.
     pub(super) environments: Environments,
-    /// What some of them reach beside what all do, or do not.
+    /// The instances that reach more or less than others do.
     pub(super) reaches: Reaches,
     /// Which ports of the bridge instances speak from.
     pub(super) bindings: BTreeSet<Binding>,
-    /// Where the host's published ports lead; none while it is not known what is on the host.
+    /// Where the host's published ports lead; none while the agent does not know the instances on the host.
     pub(super) ports: Option<Ports>,
 }
 
 impl Live {
-    /// By what is known of all hosts, and of the own one.
+    /// Renders it from the directory and the own residents.
     pub fn of(directory: &Directory, residents: Option<&Residents>) -> Live {
         let (ports, none) = (residents.map(Ports::of), Residents::new());
         let residents = residents.unwrap_or(&none);
@@ -63,22 +63,22 @@ impl Live {
 }
 
 impl Rules {
-    /// The same with what is live now.
+    /// The same tables with another live part.
     pub fn living(&self, live: Live) -> Rules {
         Rules { own: self.own, tables: self.tables.clone(), live, services: self.services }
     }
 
-    /// Whether connections may be stale that were begun under earlier rules.
+    /// Whether connections may be stale that began under earlier rules.
     pub(super) fn end_something_of(&self, earlier: &Rules) -> bool {
         self.live.ends_something_of(&earlier.live)
     }
 
-    /// Whether a connection would not be begun like this any more, on a host that has those addresses.
+    /// Whether a connection could not begin like this any more, on a host that has those addresses.
     pub fn is_stale(&self, flow: &Flow, addresses: &BTreeSet<Ipv4Addr>) -> bool {
         self.live.is_stale(self.services, flow) || self.live.misses_its_port(self.own, flow, addresses)
     }
 
-    /// Whether ports of the host take datagrams: connections of those may become stale unseen.
+    /// Whether ports of the host take datagrams: their connections may become stale unseen.
     pub(super) fn take_datagrams(&self) -> bool {
         self.live.ports.as_ref().is_some_and(Ports::take_datagrams)
     }
@@ -91,14 +91,14 @@ impl Rules {
             || [bindings::BINDINGS, bindings::PORTS, bindings::ADDRESSES].contains(&name)
     }
 
-    /// What loads all of them in one transaction, whatever the kernel holds.
+    /// The script that loads all of them in one transaction, whatever the kernel holds.
     pub(super) fn whole(&self) -> String {
         let mut script = Script(self.tables.clone());
         self.enliven(&mut script, &Live::default());
         script.0
     }
 
-    /// What leads here from rules that the kernel holds, if that takes less than all: only what is live differs.
+    /// The script that leads here from rules that the kernel holds, if only the live part differs.
     pub(super) fn update_from(&self, loaded: &Rules) -> Option<String> {
         if self.tables != loaded.tables {
             return None;

@@ -22,18 +22,19 @@ pub(super) const ITSELF: &str = "itself";
 /// Where the addresses of services lead.
 pub(super) type Services = BTreeMap<Ipv4Addr, Lead>;
 
-/// Where the address of a service leads, and whom.
+/// Where the address of a service leads, and for whose packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lead {
     /// The instances that serve.
     pub(super) backends: BTreeSet<Ipv4Addr>,
-    /// Whether the same caller is led to the same one.
+    /// Whether it leads the same caller to the same instance.
     pub(super) is_sticky: bool,
     /// The environments that it belongs to.
     pub(super) environments: BTreeSet<Realm>,
 }
 
-/// Where all services lead: none that no instance serves, which is refused like one that there is not.
+/// Where all services lead. Packets to a service without a serving instance are refused, like those to a service that
+/// does not exist, so it is not here.
 pub(super) fn services(directory: &Directory) -> Services {
     let leads = directory.services().filter_map(|(id, listing)| {
         let serving = directory.instances_of(id).filter(|(_, endpoint)| endpoint.serves);
@@ -56,15 +57,15 @@ pub(super) fn update(script: &mut Script, own: Subnet, before: &Services, now: &
             script.line(format_args!("add element ip {TABLE} {MAP} {{ {address} : goto {CHAINS}{address} }}"));
         }
     }
-    // Its chain stays, empty and out of reach, until all is loaded anew.
+    // Its chain stays, empty and out of reach, until all rules are loaded again.
     for address in before.keys().filter(|address| !now.contains_key(address)) {
         script.line(format_args!("delete element ip {TABLE} {MAP} {{ {address} }}"));
         script.line(format_args!("flush chain ip {TABLE} {CHAINS}{address}"));
     }
 }
 
-/// Makes a service's chain lead to its backends whoever belongs to an environment of its own; who does not is refused
-/// like one that asks for a service that there is not.
+/// Makes a service's chain lead the members of its environments to its backends. Packets of others are refused, like
+/// those to a service that does not exist.
 fn write(script: &mut Script, own: Subnet, address: Ipv4Addr, lead: &Lead) {
     let Lead { backends, is_sticky, environments } = lead;
     let chain = format!("{CHAINS}{address}");

@@ -86,12 +86,12 @@ fn chains(plan: &NetworkPlan, own: Subnet) -> String {
     [led(plan, own), passed_on(plan), received(plan, own)].concat()
 }
 
-/// Where packets come in or begin: who may say that it is somebody, and where services and published ports lead.
+/// Where packets come in or begin: which source addresses are genuine, and where services and published ports lead.
 fn led(plan: &NetworkPlan, own: Subnet) -> String {
     let (containers, services, host, gateway) = (plan.containers, plan.services, own.host(), own.gateway());
     format!(
         "\
-    # Who says that it is somebody must come from where that one lives.
+    # A packet must come from the side on which the owner of its source address lives.
     chain raw-in {{
         type filter hook prerouting priority -300;
         iifname != \"lo\" udp dport {PORT} ip saddr != @peers drop
@@ -102,7 +102,7 @@ fn led(plan: &NetworkPlan, own: Subnet) -> String {
         iifname \"{BRIDGE}\" ip daddr {services} meta mark set meta mark | {TO_SERVICE}
         iifname \"{BRIDGE}\" fib daddr type local meta mark set meta mark | {TO_SERVICE}
     }}
-    # What asks for a service is led to an instance, where it begins.
+    # A connection to a service is led to an instance on the host where it begins.
     chain to-service {{
         type nat hook prerouting priority -100;
         iifname \"{BRIDGE}\" ip daddr vmap @services
@@ -110,7 +110,7 @@ fn led(plan: &NetworkPlan, own: Subnet) -> String {
         iifname \"{BRIDGE}\" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
         iifname \"{BRIDGE}\" fib daddr type local goto published
     }}
-    # What asks for a published port of its own host is led there with its own address, whether Docker has a proxy or not.
+    # A connection to a published port of its own host keeps its source address, whether Docker has a proxy or not.
     chain published {{
     }}
     chain own-to-service {{
@@ -121,14 +121,14 @@ fn led(plan: &NetworkPlan, own: Subnet) -> String {
         type filter hook output priority -10;
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
-        # While no route leads through the overlay, what is for a container does not leave by another.
+        # While no route leads through the overlay, packets for containers do not leave by another.
         oifname != {{ \"lo\", \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
     }}
 "
     )
 }
 
-/// What passes through the host: from containers, and to them.
+/// The rules for packets that pass through the host, from containers and to them.
 fn passed_on(plan: &NetworkPlan) -> String {
     let (containers, services) = (plan.containers, plan.services);
     format!(
@@ -142,17 +142,17 @@ fn passed_on(plan: &NetworkPlan) -> String {
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} goto between
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
-        # No other way leads to a container: what finds none of ours does not leave.
+        # No other way leads to a container: a packet that reaches none of ours does not leave.
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} reject with icmp net-unreachable
         oifname \"{BRIDGE}\" ct status & dnat == dnat accept
         oifname \"{BRIDGE}\" drop
     }}
-    # What is to reach nothing outside the cluster is told so.
+    # An instance that may reach nothing outside the cluster gets a refusal.
     chain inside {{
         meta l4proto tcp reject with tcp reset
         reject with icmp admin-prohibited
     }}
-    # Who is of no environment yet is not answered, so that it asks again; who is of another one is refused.
+    # An instance of no environment yet gets no answer, so that it asks again; one of another environment is refused.
     chain between {{
         ip saddr @hosts accept
         ip daddr & 0.0.0.255 == 0.0.0.1 meta l4proto {{ tcp, udp }} th dport 53 accept
@@ -164,7 +164,7 @@ fn passed_on(plan: &NetworkPlan) -> String {
     )
 }
 
-/// What the host itself receives, and with which address packets leave it.
+/// The rules for packets that the host itself receives, and the source address of those that leave it.
 fn received(plan: &NetworkPlan, own: Subnet) -> String {
     let (containers, services, gateway) = (plan.containers, plan.services, own.gateway());
     format!(

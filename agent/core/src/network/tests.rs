@@ -33,7 +33,7 @@ fn encrypted(peers: &[u8]) -> HostNetwork {
     rendered(Backend::Wireguard, peers.iter().map(|number| peer(*number)).collect())
 }
 
-/// What the kernel holds once all changes have been made.
+/// The kernel's state once all changes have been made.
 fn made(wanted: &HostNetwork) -> Observed {
     let mut observed = Observed {
         tunnel: Some(ObservedTunnel { is: Some(wanted.tunnel), is_ready: true }),
@@ -243,7 +243,7 @@ fn a_change_of_a_service_changes_that_service_alone() {
     assert_eq!(tables.update_from(&before), None, "another peer: all is loaded");
 }
 
-/// Who is where, by the last byte of the address: `shop/web` belongs to `default` and, if `joins`, to `shared`.
+/// Instances by the last byte of their addresses: `shop/web` belongs to `default` and, if `joins`, to `shared`.
 fn belonging(instances: &[(&str, u8)], joins: bool) -> Rules {
     let mut directory = Directory::default();
     let joined = joins.then(|| "shared".parse().expect("a name")).into_iter().collect();

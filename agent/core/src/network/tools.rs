@@ -1,4 +1,4 @@
-//! What a host must have for an overlay, as a person would look for it.
+//! The tools that a host must have for an overlay, under the names by which a person would look for them.
 
 use common::network::Backend;
 
@@ -27,10 +27,10 @@ impl Tool {
     }
 }
 
-/// What a host must have to encrypt.
+/// The tools that encryption needs.
 pub const ENCRYPTION: &[Tool] = &[Tool::Wg, Tool::WireguardCarrier];
 
-/// What a host must have for an overlay.
+/// The tools that an overlay needs.
 pub fn needed(backend: Backend) -> Vec<Tool> {
     let rules = [Tool::Nft, Tool::Iptables];
     match backend {

@@ -1,4 +1,4 @@
-//! Peers by VXLAN, without learning: hardware addresses follow from subnets, so nobody has to tell or ask for them.
+//! Peers by VXLAN, without learning: hardware addresses follow from subnets, so no host has to announce or ask for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,20 +9,20 @@ use common::network::{Peer, Peers};
 
 use super::Change;
 
-/// What it adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers, in bytes.
+/// The bytes that it adds to a packet over IPv4: outer Ethernet, IP, UDP and VXLAN headers.
 pub(super) const OVERHEAD: u32 = 50;
 
-/// What the kernel holds of peers.
+/// The peers that the kernel knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vxlan {
-    /// To which underlay address frames for a hardware address go.
+    /// The underlay address to which frames for a hardware address go.
     pub forwarding: BTreeMap<[u8; 6], IpAddr>,
     /// The hardware addresses of hosts on the overlay.
     pub neighbours: BTreeMap<Ipv4Addr, [u8; 6]>,
 }
 
 impl Vxlan {
-    /// What has to be said of peers, and what has to be forgotten of others.
+    /// The changes that make peers known, and those that forget others.
     pub(super) fn changes(&self, peers: &Peers) -> (Vec<Change>, Vec<Change>) {
         let mut known = Vec::new();
         for (subnet, Peer { underlay, .. }) in peers {

@@ -1,4 +1,4 @@
-//! Peers by WireGuard: who has which key may send from which addresses, and is reached where.
+//! Peers by WireGuard: each key with the addresses that its owner may send from, and its endpoint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,19 +10,19 @@ use ipnet::Ipv4Net;
 
 use super::{Change, PORT};
 
-/// What it adds to a packet: headers of IPv6, UDP and WireGuard, and its tag, in bytes; 20 less over IPv4, which
-/// nobody has to know this way.
+/// The bytes that it adds to a packet: headers of IPv6, UDP and WireGuard, and its tag. Over IPv4 it would be 20 less;
+/// one value for both is simpler.
 pub(super) const OVERHEAD: u32 = 80;
-/// Why a host has none.
+/// Why a host has no overlay of WireGuard.
 pub(super) const MISSING: &str = "this cluster's overlay is WireGuard, and this host lacks the program wg, or both the \
                                   kernel's WireGuard and /dev/net/tun";
 
-/// What the link knows of the peer with a key.
+/// A peer as the link knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireguardPeer {
-    /// Where it was heard last, or is to be looked for first.
+    /// Where its last packet came from, or the first one goes to.
     pub endpoint: Option<SocketAddr>,
-    /// From where it may send, and what is sent to it.
+    /// The ranges that it may send from, and that are sent to it.
     pub allowed: Vec<Ipv4Net>,
 }
 
@@ -32,12 +32,12 @@ impl WireguardPeer {
     }
 }
 
-/// What the link knows of peers.
+/// The peers that the link knows, by their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wireguard(pub BTreeMap<WireguardKey, WireguardPeer>);
 
 impl Wireguard {
-    /// What has to be said of peers, and what has to be forgotten of others.
+    /// The changes that make peers known, and those that forget others.
     pub(super) fn changes(&self, peers: &Peers) -> (Vec<Change>, Vec<Change>) {
         let wanted =
             peers.iter().filter_map(|(subnet, peer)| Some((peer.key?, WireguardPeer::of(*subnet, peer.underlay))));

@@ -44,7 +44,7 @@ struct Host {
     containers: BTreeMap<PartId, Container>,
     memory: Memory,
     now: u64,
-    /// What was done, in order.
+    /// The actions that were done, in order.
     log: Vec<String>,
 }
 

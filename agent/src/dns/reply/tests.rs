@@ -1,4 +1,4 @@
-//! Messages as they come from a container's resolver, and what is said to those that should not ask.
+//! Messages as they come from a container's resolver, and the answers to those that should not ask.
 
 use std::net::Ipv4Addr;
 
@@ -33,7 +33,7 @@ fn host(instances: u8) -> Host {
     assignment.generation = 1;
     assignment.network = Network::Overlay(Overlay { plan, own });
     let (told_residents, residents) = watch::channel(None);
-    // Whoever has a receiver keeps the last value also without its sender.
+    // A receiver keeps the last value also without its sender.
     let known = Known { assignment: watch::channel(assignment).1, directory: watch::channel(directory).1, residents };
     Host { residents: told_residents, known }
 }

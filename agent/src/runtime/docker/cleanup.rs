@@ -13,7 +13,7 @@ use common::id::ClusterId;
 
 use super::{CLUSTER_LABEL, reason, version};
 
-/// What there is.
+/// The remains of a cluster.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Containers, by id.
@@ -28,7 +28,7 @@ async fn connect(socket: &str) -> Result<Docker, String> {
     version::connect(socket).await.map_err(reason)
 }
 
-/// Looks for what carries the cluster's label.
+/// Finds everything that carries the cluster's label.
 pub async fn find(socket: &str, cluster: ClusterId) -> Result<Found, String> {
     let docker = connect(socket).await?;
     let filters = HashMap::from([("label".to_owned(), vec![format!("{CLUSTER_LABEL}={cluster}")])]);
@@ -48,7 +48,7 @@ pub async fn find(socket: &str, cluster: ClusterId) -> Result<Found, String> {
     found.map_err(|_| "it did not answer within 10 s".to_owned())?.map_err(|e| e.to_string())
 }
 
-/// Removes it; every error is told, none ends the work.
+/// Removes it, and returns all errors: none ends the work.
 pub async fn remove(socket: &str, found: Found, volumes: bool) -> Vec<String> {
     let docker = match connect(socket).await {
         Ok(docker) => docker,

@@ -1,4 +1,4 @@
-//! Devices that a container has to itself: which Docker knows, and how it is told which a container gets.
+//! Devices that a container has to itself: those that Docker knows, and how a request names them.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use common::{
     spec::ContainerSpec,
 };
 
-/// The most of a discrete resource that is counted.
+/// The largest number of a discrete resource that counts.
 const MOST: i64 = 1024;
 
-/// What operators gave Docker (`node-generic-resources`): names as they are, numbers as that many from 1.
+/// The generic resources that operators gave Docker (`node-generic-resources`): names as they are, numbers as that many
+/// from 1.
 pub(super) fn generic(resources: Vec<GenericResourcesInner>) -> Devices {
     let mut devices = Devices::new();
     for resource in resources {

@@ -24,15 +24,15 @@ use super::{
     render::{CLUSTER_LABEL, NETWORK},
 };
 
-/// How long what needs the network waits until it is known.
+/// How long calls that need the network wait until the agent knows it.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// What the network is to be, and who makes it at the moment.
+/// The intended network, and the lock of the call that makes it.
 pub(super) struct DockerNetwork {
     wanted: watch::Sender<Result<HostBridge, String>>,
     one_at_a_time: Mutex<()>,
-    /// The address that was given last: they are given in turn, so that one that was given up is not at once
-    /// another's.
+    /// The address that was allocated last. Addresses are allocated round-robin, so a freed address is not reused
+    /// immediately.
     last: Mutex<Option<Ipv4Addr>>,
 }
 
@@ -48,12 +48,12 @@ fn failed(why: String) -> Error {
 }
 
 impl DockerNetwork {
-    /// Notes what it is to be.
+    /// Notes the intended network.
     pub(super) fn note(&self, bridge: HostBridge) {
         self.wanted.send_modify(|wanted| *wanted = Ok(bridge));
     }
 
-    /// Notes why that is not known. What is known goes on being known while something else is wrong.
+    /// Notes why that is not known. A network that is known stays so when another problem appears.
     pub(super) fn note_lack(&self, why: &str) {
         self.wanted.send_if_modified(|wanted| {
             let is_unknown = wanted.is_err();
@@ -80,7 +80,7 @@ pub(super) fn address_of(networks: &HashMap<String, EndpointSettings>) -> Option
     made_with.or_else(|| endpoint.ip_address.as_ref()?.parse().ok())
 }
 
-/// What a container sends from on our network, by its process; one that does not run has none.
+/// The process and hardware address of a container on our network; one that does not run has none.
 pub(super) fn sender_of(networks: &HashMap<String, EndpointSettings>, process: Option<i64>) -> Option<Sender> {
     let process = u32::try_from(process?).ok().filter(|process| *process != 0)?;
     let hardware_address = hardware_address(networks.get(NETWORK)?.mac_address.as_deref()?)?;
@@ -115,8 +115,8 @@ fn hardware_address(text: &str) -> Option<[u8; 6]> {
 }
 
 impl Docker {
-    /// Has exactly one network of the name, with the addresses that it is to have: Docker itself makes a second
-    /// one when asked twice at the same moment, and then finds neither. What it is.
+    /// Makes sure that there is exactly one network of the name, with the intended addresses, and returns which that is.
+    /// Docker itself makes a second one when asked twice at the same moment, and then finds neither.
     pub(super) async fn ensure_network(&self) -> Result<HostBridge, Error> {
         let bridge = self.network.known().await?;
         let _one_at_a_time = self.network.one_at_a_time.lock().await;
@@ -126,7 +126,7 @@ impl Docker {
         named.retain(|network| network.name.as_deref() == Some(NETWORK));
         named.sort_by(|one, other| one.created.cmp(&other.created));
         let own = self.cluster.to_string();
-        // Somebody else's network of that name is not ours to remove.
+        // A network of that name that is not ours must stay.
         let is_own = |labels: &HashMap<String, String>| labels.get(CLUSTER_LABEL) == Some(&own);
         let mut kept = false;
         for network in named {
@@ -185,7 +185,7 @@ fn request(bridge: HostBridge, cluster: String) -> NetworkCreateRequest {
         gateway: Some(subnet.gateway().to_string()),
         ..IpamConfig::default()
     };
-    // What Docker does not know of it passes over: gateway_mode and trusted_host_interfaces are of 28.
+    // Docker ignores options that it does not know: gateway_mode and trusted_host_interfaces came with 28.
     let options = [
         ("com.docker.network.bridge.name", BRIDGE.to_owned()),
         ("com.docker.network.driver.mtu", mtu.to_string()),

@@ -1,5 +1,5 @@
-//! What a host's Docker must have before a container is made: volumes as they were declared, and what its version can
-//! do. Docker itself would make an empty volume, or pass over what it does not know.
+//! The requirements of a container on a host's Docker: volumes as the stack declares them, and the features of its
+//! version. Docker itself would make an empty volume, or ignore options that it does not know.
 
 use bollard::errors::Error;
 use common::{assignment::AssignedInstance, part::Part, spec::VolumeSpec};

@@ -1,4 +1,4 @@
-//! What Docker is asked for: values from values.
+//! Renders requests to Docker: values from values.
 
 mod mounts;
 mod surroundings;
@@ -100,7 +100,7 @@ fn holder(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> C
     }
 }
 
-/// What the containers of all parts have in common.
+/// The settings that the containers of all parts have in common.
 fn host_config(instance: &AssignedInstance, part: &Part, log: &LogSpec, own: HostConfig) -> HostConfig {
     let shares = shares_network(instance, part);
     let ours = surroundings::network_of(instance.spec.network_mode, NETWORK);
@@ -160,7 +160,7 @@ fn own_labels(instance: &AssignedInstance, part: &Part, cluster: ClusterId) -> [
     ]
 }
 
-/// What a program may want to know of itself; the incarnation is a fencing token.
+/// The variables by which a program knows itself; the incarnation is a fencing token.
 fn own_environment(instance: &AssignedInstance) -> [String; 4] {
     [
         format!("WHARF_INSTANCE={}", instance.id),

@@ -1,12 +1,12 @@
-//! Which version of its API is spoken with a Docker Engine. An engine speaks a range, and newer ones refuse what older
-//! ones spoke. The newest that both speak is taken, as Docker's own command line does: an engine passes over what is
-//! newer than the version of a request, such as a part of a volume.
+//! The version of the API that the agent speaks with a Docker Engine. An engine speaks a range, and newer engines refuse
+//! old versions. The agent takes the newest that both speak, as Docker's own command line does: an engine ignores options
+//! that are newer than the version of a request, such as a part of a volume.
 
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker, errors::Error};
 
 use super::{OBSERVE_TIMEOUT, TIMEOUT};
 
-/// The oldest API that is spoken: Docker 20.10.
+/// The oldest API that the agent speaks: Docker 20.10.
 const OLDEST: Api = Api(1, 41);
 /// The newest: Docker 29.
 const NEWEST: Api = Api(API_DEFAULT_VERSION.major_version, API_DEFAULT_VERSION.minor_version);
@@ -70,7 +70,7 @@ fn choose(engine: &str, (oldest, newest): (Option<&str>, Option<&str>)) -> Resul
     let Some(newest) = parsed(newest) else {
         return Err(format!("Docker {engine} does not say which API it speaks; {works}"));
     };
-    // What old engines do not say is old enough.
+    // Engines that do not say it are old enough.
     let oldest = parsed(oldest).unwrap_or(OLDEST);
     if newest < OLDEST {
         return Err(format!("Docker {engine} is too old: its newest API is {newest}; {works}"));
@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    /// An engine that speaks a range, as Docker does: what has another version in its path is refused.
+    /// An engine that speaks a range, as Docker does: it refuses paths with another version.
     fn engine(listener: UnixListener, oldest: Api, newest: Api) -> Arc<Mutex<Vec<String>>> {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let seen = asked.clone();

@@ -1,4 +1,4 @@
-//! What a container sees of the host's disks.
+//! The parts of the host's disks that a container sees.
 
 use std::{collections::HashMap, path::Path};
 
@@ -16,7 +16,7 @@ use common::{
 use super::CLUSTER_LABEL;
 use crate::{files::Places, guard};
 
-/// What is mounted in a part: what its spec asks for, its files, and what a guard needs.
+/// The mounts of a part: those of its spec, its files, and those of a guard.
 pub(super) fn mounts(
     instance: &AssignedInstance,
     part: &Part,
@@ -109,7 +109,7 @@ fn mount(instance: &AssignedInstance, mount: &MountSpec, cluster: ClusterId) -> 
     }
 }
 
-/// What a volume is made like if it is not there.
+/// The options by which Docker makes a volume that does not exist.
 fn volume_options(mount: &MountSpec, declared: &VolumeSpec, cluster: ClusterId) -> MountVolumeOptions {
     let mut labels: HashMap<String, String> = declared.labels.clone().into_iter().collect();
     labels.insert(CLUSTER_LABEL.to_owned(), cluster.to_string());

@@ -1,4 +1,4 @@
-//! What keeps a container and its host apart, what the kernel gives it, and by which names it knows others.
+//! The isolation of a container from its host, its share of the kernel's resources, and the names that it knows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,7 +26,7 @@ fn texts(map: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
     (!map.is_empty()).then(|| map.clone().into_iter().collect())
 }
 
-/// What of a spec's surroundings goes into the host's side of a container.
+/// Renders a spec's surroundings into the host's side of a container.
 pub(super) fn host_config(instance: &AssignedInstance, part: &Part, spec: &ContainerSpec) -> HostConfig {
     let own = HostConfig {
         // The guard of a strict singleton is the first process, and buries the dead itself.
@@ -169,11 +169,11 @@ pub(in crate::runtime::docker) fn names(
         (host.dns_search, host.dns_options) = (some(&resolver.search), some(&resolver.options));
         return;
     }
-    // Whom the spec names is asked by those, for what they do not know themselves.
+    // These ask the resolvers that the spec names, for names that they do not know themselves.
     host.dns = Some(servers.iter().map(ToString::to_string).collect());
     host.dns_search = Some([vec![search_domain(instance.id.stack())], resolver.search.clone()].concat());
     // A name with a dot is tried as it is first. Docker's own resolver stands between, and waits four seconds for
-    // the first server: who asks must not give up sooner, as it would with a shorter timeout than the usual one.
+    // the first server: a program must not give up sooner, as it would with a shorter timeout than the usual one.
     let says_dots = resolver.options.iter().any(|option| option.starts_with("ndots:"));
     let usual = if says_dots { Vec::new() } else { vec!["ndots:1".to_owned()] };
     host.dns_options = Some([usual, resolver.options.clone()].concat());
