@@ -6,5 +6,6 @@ pub mod join;
 pub mod keys;
 pub mod lab;
 pub mod load;
+pub mod store;
 pub mod wait;
 pub mod world;

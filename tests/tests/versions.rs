@@ -1,48 +1,23 @@
 //! Members whose states part, or that get what a newer version has written, stop by themselves and harm no other.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use bytes::Bytes;
 use common::{api::ClusterView, codec, error::Code, id::MemberId, wire::Open};
 use coordinator::{
     Ended,
-    raft::{Entry, MemberAnswer, MemberCall, SNAPSHOT_FORMAT, SnapshotFile, store::Store},
+    raft::{Entry, MemberAnswer, MemberCall},
 };
-use coordinator_core::{Batch, Command, Proposal, State};
+use coordinator_core::{Batch, Command, Proposal};
 use hyper::Method;
 use link::call::Caller;
-use openraft::{EntryPayload, SnapshotMeta, StoredMembership, raft::AppendEntriesRequest};
-use tests::{cluster::TestCluster, wait::until_async};
+use openraft::{EntryPayload, raft::AppendEntriesRequest};
+use tests::{cluster::TestCluster, store::write_snapshot, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(20);
 /// States are compared once a minute, and asked for until ten seconds later.
 const COMPARED: Duration = Duration::from_secs(100);
-
-/// Gives a member that is switched off another state than the others: a snapshot of all that its log leads to, and a
-/// key that nobody wrote.
-fn alter(folder: &Path, me: MemberId) {
-    let store = Store::open(folder, me).expect("it opens");
-    let (first, last) = store.check_log(None).expect("it can be read").expect("it has entries");
-    let (mut cluster, mut meta) = (State::default(), SnapshotMeta::default());
-    for index in first..=last {
-        let (entry, _) = store.entry(index).expect("it can be read");
-        meta.last_log_id = Some(entry.log_id);
-        match entry.payload {
-            EntryPayload::Blank => {}
-            EntryPayload::Normal(batch) => drop(cluster.apply(&batch)),
-            EntryPayload::Membership(found) => {
-                meta.last_membership = StoredMembership::new(Some(entry.log_id), found);
-            }
-        }
-    }
-    let wrong = Command::PutKey { environment: "default".parse().expect("a name"), key: "w".into(), value: [1].into() };
-    cluster.apply(&Batch { at: cluster.clock(), proposals: vec![wrong.into()] });
-    meta.snapshot_id = "altered".to_owned();
-    let bytes = SNAPSHOT_FORMAT.seal(&SnapshotFile { meta, cluster }).expect("it is sealed");
-    let path = folder.join("snapshots").join(format!("{last:020}.snapshot"));
-    link::file::replace(&path, &bytes).expect("it is written");
-}
 
 async fn write(cluster: &TestCluster, host: usize, key: &str) -> anyhow::Result<()> {
     let path = format!("/api/v1/environments/default/keys/{key}");
@@ -57,7 +32,11 @@ async fn a_member_whose_state_differs_stops_and_the_others_go_on() {
     let (wrong, right) = ((leader + 1) % 3, (leader + 2) % 3);
     cluster.hosts[wrong].switch_off().await;
     let me = cluster.hosts[wrong].identity().member.expect("a coordinator");
-    alter(cluster.hosts[wrong].folder(), me);
+    write_snapshot(cluster.hosts[wrong].folder(), me, |state| {
+        let (environment, value) = ("default".parse().expect("a name"), [1].into());
+        let nobodys = Command::PutKey { environment, key: "nobody-wrote-it".into(), value };
+        state.apply(&Batch { at: state.clock(), proposals: vec![nobodys.into()] });
+    });
     let network = cluster.network.clone();
     cluster.hosts[wrong].switch_on(&network);
     cluster.wait_until_whole().await;
