@@ -10,6 +10,8 @@ mod people;
 mod random;
 mod world;
 
+use coordinator_core::{Batch, State, level};
+
 use world::World;
 
 /// How many things happen before everything is mended.
@@ -17,11 +19,21 @@ const STEPS: u64 = 400;
 
 /// Runs one seed; an error names the rule that was broken.
 pub fn run(seed: u64) -> Result<(), String> {
+    play(seed, level::LEVEL).map(drop)
+}
+
+/// The log of one seed in a cluster of a feature level, and the state that it leads to.
+pub fn record(seed: u64, level: u16) -> Result<(Vec<Batch>, State), String> {
+    play(seed, level).map(World::recorded)
+}
+
+fn play(seed: u64, level: u16) -> Result<World, String> {
     let at = |step: &str, broken: String| format!("seed {seed}, {step}: {broken}");
-    let mut world = World::new(seed).map_err(|broken| at("at the beginning", broken))?;
+    let mut world = World::new(seed, level).map_err(|broken| at("at the beginning", broken))?;
     for step in 0..world.length(STEPS) {
         world.step().map_err(|broken| at(&format!("step {step}"), broken))?;
     }
     world.settle().map_err(|broken| at("after it was mended", broken))?;
-    world.replay().map_err(|broken| at("in the replay", broken))
+    world.replay().map_err(|broken| at("in the replay", broken))?;
+    Ok(world)
 }

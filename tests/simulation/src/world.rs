@@ -99,8 +99,8 @@ pub struct World {
 }
 
 impl World {
-    /// A cluster of three hosts.
-    pub fn new(seed: u64) -> Result<World, String> {
+    /// A cluster of three hosts, of a feature level.
+    pub fn new(seed: u64, level: u16) -> Result<World, String> {
         let mut world = World {
             random: Random::new(seed),
             now: BEGINNING,
@@ -122,7 +122,7 @@ impl World {
             joined: 0,
             requests: 0,
         };
-        world.found(if seed.is_multiple_of(2) { Settings::default() } else { fast() })?;
+        world.found(if seed.is_multiple_of(2) { Settings::default() } else { fast() }, level)?;
         world.join()?;
         world.join()?;
         if world.is_left_alone {
@@ -131,7 +131,7 @@ impl World {
         Ok(world)
     }
 
-    fn found(&mut self, settings: Settings) -> Checked {
+    fn found(&mut self, settings: Settings, level: u16) -> Checked {
         let none = || Secret::new(Vec::new());
         let authority =
             Authority { certificate: Vec::new(), key: none(), join_certificate: Vec::new(), join_key: none() };
@@ -144,7 +144,7 @@ impl World {
             address: ([10, 0, 0, 1], 7443).into(),
             host: host_id(1),
             name: host_name(1),
-            level: coordinator_core::level::LEVEL,
+            level,
         };
         let token = NewJoinToken {
             id: TOKEN,
@@ -554,6 +554,11 @@ impl World {
         }
         self.cluster = restored;
         Ok(())
+    }
+
+    /// All that was decided, and the state that it led to.
+    pub fn recorded(self) -> (Vec<Batch>, State) {
+        (self.log, self.cluster)
     }
 
     /// I6: the log gives every member the same state.
