@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The grammar of the command line: its doc comments are the help that people read.
 
 mod nouns;
 
@@ -10,18 +10,18 @@ use ipnet::Ipv4Net;
 
 pub use nouns::{ConfigFile, Ctx, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token};
 
-/// Where the state of a host lies.
+/// The default folder for a host's state: keyring, ledger, store, log.
 pub const STATE: &str = "/var/lib/wharf";
-/// Where a coordinator's sealing key lies.
+/// The default folder for a coordinator's sealing key, apart from the state.
 pub const KEYS: &str = "/etc/wharf";
-/// Where a coordinator listens.
+/// The address on which a coordinator listens, by UDP and TCP.
 pub const LISTEN: &str = "0.0.0.0:7443";
 
 /// Turns any number of Docker hosts into a private platform.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, disable_help_subcommand = true)]
 pub struct Args {
-    /// The cluster to speak with; see wharf ctx ls.
+    /// The cluster to talk to, by its context name; see wharf ctx ls.
     #[arg(long, global = true, env = "WHARF_CONTEXT")]
     pub context: Option<String>,
     /// The environment, which keeps its stacks apart from those of others; see wharf env ls.
@@ -31,166 +31,167 @@ pub struct Args {
     /// How results are printed.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
-    /// Answer every question with yes.
+    /// Answer yes to every question.
     #[arg(short, long, global = true, env = "WHARF_YES", value_parser = clap::builder::BoolishValueParser::new(), default_missing_value = "true", num_args = 0)]
     pub yes: bool,
-    /// Tell more of what happens.
+    /// Log more detail.
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// How results are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns for people.
+    /// A table with the most important columns.
     Table,
-    /// More columns.
+    /// A table with all columns.
     Wide,
     /// JSON.
     Json,
     /// YAML.
     Yaml,
-    /// Names alone.
+    /// Only the names, one per line.
     Name,
 }
 
-/// The commands.
+/// The commands, in the order in which the help lists them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the platform on this host, or whatever this host has joined as.
+    /// Start wharf on this host. The first start makes a new cluster, unless this host has joined one.
     Up(Up),
-    /// Run this host's coordinator alone.
+    /// Run only the coordinator of this host.
     Coordinator(Service),
     /// Run, install or reset this host's agent.
     Agent(AgentArgs),
-    /// Remove wharf from this host; Docker itself is left alone.
+    /// Remove wharf from this host. Docker itself stays.
     Uninstall(Uninstall),
-    /// Make a stack what its compose file says.
+    /// Create or update a stack from its compose file.
     Deploy(Deploy),
-    /// Show what deploying would change; exit code 1 if anything.
+    /// Show what a deployment would change. Exits with 1 if there are changes.
     #[command(visible_alias = "plan")]
     Diff(Files),
     /// List stacks and their services.
     Ls,
     /// List instances.
     Ps {
-        /// Only this stack, or this service: stack[/service].
+        /// Only instances of this stack or service: stack[/service].
         target: Option<String>,
     },
     /// Show the output of instances.
     Logs(Logs),
-    /// Remove a stack; its volumes stay.
+    /// Remove a stack. Its volumes stay.
     Rm {
-        /// The stack.
+        /// The name of the stack.
         stack: Name,
-        /// Wait until its last instance is gone, at most this long.
+        /// How long to wait until the last instance is gone.
         #[arg(long, default_value = "5m")]
         wait: Span,
     },
-    /// Change the number of instances: stack/service=number.
+    /// Change the number of replicas of a service: stack/service=number.
     Scale {
-        /// What to scale, for example shop/web=3.
+        /// The service and its new number of replicas, for example shop/web=3.
         target: String,
     },
-    /// Show the last revisions of a stack: who made them, when, and what they changed.
+    /// Show the last revisions of a stack: who deployed them, when, and what they changed.
     History {
-        /// The stack.
+        /// The name of the stack.
         stack: Name,
     },
     /// Deploy an earlier revision of a stack again.
     Rollback(Rollback),
-    /// Stop the change of a service to a new revision, or let it go on.
+    /// Pause, resume or promote the rollout of a service.
     #[command(subcommand)]
     Rollout(Rollout),
-    /// Move instances to hosts that suit them better now: a new one, for example.
+    /// Move running instances to better hosts, for example after a host has joined.
     Rebalance {
-        /// Of this stack or service alone: shop, or shop/web.
+        /// Only instances of this stack or service: shop, or shop/web.
         target: Option<String>,
-        /// Only show which would move.
+        /// Only show which instances would move.
         #[arg(long)]
         plan: bool,
     },
-    /// Try what has failed of a service again at once.
+    /// Retry the failed instances of a service now.
     Retry {
         /// The service, for example shop/web.
         service: String,
     },
-    /// Environments: what belongs to none in common does not reach each other.
+    /// Manage environments: services reach each other only if they share one.
     #[command(subcommand)]
     Env(Environment),
-    /// Hosts.
+    /// Manage hosts: add, inspect, drain, remove.
     #[command(subcommand)]
     Host(Host),
-    /// Coordinators.
+    /// Manage coordinators, the members of the Raft group.
     #[command(subcommand)]
     Member(Member),
-    /// API tokens.
+    /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
-    /// Secrets, which services get as files in memory.
+    /// Manage secrets: services get them as files in memory.
     #[command(subcommand)]
     Secret(SecretFile),
-    /// Print compose files as wharf understands them; or, with ls, get, set or rm: configs, which services get as files.
+    /// Print compose files as wharf reads them. With ls, get, set or rm: manage configs, which services get as files.
     ///
-    /// Without a subcommand no cluster is needed: the files are merged, their variables replaced, every value in its
-    /// long spelling, as `docker compose config` does it. What could not be deployed is said on stderr, exit code 2.
+    /// Without a subcommand, no cluster is needed: like `docker compose config`, the command merges the files, replaces
+    /// variables and prints each value in its long form. It lists what cannot be deployed on stderr and then exits with
+    /// 2.
     #[command(args_conflicts_with_subcommands = true)]
     Config {
-        /// The files.
+        /// The compose files to read.
         #[command(flatten)]
         files: Files,
-        /// What of them.
+        /// Which part of the files to print.
         #[command(flatten)]
         shown: Shown,
-        /// What to do with configs instead.
+        /// A command on configs stored in the cluster.
         #[command(subcommand)]
         command: Option<ConfigFile>,
     },
-    /// Credentials of image registries.
+    /// Manage credentials for image registries.
     #[command(subcommand)]
     Registry(Registry),
-    /// Clusters that this command line knows.
+    /// Manage contexts: the clusters that this command line knows.
     #[command(subcommand)]
     Ctx(Ctx),
-    /// What happened, and why.
+    /// Show what happened in the cluster, and why.
     Events {
-        /// Only what is about this: a stack, service, instance or host id.
+        /// Only events about this stack, service, instance or host id.
         subject: Option<String>,
-        /// Go on as events happen.
+        /// Keep running and print new events.
         #[arg(short, long)]
         follow: bool,
     },
-    /// What is wrong with the hosts and the paths between them, why, and what to do about it.
+    /// Check hosts and the network paths between them: what is wrong, why, and how to fix it.
     Doctor {
-        /// Show what each path between two hosts carries.
+        /// Show for each path between two hosts whether it carries packets.
         #[arg(long)]
         paths: bool,
     },
-    /// The cluster's state and settings.
+    /// Show the cluster's state and settings.
     Status,
-    /// Versions of this command line and of the cluster.
+    /// Show the versions of this command line and of the cluster.
     Version {
-        /// Only this command line's.
+        /// Only the version of this command line; needs no cluster.
         #[arg(long)]
         client: bool,
     },
-    /// Explain the code of a problem, for example E0107.
+    /// Explain an error code, for example E0107.
     Explain {
-        /// The code.
+        /// The error code, as printed in an error message.
         code: String,
     },
-    /// Print the completions of a shell.
+    /// Print a completion script for a shell.
     Completion {
-        /// The shell.
+        /// The shell that will load the script.
         shell: clap_complete::Shell,
     },
 }
 
 impl Command {
-    /// Whether it runs until it is stopped.
+    /// Whether the command keeps running until it is stopped.
     pub fn is_service(&self) -> bool {
         match self {
             Command::Up(up) => !up.detach,
@@ -205,219 +206,219 @@ impl Command {
     }
 }
 
-/// How a host's service runs.
+/// Options shared by all commands that run this host's coordinator or agent.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Service {
-    /// The folder of its state.
+    /// The folder for wharf's state on this host.
     #[arg(long, default_value = STATE, env = "WHARF_STATE")]
     pub state: PathBuf,
-    /// The folder of the key that secrets are sealed with: better not on the disk of the state.
+    /// The folder for the key that seals secrets. Best kept on another disk than the state.
     #[arg(long, default_value = KEYS, env = "WHARF_KEYS")]
     pub keys: PathBuf,
-    /// Where the coordinator listens.
+    /// The address on which the coordinator listens, by UDP and TCP.
     #[arg(long, default_value = LISTEN)]
     pub listen: SocketAddr,
-    /// Where others reach the coordinator; found by itself if absent.
+    /// The address at which other hosts reach this coordinator. By default wharf detects it.
     #[arg(long)]
     pub advertise: Option<SocketAddr>,
-    /// Docker's socket.
+    /// The path of Docker's socket.
     #[arg(long, default_value = agent::runtime::docker::SOCKET)]
     pub docker: String,
 }
 
-/// Start the platform.
+/// The options of `wharf up`.
 #[derive(Debug, clap::Args)]
 pub struct Up {
-    /// How it runs.
+    /// The options of the service to start.
     #[command(flatten)]
     pub service: Service,
-    /// The host's name; its own if absent.
+    /// The host's name in the cluster. Default: its hostname.
     #[arg(long)]
     pub name: Option<Name>,
-    /// Return when it runs; its output goes to a file in the state folder.
+    /// Run in the background and return when the host is ready. The log is written to the state folder.
     #[arg(short, long)]
     pub detach: bool,
-    /// The time between two heartbeats of a host.
+    /// The interval between two heartbeats of a host.
     #[arg(long)]
     pub heartbeat: Option<Span>,
-    /// Silence after which a host gets nothing new.
+    /// Time without a heartbeat after which a host gets no new instances.
     #[arg(long)]
     pub suspect_after: Option<Span>,
-    /// Silence after which a host counts as down.
+    /// Time without a heartbeat after which a host counts as down.
     #[arg(long)]
     pub down_after: Option<Span>,
-    /// Silence after which a host's instances run elsewhere.
+    /// Time without a heartbeat after which other hosts replace a host's instances.
     #[arg(long)]
     pub lost_after: Option<Span>,
-    /// How containers of different hosts reach each other: vxlan if absent, wireguard, which is encrypted, or none,
-    /// where each host has a bridge of its own. It cannot be changed later.
+    /// How containers on different hosts reach each other: vxlan (the default), wireguard (encrypted), or none (each
+    /// host has its own bridge). It cannot be changed later.
     #[arg(long)]
     pub overlay: Option<Backend>,
-    /// The range of containers' addresses, of which each host gets a /24: 10.42.0.0/16 if absent. It cannot be
-    /// changed later.
+    /// The address range for containers; each host gets a /24 of it. Default: 10.42.0.0/16. It cannot be changed later.
     #[arg(long)]
     pub cluster_cidr: Option<Ipv4Net>,
-    /// The range of services' addresses: 10.43.0.0/16 if absent. It cannot be changed later.
+    /// The address range for services. Default: 10.43.0.0/16. It cannot be changed later.
     #[arg(long)]
     pub service_cidr: Option<Ipv4Net>,
 }
 
-/// The agent of this host.
+/// The options of `wharf agent`.
 #[derive(Debug, clap::Args)]
 pub struct AgentArgs {
-    /// What to do; running it if nothing is said.
+    /// The command to run.
     #[command(subcommand)]
     pub command: AgentCommand,
 }
 
-/// What can be done with the agent.
+/// Commands on this host's agent.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
-    /// Run it.
+    /// Run only the agent of this host.
     Run(Service),
-    /// Join this host to a cluster: what the pasted line does in the end.
+    /// Join this host to a cluster. The line that wharf host add prints runs this.
     Install(Install),
-    /// Forget who this host is; the next join makes a new identity.
+    /// Delete this host's identity. The next join creates a new one.
     ResetIdentity {
-        /// The folder of its state.
+        /// The folder for wharf's state on this host.
         #[arg(long, default_value = STATE, env = "WHARF_STATE")]
         state: PathBuf,
     },
 }
 
-/// Join a host.
+/// The options of `wharf agent install`.
 #[derive(Debug, clap::Args)]
 pub struct Install {
-    /// A coordinator.
+    /// The address of a coordinator of the cluster to join.
     #[arg(long)]
     pub coordinator: SocketAddr,
-    /// The join token; better given by --token-file.
+    /// The join token. Prefer --token-file: other users of this host can see arguments.
     #[arg(long, conflicts_with = "token_file")]
     pub token: Option<String>,
-    /// A file with the join token; - is standard input.
+    /// A file that contains the join token; - is standard input.
     #[arg(long)]
     pub token_file: Option<PathBuf>,
-    /// The name that the host would like; its own if absent.
+    /// The host's name in the cluster. Default: its hostname. If it is taken, the cluster chooses a similar one.
     #[arg(long)]
     pub name: Option<Name>,
-    /// How it will run.
+    /// The options of the service to install.
     #[command(flatten)]
     pub service: Service,
-    /// Leave another cluster first.
+    /// If this host belongs to another cluster, leave that one first.
     #[arg(long)]
     pub leave_first: bool,
-    /// Where the binary goes.
+    /// The path to install the binary to.
     #[arg(long, default_value = "/usr/local/bin/wharf")]
     pub binary: PathBuf,
-    /// Stay in the foreground instead of installing a service.
+    /// Run in the foreground instead of installing a service.
     #[arg(long)]
     pub foreground: bool,
 }
 
-/// Remove wharf from this host.
+/// The options of `wharf uninstall`.
 #[derive(Debug, clap::Args)]
 pub struct Uninstall {
-    /// The folder of its state.
+    /// The folder for wharf's state on this host.
     #[arg(long, default_value = STATE, env = "WHARF_STATE")]
     pub state: PathBuf,
-    /// Docker's socket.
+    /// The path of Docker's socket.
     #[arg(long, default_value = agent::runtime::docker::SOCKET)]
     pub docker: String,
-    /// The folder of the key that secrets are sealed with.
+    /// The folder for the key that seals secrets.
     #[arg(long, default_value = KEYS, env = "WHARF_KEYS")]
     pub keys: PathBuf,
-    /// The binary to remove.
+    /// The path of the binary to remove.
     #[arg(long, default_value = "/usr/local/bin/wharf")]
     pub binary: PathBuf,
-    /// Remove the volumes of its stacks too: their data is lost.
+    /// Also remove the volumes of all stacks on this host. Their data is lost.
     #[arg(long)]
     pub purge_volumes: bool,
 }
 
-/// What is shown of compose files; all of it if nothing is said.
+/// Which part of the compose files to print; by default all of it.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[group(multiple = false)]
 pub struct Shown {
-    /// Only the names of the services that are on.
+    /// Only the names of the enabled services.
     #[arg(long)]
     pub services: bool,
-    /// Only the images.
+    /// Only the images of the enabled services.
     #[arg(long)]
     pub images: bool,
-    /// Only the profiles that services have.
+    /// Only the profiles that services name.
     #[arg(long = "profiles")]
     pub profile_names: bool,
     /// Only the variables that the files use, with their defaults.
     #[arg(long)]
     pub variables: bool,
-    /// What wharf does with each key of the files: done, refused or left out, and why.
+    /// For each key in the files, whether wharf supports, refuses or ignores it, and why.
     #[arg(long)]
     pub keys: bool,
 }
 
-/// Compose files and the stack that they are for.
+/// The compose files to read, and the name of their stack.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Files {
-    /// The compose files; later ones override earlier ones, and - is the standard input. If absent: those of
-    /// COMPOSE_FILE, or compose.yaml and compose.override.yaml here or in a folder above.
+    /// The compose files; later files override earlier ones, and - is standard input. Default: the files in
+    /// COMPOSE_FILE, or compose.yaml and compose.override.yaml in this folder or the nearest parent that has one.
     #[arg(short, long = "file")]
     pub files: Vec<PathBuf>,
-    /// Turn a profile on, beside those of COMPOSE_PROFILES; "*" is all of them.
+    /// Enable this profile, in addition to those in COMPOSE_PROFILES; "*" enables all.
     #[arg(long = "profile")]
     pub profiles: Vec<String>,
-    /// Deploy this service too, although its profiles are off.
+    /// Deploy this service even if its profiles are not enabled.
     #[arg(long = "with", value_name = "SERVICE")]
     pub with: Vec<String>,
-    /// Files with variables for interpolation, instead of .env; the environment goes first.
+    /// Files with variables for interpolation, used instead of .env. The environment takes precedence.
     #[arg(long = "env-file")]
     pub env_files: Vec<PathBuf>,
-    /// The stack's name; the file's, or the folder's, if absent.
+    /// The name of the stack. Default: the name in the file, or the name of the folder.
     #[arg(short, long)]
     pub name: Option<Name>,
 }
 
-/// Deploy a stack.
+/// The options of `wharf deploy`.
 #[derive(Debug, clap::Args)]
 pub struct Deploy {
-    /// The files.
+    /// The compose files to read.
     #[command(flatten)]
     pub files: Files,
-    /// Return when it is accepted.
+    /// Return as soon as the cluster has accepted the deployment.
     #[arg(short, long)]
     pub detach: bool,
-    /// How long to wait until everything runs.
+    /// How long to wait until all instances run.
     #[arg(long, default_value = "10m")]
     pub wait: Span,
 }
 
-/// Show output.
+/// The options of `wharf logs`.
 #[derive(Debug, clap::Args)]
 pub struct Logs {
-    /// A service or an instance: stack/service, or stack/service/slot.incarnation.
+    /// The service or instance: stack/service, or stack/service/slot.incarnation.
     pub target: String,
-    /// A sidekick, or `_step-1` for the first step before the start, instead of the main container.
+    /// The container of the instance: a sidekick's name, or `_step-1` for the first step before the start. Default: the
+    /// main container.
     #[arg(long)]
     pub part: Option<Part>,
-    /// Go on as output appears.
+    /// Keep running and print new output.
     #[arg(short, long)]
     pub follow: bool,
-    /// The number of last lines of each instance; all if absent.
+    /// How many of the last lines of each instance to print. Default: all.
     #[arg(short, long)]
     pub tail: Option<u32>,
 }
 
-/// What `wharf rollback` takes.
+/// The options of `wharf rollback`.
 #[derive(Debug, clap::Args)]
 pub struct Rollback {
-    /// The stack.
+    /// The name of the stack.
     pub stack: Name,
-    /// The revision; the last earlier one that served if absent.
+    /// The revision to deploy again. Default: the last earlier one that was fully up.
     #[arg(long)]
     pub to: Option<u64>,
-    /// Do not follow the progress.
+    /// Return as soon as the cluster has accepted the rollback.
     #[arg(long)]
     pub detach: bool,
-    /// How long to follow it.
+    /// How long to wait until all instances run.
     #[arg(long, default_value = "10m")]
     pub wait: Span,
 }

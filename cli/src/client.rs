@@ -1,4 +1,4 @@
-//! The HTTP side of the command line: one request at a time, to whichever coordinator answers.
+//! The HTTP client of the command line. It sends one request at a time and tries the coordinators in turn.
 
 use std::{
     net::SocketAddr,
@@ -24,30 +24,30 @@ use crate::{context::Context, pinned};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// A cluster's API.
+/// A client for a cluster's API.
 pub struct Client {
     tls: Arc<ClientConfig>,
     servers: Vec<SocketAddr>,
     name: String,
     token: Option<String>,
-    /// What the coordinators say that they are.
+    /// The coordinators' addresses from the latest answer.
     learned: Mutex<Option<Vec<SocketAddr>>>,
 }
 
-/// Why one coordinator could not be asked.
+/// Why a request to one coordinator failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// No connection, or it broke before anything was answered.
+    /// There was no connection, or it broke before an answer.
     Unreachable(String),
-    /// Its certificate is not the right one.
+    /// The coordinator's certificate is not the expected one. Nothing was sent.
     Certificate(String),
 }
 
 impl Client {
-    /// The API of a context's cluster.
+    /// A client for the cluster of a context.
     pub fn of_context(context: &Context) -> Result<Client, Problem> {
         let unusable =
-            |why: String| Problem::new(Code::InvalidRequest, "The context's root certificate cannot be used").why(why);
+            |why: String| Problem::new(Code::InvalidRequest, "The root certificate in the context is invalid").why(why);
         let root = pem::parse(&context.authority).map_err(|e| unusable(e.to_string()))?;
         let tls = pinned::by_root(root.contents()).map_err(|e| unusable(e.to_string()))?;
         Ok(Client {
@@ -59,7 +59,7 @@ impl Client {
         })
     }
 
-    /// The API of a coordinator that is not trusted yet; `tls` says what it must prove.
+    /// A client for one coordinator before there is a context; `tls` decides what the coordinator must prove.
     pub fn before_trust(server: SocketAddr, tls: ClientConfig) -> Client {
         Client {
             tls: Arc::new(tls),
@@ -70,7 +70,7 @@ impl Client {
         }
     }
 
-    /// The coordinators as the cluster named them last, if they differ from those known before.
+    /// The coordinators' addresses from the latest answer, if they differ from those known before.
     pub fn learned(&self) -> Option<Vec<SocketAddr>> {
         let learned = self.learned.lock().expect("no panic while it is held").clone();
         learned.filter(|servers| !servers.is_empty() && *servers != self.servers)
@@ -84,12 +84,12 @@ impl Client {
         }
     }
 
-    /// Asks for a value.
+    /// Sends a GET request and decodes the answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
         read(self.send(Method::GET, path, Bytes::new()).await?).await
     }
 
-    /// Sends a value and gets one.
+    /// Sends a value and decodes the answer.
     pub async fn send_json<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
@@ -99,18 +99,18 @@ impl Client {
         read(self.send(method, path, json(body)?).await?).await
     }
 
-    /// Sends a value and gets nothing.
+    /// Sends a value with PUT; the answer has no body.
     pub async fn put<B: Serialize>(&self, path: &str, body: &B) -> Result<(), Problem> {
         self.send(Method::PUT, path, json(body)?).await.map(drop)
     }
 
-    /// Removes something.
+    /// Sends a DELETE request.
     pub async fn delete(&self, path: &str) -> Result<(), Problem> {
         self.send(Method::DELETE, path, Bytes::new()).await.map(drop)
     }
 
-    /// Sends a request; every answer but a success is a problem. Writes carry a key, so that the
-    /// next coordinator can be asked when one breaks off in the middle.
+    /// Sends a request to the coordinators in turn until one answers. Any status but success is an error. Writes carry
+    /// an idempotency key, so that they can be sent again when a connection breaks.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Problem> {
         let key = (method != Method::GET).then(|| common::base32::encode(&link::identity::random_bytes::<16>()));
         let mut causes = Vec::new();
@@ -129,13 +129,13 @@ impl Client {
                     )
                     .why(why)
                     .why("no secret was sent")
-                    .fix("Check the address; if it is right, somebody stands in between"));
+                    .fix("Check the address. If it is right, another machine intercepts the connection"));
                 }
             }
         }
-        let problem = Problem::new(Code::Unreachable, "No coordinator answers");
+        let problem = Problem::new(Code::Unreachable, "No coordinator answered");
         let problem = causes.into_iter().fold(problem, Problem::why);
-        Err(problem.fix("Is wharf running there, and port 7443/tcp open?"))
+        Err(problem.fix("Check that wharf runs there and that port 7443/tcp is open"))
     }
 
     async fn send_to(
@@ -181,10 +181,10 @@ impl Client {
             })
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let stream = connected.map_err(|_| Failure::Unreachable("it does not answer".to_owned()))??;
+        let stream = connected.map_err(|_| Failure::Unreachable("the connection timed out".to_owned()))??;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
-        // Ends by itself when the response has been read or the sender is dropped.
+        // Ends when the response has been read or the sender is dropped.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -193,15 +193,16 @@ impl Client {
 fn json<B: Serialize>(body: &B) -> Result<Bytes, Problem> {
     serde_json::to_vec(body)
         .map(Bytes::from)
-        .map_err(|e| Problem::new(Code::Internal, "The request cannot be written").why(e.to_string()))
+        .map_err(|e| Problem::new(Code::Internal, "The request cannot be built").why(e.to_string()))
 }
 
-/// The value in an answer.
+/// Decodes the JSON body of an answer.
 pub async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
     let unreadable = |why: String| Problem::new(Code::Unreachable, "The answer cannot be read").why(why);
     let body = response.into_body().collect().await.map_err(|e| unreadable(e.to_string()))?.to_bytes();
-    serde_json::from_slice(&body)
-        .map_err(|e| unreadable(e.to_string()).fix("Are command line and coordinator of one version? wharf version"))
+    serde_json::from_slice(&body).map_err(|e| {
+        unreadable(e.to_string()).fix("Check that command line and coordinator have the same version: wharf version")
+    })
 }
 
 async fn problem_of(response: Response<Incoming>) -> Problem {

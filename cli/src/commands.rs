@@ -1,4 +1,4 @@
-//! The commands: one file a noun.
+//! The commands, one file per noun.
 
 mod config;
 mod ctx;
@@ -39,19 +39,19 @@ use crate::{
     output,
 };
 
-/// What commands share: the cluster, and how to show things.
+/// The context of a command: the cluster, the environment, and how to print results.
 pub struct Session {
-    /// The cluster's API.
+    /// A client for the cluster's API.
     pub client: Client,
-    /// The context's name.
+    /// The name of the context in use, for messages.
     pub context: String,
-    /// The environment.
+    /// The environment from `--env`.
     pub environment: Name,
     /// All environments that the command line names; none if it leaves the choice to the command.
     pub environments: BTreeSet<Name>,
     /// How results are printed.
     pub format: Format,
-    /// Whether every question is answered with yes.
+    /// Whether `--yes` answers every question.
     pub yes: bool,
 }
 
@@ -74,7 +74,7 @@ impl Session {
         })
     }
 
-    /// Where things are done, for people: the cluster, and the environment if it is not the usual one.
+    /// Where the command acts, for messages: the context, and the environment unless it is the default one.
     pub fn place(&self) -> String {
         if self.environment == default_environment() {
             return self.context.clone();
@@ -82,15 +82,15 @@ impl Session {
         format!("{} ({})", self.context, self.environment)
     }
 
-    /// The path of something in the environment.
+    /// The API path of a resource in the environment.
     pub fn in_environment(&self, rest: &str) -> String {
         format!("/api/v1/environments/{}/{rest}", self.environment)
     }
 }
 
-/// Runs a command; the result is its exit code.
+/// Runs a command and returns its exit code.
 ///
-/// Boxed, so that all of it is compiled in this crate, and not again in the binary.
+/// The future is boxed so that this crate compiles it, and the binary does not compile it again.
 pub fn run(args: Args) -> LocalBoxFuture<'static, Result<u8, Problem>> {
     Box::pin(dispatch(args))
 }
@@ -169,10 +169,10 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
 
 async fn service_of(service: &crate::args::Service, roles: Roles) -> Result<u8, Problem> {
     let keyring = host::keyring(service)?.ok_or_else(|| {
-        Problem::new(Code::NotFound, "This host belongs to no cluster")
+        Problem::new(Code::NotFound, "This host does not belong to a cluster")
             .why(format!("there is no identity in {}", service.state.display()))
-            .fix("Make one: wharf up")
-            .fix("Join one: paste the line of wharf host add")
+            .fix("Start a new cluster: wharf up")
+            .fix("Or join one: run wharf host add on it, and paste the printed line here")
     })?;
     host::run(service, keyring, roles).await.map(|()| 0)
 }
@@ -181,7 +181,7 @@ fn explain(text: &str) -> Result<u8, Problem> {
     let wanted = text.to_uppercase();
     let code = Code::ALL.iter().find(|code| code.as_str() == wanted);
     let code = code.ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("There is no code {text:?}")).fix("Codes look like E0107")
+        Problem::new(Code::NotFound, format!("There is no code {text:?}")).fix("Codes look like this: E0107")
     })?;
     output::line(&format!("{code}: {}", code.explanation()));
     Ok(0)
@@ -200,7 +200,7 @@ async fn version(session: &Session) -> Result<u8, Problem> {
         output::Rows { head: &["PART", "VERSION"], narrow: 2, rows },
     );
     if own.split('.').take(2).ne(cluster.version.split('.').take(2)) {
-        output::note("! command line and coordinator are more than a minor version apart");
+        output::note("! this command line and the coordinator have different minor versions");
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! The clusters that this command line knows: `~/.config/wharf/config.toml`.
+//! The contexts, the clusters that this command line knows: `~/.config/wharf/config.toml`.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -9,35 +9,35 @@ use common::{
 use link::file;
 use serde::{Deserialize, Serialize};
 
-/// The encoding of certificates in files.
+/// Certificates are stored with LF line endings.
 const PEM: pem::EncodeConfig = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contexts {
-    /// The one in use.
+    /// The name of the context that commands use by default.
     pub current: Option<String>,
-    /// All of them by name.
+    /// The contexts by name.
     #[serde(default)]
     pub contexts: BTreeMap<String, Context>,
 }
 
-/// A cluster and how it is reached.
+/// How to reach a cluster, and what proves its identity.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// The cluster.
+    /// The cluster's id; the coordinator's certificate must match it.
     pub cluster: ClusterId,
-    /// Its coordinators.
+    /// The addresses of its coordinators; updated from answers.
     pub servers: Vec<SocketAddr>,
-    /// Its root certificate (PEM).
+    /// The cluster's root certificate (PEM).
     pub authority: String,
-    /// The token; a secret.
+    /// The API token, which is secret.
     pub token: String,
 }
 
-/// A certificate as a context keeps it.
+/// Encodes a certificate as PEM, as contexts store it.
 pub fn certificate_text(der: &[u8]) -> String {
     pem::encode_config(&pem::Pem::new("CERTIFICATE", der), PEM)
 }
@@ -53,39 +53,39 @@ fn problem(what: &str, why: impl std::fmt::Display) -> Problem {
 }
 
 impl Contexts {
-    /// Reads the file; one that is not there is empty.
+    /// Reads the file. If it does not exist, there are no contexts.
     pub fn load() -> Result<Contexts, Problem> {
         let bytes = file::read(&path()).map_err(|e| problem("Cannot read", e))?.unwrap_or_default();
         let text = String::from_utf8(bytes).map_err(|e| problem("Cannot read", e))?;
         toml::from_str(&text).map_err(|e| problem("Cannot read", e))
     }
 
-    /// Writes the file; only its owner may read it.
+    /// Writes the file so that only its owner can read it.
     pub fn save(&self) -> Result<(), Problem> {
         let text = toml::to_string_pretty(self).map_err(|e| problem("Cannot write", e))?;
         file::replace(&path(), text.as_bytes()).map_err(|e| problem("Cannot write", e))
     }
 
-    /// The context that was asked for, or the one in use.
+    /// The context with this name, or the default one.
     pub fn choose(&self, wanted: Option<&str>) -> Result<(String, Context), Problem> {
         let missing = |what: String| {
             Problem::new(Code::NotFound, what)
-                .fix("See which there are: wharf ctx ls")
-                .fix("Start a platform here: wharf up")
+                .fix("List the contexts: wharf ctx ls")
+                .fix("Or start a cluster on this host: wharf up")
         };
-        let name = wanted.or(self.current.as_deref()).ok_or_else(|| missing("No cluster is chosen".into()))?;
+        let name = wanted.or(self.current.as_deref()).ok_or_else(|| missing("No context is selected".into()))?;
         let context = self.contexts.get(name).ok_or_else(|| missing(format!("There is no context {name:?}")))?;
         Ok((name.to_owned(), context.clone()))
     }
 
-    /// Notes where the coordinators of a context are now.
+    /// Stores new addresses of a context's coordinators.
     pub fn update_servers(mut self, name: &str, servers: Vec<SocketAddr>) -> Result<(), Problem> {
         let Some(context) = self.contexts.get_mut(name) else { return Ok(()) };
         context.servers = servers;
         self.save()
     }
 
-    /// Adds a cluster and chooses it if none is chosen.
+    /// Adds a context, and makes it the default if there is none.
     pub fn add(&mut self, name: &str, context: Context) {
         self.contexts.insert(name.to_owned(), context);
         self.current.get_or_insert_with(|| name.to_owned());

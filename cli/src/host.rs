@@ -1,4 +1,4 @@
-//! This host's service: the roles that its keyring gives it, in one process.
+//! This host's service: all roles in its keyring, in one process.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -24,28 +24,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Service;
 
-/// Which of its roles a process takes.
+/// The roles that a process takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Roles {
-    /// All that the keyring gives.
+    /// All roles in the keyring.
     All,
-    /// The coordinator alone.
+    /// Only the coordinator.
     Coordinator,
-    /// The agent alone.
+    /// Only the agent.
     Agent,
 }
 
-/// Reads the keyring of a state folder that nobody else can read.
+/// Reads the keyring from a state folder. Fails if other users can read the folder.
 pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
     link::private::check_state(&service.state)?;
     Keyring::load(&service.state).map_err(|error| {
         Problem::new(Code::InstallFailed, "This host's identity cannot be read")
             .why(error.to_string())
-            .fix("If the file is damaged: wharf uninstall, then join anew")
+            .fix("If the file is damaged: wharf uninstall, then join again")
     })
 }
 
-/// What a coordinator on this host is told.
+/// The configuration of a coordinator on this host.
 pub fn coordinator_config(
     service: &Service,
     advertise: SocketAddr,
@@ -56,18 +56,18 @@ pub fn coordinator_config(
     coordinator::Config { state, keys, listen, advertise, settings, network }
 }
 
-/// The address under which others most likely reach this host.
+/// The address at which other hosts most likely reach this host.
 pub fn advertise(service: &Service) -> SocketAddr {
     let given = service.advertise.or((!service.listen.ip().is_unspecified()).then_some(service.listen));
     given.unwrap_or_else(|| {
-        // No packet is sent: the kernel only says which address it would use.
+        // No packet is sent: the kernel only tells which source address it would use.
         let outside = SocketAddr::from(([192, 0, 2, 1], 9));
         let address = link::socket::local_address_towards(outside).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         SocketAddr::new(address, service.listen.port())
     })
 }
 
-/// A name from the host's own.
+/// A valid name made from this host's hostname.
 pub fn own_name() -> Name {
     let hostname = agent::facts::hostname().to_lowercase();
     let allowed: String =
@@ -75,7 +75,7 @@ pub fn own_name() -> Name {
     Name::parse(allowed.trim_matches('-')).unwrap_or_else(|_| Name::parse("host").expect("it is a name"))
 }
 
-/// Runs until the process is asked to stop.
+/// Runs this host's service until the process is asked to stop.
 pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<(), Problem> {
     let coordinates = keyring.member.is_some() && roles != Roles::Agent;
     let runs_agent = roles != Roles::Coordinator;
@@ -98,7 +98,7 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
     let (renewals, renewed) = watch::channel(());
     let coordinating = run_coordinator(service, keyring.clone(), quic.clone(), renewed, stop.clone(), coordinates);
     let agent_stop = CancellationToken::new();
-    // The agent first: the coordinator beside it may have to write down that it leaves.
+    // The agent must end first: the coordinator beside it may have to record that the agent leaves.
     let running = async {
         let ended = run_agent(service, keyring, quic.clone(), agent_stop.clone(), runs_agent).await;
         if agent_stop.is_cancelled() {
@@ -107,7 +107,7 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
         ended
     };
     let renewing = agent::renewal::run(service.state.clone(), quic.clone(), renewals);
-    // Without a service manager nobody waits for this.
+    // Without a service manager, nothing waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };
     let mut both = std::pin::pin!(both);
@@ -139,16 +139,16 @@ async fn run_coordinator(
     match coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await? {
         Ended::Asked => Ok(()),
         Ended::Removed => {
-            // The host's agent goes on, with the coordinators that there are.
-            tracing::error!("this coordinator was removed from the group and does not answer any more");
+            // The agent keeps running and uses the remaining coordinators.
+            tracing::error!("this coordinator was removed from the group and no longer serves requests");
             stop.cancelled().await;
             Ok(())
         }
         Ended::Unfit(problem) => Err(problem),
         Ended::TaskEnded(task) => Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string())),
         Ended::StoreFailed => {
-            Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
-                .fix("Free some space, or look at the disk: df -h, dmesg"))
+            Err(Problem::new(Code::StoreFailed, "The coordinator stopped because it cannot write its store")
+                .fix("Free some space, or check the disk: df -h, dmesg"))
         }
     }
 }

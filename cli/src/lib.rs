@@ -1,5 +1,4 @@
-//! The command line: it starts the agent and the coordinator of a host, and speaks HTTP with a
-//! cluster.
+//! The command line: it starts a host's agent and coordinator, and talks to a cluster by HTTP.
 
 pub mod args;
 pub mod client;

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("✗ The runtime cannot be started: {error}");
+            eprintln!("✗ The async runtime cannot be started: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -42,7 +42,7 @@ fn log(args: &args::Args) {
         (true, false) => LevelFilter::INFO,
         (false, false) => LevelFilter::ERROR,
     };
-    // openraft and quinn tell much that only their authors need.
+    // openraft and quinn log much that matters only to their authors.
     let ours = tracing_subscriber::filter::Targets::new()
         .with_default(LevelFilter::WARN)
         .with_targets(
@@ -50,7 +50,7 @@ fn log(args: &args::Args) {
                 .map(|target| (target, level)),
         )
         .with_target("openraft", LevelFilter::ERROR)
-        // It complains of an absent member with every heartbeat; the network tells it once.
+        // openraft warns with every heartbeat to an absent member; our network layer logs the absence once.
         .with_target("openraft::replication", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::colour());
     tracing_subscriber::registry().with(lines.with_filter(ours)).init();

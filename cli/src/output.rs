@@ -1,4 +1,4 @@
-//! How things are shown: data on stdout, everything else on stderr.
+//! Output of the command line: data on stdout, everything else on stderr.
 
 use std::io::{IsTerminal, Write};
 
@@ -15,7 +15,7 @@ pub fn colour() -> bool {
     set("CLICOLOR_FORCE") || (std::io::stderr().is_terminal() && !set("NO_COLOR") && !dumb)
 }
 
-/// A problem in its four parts.
+/// Prints a problem on stderr: what failed, why, and how to fix it.
 pub fn problem(problem: &Problem) {
     let (on, off) = if colour() { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
     let text = problem.to_string();
@@ -26,12 +26,12 @@ pub fn problem(problem: &Problem) {
     }
 }
 
-/// A notice for people.
+/// Prints a message for people on stderr, so that stdout holds only data.
 pub fn note(text: impl AsRef<str>) {
     eprintln!("{}", text.as_ref());
 }
 
-/// The documented exit code of a problem.
+/// The exit code for a problem. Scripts rely on these numbers, so they must not change.
 pub fn exit_code(code: Code) -> u8 {
     match code {
         Code::InvalidRequest | Code::ComposeInvalid | Code::TooLarge | Code::TokenMalformed => 2,
@@ -54,17 +54,17 @@ pub fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// A list: columns for people, or all of it for programs.
+/// A list that prints as a table for people, or in full for programs.
 pub struct Rows<'a> {
-    /// The headings; those from `narrow` on are only shown in wide tables.
+    /// The column headings; wide tables show all of them, normal ones the first `narrow`.
     pub head: &'a [&'a str],
-    /// How many columns a normal table has.
+    /// The number of columns in a normal table.
     pub narrow: usize,
-    /// The rows, each as long as the headings; the first column is the name.
+    /// The rows, each as long as `head`. The first column is the name.
     pub rows: Vec<Vec<String>>,
 }
 
-/// Prints a list in the format that was asked for.
+/// Prints a list in the chosen format.
 pub fn list<T: Serialize>(format: Format, data: &T, rows: Rows<'_>) {
     match format {
         Format::Json | Format::Yaml => value(format, data),
@@ -84,7 +84,7 @@ pub fn list<T: Serialize>(format: Format, data: &T, rows: Rows<'_>) {
     }
 }
 
-/// Prints a value for programs; JSON unless YAML was asked for.
+/// Prints a value as YAML if that is the chosen format, else as JSON.
 pub fn value<T: Serialize>(format: Format, data: &T) {
     let text = match format {
         Format::Yaml => serde_norway::to_string(data).unwrap_or_else(|error| error.to_string()),
@@ -93,22 +93,25 @@ pub fn value<T: Serialize>(format: Format, data: &T) {
     line(text.trim_end());
 }
 
-/// Prints a line of data. A reader that went away (`| head`) ends the program quietly.
+/// Prints a line of data. If the reader has gone (`| head`), the program exits quietly.
 pub fn line(text: &str) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
 }
 
-/// Asks a question that is answered with yes or no; without a terminal the answer must be given.
+/// Asks a yes-or-no question. Without a terminal nobody can answer, so that is an error unless `yes` is set.
 pub fn confirm(question: &str, yes: bool) -> Result<bool, Problem> {
     if yes {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Problem::new(Code::InvalidRequest, "Nothing was done: nobody can answer the question")
-            .why(question.to_owned())
-            .fix("Answer it beforehand: -y"));
+        return Err(Problem::new(
+            Code::InvalidRequest,
+            "Nothing was done: the command needs an answer, and there is no terminal",
+        )
+        .why(question.to_owned())
+        .fix("To answer yes, add -y"));
     }
     eprint!("{question} [y/N] ");
     let mut answer = String::new();

@@ -1,5 +1,4 @@
-//! TLS towards a coordinator, before and after there is trust: by the pin of a token, or by the
-//! cluster's root certificate.
+//! TLS towards a coordinator: before a join the token's pin identifies it, afterwards the cluster's root certificate.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,15 +26,15 @@ fn config(verifier: Option<Arc<dyn ServerCertVerifier>>, roots: RootCertStore) -
     Ok(config)
 }
 
-/// Trusts what comes from this root.
+/// A configuration that trusts only certificates from this root.
 pub fn by_root(root: &[u8]) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(root.to_vec()))?;
     config(None, roots)
 }
 
-/// Trusts a coordinator whose chain ends in the root with this pin. No other root counts, whatever
-/// the operating system trusts.
+/// A verifier that accepts a coordinator whose chain ends in the root with this pin. The roots that the operating
+/// system trusts do not count.
 #[derive(Debug)]
 pub struct PinnedRoot {
     pin: Pin,
@@ -43,14 +42,14 @@ pub struct PinnedRoot {
 }
 
 impl PinnedRoot {
-    /// A verifier for one exchange, and the configuration that uses it.
+    /// A verifier for one exchange, and the TLS configuration that uses it.
     pub fn new(pin: Pin) -> Result<(Arc<PinnedRoot>, ClientConfig), Error> {
         let verifier = Arc::new(PinnedRoot { pin, cluster: Mutex::new(None) });
         let config = config(Some(verifier.clone()), RootCertStore::empty())?;
         Ok((verifier, config))
     }
 
-    /// The cluster that the coordinator proved to speak for.
+    /// The cluster id from the coordinator's certificate, once the handshake has verified it.
     pub fn cluster(&self) -> Option<ClusterId> {
         *self.cluster.lock().expect("no panic while it is held")
     }

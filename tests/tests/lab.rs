@@ -264,7 +264,10 @@ fn a_living_host_is_removed(lab: &Lab) {
     );
     lab.exec("h1", &["wharf", "member", "rm", "3", "-y"]).expect("it leaves");
     let (code, _, said) = lab.try_exec("h1", &["wharf", "host", "rm", "h3", "-y"]);
-    assert!(code == 0 && said.contains("it ends its containers as soon as a coordinator reaches it"), "{code}: {said}");
+    assert!(
+        code == 0 && said.contains("it stops its containers as soon as a coordinator reaches it"),
+        "{code}: {said}"
+    );
     until(SOON, "nothing runs there any more, and all of it elsewhere", || {
         let left = lab.docker("h3", &["ps", "-aq"])?;
         let running: usize = ["h1", "h2"].iter().map(|host| lab.running(host).map_or(0, |found| found.len())).sum();

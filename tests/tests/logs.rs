@@ -79,7 +79,7 @@ fn follow(lab: &Lab) {
     for name in &new {
         wait_for(
             "what replaces them is followed",
-            &[&format!("! now follows shop/{name} on "), &format!("shop/{name} | tock")],
+            &[&format!("! now following shop/{name} on "), &format!("shop/{name} | tock")],
         );
     }
     let first = &instances[0];

@@ -78,7 +78,7 @@ fn updates_and_emptied_hosts_fail_no_call() {
         lab.put_file("h1", "bad.yaml", &web("3", "lab/nowhere:1").replace("ports:", "pull_policy: never\n    ports:"));
     let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &path, "-n", "shop", "-y", "--wait", "60s"]);
     assert_eq!(code, 4, "{said}");
-    for words in ["E0311", "lab/nowhere:1", "went back to what it was at revision 2"] {
+    for words in ["E0311", "lab/nowhere:1", "was rolled back to revision 2"] {
         assert!(said.contains(words), "{words:?} is missing in {said}");
     }
     until(SOON, "it is back", || {

@@ -1,24 +1,24 @@
-//! What can be typed after a noun: `wharf host`, `wharf env`.
+//! The subcommands of nouns: `wharf host …`, `wharf env …`.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Subcommand;
 use common::{name::Name, role::Role, time::Span, token::TokenId};
 
-/// Commands on the change of a service.
+/// Commands on the rollout of a service.
 #[derive(Debug, Subcommand)]
 pub enum Rollout {
-    /// Replace nothing more until it is resumed.
+    /// Pause the rollout: no more instances are replaced until it is resumed.
     Pause {
         /// The service, for example shop/web.
         service: String,
     },
-    /// Go on, whatever has failed before.
+    /// Resume the rollout, also after a failure paused it.
     Resume {
         /// The service, for example shop/web.
         service: String,
     },
-    /// Let the rest follow the canary.
+    /// Promote the canary: the rollout goes on to all other instances.
     Promote {
         /// The service, for example shop/web.
         service: String,
@@ -30,14 +30,14 @@ pub enum Rollout {
 pub enum Environment {
     /// List the environments.
     Ls,
-    /// Make an environment.
+    /// Create an environment.
     Create {
-        /// Its name.
+        /// The name.
         name: Name,
     },
-    /// Remove an environment that holds nothing.
+    /// Remove an empty environment.
     Rm {
-        /// Its name.
+        /// The name.
         name: Name,
     },
 }
@@ -45,102 +45,103 @@ pub enum Environment {
 /// Commands on hosts.
 #[derive(Debug, Subcommand)]
 pub enum Host {
-    /// Print the line that joins a host.
+    /// Print the line that joins a new host to the cluster.
     Add {
-        /// The host becomes a coordinator too.
+        /// Make the host a coordinator as well.
         #[arg(long)]
         coordinator: bool,
-        /// How long the line is good.
+        /// How long the line can be used.
         #[arg(long)]
         ttl: Option<Span>,
-        /// How many hosts it admits.
+        /// How many hosts can join with it.
         #[arg(long)]
         uses: Option<u32>,
-        /// A label for the hosts, key=value; may be repeated.
+        /// A label for the hosts that join, key=value. May be repeated.
         #[arg(long = "label")]
         labels: Vec<String>,
-        /// The range of addresses that they may join from.
+        /// The address range that hosts must join from.
         #[arg(long)]
         cidr: Option<String>,
     },
     /// List hosts.
     Ls,
-    /// Everything about a host, as JSON.
+    /// Show everything about a host, as JSON.
     Inspect {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
     },
-    /// Set the labels of a host; the whole set.
+    /// Set the labels of a host. They replace all labels that it has.
     Label {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
-        /// The labels, key=value.
+        /// The new labels, key=value.
         labels: Vec<String>,
     },
-    /// Say how much of a host may be reserved: --cpu 2 is twice its cores.
+    /// Set how much of a host instances may reserve: --cpu 2 allows twice its cores.
     Oversubscribe {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
-        /// How often its processor time may be reserved.
+        /// The factor for CPU.
         #[arg(long, default_value = "1")]
         cpu: f64,
-        /// How often its memory may be reserved.
+        /// The factor for memory.
         #[arg(long, default_value = "1")]
         memory: f64,
     },
-    /// Stop all that runs on a host at once, and start nothing there; drain it first. Undo: uncordon.
+    /// Stop everything on a host at once and start nothing there. Drain the host first to avoid an outage. Undo:
+    /// uncordon.
     Maintenance {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
     },
-    /// Give a host no new instances; those that it has stay.
+    /// Place no new instances on a host. Its running instances stay.
     Cordon {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
     },
-    /// Let a host take new instances again, also one that is being emptied.
+    /// Allow new instances on a host again. Ends cordon, drain and maintenance.
     Uncordon {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
     },
-    /// Empty a host: each instance is stopped once another one has taken over.
+    /// Drain a host: stop each instance after its replacement serves elsewhere.
     Drain {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
-        /// How long instances may wait for a successor before they are stopped.
+        /// How long to wait for replacements. Instances without one are stopped then.
         #[arg(long, default_value = "1h")]
         within: Span,
-        /// Only show what would become of its instances.
+        /// Only show what would happen to its instances.
         #[arg(long)]
         plan: bool,
-        /// Do not wait until it is empty.
+        /// Return at once instead of waiting until the host is empty.
         #[arg(long)]
         detach: bool,
     },
-    /// Remove a host: its certificate is refused and its instances are replaced.
+    /// Remove a host from the cluster: the cluster refuses its certificate and replaces its instances.
     Rm {
-        /// Its name or id.
+        /// The name or id of the host.
         host: String,
     },
     /// List the join tokens.
     Tokens,
     /// Revoke a join token.
     Revoke {
-        /// The token's id.
+        /// The id of the token; see wharf host tokens.
         token: TokenId,
     },
 }
 
-/// Commands on coordinators.
+/// Commands on members of the Raft group.
 #[derive(Debug, Subcommand)]
 pub enum Member {
-    /// List the coordinators.
+    /// List the coordinators, and whether they answer.
     Ls,
-    /// Print the line that joins a host as a coordinator.
+    /// Print the line that joins a new host as a coordinator.
     Add,
-    /// Remove a coordinator from the group; its host stays.
+    /// Remove a coordinator from the Raft group. Its host stays in the cluster.
     Rm {
-        /// Its number.
+        /// The member's number; see wharf member ls.
         member: u64,
     },
 }
@@ -152,16 +153,16 @@ pub enum Token {
     Ls,
     /// Make a token; it is shown once. With -e it holds in these environments alone, without in the whole cluster.
     Create {
-        /// What it is for.
+        /// The name of the token: what it is for.
         name: Name,
         /// What it may do: viewer reads, operator also scales, steers rollouts and drains hosts, deployer also deploys,
         /// admin does everything.
         #[arg(long)]
         role: Role,
     },
-    /// End a token.
+    /// Revoke a token.
     Rm {
-        /// Its id.
+        /// The id of the token; see wharf token ls.
         token: TokenId,
     },
 }
@@ -169,23 +170,23 @@ pub enum Token {
 /// Commands on secrets.
 #[derive(Debug, Subcommand)]
 pub enum SecretFile {
-    /// List the secrets; their values are shown nowhere.
+    /// List the secrets. Their values are never shown.
     Ls,
-    /// Set a secret; services that use it are rolled out.
+    /// Set the value of a secret. Services that use it are rolled out with the new version.
     Set(SetFile),
-    /// Remove a secret that no service uses.
+    /// Remove a secret. Refused while a service uses it.
     Rm {
-        /// Its name.
+        /// The name.
         name: Name,
     },
 }
 
-/// What a config or a secret is to be.
+/// The name and the new content of a config or secret.
 #[derive(Debug, clap::Args)]
 pub struct SetFile {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The file with its content; standard input if absent.
+    /// The file with the content; - is standard input.
     #[arg(default_value = "-")]
     pub file: PathBuf,
 }
@@ -195,16 +196,16 @@ pub struct SetFile {
 pub enum ConfigFile {
     /// List the configs.
     Ls,
-    /// Print a config.
+    /// Print the content of a config.
     Get {
-        /// Its name.
+        /// The name.
         name: Name,
     },
-    /// Set a config; services that use it are rolled out.
+    /// Set the content of a config. Services that use it are rolled out with the new version.
     Set(SetFile),
-    /// Remove a config that no service uses.
+    /// Remove a config. Refused while a service uses it.
     Rm {
-        /// Its name.
+        /// The name.
         name: Name,
     },
 }
@@ -212,18 +213,18 @@ pub enum ConfigFile {
 /// Commands on registries.
 #[derive(Debug, Subcommand)]
 pub enum Registry {
-    /// List the registries with credentials.
+    /// List the registries for which the cluster has credentials.
     Ls,
-    /// Set credentials; the password is read from standard input.
+    /// Set the credentials for a registry. The password is read from standard input.
     Set {
-        /// The registry, host or host:port; docker.io for Docker Hub.
+        /// The registry, as host or host:port; docker.io for Docker Hub.
         registry: String,
-        /// The user.
+        /// The user name at the registry.
         username: String,
     },
-    /// Forget credentials.
+    /// Remove the credentials for a registry.
     Rm {
-        /// The registry.
+        /// The registry, as host or host:port.
         registry: String,
     },
 }
@@ -231,21 +232,21 @@ pub enum Registry {
 /// Commands on contexts.
 #[derive(Debug, Subcommand)]
 pub enum Ctx {
-    /// List the clusters.
+    /// List the contexts.
     Ls,
-    /// Choose a cluster.
+    /// Select the context to use by default.
     Use {
-        /// Its name here.
+        /// The name of the context.
         name: String,
     },
-    /// Add a cluster; the token is read from standard input.
+    /// Add a context. The API token is read from standard input.
     Add {
-        /// Its name here.
+        /// The name of the context.
         name: String,
-        /// Its coordinators.
+        /// The address of a coordinator. May be repeated.
         #[arg(long = "server", required = true)]
         servers: Vec<SocketAddr>,
-        /// Its root certificate (PEM), as GET /ca gives it.
+        /// A file with the cluster's root certificate (PEM), as returned by GET /ca.
         #[arg(long)]
         ca: PathBuf,
     },

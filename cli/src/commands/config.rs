@@ -1,4 +1,4 @@
-//! `wharf config`: compose files as wharf understands them, without any cluster.
+//! `wharf config` without a subcommand: prints compose files as wharf reads them. It needs no cluster.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use crate::{
     output::{self, Rows},
 };
 
-/// Prints the files as one, or what of them is asked for. Of the whole, what would not be deployed is said, and is exit
-/// code 2.
+/// Prints the merged files, or the requested part of them. If all is printed, problems that would prevent a deployment
+/// go to stderr and the exit code is 2.
 pub fn config(files: &Files, shown: Shown, format: Format) -> Result<u8, Problem> {
     let project = ProjectFiles::read(files)?;
     let document = project.load()?;
@@ -48,18 +48,18 @@ fn text(node: &Node, key: &str) -> Option<String> {
     node.get(key).and_then(Node::as_text).map(str::to_owned)
 }
 
-/// The profiles of services that are on.
+/// The profiles that services name.
 fn on(document: &Document) -> impl Iterator<Item = String> {
     let lists = services(document).filter_map(|(_, service)| service.get("profiles").and_then(Node::as_list));
     lists.flatten().filter_map(|profile| profile.as_text().map(str::to_owned))
 }
 
-/// Each once, in their order.
+/// Prints the names sorted, each one once.
 fn sorted(names: impl Iterator<Item = String>) {
     names.collect::<BTreeSet<String>>().iter().for_each(|name| output::line(name));
 }
 
-/// The variables that the files use, and what there is if they are not set.
+/// Prints the variables that the files use, and their defaults.
 fn variables(project: &ProjectFiles, format: Format) -> Result<(), Problem> {
     let found = project.used()?;
     let row = |(name, used): (&String, &compose::VariableUse)| {
@@ -71,7 +71,7 @@ fn variables(project: &ProjectFiles, format: Format) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What wharf does with each key of the files.
+/// Prints what wharf does with each key in the files.
 fn keys(document: &Document, format: Format) {
     let uses = document.uses();
     let row = |used: &compose::keys::Use| {
@@ -86,7 +86,7 @@ fn keys(document: &Document, format: Format) {
     output::note(format!("{}, {refused} refused", count(uses.len() as u64, "key")));
 }
 
-/// What is done with a key, and why.
+/// The word for what wharf does with a key, and the reason.
 fn told(does: Does) -> (&'static str, &'static str) {
     match does {
         Does::Done => ("done", ""),

@@ -13,7 +13,7 @@ use crate::{
     output,
 };
 
-/// Runs a command on contexts.
+/// Runs a `wharf ctx` command.
 pub fn run(command: &Ctx, format: Format) -> Result<u8, Problem> {
     let mut contexts = Contexts::load()?;
     match command {

@@ -1,4 +1,4 @@
-//! `wharf deploy` and `wharf diff`: a compose file becomes a stack.
+//! `wharf deploy` and `wharf diff`: turn a compose file into a stack.
 
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
@@ -26,17 +26,17 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(300);
-/// How long instances that fit nowhere are waited for before that is the result.
+/// How long a deployment may stay unplaceable before the command gives up.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(6);
 
-/// What the files ask for.
+/// The content of the compose files.
 struct Wanted {
     stack: Name,
     composed: Composed,
     shown: String,
 }
 
-/// Shows what would change; 1 if anything.
+/// Shows what a deployment would change; returns 1 if there are changes.
 pub async fn diff(session: &Session, files: &Files) -> Result<u8, Problem> {
     let wanted = read(files)?;
     let plan = ask(session, &wanted, true, None).await?;
@@ -44,7 +44,7 @@ pub async fn diff(session: &Session, files: &Files) -> Result<u8, Problem> {
     Ok(u8::from(plan.from_revision != plan.to_revision))
 }
 
-/// Shows the plan, asks, deploys and follows.
+/// Shows the plan, asks, deploys, and follows the progress.
 pub async fn deploy(session: &Session, args: Deploy) -> Result<u8, Problem> {
     let wanted = read(&args.files)?;
     let plan = ask(session, &wanted, true, None).await?;
@@ -57,7 +57,7 @@ pub async fn deploy(session: &Session, args: Deploy) -> Result<u8, Problem> {
     let plan = if changes { ask(session, &wanted, false, Some(plan.from_revision)).await? } else { plan };
     if args.detach {
         output::note(format!(
-            "✓ {} revision {} is accepted; follow it: wharf ps {}",
+            "✓ {} revision {} was accepted; to follow it: wharf ps {}",
             wanted.stack, plan.to_revision, wanted.stack
         ));
         return Ok(0);
@@ -100,7 +100,7 @@ fn show(session: &Session, wanted: &Wanted, plan: &StackPlan) {
     compose::default_lines(&defaults).iter().for_each(|line| output::line(&format!("  {line}")));
 }
 
-/// Shows what changes, what opens, and what is down meanwhile.
+/// Prints a plan: what changes, which ports open, and what is unavailable meanwhile.
 pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
     if matches!(session.format, Format::Json | Format::Yaml) {
         return output::value(session.format, plan);
@@ -109,8 +109,8 @@ pub fn show_plan(session: &Session, title: &str, plan: &StackPlan) {
     explain::plan_lines(plan).iter().for_each(|line| output::line(line));
 }
 
-/// Shows the progress until the cluster says that the deployment is done, has failed or waits for a person, or the
-/// time is over.
+/// Shows the progress until the cluster reports that the deployment is done, has failed or waits for a promotion, or
+/// until the time is over.
 pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) -> Result<u8, Problem> {
     let began = Instant::now();
     let mut progress = Progress::new();
@@ -137,15 +137,15 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
             () = tokio::time::sleep(POLL) => {}
             _ = tokio::signal::ctrl_c() => {
                 progress.end();
-                output::note(format!("Detached: the deployment goes on. Follow it: wharf ps {stack}   Undo it: wharf rollback {stack}"));
+                output::note(format!("Detached: the deployment continues. To follow it: wharf ps {stack}   To undo it: wharf rollback {stack}"));
                 return Ok(130);
             }
         }
     }
 }
 
-/// How following a deployment ends, if it does: what is to be told, and the exit code. `for_long`: it cannot be
-/// placed, and was waited for.
+/// The exit code or error that ends following, if the deployment has ended. `for_long`: instances could not be placed
+/// for longer than `PLACEMENT_PATIENCE`.
 fn ended(
     stack: &Name,
     revision: u64,
@@ -160,13 +160,13 @@ fn ended(
             Some(Ok(0))
         }
         DeploymentStatus::Superseded { by } => {
-            output::note(format!("! {stack} was changed again: it is at revision {by}"));
+            output::note(format!("! {stack} was changed again and is now at revision {by}"));
             Some(Ok(6))
         }
         DeploymentStatus::WaitingForPromotion { service } => {
             let waits = view.services.iter().find(|view| view.id.service == service).and_then(super::stacks::canary);
-            output::note(format!("✓ {stack} revision {revision} is accepted; {}", waits.unwrap_or_default()));
-            output::note(format!("  Back to what served: wharf rollback {stack}"));
+            output::note(format!("✓ {stack} revision {revision} was accepted; {}", waits.unwrap_or_default()));
+            output::note(format!("  To go back: wharf rollback {stack}"));
             Some(Ok(0))
         }
         DeploymentStatus::Failed { service, why, output, then } => {
@@ -176,48 +176,51 @@ fn ended(
             Some(Err(advice(problem, stack, &service, then)))
         }
         DeploymentStatus::Blocked { reasons } => for_long.then(|| {
-            let problem = Problem::new(Code::NotPlaceable, format!("{stack} is accepted, and not all of it can run"));
+            let problem = Problem::new(
+                Code::NotPlaceable,
+                format!("{stack} was accepted, but not all of its instances can be placed"),
+            );
             let reasons = reasons.into_iter().map(|blocked| format!("{}: {}", blocked.service, blocked.reason));
             let failures = view.services.iter().flat_map(told_failure);
             Err(reasons
                 .chain(failures)
                 .fold(problem, Problem::why)
-                .fix("It goes on by itself as soon as that changes: wharf ls"))
+                .fix("They start as soon as that changes; to check: wharf ls"))
         }),
     }
 }
 
-/// What became of a service whose change failed, and what to do.
+/// Adds to a problem what happened to the service whose rollout failed, and what to do.
 fn advice(problem: Problem, stack: &Name, service: &Name, then: AfterFailure) -> Problem {
-    let look =
-        format!("Look at its output: wharf logs {stack}/{service}; at what happened: wharf events {stack}/{service}");
+    let look = format!("See its output: wharf logs {stack}/{service}; and its events: wharf events {stack}/{service}");
     match then {
         AfterFailure::Paused => problem
-            .why("nothing more is replaced; instances that serve go on")
-            .fix(format!("Deploy a mended file, or go back: wharf rollback {stack}"))
-            .fix(format!("Or go on all the same: wharf rollout resume {stack}/{service}")),
-        AfterFailure::WentBack { to } => {
-            problem.why(format!("{service} went back to what it was at revision {to}")).fix(look)
-        }
+            .why("no more instances are replaced; running instances stay")
+            .fix(format!("Fix the file and deploy it again, or go back: wharf rollback {stack}"))
+            .fix(format!("Or continue anyway: wharf rollout resume {stack}/{service}")),
+        AfterFailure::WentBack { to } => problem.why(format!("{service} was rolled back to revision {to}")).fix(look),
         AfterFailure::Stays => problem
-            .why(format!("it is not tried again by itself, and nothing of what waits for {service} has changed"))
+            .why(format!("wharf does not retry it, and services that wait for {service} were not changed"))
             .fix(look)
-            .fix(format!("Deploy a mended file, or try it again: wharf retry {stack}/{service}")),
+            .fix(format!("Fix the file and deploy it again, or retry: wharf retry {stack}/{service}")),
     }
 }
 
-/// What is to be told when the time is over.
+/// The problem when the time is over: what each instance reports.
 fn unfinished(stack: &Name, view: &StackView, instances: &[InstanceView], wait: Span) -> Problem {
-    let problem = Problem::new(Code::ResultUnknown, format!("{stack} does not run within {wait}"));
+    let problem = Problem::new(Code::ResultUnknown, format!("{stack} was not fully up within {wait}"));
     let notes = instances
         .iter()
         .filter(|instance| !instance.observed.message.is_empty())
         .map(|instance| format!("{}: {}", instance.id, instance.observed.message));
     let output = view.services.iter().flat_map(|service| service.failure.iter().flat_map(told_output));
-    notes.chain(output).fold(problem, Problem::why).fix(format!("It goes on; look: wharf ps {stack}"))
+    notes
+        .chain(output)
+        .fold(problem, Problem::why)
+        .fix(format!("The deployment continues; to follow it: wharf ps {stack}"))
 }
 
-/// What is wrong with an instance of a service, and what it printed last.
+/// Describes a service's last failure, followed by the last output of the failed program.
 fn told_failure(service: &ServiceView) -> Vec<String> {
     let Some(failure) = &service.failure else { return Vec::new() };
     let host = failure.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
@@ -229,22 +232,22 @@ fn told_output(failure: &FailureView) -> Vec<String> {
     last_lines(&failure.output).collect()
 }
 
-/// The last lines of what failed, so that they are told apart from what wharf says.
+/// The last output lines, marked so that they cannot be taken for messages of wharf.
 fn last_lines(output: &LastLines) -> impl Iterator<Item = String> {
     output.lines().iter().map(|line| format!("│ {line}"))
 }
 
-/// How many of a service's instances are as they should be: they serve, or have ended well.
+/// The number of a service's instances that are as wanted: they serve, or have ended well.
 pub fn done(service: &ServiceView) -> u32 {
     match (&service.spec.cron, service.spec.mode) {
-        // It is run when its time comes.
+        // A scheduled job runs when it is due.
         (Some(_), _) => service.wanted.saturating_sub(service.failed.len() as u32),
         (None, Mode::Job) => service.completed,
         (None, Mode::Replicated | Mode::Global) => service.serving + service.completed,
     }
 }
 
-/// Bars on a terminal, a line per change elsewhere.
+/// Progress bars on a terminal, otherwise a line per change.
 struct Progress {
     bars: Option<MultiProgress>,
     services: BTreeMap<String, (Option<ProgressBar>, String)>,
@@ -289,7 +292,7 @@ impl Progress {
     }
 }
 
-/// What is most worth knowing of a service that is not whole.
+/// The most important remark on a service that is not complete yet.
 fn note(service: &ServiceView, instances: &[InstanceView]) -> String {
     if let Some(reason) = service.blocked.first() {
         return reason.clone();

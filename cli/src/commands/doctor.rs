@@ -1,4 +1,4 @@
-//! What is wrong with the cluster's hosts and the paths between them.
+//! `wharf doctor`: problems of the cluster's hosts and of the paths between them.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::{
     output::{self, Rows},
 };
 
-/// With more hosts, those whose paths are all whole are not shown.
+/// In larger clusters, hosts whose paths all work are not shown.
 const MOST_HOSTS: usize = 20;
 
-/// Shows it; the exit code is 1 if anything is.
+/// Prints the findings; the exit code is 1 if there are any.
 pub async fn doctor(session: &Session) -> Result<u8, Problem> {
     let view: DoctorView = session.client.get("/api/v1/doctor").await?;
     match session.format {
@@ -35,15 +35,15 @@ fn show(view: &DoctorView) {
         finding.fix.iter().for_each(|fix| output::line(&format!("  Fix: {fix}")));
     }
     let mark = |is_whole| if is_whole { "✓" } else { "·" };
-    output::line(&format!("{} {} of {} hosts are heard", mark(view.ready == view.hosts), view.ready, view.hosts));
+    output::line(&format!("{} {} of {} hosts are ready", mark(view.ready == view.hosts), view.ready, view.hosts));
     let unheard = view.findings.iter().filter(|found| found.is_of_a_path()).count();
     if view.directions > 0 {
         let (mark, whole) = (mark(unheard == 0), view.directions.saturating_sub(unheard));
-        output::line(&format!("{mark} {whole} of {} paths of the overlay carry packets", view.directions));
+        output::line(&format!("{mark} {whole} of {} paths on the overlay carry packets", view.directions));
     }
 }
 
-/// Shows what each path carries; the exit code is 1 if any does not carry all.
+/// Prints what each path carries; the exit code is 1 if any path does not carry all packets.
 pub async fn paths(session: &Session) -> Result<u8, Problem> {
     let view: PathsView = session.client.get("/api/v1/doctor/paths").await?;
     let mut states = view.arriving.values().flat_map(BTreeMap::values);
@@ -62,9 +62,12 @@ pub async fn paths(session: &Session) -> Result<u8, Problem> {
     };
     let rows = shown.iter().map(row).collect();
     output::list(session.format, &view, Rows { head: &head, narrow: head.len(), rows });
-    output::note("To the host of the column: ✓ all, ~ small packets alone, ✗ nothing, ? not known");
+    output::note("Packets to the host in the column: ✓ all arrive, ~ only small ones, ✗ none, ? unknown");
     if shown.len() < view.arriving.len() {
-        output::note(format!("{} hosts whose paths are all whole are not shown", view.arriving.len() - shown.len()));
+        output::note(format!(
+            "{} hosts whose paths all carry packets are not shown",
+            view.arriving.len() - shown.len()
+        ));
     }
     Ok(u8::from(is_broken))
 }

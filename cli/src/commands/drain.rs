@@ -1,4 +1,4 @@
-//! `wharf host drain`: a host is emptied, and what could not move is named.
+//! `wharf host drain`: drains a host, and names the instances that could not move.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +21,12 @@ use super::{Session, deploy::done, hosts::set};
 use crate::{args::Format, output};
 
 const POLL: Duration = Duration::from_millis(500);
-/// How long instances may take to stop once the deadline of their host is over, and what replaces them to be placed.
+/// Extra time after the host's deadline for instances to stop and for their replacements to be placed.
 const AFTER_DEADLINE: Duration = Duration::from_secs(60);
-/// Most instances that a line of progress names.
+/// The maximum number of instances that one progress report names.
 const MOST_NAMED: usize = 8;
 
-/// Shows what becomes of the host's instances, asks, and waits until it is empty.
+/// Shows what happens to the host's instances, asks, and waits until the host is empty.
 pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool, detach: bool) -> Result<u8, Problem> {
     let plan = set(session, host, WantedAvailability::Draining, Some(within), true).await?;
     if only_plan && matches!(session.format, Format::Json | Format::Yaml) {
@@ -40,13 +40,13 @@ pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool,
     if only_plan {
         return Ok(0);
     }
-    let question = format!("Empty {host}? What has no successor within {within} is stopped.");
+    let question = format!("Drain {host}? Instances without a replacement after {within} are stopped.");
     if !output::confirm(&question, session.yes)? {
         return Ok(1);
     }
     set(session, host, WantedAvailability::Draining, Some(within), false).await?;
     if detach {
-        output::note(format!("✓ {host} is being emptied; follow it: wharf ps; undo: wharf host uncordon {host}"));
+        output::note(format!("✓ {host} is draining; to follow it: wharf ps; undo: wharf host uncordon {host}"));
         return Ok(0);
     }
     let deadline = Instant::now() + within.duration() + AFTER_DEADLINE;
@@ -56,7 +56,8 @@ pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool,
     }
 }
 
-/// Shows what is left and why until nothing is; the exit code if it ends otherwise.
+/// Shows the remaining instances and why they remain until the host is empty. Returns an exit code if waiting ends
+/// earlier.
 async fn until_empty(session: &Session, host: &str, within: Span, deadline: Instant) -> Result<Option<u8>, Problem> {
     let mut left = usize::MAX;
     loop {
@@ -74,21 +75,21 @@ async fn until_empty(session: &Session, host: &str, within: Span, deadline: Inst
             progress(left, &plan);
         }
         if Instant::now() > deadline {
-            return Err(Problem::new(Code::ResultUnknown, format!("{host} is not empty"))
+            return Err(Problem::new(Code::ResultUnknown, format!("{host} is not empty yet"))
                 .why(format!("{} left", explain::count(left as u64, "instance")))
-                .fix("Look what they wait for: wharf ps; wharf events"));
+                .fix("See what they wait for: wharf ps; wharf events"));
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             _ = tokio::signal::ctrl_c() => {
-                output::note(format!("Detached: it goes on. Undo it: wharf host uncordon {host}"));
+                output::note(format!("Detached: the drain continues. Undo: wharf host uncordon {host}"));
                 return Ok(Some(130));
             }
         }
     }
 }
 
-/// What is left, and what each of it waits for.
+/// Prints the remaining instances and what each of them waits for.
 fn progress(left: usize, plan: &DrainPlan) {
     output::note(format!("{}  {left} left", link::clock::now()));
     for instance in plan.instances.iter().take(MOST_NAMED) {
@@ -99,7 +100,7 @@ fn progress(left: usize, plan: &DrainPlan) {
     }
 }
 
-/// What the end is: a host that is empty, and perhaps instances that run nowhere now.
+/// The result of a drain: an empty host, and possibly instances that no longer run anywhere.
 async fn outcome(session: &Session, plan: &DrainPlan, deadline: Instant) -> Result<u8, Problem> {
     let host = &plan.host;
     let stranded = loop {
@@ -108,13 +109,13 @@ async fn outcome(session: &Session, plan: &DrainPlan, deadline: Instant) -> Resu
             Some(stranded) => break stranded,
             None if Instant::now() > deadline => {
                 return Err(Problem::new(Code::ResultUnknown, format!("{host} is empty"))
-                    .why("not all that ran there has a place by now")
-                    .fix("Look what it waits for: wharf ls"));
+                    .why("some of its instances have not been placed elsewhere yet")
+                    .fix("See what they wait for: wharf ls"));
             }
             None => tokio::time::sleep(POLL).await,
         }
     };
-    output::note(format!("✓ {host} is empty; take it back: wharf host uncordon {host}"));
+    output::note(format!("✓ {host} is empty; to use it again: wharf host uncordon {host}"));
     if stranded.is_empty() {
         return Ok(0);
     }
@@ -126,11 +127,11 @@ async fn outcome(session: &Session, plan: &DrainPlan, deadline: Instant) -> Resu
         .iter()
         .map(line)
         .fold(problem, Problem::why)
-        .fix(format!("Take the host back: wharf host uncordon {host}"))
-        .fix("Or make room elsewhere: they start by themselves as soon as they can"))
+        .fix(format!("Use the host again: wharf host uncordon {host}"))
+        .fix("Or free capacity on other hosts; the instances then start by themselves"))
 }
 
-/// The stacks that had instances on the host, and what they have now. One that is gone has nothing.
+/// The stacks that had instances on the host, and their current instances. A removed stack has none.
 async fn look(session: &Session, plan: &DrainPlan) -> Result<(Vec<StackView>, Vec<InstanceView>), Problem> {
     let ids: BTreeSet<&StackId> = plan.instances.iter().map(|instance| instance.id.stack()).collect();
     let (mut stacks, mut instances) = (Vec::new(), Vec::new());
@@ -148,7 +149,8 @@ async fn look(session: &Session, plan: &DrainPlan) -> Result<(Vec<StackView>, Ve
     Ok((stacks, instances))
 }
 
-/// What ran on the host, is wanted, and runs nowhere, with the reasons; nothing while some of it may yet be placed.
+/// The wanted instances that ran on the host and now run nowhere, with the reasons; `None` while the planner may still
+/// place some of them.
 fn stranded(
     plan: &DrainPlan,
     stacks: &[StackView],

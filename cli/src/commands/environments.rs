@@ -1,4 +1,4 @@
-//! Environments: list, make, remove.
+//! `wharf env`: list, create and remove environments.
 
 use bytes::Bytes;
 use common::{
@@ -21,11 +21,11 @@ pub async fn run(session: &Session, command: Environment) -> Result<u8, Problem>
         Environment::Ls => ls(session).await?,
         Environment::Create { name } => {
             session.client.send(Method::PUT, &path(&name), Bytes::new()).await?;
-            output::note(format!("✓ {name} is there; deploy into it: wharf deploy -e {name}"));
+            output::note(format!("✓ environment {name} exists; to deploy into it: wharf deploy -e {name}"));
         }
         Environment::Rm { name } => {
             session.client.delete(&path(&name)).await?;
-            output::note(format!("✓ {name} is gone"));
+            output::note(format!("✓ environment {name} is removed"));
         }
     }
     Ok(0)

@@ -1,4 +1,4 @@
-//! What happened, and why.
+//! `wharf events`.
 
 use common::{
     api::{Event, List},
@@ -20,7 +20,7 @@ pub async fn events(session: &Session, subject: Option<String>, follow: bool) ->
     let row = |event: &Event| {
         vec![event.at.to_string(), event.reason.clone(), event.subject.clone(), told(event), event.index.to_string()]
     };
-    // What was printed stands below its event, which the first column of a table tells.
+    // Output lines stand below their event; the first column is empty for them.
     let rows = list.items.iter().flat_map(|event| std::iter::once(row(event)).chain(printed(event))).collect();
     output::list(
         session.format,
@@ -33,19 +33,19 @@ pub async fn events(session: &Session, subject: Option<String>, follow: bool) ->
     Ok(0)
 }
 
-/// The part of a query that asks for events about a subject, named with or without its environment.
+/// The query parameters for events about a subject, named with or without its environment.
 pub fn about(session: &Session, subject: &str) -> String {
     let subject = subject.replace(['&', '#', '?', ' '], "");
     format!("&subject={subject}&environment={}", session.environment)
 }
 
-/// The lines that what failed printed last, as rows below its event.
+/// The last output lines of a failed program, as rows below the event.
 fn printed(event: &Event) -> Vec<Vec<String>> {
     let row = |line: &String| vec![String::new(), String::new(), String::new(), format!("│ {line}"), String::new()];
     event.output.lines().iter().map(row).collect()
 }
 
-/// What happened, and who asked for it.
+/// The message of an event, and who requested the change.
 fn told(event: &Event) -> String {
     let by = event.by.as_ref().map_or_else(String::new, |by| format!(" (by {by})"));
     format!("{}{by}", event.message)
@@ -57,7 +57,7 @@ async fn watch(session: &Session, after: u64, about: &str) -> Result<(), Problem
     let mut body = response.into_body();
     let mut rest = String::new();
     while let Some(frame) = body.frame().await {
-        let broken = |why: String| Problem::new(Code::Unreachable, "The watch broke off").why(why);
+        let broken = |why: String| Problem::new(Code::Unreachable, "The stream of events broke off").why(why);
         let frame = frame.map_err(|e| broken(e.to_string()))?;
         rest.push_str(&String::from_utf8_lossy(frame.data_ref().map_or(&[], |data| data.as_ref())));
         while let Some(end) = rest.find('\n') {

@@ -1,4 +1,4 @@
-//! Configs and secrets of the environment.
+//! `wharf config` and `wharf secret`: files that the environment stores for its services.
 
 use std::{
     io::{Read, Write},
@@ -22,7 +22,7 @@ use crate::{
     output::{self, Rows},
 };
 
-/// Runs a command on secrets.
+/// Runs a `wharf secret` command.
 pub async fn secrets(session: &Session, command: SecretFile) -> Result<u8, Problem> {
     match command {
         SecretFile::Ls => ls(session, FileKind::Secret).await,
@@ -31,7 +31,7 @@ pub async fn secrets(session: &Session, command: SecretFile) -> Result<u8, Probl
     }
 }
 
-/// Runs a command on configs.
+/// Runs a `wharf config` command on stored configs.
 pub async fn configs(session: &Session, command: ConfigFile) -> Result<u8, Problem> {
     match command {
         ConfigFile::Ls => ls(session, FileKind::Config).await,
@@ -59,7 +59,9 @@ async fn ls(session: &Session, kind: FileKind) -> Result<u8, Problem> {
 
 async fn get(session: &Session, name: &Name) -> Result<u8, Problem> {
     let response = session.client.send(Method::GET, &path(session, FileKind::Config, name), Bytes::new()).await?;
-    let cut = |why: String| Problem::new(Code::Unreachable, format!("config {name} was not read")).why(why);
+    let cut = |why: String| {
+        Problem::new(Code::Unreachable, format!("The content of config {name} could not be read")).why(why)
+    };
     let body = response.into_body().collect().await.map_err(|e| cut(e.to_string()))?.to_bytes();
     std::io::stdout().write_all(&body).map_err(|e| cut(e.to_string()))?;
     Ok(0)
@@ -70,14 +72,14 @@ async fn set(session: &Session, kind: FileKind, SetFile { name, file }: &SetFile
         .map_err(|why| Problem::new(Code::InvalidRequest, format!("{} cannot be read", file.display())).why(why))?;
     let response = session.client.send(Method::PUT, &path(session, kind, name), content).await?;
     let put: FilePut = client::read(response).await?;
-    output::note(format!("✓ {kind} {name} has version {}", put.version));
+    output::note(format!("✓ {kind} {name} now has version {}", put.version));
     for stack in put.stacks {
-        output::note(format!("  {stack} has a new revision by it; follow it: wharf ps {stack}"));
+        output::note(format!("  {stack} uses it and got a new revision; to follow it: wharf ps {stack}"));
     }
     Ok(0)
 }
 
-/// Reads a file, or standard input for `-`; one byte more than is allowed, so that the rest is refused.
+/// Reads a file, or standard input for `-`. Reads one byte more than allowed, so that larger content is noticed.
 fn read(file: &Path) -> Result<Bytes, String> {
     let mut content = Vec::new();
     let most = MAX_CONTENT as u64 + 1;
@@ -88,7 +90,7 @@ fn read(file: &Path) -> Result<Bytes, String> {
     };
     done.map_err(|e| e.to_string())?;
     if content.len() > MAX_CONTENT {
-        return Err(format!("it has more than the {MAX_CONTENT} bytes allowed"));
+        return Err(format!("it is larger than {MAX_CONTENT} bytes"));
     }
     Ok(content.into())
 }
@@ -98,6 +100,6 @@ async fn rm(session: &Session, kind: FileKind, name: &Name) -> Result<u8, Proble
         return Ok(1);
     }
     session.client.delete(&path(session, kind, name)).await?;
-    output::note(format!("✓ {kind} {name} is gone"));
+    output::note(format!("✓ {kind} {name} is removed"));
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! Hosts: let them in, list, label, remove.
+//! `wharf host`: add, list, change and remove hosts.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::{
     output::{self, Rows},
 };
 
-/// Runs a command on hosts.
+/// Runs a `wharf host` command.
 pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
     match command {
         Host::Add { coordinator, ttl, uses, labels, cidr } => {
@@ -59,21 +59,21 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
                 return Ok(1);
             }
             session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
-            output::note(format!("✓ {host} is removed; it ends its containers as soon as a coordinator reaches it"));
+            output::note(format!("✓ {host} is removed; it stops its containers as soon as a coordinator reaches it"));
             output::note(
-                "  if none does, they run on there beside their successors; on the host itself: wharf uninstall",
+                "  until then they keep running beside their replacements; to stop them now, on the host: wharf uninstall",
             );
             Ok(0)
         }
         Host::Oversubscribe { host, cpu, memory } => {
-            // What is out of range is refused with the range.
+            // The coordinator refuses values out of range and names the range.
             let hundredths = |factor: f64| (factor * 100.0).round() as u32;
             let put = Oversubscription { cpu: hundredths(cpu), memory: hundredths(memory) };
             session.client.put(&format!("/api/v1/hosts/{host}/oversubscription"), &put).await?;
             Ok(0)
         }
         Host::Maintenance { host } => {
-            let question = format!("Stop all that runs on {host}? What has its data there waits for it.");
+            let question = format!("Stop all instances on {host}? Those with data on it stay down until it is back.");
             if !output::confirm(&question, session.yes)? {
                 return Ok(1);
             }
@@ -99,7 +99,7 @@ pub(super) async fn set(
     session.client.send_json(Method::PUT, &format!("/api/v1/hosts/{host}/availability"), &put).await
 }
 
-/// Prints the line that joins a host.
+/// Creates a join token and prints the line that joins a host.
 pub async fn add(session: &Session, asked: CreateJoinToken) -> Result<u8, Problem> {
     let created: JoinTokenCreated = session.client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await?;
     if matches!(session.format, Format::Json | Format::Yaml) {
@@ -126,7 +126,7 @@ fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, Problem> 
     labels.iter().map(pair).collect()
 }
 
-/// Whether it is alive, what people want of it if that is unusual, and what it cannot do.
+/// The liveness of a host, its availability if that is not active, and its conditions.
 fn state(host: &HostView) -> String {
     let wanted = Some(host.availability.word()).filter(|_| host.availability != Availability::Active);
     let lacks = host.conditions.iter().map(HostCondition::word);

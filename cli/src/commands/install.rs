@@ -1,4 +1,4 @@
-//! `wharf agent install`: what the pasted line does in the end.
+//! `wharf agent install`: joins this host to a cluster. The line that `wharf host add` prints runs it.
 
 use std::{
     fs::DirBuilder,
@@ -47,21 +47,21 @@ const UNIT: &str = include_str!("wharf.service");
 const UNIT_PATH: &str = "/etc/systemd/system/wharf.service";
 
 fn failed(step: &str, why: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::InstallFailed, format!("The installation stopped: {step}"))
+    Problem::new(Code::InstallFailed, format!("The installation failed while {step}"))
         .why(why.to_string())
-        .fix("Paste the line again: it goes on where it stopped")
+        .fix("Paste the line again: it continues where it stopped")
 }
 
-/// How long a coordinator may take until it votes, before that is said.
+/// How long a new coordinator may take until it votes, before the command reports a problem.
 const VOTES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Joins this host and starts its service.
 pub async fn install(install: &Install) -> Result<u8, Problem> {
     let token = read_token(install)?;
     if !rustix::process::geteuid().is_root() {
-        return Err(Problem::new(Code::NotRoot, "Joining needs root")
+        return Err(Problem::new(Code::NotRoot, "wharf agent install must run as root")
             .why("it writes the binary, the service and the state folder")
-            .fix("Put sudo before the command"));
+            .fix("Run it with sudo"));
     }
     let keyring = match host::keyring(&install.service)? {
         Some(known) => already_joined(install, &token, known)?,
@@ -78,7 +78,7 @@ pub async fn install(install: &Install) -> Result<u8, Problem> {
     }
 }
 
-/// Waits until the others count this host's coordinator among them: until then the cluster is no safer for it.
+/// Waits until this host's coordinator is a voter. Before that the cluster is no more fault-tolerant than without it.
 async fn wait_until_it_votes(install: &Install, keyring: &Keyring, member: MemberId) -> Result<(), Problem> {
     let any = SocketAddr::new(if install.coordinator.is_ipv6() { [0; 8].into() } else { [0; 4].into() }, 0);
     let quic = Quic::dial_only(any, keyring.credentials()).map_err(|e| failed("asking the other coordinators", e))?;
@@ -100,9 +100,9 @@ async fn wait_until_it_votes(install: &Install, keyring: &Keyring, member: Membe
     }
     let address = keyring.advertise.map_or_else(String::new, |address| format!(" at {address}"));
     Err(Problem::new(Code::ResultUnknown, format!("The service runs, but coordinator {member} does not vote yet"))
-        .why(format!("the others do not reach it{address} by UDP, or it does not follow them"))
-        .fix("Open the port for UDP between the coordinators; it votes as soon as they reach it: wharf member ls")
-        .fix(format!("Or take it out again, from another one: wharf member rm {member}")))
+        .why(format!("the other coordinators do not reach it{address} by UDP, or it has not caught up with them"))
+        .fix("Open the port for UDP between the coordinators; it then votes by itself; to check: wharf member ls")
+        .fix(format!("Or remove it, from another coordinator: wharf member rm {member}")))
 }
 
 fn read_token(install: &Install) -> Result<JoinToken, Problem> {
@@ -117,7 +117,7 @@ fn read_token(install: &Install) -> Result<JoinToken, Problem> {
         (None, Some(path)) => {
             std::fs::read_to_string(path).map_err(|e| unreadable(format!("{}: {e}", path.display())))?
         }
-        (None, None) => return Err(unreadable("none is given".into()).fix("Give it with --token-file")),
+        (None, None) => return Err(unreadable("there is none".into()).fix("Pass it with --token-file")),
     };
     text.trim().parse().map_err(|error: InvalidToken| {
         let what = match &error {
@@ -127,23 +127,24 @@ fn read_token(install: &Install) -> Result<JoinToken, Problem> {
             InvalidToken::Length { found, expected } => {
                 format!("The pasted token is too long: {found} instead of {expected} characters")
             }
-            other => format!("The pasted token is not right: {other}"),
+            other => format!("The pasted token is invalid: {other}"),
         };
         Problem::new(Code::TokenMalformed, what).why("nothing was sent").fix("Copy the whole line again")
     })
 }
 
-/// A host that belongs to a cluster joins no second one; joining the same again changes nothing.
+/// Checks whether this host already belongs to a cluster. Joining the same cluster again changes nothing; joining
+/// another one is refused.
 fn already_joined(install: &Install, token: &JoinToken, known: Keyring) -> Result<Option<Keyring>, Problem> {
     if pin_of(&known.root).is_ok_and(|pin| pin == token.pin) {
-        output::note(format!("✓ already joined as {}: nothing to join, the token is not used", known.name));
+        output::note(format!("✓ already joined as {}; the token was not used", known.name));
         return Ok(Some(known));
     }
     if !install.leave_first {
         return Err(Problem::new(Code::OtherCluster, "This host belongs to another cluster")
             .why(format!("it is {} of the cluster {}", known.name, known.cluster))
-            .fix("Leave that one: add --leave-first to the end of the line, after --")
-            .fix("Or remove it from there: wharf host rm"));
+            .fix("Leave that cluster: add --leave-first to the end of the line, after --")
+            .fix("Or remove the host from that cluster: wharf host rm"));
     }
     let state = &install.service.state;
     for name in ["raft", "snapshots", "ledger"] {
@@ -166,7 +167,7 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
     let (pinned, tls) = PinnedRoot::new(token.pin).map_err(|e| failed("setting up TLS", e))?;
     let client = Client::before_trust(install.coordinator, tls);
     let nonce = common::base32::encode(&random_bytes::<16>());
-    // The handshake must come first: it tells which cluster the proof is for.
+    // The TLS handshake must come first, because it reveals which cluster the proof is for.
     let cluster = prove(&client, &pinned).await?;
     let proof = join_proof(&SecretHash::of(&token.secret), &request, cluster, &nonce);
     let towards = link::socket::local_address_towards(install.coordinator)
@@ -190,10 +191,7 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         |text: &str| pem::parse(text).map(|pem| pem.into_contents()).map_err(|e| failed("reading the certificate", e));
     let root = unpem(&reply.authority)?;
     if !pin_of(&root).is_ok_and(|pin| pin == token.pin) {
-        return Err(Problem::new(
-            Code::WrongAuthority,
-            "The answer does not come from the cluster that the token pins",
-        ));
+        return Err(Problem::new(Code::WrongAuthority, "The answer does not come from the cluster of the token"));
     }
     let keyring = Keyring {
         cluster: reply.cluster,
@@ -204,23 +202,24 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         key,
         root,
         coordinators: reply.coordinators,
-        // Where a coordinator is reached is agreed; another host may be given another address any day.
+        // Coordinators have fixed addresses, on which the group agrees; other hosts may change theirs.
         advertise: service.advertise.or(reply.member.map(|_| address)),
     };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
     let missing = agent::network::missing(Backend::Vxlan);
     if !missing.is_empty() {
         let missing = missing.join(" and ");
-        output::note(format!("! {missing} is missing: if the cluster has an overlay, no container can start here yet"));
-        output::note(format!("  install what it needs: apt-get install {}", up::packages(Backend::Vxlan)));
+        output::note(format!(
+            "! {missing} is missing: if the cluster has an overlay, no container can start on this host"
+        ));
+        output::note(format!("  to install it: apt-get install {}", up::packages(Backend::Vxlan)));
     }
     let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
     output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
     Ok(keyring)
 }
 
-/// Connects once, so that the coordinator proves which cluster it speaks for before the host
-/// proves anything.
+/// Connects once, so that the coordinator proves which cluster it belongs to before this host sends its own proof.
 async fn prove(client: &Client, pinned: &PinnedRoot) -> Result<common::id::ClusterId, Problem> {
     client.send(Method::GET, "/ca", bytes::Bytes::new()).await?;
     pinned.cluster().ok_or_else(|| Problem::new(Code::WrongAuthority, "The coordinator did not prove its cluster"))
@@ -241,7 +240,7 @@ fn now() -> Timestamp {
     link::clock::now()
 }
 
-/// Installs the binary and starts the service: systemd where it is, else in the background.
+/// Installs the binary and starts the service: under systemd if it is there, else in the background.
 async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     let service = &install.service;
     if keyring.member.is_some() && !is_running(&service.state) {
@@ -252,7 +251,7 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     }
     install_binary(&install.binary)?;
     if Path::new("/run/systemd/system").exists() {
-        // systemd refuses to start what may write to a folder that is not there.
+        // systemd does not start a unit whose ReadWritePaths do not exist.
         link::private::ensure_folder(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
         let unit = UNIT
             .replace("@BINARY@", &install.binary.display().to_string())
@@ -266,11 +265,11 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
         return Ok(0);
     }
     if is_running(&service.state) {
-        output::note("✓ wharf runs already");
+        output::note("✓ wharf already runs");
         return Ok(0);
     }
     up::detach(service)?;
-    output::note("✓ wharf runs in the background: there is no systemd here");
+    output::note("✓ wharf runs in the background, because there is no systemd");
     output::note(format!(
         "  To start it at boot, add to root's crontab: @reboot {} up {}",
         install.binary.display(),
@@ -279,12 +278,12 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     Ok(0)
 }
 
-/// Whether a wharf service holds the state folder's store or ledger; asked of the processes.
+/// Whether a running wharf process uses the state folder.
 pub fn is_running(state: &Path) -> bool {
     !service_processes(state).is_empty()
 }
 
-/// The ids of processes that run this host's service with that state folder.
+/// The ids of the processes that run a wharf service with this state folder.
 pub fn service_processes(state: &Path) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let wanted = state.display().to_string();
@@ -318,7 +317,7 @@ fn install_binary(target: &PathBuf) -> Result<(), Problem> {
     if file::read(target).map_err(|e| failed(step, e))?.is_some_and(|existing| existing == bytes) {
         return Ok(());
     }
-    // Everybody may run it: a folder that is made for it is not for its owner alone.
+    // All users may run the binary, so a new folder for it must be readable for all.
     if let Some(folder) = target.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(|e| failed(step, e))?;
     }
@@ -333,17 +332,17 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), Problem> {
     if output.status.success() { Ok(()) } else { Err(failed(&step, String::from_utf8_lossy(&output.stderr).trim())) }
 }
 
-/// Forgets who this host is.
+/// Deletes this host's identity.
 pub fn reset_identity(state: &Path, yes: bool) -> Result<u8, Problem> {
-    if !output::confirm("Forget this host's identity? It must join anew.", yes)? {
+    if !output::confirm("Delete this host's identity? It must join again.", yes)? {
         return Ok(1);
     }
     forget(state).map_err(|e| failed("forgetting the identity", e))?;
-    output::note("✓ forgotten; paste a new line of: wharf host add");
+    output::note("✓ deleted; to join again, paste a new line from: wharf host add");
     Ok(0)
 }
 
-/// Stops and removes the unit, if there is one.
+/// Stops and removes the systemd unit, if it exists.
 pub fn remove_unit() -> Result<bool, Problem> {
     if !Path::new(UNIT_PATH).exists() {
         return Ok(false);

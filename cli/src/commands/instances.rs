@@ -1,4 +1,4 @@
-//! Instances: list them.
+//! `wharf ps`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,10 +17,7 @@ use crate::output::{self, Rows};
 pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> {
     let found = find(session, target).await?;
     if let Some(target) = target.filter(|_| found.items.is_empty()) {
-        output::note(format!(
-            "There is no instance of {target} in {}; see which services there are: wharf ls",
-            session.place()
-        ));
+        output::note(format!("{target} has no instances in {}; to list the services: wharf ls", session.place()));
     }
     let row = |instance: &InstanceView| {
         let ports = instance.ports.iter().map(|port| bound(port, instance.address));
@@ -44,7 +41,7 @@ pub async fn ps(session: &Session, target: Option<&str>) -> Result<u8, Problem> 
     Ok(0)
 }
 
-/// A port as it is bound: by the one address that was asked for, else by the host's own, at which it answers too.
+/// A published port with the address that it is bound to: the requested one, else the host's own, which reaches it too.
 fn bound(port: &BoundPort, host: Option<IpAddr>) -> String {
     let asked = port.spec.host_ip.filter(|address| !address.is_unspecified());
     let address = match asked.or(host) {
@@ -54,7 +51,7 @@ fn bound(port: &BoundPort, host: Option<IpAddr>) -> String {
     format!("{address}→{}/{}", port.spec.container, port.spec.protocol)
 }
 
-/// What a person should know of an instance; of one that has failed, with the last line that it printed.
+/// The remark on an instance; for a failed one, with the last line of its output.
 pub fn note(observed: &Observed) -> String {
     let last = observed.output.lines().last().filter(|_| !observed.is_serving() && observed.phase != Phase::Completed);
     let said = if observed.message.is_empty() { &observed.failure } else { &observed.message };
@@ -65,7 +62,7 @@ pub fn note(observed: &Observed) -> String {
     }
 }
 
-/// An instance without its environment, as people name it.
+/// The id of an instance without its environment, for messages.
 pub fn short(id: &InstanceId) -> String {
     let full = id.to_string();
     full.split_once('/').map_or(full.clone(), |(_, rest)| rest.to_owned())
@@ -74,7 +71,7 @@ pub fn short(id: &InstanceId) -> String {
 /// The instances of a stack, of a service or of the whole environment.
 pub async fn find(session: &Session, target: Option<&str>) -> Result<List<InstanceView>, Problem> {
     let malformed = |_| {
-        Problem::new(Code::InvalidRequest, format!("{:?} is not a stack or service", target.unwrap_or_default()))
+        Problem::new(Code::InvalidRequest, format!("{:?} is not a stack or a service", target.unwrap_or_default()))
             .fix("For example: wharf ps shop/web")
     };
     let mut parts = target.unwrap_or_default().splitn(3, '/').filter(|part| !part.is_empty());

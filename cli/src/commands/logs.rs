@@ -1,4 +1,4 @@
-//! The output of instances: what there is, and what comes.
+//! `wharf logs`: prints the output of instances.
 
 mod follow;
 
@@ -23,17 +23,17 @@ use crate::{args::Logs, output};
 struct LogLine {
     stderr: bool,
     text: String,
-    /// When it was printed, if output is followed.
+    /// The time of the output; empty unless output is followed.
     #[serde(default)]
     at: String,
 }
 
-/// Whose output is printed, and from where on.
+/// An instance whose output is being printed, and the position in it.
 struct Reading {
     id: InstanceId,
-    /// The moment of the last piece that was printed.
+    /// The time of the last piece that was printed.
     after: Option<String>,
-    /// Whether each line says whose it is.
+    /// Whether each line starts with the instance's id.
     prefix: bool,
 }
 
@@ -43,14 +43,17 @@ impl Reading {
     }
 }
 
-/// Prints the output of a service's instances, or of one.
+/// Prints the output of a service's instances, or of one instance.
 pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
     let mut parts = logs.target.splitn(3, '/');
     let (service, instance) = match (parts.next(), parts.next(), parts.next()) {
         (Some(stack), Some(service), instance) => (format!("{stack}/{service}"), instance),
         _ => {
-            return Err(Problem::new(Code::InvalidRequest, format!("{:?} is not a service", logs.target))
-                .fix("For example: wharf logs shop/web"));
+            return Err(Problem::new(
+                Code::InvalidRequest,
+                format!("{:?} is not a service or an instance", logs.target),
+            )
+            .fix("For example: wharf logs shop/web"));
         }
     };
     let found = find(session, Some(&service)).await?;
@@ -61,7 +64,7 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
         return kept_output(session, &logs).await;
     }
     if logs.follow {
-        // What replaces a named instance fills its slot.
+        // A replacement of the named instance fills the same slot.
         let slot = instance.and(instances.first()).map(|view| view.id.slot.slot);
         return follow::follow(session, &service, slot, &logs).await;
     }
@@ -95,7 +98,7 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
     }
 }
 
-/// Says that an instance has no container, and shows what was kept of its output; whether any was.
+/// Reports that an instance has no container, and prints the output that was kept; returns whether there was any.
 fn without_container(view: &InstanceView, prefix: bool) -> bool {
     let why = note(&view.observed);
     let why = if why.is_empty() { view.state.clone() } else { format!("{}: {why}", view.state) };
@@ -105,28 +108,28 @@ fn without_container(view: &InstanceView, prefix: bool) -> bool {
 
 fn show_kept(id: &InstanceId, kept: &LastLines, prefix: bool) -> bool {
     if !kept.is_empty() {
-        output::note(format!("! of the output of {} its last lines were kept:", short(id)));
+        output::note(format!("! only the last lines of the output of {} were kept:", short(id)));
         kept.lines().iter().for_each(|line| show(id, line, false, prefix));
     }
     !kept.is_empty()
 }
 
-/// What the events have kept of the output of instances that are gone.
+/// Prints the output of removed instances that events have kept.
 async fn kept_output(session: &Session, logs: &Logs) -> Result<u8, Problem> {
     let subject = super::events::about(session, &logs.target);
     let events: List<Event> = session.client.get(&format!("/api/v1/events?after=0{subject}")).await?;
     let kept = events.items.iter().rev().find(|event| !event.output.is_empty());
     let found = kept.and_then(|event| Some((event.subject.parse::<InstanceId>().ok()?, event)));
     let Some((id, event)) = found else {
-        return Err(Problem::new(Code::NotFound, format!("There is no instance of {}", logs.target))
-            .fix("See which there are: wharf ps"));
+        return Err(Problem::new(Code::NotFound, format!("{} has no instances", logs.target))
+            .fix("List the instances: wharf ps"));
     };
-    output::note(format!("! {} is gone ({})", short(&id), event.message));
+    output::note(format!("! {} was removed ({})", short(&id), event.message));
     show_kept(&id, &event.output, false);
     Ok(0)
 }
 
-/// Prints an instance's output until it ends, and notes how far that has come.
+/// Prints an instance's output until it ends, and records the position reached.
 async fn print(session: &Session, reading: &mut Reading, logs: &Logs) -> Result<(), Problem> {
     let (id, prefix) = (&reading.id, reading.prefix);
     let tail = match (&reading.after, logs.tail) {
@@ -167,7 +170,7 @@ async fn print(session: &Session, reading: &mut Reading, logs: &Logs) -> Result<
     Ok(())
 }
 
-/// Output may contain control sequences; a terminal gets them made harmless.
+/// Prints output; on a terminal, control sequences are escaped.
 fn show(id: &InstanceId, text: &str, stderr: bool, prefix: bool) {
     let harmless: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
     let line = if prefix { format!("{} | {harmless}", short(id)) } else { harmless };

@@ -1,4 +1,4 @@
-//! Coordinators, and the cluster's state.
+//! `wharf member` and `wharf status`.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
     output::{self, Rows},
 };
 
-/// How long a coordinator may take to leave: the others agree on it twice.
+/// How long a coordinator may take to leave: the group commits two membership changes for it.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 
-/// Runs a command on coordinators.
+/// Runs a `wharf member` command.
 pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
     match command {
         Member::Ls => {
@@ -61,38 +61,40 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
             }
             session.client.delete(&format!("/api/v1/members/{member}")).await?;
             wait_until_gone(session, MemberId(member)).await?;
-            output::note(format!("✓ coordinator {member} has left; its host stays until: wharf host rm"));
+            output::note(format!(
+                "✓ coordinator {member} has left; its host stays in the cluster until: wharf host rm"
+            ));
             Ok(0)
         }
     }
 }
 
-/// Waits until the group goes on without a member: who stops it sooner may take the majority away.
+/// Waits until the group works without a member. Stopping the member earlier could cost the group its majority.
 async fn wait_until_gone(session: &Session, member: MemberId) -> Result<(), Problem> {
     let deadline = Instant::now() + LEAVES_WITHIN;
     loop {
-        // There may be no leader for a moment: the one that leaves may be it.
+        // There may be no leader for a moment, because the leaving member may have been it.
         let why = match session.client.get::<ClusterView>("/api/v1/cluster").await {
             Ok(cluster) if cluster.members.iter().all(|other| other.id != member) => return Ok(()),
-            Ok(_) => "the others have not agreed on it yet".to_owned(),
+            Ok(_) => "the other coordinators have not agreed on it yet".to_owned(),
             Err(problem) => problem.what,
         };
         if Instant::now() > deadline {
             let problem =
-                Problem::new(Code::ResultUnknown, format!("It is not certain that coordinator {member} left"));
-            return Err(problem.why(why).fix("Let its host run, and look from another one: wharf member ls"));
+                Problem::new(Code::ResultUnknown, format!("Coordinator {member} may not have left the group"));
+            return Err(problem.why(why).fix("Keep its host running, and check from another host: wharf member ls"));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Shows the cluster.
+/// Prints the cluster's state and settings.
 pub async fn status(session: &Session) -> Result<u8, Problem> {
     let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
     let quorum = if cluster.quorum {
         "✓ has a majority"
     } else {
-        "✗ no majority: running instances go on, nothing can be changed"
+        "✗ no majority: running instances keep running, but nothing can be changed"
     };
     let rows = vec![
         vec!["cluster".to_owned(), cluster.id.to_string()],

@@ -1,4 +1,4 @@
-//! Compose files as they lie on disk: which ones, with which variables and profiles, and what they make.
+//! Finds compose files on disk, with their variables and profiles, and reads them.
 
 use std::{
     collections::BTreeMap,
@@ -18,25 +18,25 @@ use compose::{
 use crate::{args::Files, output};
 
 const DEFAULT_FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
-/// What is read after a default file, if it is beside it.
+/// The override files that are read with a default file in the same folder.
 const OVERRIDES: [&str; 4] =
     ["compose.override.yaml", "compose.override.yml", "docker-compose.override.yaml", "docker-compose.override.yml"];
 
-/// The files and what surrounds them.
+/// The compose files of a project, with the variables, profiles and folder to read them with.
 pub struct ProjectFiles {
-    /// The files as people named them, with commas between.
+    /// The paths as the user gave them, separated by commas.
     pub shown: String,
     sources: Vec<Source>,
     directory: String,
     variables: BTreeMap<String, String>,
     profiles: Vec<String>,
     wanted: Vec<String>,
-    /// The stack's name, if it was given outside of the files.
+    /// The stack's name from `--name` or `COMPOSE_PROJECT_NAME`.
     name: Option<Name>,
 }
 
 impl ProjectFiles {
-    /// Reads the files that the command line names, or that the environment names, or that lie here.
+    /// Reads the files from the command line, else from the environment, else from this folder or its parents.
     pub fn read(files: &Files) -> Result<ProjectFiles, Problem> {
         let shell = shell();
         let paths = chosen(files, &shell)?;
@@ -61,7 +61,7 @@ impl ProjectFiles {
         Ok(project)
     }
 
-    /// What the files say, as the reader of compose files needs it.
+    /// The project in the form that the compose parser expects.
     pub fn project(&self) -> Project<'_> {
         Project {
             variables: &self.variables,
@@ -72,60 +72,60 @@ impl ProjectFiles {
         }
     }
 
-    /// All files as one document.
+    /// Merges all files into one document.
     pub fn load(&self) -> Result<Document, Problem> {
         compose::load(&self.sources, &self.project()).map_err(|error| refused(&error))
     }
 
-    /// The variables that the files themselves use, without those of what they include.
+    /// The variables that the files themselves use; those of included files are not counted.
     pub fn used(&self) -> Result<BTreeMap<String, VariableUse>, Problem> {
         compose::variables(&self.sources).map_err(|error| refused(&error))
     }
 
-    /// What the files make, after the warnings are shown.
+    /// Converts the files to a stack, and prints the warnings.
     pub fn compose(&self) -> Result<Composed, Problem> {
         let composed = self.load()?.convert(&self.project()).map_err(|error| refused(&error))?;
         composed.warnings.iter().for_each(|warning| output::note(format!("! {warning}")));
         Ok(composed)
     }
 
-    /// The stack's name: what was given, the file's own, or the folder's.
+    /// The stack's name: the given one, else the file's own, else the folder's.
     pub fn stack(&self, own: Option<&Name>) -> Result<Name, Problem> {
         let folder = || Path::new(&self.directory).file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.name.clone().or_else(|| own.cloned()).map_or_else(|| name_of(&folder()), Ok)
     }
 }
 
-/// Why files cannot be deployed; what else there is to say of them is shown before.
+/// The problem for files that cannot be deployed. Prints their warnings first.
 pub fn refused(error: &ComposeError) -> Problem {
     error.warnings().iter().for_each(|warning| output::note(format!("! {warning}")));
     let problem = Problem::new(Code::ComposeInvalid, "The compose file cannot be deployed");
     let text = error.to_string();
     let problem = text.lines().fold(problem, |problem, line| problem.why(line));
-    problem.fix("Mend it and run the command again: nothing was changed")
+    problem.fix("Fix the file and run the command again. Nothing was changed")
 }
 
 fn invalid(what: impl Into<String>, why: impl std::fmt::Display) -> Problem {
     Problem::new(Code::ComposeInvalid, what).why(why.to_string())
 }
 
-/// The environment. What is not UTF-8 cannot be in a compose file either.
+/// The environment variables. Those that are not UTF-8 are left out: compose files cannot contain them either.
 fn shell() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
-/// The files: those named, those of `COMPOSE_FILE`, or the usual ones here or in a folder above.
+/// The files to read: those named, else those of `COMPOSE_FILE`, else the default ones here or in the nearest parent.
 fn chosen(files: &Files, shell: &BTreeMap<String, String>) -> Result<Vec<PathBuf>, Problem> {
     if !files.files.is_empty() {
         return Ok(files.files.clone());
     }
-    // The file beside us may name them, too.
+    // A `.env` file here may set `COMPOSE_FILE` as well.
     let here = variables(Path::new("."), files, shell.clone())?;
     if let Some(named) = here.get("COMPOSE_FILE").filter(|named| !named.is_empty()) {
         let separator = here.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
         return Ok(named.split(separator).filter(|path| !path.is_empty()).map(PathBuf::from).collect());
     }
-    let here = std::env::current_dir().map_err(|error| invalid("The folder cannot be used", error))?;
+    let here = std::env::current_dir().map_err(|error| invalid("The current folder cannot be read", error))?;
     let found = here.ancestors().find_map(|folder| {
         let first = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.exists());
         Some((first(&DEFAULT_FILES)?, first(&OVERRIDES)))
@@ -133,7 +133,7 @@ fn chosen(files: &Files, shell: &BTreeMap<String, String>) -> Result<Vec<PathBuf
     let (file, more) = found.ok_or_else(|| {
         invalid(
             "There is no compose file here",
-            "looked for compose.yaml and docker-compose.yaml, also in the folders above",
+            "wharf looked for compose.yaml and docker-compose.yaml here and in all parent folders",
         )
         .fix("Name one: wharf deploy -f FILE")
     })?;
@@ -141,7 +141,7 @@ fn chosen(files: &Files, shell: &BTreeMap<String, String>) -> Result<Vec<PathBuf
     Ok(std::iter::once(file).chain(more).map(near).collect())
 }
 
-/// Where relative paths start: the folder of the first file.
+/// The base of relative paths: the folder of the first file.
 fn directory_of(paths: &[PathBuf]) -> Result<PathBuf, Problem> {
     let first = paths.first().filter(|path| path.as_os_str() != "-");
     let folder = first.and_then(|path| path.parent()).filter(|folder| !folder.as_os_str().is_empty());
@@ -149,7 +149,7 @@ fn directory_of(paths: &[PathBuf]) -> Result<PathBuf, Problem> {
     folder.canonicalize().map_err(|error| invalid(format!("{} cannot be used", folder.display()), error))
 }
 
-/// The variables for interpolation: env files, `.env` if none is named, and the environment, which wins.
+/// The variables for interpolation: from the named env files or `.env`, overridden by the environment.
 fn variables(
     directory: &Path,
     files: &Files,
@@ -168,7 +168,7 @@ fn variables(
         known.extend(shell.clone());
         let found = env_file::parse(&text, Format::Compose, &known).map_err(|error| refuse(error.to_string()))?;
         for (name, line) in found.unset {
-            output::note(format!("! {}:{line}: the variable {name} is not set: it is empty here", path.display()));
+            output::note(format!("! {}:{line}: the variable {name} is not set, so it is empty here", path.display()));
         }
         variables.extend(found.values.into_iter().filter_map(|(key, value)| Some((key, value?))));
     }
@@ -176,7 +176,7 @@ fn variables(
     Ok(variables)
 }
 
-/// A file that the command line names; `-` is what comes in.
+/// Reads a file named on the command line; `-` is standard input.
 fn source(path: &Path) -> Result<Source, Problem> {
     let refuse = |why: String| invalid(format!("{} cannot be read", path.display()), why);
     if path.as_os_str() != "-" {
@@ -193,12 +193,12 @@ fn text_of(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
 }
 
-/// Reads a file that a compose file names.
+/// Reads a file that a compose file refers to.
 fn read_file(path: &str) -> Result<Vec<u8>, ReadError> {
     read_limited(Path::new(path))
 }
 
-/// Reads a regular file that is not larger than compose files may be.
+/// Reads a regular file up to the size limit for compose files.
 fn read_limited(path: &Path) -> Result<Vec<u8>, ReadError> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => ReadError::Missing,
@@ -209,16 +209,16 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, ReadError> {
         return Err(ReadError::Failed("it is not a regular file".to_owned()));
     }
     if metadata.len() > compose::MAX_FILE as u64 {
-        let reason = format!("{} bytes are more than the {} allowed", metadata.len(), compose::MAX_FILE);
+        let reason = format!("it has {} bytes, and at most {} are allowed", metadata.len(), compose::MAX_FILE);
         return Err(ReadError::Failed(reason));
     }
     std::fs::read(path).map_err(failed)
 }
 
-/// The name of a stack, from a text that may not be one.
+/// Turns any text into a stack name, if possible.
 fn name_of(text: &str) -> Result<Name, Problem> {
     let lower = text.to_lowercase();
     let allowed: String = lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     Name::parse(allowed.trim_matches('-'))
-        .map_err(|error| invalid("The stack has no name", error).fix("Give it one: wharf deploy --name NAME"))
+        .map_err(|error| invalid("The stack's name cannot be derived", error).fix("Set it: wharf deploy --name NAME"))
 }

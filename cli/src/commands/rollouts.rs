@@ -1,4 +1,4 @@
-//! Revisions of stacks, and the way from one to the other.
+//! `wharf history`, `rollback`, `rollout`, `rebalance` and `retry`.
 
 use common::{
     api::{List, MovedInstance, PutRollout, PutStack, Rebalance, RevisionView, StackPlan, StackView},
@@ -15,7 +15,7 @@ use crate::{
     output::{self, Rows},
 };
 
-/// Lists the last revisions of a stack.
+/// Lists the recorded revisions of a stack.
 pub async fn history(session: &Session, stack: &Name) -> Result<u8, Problem> {
     let revisions = read(session, stack).await?;
     let row = |revision: &RevisionView| {
@@ -37,7 +37,7 @@ async fn read(session: &Session, stack: &Name) -> Result<List<RevisionView>, Pro
     session.client.get(&session.in_environment(&format!("stacks/{stack}/revisions"))).await
 }
 
-/// Shows what going back would change, asks, and deploys the earlier revision.
+/// Shows what a rollback would change, asks, and deploys the earlier revision.
 pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Problem> {
     let stack = &args.stack;
     let revisions = read(session, stack).await?.items;
@@ -56,10 +56,11 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     }
     let Some(wanted) = wanted else {
         let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
-        let lacks = if args.to.is_some() { "has no such revision" } else { "has no earlier revision that served" };
+        let lacks =
+            if args.to.is_some() { "has no such revision" } else { "has no earlier revision that was fully up" };
         return Err(Problem::new(Code::NotFound, format!("{stack} {lacks}"))
-            .why(format!("these are kept: {}", kept.join(", ")))
-            .fix(format!("Look at them: wharf history {stack}")));
+            .why(format!("the recorded revisions are {}", kept.join(", ")))
+            .fix(format!("List them: wharf history {stack}")));
     };
     let path = session.in_environment(&format!("stacks/{stack}"));
     let put = |dry_run| PutStack {
@@ -71,7 +72,7 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         goes_back: true,
     };
     let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(true)).await?;
-    let title = format!("Back to revision {} of {stack}, in {}", wanted.revision, session.place());
+    let title = format!("Rollback of {stack} to revision {} in {}", wanted.revision, session.place());
     deploy::show_plan(session, &title, &plan);
     if plan.from_revision == plan.to_revision {
         return Ok(0);
@@ -82,14 +83,14 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     }
     let plan: StackPlan = session.client.send_json(Method::PUT, &path, &put(false)).await?;
     if args.detach {
-        output::note(format!("✓ accepted as revision {}; follow it: wharf ps {stack}", plan.to_revision));
+        output::note(format!("✓ accepted as revision {}; to follow it: wharf ps {stack}", plan.to_revision));
         return Ok(0);
     }
     deploy::follow(session, stack, plan.to_revision, args.wait).await
 }
 
-/// What a stack goes back to if no revision is named: the last one before the present one that served whole. That may
-/// be the same again, after the cluster went back by itself.
+/// The default target of a rollback: the last revision before the current one that was fully up. It may equal the
+/// current one if the cluster has already rolled back by itself.
 fn last_that_served(revisions: &[RevisionView]) -> Option<&RevisionView> {
     revisions.iter().skip(1).find(|revision| revision.served)
 }
@@ -106,14 +107,14 @@ pub async fn rollout(session: &Session, command: args::Rollout) -> Result<u8, Pr
     let view: StackView = session.client.get(&path).await?;
     let of_service = view.services.iter().find(|view| view.id.service == service);
     let revision = of_service.map(|view| view.revision).ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("There is no service {target}")).fix("See which there are: wharf ls")
+        Problem::new(Code::NotFound, format!("There is no service {target}")).fix("List the services: wharf ls")
     })?;
     session.client.put(&format!("{path}/services/{service}/rollout"), &PutRollout { state, revision, promote }).await?;
-    output::note(format!("✓ {target} is {}; look: wharf ls", state.word()));
+    output::note(format!("✓ {target} is {}; to see it: wharf ls", state.word()));
     Ok(0)
 }
 
-/// Shows which instances would be better off elsewhere, asks, and has them moved.
+/// Shows which instances would move, asks, and requests the moves.
 pub async fn rebalance(session: &Session, target: Option<String>, only_plan: bool) -> Result<u8, Problem> {
     let (stack, service) = match target.as_deref().map(|target| (target, target.contains('/'))) {
         None => (None, None),
@@ -139,27 +140,27 @@ pub async fn rebalance(session: &Session, target: Option<String>, only_plan: boo
     if only_plan || moves.items.is_empty() {
         return Ok(0);
     }
-    let question = format!("Move {} instances, one of a service after the other?", moves.items.len());
+    let question = format!("Move {} instances, one at a time for each service?", moves.items.len());
     if !output::confirm(&question, session.yes)? {
         return Ok(1);
     }
     let _: List<MovedInstance> = session.client.send_json(Method::POST, &path, &ask(false)).await?;
-    output::note("✓ they are being moved; look: wharf ps");
+    output::note("✓ the instances are moving; to follow them: wharf ps");
     Ok(0)
 }
 
-/// Tries again what has failed.
+/// Requests a retry of the failed instances of a service.
 pub async fn retry(session: &Session, target: &str) -> Result<u8, Problem> {
     let (stack, service) = parse_service(target)?;
     session.client.delete(&session.in_environment(&format!("stacks/{stack}/services/{service}/backoff"))).await?;
-    output::note(format!("✓ {target} is tried again; look: wharf ps {stack}"));
+    output::note(format!("✓ {target} is being retried; to follow it: wharf ps {stack}"));
     Ok(0)
 }
 
 fn parse_service(target: &str) -> Result<(Name, Name), Problem> {
     let malformed = || {
-        Problem::new(Code::InvalidRequest, format!("{target:?} is not a service"))
-            .fix("Services are named like shop/web")
+        Problem::new(Code::InvalidRequest, format!("{target:?} is not the name of a service"))
+            .fix("Write stack/service, for example shop/web")
     };
     let (stack, service) = target.split_once('/').ok_or_else(malformed)?;
     Ok((stack.parse().map_err(|_| malformed())?, service.parse().map_err(|_| malformed())?))
@@ -171,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// Revisions as the history lists them, the newest first: `+` for one that served, `-` for one that did not.
+    /// Revisions in the order of the history, newest first: `+` for one that was fully up, `-` for others.
     fn history(served: &str) -> Vec<RevisionView> {
         let count = served.len() as u64;
         let revision = |(index, sign): (usize, char)| RevisionView {

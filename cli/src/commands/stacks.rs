@@ -1,4 +1,4 @@
-//! Stacks: list, remove, scale.
+//! `wharf ls`, `rm` and `scale`.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub async fn ls(session: &Session) -> Result<u8, Problem> {
     Ok(0)
 }
 
-/// Which instance of a service does not serve, why, and the last line that it printed.
+/// The instance of a service that does not serve, why, and the last line of its output.
 fn failure(service: &ServiceView) -> Option<String> {
     let failure = service.failure.as_ref()?;
     let host = failure.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
@@ -62,7 +62,7 @@ fn failure(service: &ServiceView) -> Option<String> {
     Some(format!("{}.{}{host}: {}{last}", slot.slot.slot, slot.incarnation, failure.why))
 }
 
-/// What is to be said of a service's canary, if the rest does not follow it yet.
+/// The progress of a service's canary, until the rest follows it.
 pub fn canary(service: &ServiceView) -> Option<String> {
     let canary = service.rollout.canary.as_ref()?;
     let follows = match canary.promote_at {
@@ -86,21 +86,21 @@ pub async fn rm(session: &Session, stack: Name, wait: Span) -> Result<u8, Proble
         match session.client.get::<StackView>(&path).await {
             Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             Err(problem) if problem.code == Code::NotFound => {
-                output::note(format!("✓ {stack} is gone"));
+                output::note(format!("✓ {stack} is removed"));
                 return Ok(0);
             }
             Err(problem) => return Err(problem),
         }
     }
-    Err(Problem::new(Code::ResultUnknown, format!("{stack} is not gone within {wait}"))
-        .why("its removal goes on")
-        .fix("Look at what is left: wharf ps"))
+    Err(Problem::new(Code::ResultUnknown, format!("{stack} was not fully removed within {wait}"))
+        .why("its removal continues")
+        .fix("See what is left: wharf ps"))
 }
 
-/// Changes the number of instances of a service.
+/// Changes the number of replicas of a service.
 pub async fn scale(session: &Session, target: &str) -> Result<u8, Problem> {
     let malformed = || {
-        Problem::new(Code::InvalidRequest, format!("{target:?} is not a target"))
+        Problem::new(Code::InvalidRequest, format!("{target:?} is not stack/service=number"))
             .fix("For example: wharf scale shop/web=3")
     };
     let (service, replicas) = target.split_once('=').ok_or_else(malformed)?;
@@ -112,6 +112,6 @@ pub async fn scale(session: &Session, target: &str) -> Result<u8, Problem> {
         .client
         .put(&session.in_environment(&format!("stacks/{stack}/services/{service}/scale")), &ScaleService { replicas })
         .await?;
-    output::note(format!("✓ {stack}/{service} is to have {replicas}; follow it: wharf ps {stack}"));
+    output::note(format!("✓ {stack}/{service} will have {replicas}; to follow it: wharf ps {stack}"));
     Ok(0)
 }

@@ -1,5 +1,4 @@
-//! `wharf uninstall`: removes what wharf put on this host, and nothing else. It needs no
-//! coordinator.
+//! `wharf uninstall`: removes what wharf put on this host, and nothing else. It works without a coordinator.
 
 use std::{path::Path, time::Duration};
 
@@ -18,10 +17,10 @@ use crate::{args::Uninstall, output};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Lists what it will remove, asks, and goes on through errors to the end.
+/// Lists what it will remove, asks, and continues after errors.
 pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Problem::new(Code::NotRoot, "Uninstalling needs root").fix("Put sudo before the command"));
+        return Err(Problem::new(Code::NotRoot, "wharf uninstall must run as root").fix("Run it with sudo"));
     }
     let keyring = Keyring::load(&args.state).ok().flatten();
     let cluster = keyring.as_ref().map(|keyring| keyring.cluster);
@@ -37,10 +36,10 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
             found.networks.len(),
             volumes_note(found, args.purge_volumes)
         )),
-        Err(why) => output::note(format!("  no containers: Docker does not answer ({why})")),
+        Err(why) => output::note(format!("  no containers, because Docker does not answer ({why})")),
     }
     let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
-    output::note(format!("  the service, {state}, {binary}; a coordinator's sealing key in {keys}"));
+    output::note(format!("  the service, {state}, {binary}, and a coordinator's sealing key in {keys}"));
     let group = match &keyring {
         Some(keyring) => group::Membership::find(keyring).await?,
         None => None,
@@ -55,7 +54,7 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
         group.leave().await;
     }
     let mut errors = Vec::new();
-    // What runs here is nothing to wait for.
+    // Tells the stopping agent that it will not come back.
     let for_good = std::fs::write(args.state.join(FOR_GOOD), b"");
     errors.extend(for_good.err().filter(|_| args.state.exists()).map(|error| format!("{FOR_GOOD}: {error}")));
     errors.extend(remove_unit().err().map(|problem| problem.to_string()));
@@ -71,11 +70,11 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     let key = cluster.map(|cluster| coordinator::seal::remove(&args.keys, cluster));
     errors.extend(key.and_then(Result::err).map(|error| format!("{}: {error}", args.keys.display())));
     if errors.is_empty() {
-        output::note("✓ removed; Docker and its settings are as they were");
+        output::note("✓ wharf is removed; Docker and its settings were not changed");
         return Ok(0);
     }
-    let problem = Problem::new(Code::InstallFailed, "Some of it could not be removed");
-    Err(errors.into_iter().fold(problem, Problem::why).fix("Run it again when the causes are gone"))
+    let problem = Problem::new(Code::InstallFailed, "wharf could not be removed completely");
+    Err(errors.into_iter().fold(problem, Problem::why).fix("Fix the causes and run the command again"))
 }
 
 fn volumes_note(found: &cleanup::Found, purge: bool) -> String {
@@ -97,7 +96,7 @@ async fn stop_processes(state: &Path) -> Option<String> {
     let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
     while !service_processes(state).is_empty() {
         if tokio::time::Instant::now() > deadline {
-            return Some(format!("the service does not end within {STOP_TIMEOUT:?}"));
+            return Some(format!("the service did not stop within {STOP_TIMEOUT:?}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -109,7 +108,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
     let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     removed.or_else(|error| match error.kind() {
         ErrorKind::NotFound => Ok(()),
-        // Something is mounted there: it was emptied, and the mount is not ours.
+        // The folder is a mount point: it was emptied, and the mount belongs to someone else.
         ErrorKind::ResourceBusy if std::fs::read_dir(path)?.next().is_none() => Ok(()),
         _ => Err(error),
     })

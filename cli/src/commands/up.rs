@@ -1,4 +1,4 @@
-//! `wharf up`: a platform on this host.
+//! `wharf up`: starts wharf on this host.
 
 use std::{
     fs::File,
@@ -26,7 +26,7 @@ use crate::{
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes a cluster if this host belongs to none, then runs what it is.
+/// Creates a cluster if this host does not belong to one, then runs the host's roles.
 pub async fn up(up: &Up) -> Result<u8, Problem> {
     let keyring = match host::keyring(&up.service)? {
         Some(keyring) => keyring,
@@ -36,7 +36,7 @@ pub async fn up(up: &Up) -> Result<u8, Problem> {
         return host::run(&up.service, keyring, Roles::All).await.map(|()| 0);
     }
     if install::is_running(&up.service.state) {
-        output::note("✓ wharf runs already");
+        output::note("✓ wharf already runs");
     } else {
         detach(&up.service)?;
     }
@@ -68,8 +68,8 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     })?;
     if let Some(why) = network.conflict(&routes) {
         return Err(Problem::new(Code::Conflict, "The cluster was not made")
-            .why(format!("this host's addresses and the cluster's are to differ: {why}"))
-            .fix("Choose other ranges: --cluster-cidr and --service-cidr"));
+            .why(format!("the cluster's address ranges overlap with this host's: {why}"))
+            .fix("Choose other ranges with --cluster-cidr and --service-cidr"));
     }
     check_port(&up.service)?;
     let missing = agent::network::missing(network.backend);
@@ -94,17 +94,17 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     contexts.add(&name, context);
     contexts.current = Some(name);
     contexts.save()?;
-    output::note(format!("✓ A new cluster: {}", keyring.cluster));
-    output::note(format!("  Its admin token, shown this once: {token}"));
+    output::note(format!("✓ created cluster {}", keyring.cluster));
+    output::note(format!("  admin token, shown only once: {token}"));
     if config.advertise.ip().is_loopback() {
         output::note(
-            "! Other hosts cannot reach this one: no address was found. Say which: wharf up --advertise ADDRESS:7443",
+            "! Other hosts cannot reach this one: it has only a loopback address. Set one: wharf up --advertise ADDRESS:7443",
         );
     }
     Ok(keyring)
 }
 
-/// Debian's packages of what an overlay needs.
+/// The Debian packages that an overlay needs.
 pub fn packages(backend: Backend) -> &'static str {
     match backend {
         Backend::Wireguard => "nftables iptables wireguard-tools",
@@ -112,7 +112,7 @@ pub fn packages(backend: Backend) -> &'static str {
     }
 }
 
-/// Says who holds the port before anything is made or started.
+/// Checks that the port is free before anything is created or started, and names the process that holds it.
 pub fn check_port(service: &Service) -> Result<(), Problem> {
     match std::net::TcpListener::bind(service.listen) {
         Ok(_) => Ok(()),
@@ -120,7 +120,7 @@ pub fn check_port(service: &Service) -> Result<(), Problem> {
     }
 }
 
-/// Starts this host's service in the background, in a session of its own.
+/// Starts this host's service in the background, in its own process group.
 pub fn detach(service: &Service) -> Result<(), Problem> {
     let failed = |why: String| Problem::new(Code::InstallFailed, "wharf cannot be started in the background").why(why);
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
@@ -186,11 +186,8 @@ async fn wait_until_ready(keyring: &Keyring) -> Result<String, Problem> {
             Ok(true) => return Ok(name.clone()),
             Err(problem) if Instant::now() > deadline => return Err(problem),
             Ok(false) if Instant::now() > deadline => {
-                return Err(Problem::new(
-                    Code::ResultUnknown,
-                    format!("wharf does not get ready within {READY_TIMEOUT:?}"),
-                )
-                .fix("Look at its log: wharf.log in the state folder"));
+                return Err(Problem::new(Code::ResultUnknown, format!("wharf was not ready within {READY_TIMEOUT:?}"))
+                    .fix("Read its log: wharf.log in the state folder"));
             }
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }

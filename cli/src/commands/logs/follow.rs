@@ -1,4 +1,4 @@
-//! Output that is followed: beyond the end of a program, of a container and of an instance, until the service goes.
+//! Follows the output of a service across restarts and replacements, until the service is removed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,35 +20,35 @@ use crate::{
     output,
 };
 
-/// How often it is looked at what there is to read.
+/// How often the instances are listed to find new output.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is known of an instance whose output was read.
+/// The state of an instance whose output has been opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     is_read: bool,
-    /// How often it had been started again when its output was opened.
+    /// The instance's restart count when its output was opened.
     restart: u32,
-    /// Whether the connection broke while it was read.
+    /// Whether the connection broke while the output was read.
     broke_off: bool,
     after: Option<String>,
 }
 
-/// Why output is opened.
+/// The reason for opening an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It has not been read yet.
+    /// The instance is new.
     IsNew,
-    /// Its program was started again.
+    /// The program was restarted.
     Restarted,
     /// The connection broke.
     BrokeOff,
 }
 
-/// Which output is to be opened now.
+/// Selects the outputs to open now.
 fn to_open<'a>(known: &BTreeMap<InstanceId, Known>, found: &'a [InstanceView]) -> Vec<(&'a InstanceView, Why)> {
     let why = |view: &InstanceView| match known.get(&view.id) {
-        // Before that there is no container.
+        // Earlier phases have no container.
         None if view.observed.phase < Phase::Ready => None,
         None => Some(Why::IsNew),
         Some(known) if known.is_read => None,
@@ -58,7 +58,7 @@ fn to_open<'a>(known: &BTreeMap<InstanceId, Known>, found: &'a [InstanceView]) -
     found.iter().filter_map(|view| Some((view, why(view)?))).collect()
 }
 
-/// Whether all that there is has ended for good, and nothing replaces it.
+/// Whether all instances have ended for good, so that nothing will replace them.
 fn has_ended(found: &[InstanceView]) -> bool {
     let ended = |view: &InstanceView| {
         matches!(view.observed.phase, Phase::Completed | Phase::Failed) && view.desired.want <= Want::Run
@@ -66,7 +66,7 @@ fn has_ended(found: &[InstanceView]) -> bool {
     !found.is_empty() && found.iter().all(ended)
 }
 
-/// Prints what the instances of a service print, or those of one slot, one after the other, until it is removed.
+/// Prints the output of a service's instances, or of one slot, until the service is removed.
 pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, logs: &Logs) -> Result<u8, Problem> {
     let read = |mut reading: Reading| async move {
         let result = print(session, &mut reading, logs).await;
@@ -98,7 +98,7 @@ pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, 
                 }
                 is_first = false;
                 if reading.is_empty() && has_ended(&found) {
-                    output::note(format!("! {service} has ended: nothing of it runs any more"));
+                    output::note(format!("! {service} has ended: no instance of it runs any more"));
                     return Ok(0);
                 }
                 if reading.is_empty() && found.is_empty() && is_removed(session, service).await? {
@@ -106,7 +106,7 @@ pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, 
                     return Ok(0);
                 }
             }
-            // Another coordinator will answer.
+            // The next request goes to another coordinator.
             Err(problem) if matches!(problem.code, Code::Unreachable | Code::NoLeader) => {}
             Err(problem) => return Err(problem),
         }
@@ -121,11 +121,11 @@ pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, 
     }
 }
 
-/// Notes how far an instance's output was read, and why no further.
+/// Records how far an instance's output was read, and why reading ended.
 fn note(known: &mut BTreeMap<InstanceId, Known>, done: Reading, result: Result<(), Problem>) -> Result<(), Problem> {
     match result {
         Err(problem) if problem.code == Code::NotFound && done.after.is_none() => {
-            // Its container is not there yet, or not any more: if it comes, it is new.
+            // The container does not exist yet or any more. If it appears, it counts as new.
             known.remove(&done.id);
         }
         Ok(()) | Err(Problem { code: Code::NotFound | Code::Unreachable | Code::NoLeader, .. }) => {
@@ -143,13 +143,13 @@ fn note(known: &mut BTreeMap<InstanceId, Known>, done: Reading, result: Result<(
 fn tell(view: &InstanceView, why: Why) {
     let host = view.host_name.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
     output::note(match why {
-        Why::IsNew => format!("! now follows {}{host}", short(&view.id)),
+        Why::IsNew => format!("! now following {}{host}", short(&view.id)),
         Why::Restarted => format!("! {}{host} was started again", short(&view.id)),
-        Why::BrokeOff => format!("! the output of {}{host} broke off; it is gone on with", short(&view.id)),
+        Why::BrokeOff => format!("! the output of {}{host} broke off; continuing", short(&view.id)),
     });
 }
 
-/// Whether a service without instances is gone, and does not only wait for a host.
+/// Whether a service without instances was removed, rather than waiting for a host.
 async fn is_removed(session: &Session, service: &str) -> Result<bool, Problem> {
     let (stack, name) = service.split_once('/').unwrap_or((service, ""));
     match session.client.get::<StackView>(&session.in_environment(&format!("stacks/{stack}"))).await {

@@ -1,4 +1,4 @@
-//! What a coordinator's host does before it goes: it leaves the group, or says what the group loses.
+//! The part of uninstalling that concerns a coordinator: it leaves the group, or the user learns what the group loses.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use link::{Transport, call::Caller, keyring::Keyring, quic::Quic};
 
 use crate::output;
 
-/// This host's part in the group of coordinators.
+/// This host's membership in the group of coordinators.
 pub struct Membership {
     member: MemberId,
     coordinators: Vec<Caller>,
@@ -20,19 +20,19 @@ pub struct Membership {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// It holds the cluster's state alone.
+    /// It is the only member: without it the cluster's state is lost.
     Only,
-    /// So many are in the group with it.
+    /// The number of members, including this one.
     OneOf(usize),
-    /// Nobody says.
+    /// No coordinator answered.
     Unknown,
 }
 
 impl Membership {
-    /// Asks the coordinators; none if this host runs none, or the group has removed it.
+    /// Asks the coordinators for this host's membership; `None` if this host is no member (any more).
     pub async fn find(keyring: &Keyring) -> Result<Option<Membership>, Problem> {
         let Some(member) = keyring.member else { return Ok(None) };
-        let failed = |why: String| Problem::new(Code::InstallFailed, "The coordinators cannot be asked").why(why);
+        let failed = |why: String| Problem::new(Code::InstallFailed, "The coordinators cannot be queried").why(why);
         let any = match keyring.coordinators.iter().any(std::net::SocketAddr::is_ipv6) {
             true => ([0u16; 8], 0).into(),
             false => ([0, 0, 0, 0], 0).into(),
@@ -48,7 +48,7 @@ impl Membership {
                 Ok(None) => return Ok(None),
                 Ok(Some(group)) => {
                     part = part_of(member, &group);
-                    // Those that joined later are unknown to the keyring.
+                    // Coordinators that joined later are missing in the keyring.
                     let later = group.iter().filter_map(|known| known.address.parse().ok());
                     let later: Vec<_> = later.filter(|address| !addresses.contains(address)).collect();
                     coordinators.extend(later.into_iter().map(|address| Caller::new(quic.clone(), address)));
@@ -60,12 +60,12 @@ impl Membership {
         Ok(Some(Membership { member, coordinators, part }))
     }
 
-    /// What removing this host does to the group.
+    /// Describes what removing this host does to the group.
     pub fn note(&self) -> String {
         note(self.member, self.part)
     }
 
-    /// Leaves the group, or says that it could not: what else there is goes all the same.
+    /// Leaves the group. If that fails, prints how to remove the member later; uninstalling goes on either way.
     pub async fn leave(self) {
         if self.part == Part::Only {
             return;
@@ -75,7 +75,7 @@ impl Membership {
             Err(problem) => {
                 output::problem(&problem);
                 output::note(format!(
-                    "! the others still count it, and need a majority without it; on another one: wharf member rm {}",
+                    "! the other coordinators still count it; to remove it, run on another one: wharf member rm {}",
                     self.member
                 ));
             }
@@ -98,9 +98,7 @@ fn note(member: MemberId, part: Part) -> String {
         ),
         Part::OneOf(count) => format!("  coordinator {member}, one of {count}: it leaves the group first"),
         Part::Unknown => {
-            format!(
-                "! coordinator {member}: no coordinator answers now; if it cannot leave, the others go on counting it"
-            )
+            format!("! coordinator {member}: no coordinator answers now; if it cannot leave, the others still count it")
         }
     }
 }
