@@ -1,4 +1,4 @@
-//! The values of the HTTP API: what `/api/v1` takes and gives. Field names are stable.
+//! The values of the HTTP API: the bodies of requests and answers under `/api/v1`. Field names are stable.
 
 mod access;
 mod cluster;
@@ -25,55 +25,55 @@ pub use stacks::*;
 
 /// The version of the API, part of every path.
 pub const API_VERSION: &str = "v1";
-/// The header of every authorised answer that names the coordinators, as `address:port,…`.
+/// The header in every authorised answer that lists the coordinators, as `address:port,…`.
 pub const COORDINATORS_HEADER: &str = "wharf-coordinators";
-/// Largest body of a request, in bytes.
+/// The maximum size of a request body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// A list and the index of the state that it was read from.
+/// A list, with the index of the state from which it was read.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct List<T> {
-    /// The index: a watch that starts from it misses nothing.
+    /// The state's index; a watch that starts from it misses nothing.
     pub index: u64,
     /// The items, in a stable order.
     pub items: Vec<T>,
 }
 
-/// A decision that was made, and why.
+/// A recorded decision and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Its place in the order of all events.
+    /// The event's position in the order of all events.
     pub index: u64,
-    /// When.
+    /// When the leader recorded it.
     pub at: Timestamp,
-    /// What it is about: the id of a stack, service, instance, host, token or member.
+    /// The id of the stack, service, instance, host, token or member that the event is about.
     pub subject: String,
     /// The kind of event, in kebab-case; stable.
     pub reason: String,
-    /// What happened, for people.
+    /// One sentence for people.
     pub message: String,
-    /// The API token of the person who asked for it; none if the cluster did so by itself.
+    /// The name of the API token that requested the change; none if the cluster acted by itself.
     pub by: Option<Name>,
-    /// The last lines of what failed, if it is a failure; older events have lost them.
+    /// The last output lines of the failed program, for failures. Older events no longer have them.
     pub output: LastLines,
 }
 
-/// A problem as the API gives it: `application/problem+json` by RFC 9457, with our four parts.
+/// A problem in the form of RFC 9457, `application/problem+json`, extended by our four parts.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDocument {
-    /// `urn:wharf:` and the code.
+    /// `urn:wharf:` followed by the code.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What failed, on what.
+    /// The `what` of the problem.
     pub title: String,
-    /// The HTTP status.
+    /// The HTTP status code, as in the answer's status line.
     pub status: u16,
-    /// The causes, one a line.
+    /// The causes, one per line.
     pub detail: String,
-    /// The same in parts.
+    /// The whole problem in its parts.
     #[serde(flatten)]
     pub problem: Problem,
 }
 
-/// Labels by key, as they stand in JSON.
+/// Labels by key, as in JSON.
 pub type Labels = BTreeMap<String, String>;

@@ -1,4 +1,4 @@
-//! All that one host should run, with nothing left to choose.
+//! Everything that one host should run, fully decided.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,51 +15,51 @@ use crate::{
     spec::{ServiceSpec, template::Node},
 };
 
-/// The full value for one host; the newest generation wins, replays are harmless.
+/// The complete assignment of one host. The newest generation wins, so replays are harmless.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
-    /// The cluster that says so.
+    /// The cluster that sends it; an agent refuses another one's.
     pub cluster: ClusterId,
-    /// The host it is for.
+    /// The host that it is for.
     pub host: HostId,
-    /// Grows with every change of the replicated state: the log index that it was derived at.
+    /// Increases with every change of the replicated state: the log index from which it was derived.
     pub generation: u64,
-    /// How its containers are reached.
+    /// The addresses of the host's containers, and how to reach those on other hosts.
     pub network: Network,
-    /// Every instance of this host, wanted or to be ended.
+    /// Every instance of this host, to be run or to be ended.
     pub instances: Vec<AssignedInstance>,
-    /// Instances that the agent reported and the cluster does not know: remove them. Only this
-    /// list ends what is not in `instances`; absence alone never does.
+    /// Instances that the agent reported and the cluster does not know. The agent removes them. Omitting an instance
+    /// from `instances` does not end it: only this list, or an order, does.
     pub surplus: BTreeSet<InstanceId>,
 }
 
-/// One instance as its host should treat it.
+/// One instance and what its host should do with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AssignedInstance {
-    /// Which one.
+    /// The instance's id.
     pub id: InstanceId,
-    /// What is wanted of it.
+    /// The state that the leader wants.
     pub desired: Desired,
-    /// What to run.
+    /// The service's spec at the instance's revision.
     pub spec: Arc<ServiceSpec>,
-    /// The image to run, by digest where one is pinned.
+    /// The image of the main container, by digest if one is pinned.
     pub image: String,
     /// The host ports booked for it.
     pub ports: Vec<BoundPort>,
-    /// The devices of the host that its parts have to themselves.
+    /// The host's devices reserved for its containers.
     pub devices: Vec<BoundDevice>,
-    /// Restarts that the cluster knows of; an agent that lost its ledger goes on from here.
+    /// The restarts that the cluster knows of. An agent that lost its ledger continues from this number.
     pub restarts: u32,
-    /// How many retries its slot has used up for what it is to do; its agent counts on from here.
+    /// The retries that its slot has used for its task. The agent continues from this number.
     pub retries: u32,
-    /// How it ended, if the cluster knows that it did: it has no place on the host any more.
+    /// How it ended, if the cluster knows. It then no longer occupies the host.
     pub ended: Option<Phase>,
-    /// Who to be at the registries of its images.
+    /// The credentials for the registries of its images.
     pub credentials: Vec<RegistryCredentials>,
 }
 
 impl Assignment {
-    /// What a host does that was removed from the cluster: all that it was to run, and all that it reports, ends.
+    /// The assignment of a host that was removed from the cluster: everything assigned or reported ends.
     pub fn dismissed(&self, report: &Report) -> Assignment {
         let assigned = self.instances.iter().map(|instance| &instance.id);
         let reported = report.instances.iter().map(|(id, _)| id);
@@ -69,8 +69,7 @@ impl Assignment {
 }
 
 impl AssignedInstance {
-    /// The image of a part: of the main container, by digest where one is pinned. The holder of the network
-    /// is made of the same one.
+    /// The image of a part; for the main container by digest if one is pinned. The network holder uses the same image.
     pub fn image_of(&self, part: &Part) -> &str {
         match self.spec.container_of(part) {
             Some(container) if *part != Part::Main => &container.image,
@@ -78,7 +77,7 @@ impl AssignedInstance {
         }
     }
 
-    /// The same with Swarm's templates filled in for its host; an error says which cannot be.
+    /// Fills in Swarm templates for the host. The error names the template that cannot be filled in.
     pub fn filled(self, node: &Node) -> Result<AssignedInstance, String> {
         if !self.spec.has_templates() {
             return Ok(self);
@@ -87,19 +86,19 @@ impl AssignedInstance {
         Ok(AssignedInstance { spec, ..self })
     }
 
-    /// Its parts in the order in which they start.
+    /// The parts in start order.
     pub fn parts(&self) -> Vec<Part> {
-        // A circle is refused before anything is deployed.
+        // The validator refuses cycles before a deployment.
         self.spec.start_order(&self.id.service().service).unwrap_or_default()
     }
 
-    /// Who to be at the registry of an image.
+    /// The credentials for the registry of an image.
     pub fn credentials_for(&self, image: &str) -> Option<&RegistryCredentials> {
         self.credentials.iter().find(|credentials| credentials.registry == registry_of(image))
     }
 }
 
-/// The registry that an image names; Docker Hub if it names none.
+/// The registry of an image reference; Docker Hub if it names none.
 pub fn registry_of(image: &str) -> &str {
     let first = image
         .split('/')
@@ -108,30 +107,30 @@ pub fn registry_of(image: &str) -> &str {
     first.unwrap_or("docker.io")
 }
 
-/// Who to be at a registry.
+/// Credentials for an image registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryCredentials {
-    /// The registry, `host[:port]`.
+    /// The registry as `host[:port]`.
     pub registry: String,
-    /// The user.
+    /// The user name at the registry.
     pub username: String,
-    /// The password or token.
+    /// The password or an access token.
     pub password: Secret<String>,
 }
 
 impl Assignment {
-    /// What a host starts from that has not been told anything.
+    /// The assignment of a host that has not received any yet; its generation is 0.
     pub fn nothing(cluster: ClusterId, host: HostId) -> Assignment {
         let (network, instances, surplus) = (Network::default(), Vec::new(), BTreeSet::new());
         Assignment { cluster, host, generation: 0, network, instances, surplus }
     }
 
-    /// Whether the cluster has ever said what the host should run.
+    /// Whether the host has ever received an assignment.
     pub fn is_known(&self) -> bool {
         self.generation > 0
     }
 
-    /// The overlay, if the cluster has said that there is one.
+    /// The overlay, if the cluster has one and the host knows it.
     pub fn overlay(&self) -> Option<&Overlay> {
         match &self.network {
             Network::Overlay(overlay) if self.is_known() => Some(overlay),
@@ -139,7 +138,7 @@ impl Assignment {
         }
     }
 
-    /// Whether `next` may replace this: same cluster and host, and not older.
+    /// Whether `next` may replace this assignment: same cluster and host, and not older.
     pub fn accepts(&self, next: &Assignment) -> bool {
         self.cluster == next.cluster && self.host == next.host && next.generation >= self.generation
     }

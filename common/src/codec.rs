@@ -1,17 +1,17 @@
-//! How values become bytes: bincode on the wire, and sealed with a version and a checksum on disk.
+//! The encodings of values: bincode on the wire, and on disk sealed with a version and a checksum.
 //!
-//! A sealed value has a limit that is checked when it is written, so whatever was written can be read. bincode's own
-//! limit counts the memory that a value claims, which may be several times its encoded size; it guards frames of the
-//! wire, whose lengths another host has written.
+//! Sealing checks a size limit, so everything written can be read back. bincode's own limit counts the memory that a
+//! value claims, which may be several times its encoded size; it protects the receivers of frames, whose lengths
+//! another host has written.
 
 use bincode::error::DecodeError;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-/// Bytes that cannot be read back, and why.
+/// Why bytes cannot be decoded, or a value cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The value cannot be written, or the bytes do not form one.
+    /// The value cannot be encoded, or the bytes do not form one.
     #[error("{0}")]
     Format(String),
     /// The bytes hold something that this binary does not know, and a newer one does.
@@ -20,39 +20,39 @@ pub enum CodecError {
     /// The bytes start with something else.
     #[error("it is not a {expected} (it starts with {found:02x?})")]
     Magic {
-        /// The format's four letters.
+        /// The four letters of the format.
         expected: String,
-        /// What was there.
+        /// The bytes in their place.
         found: Vec<u8>,
     },
-    /// The format is newer than this binary.
+    /// The format version is newer than this binary.
     #[error("it has format version {found}, and this binary reads up to {newest}: upgrade wharf")]
     Version {
-        /// The version found.
+        /// The version in the header.
         found: u16,
-        /// The newest version this binary reads.
+        /// The newest version that this binary reads.
         newest: u16,
     },
-    /// The format is older than any that this binary reads.
+    /// The format version is older than any that this binary reads.
     #[error("it has format version {found}, which this binary does not read: upgrade through the versions between")]
     TooOld {
-        /// The version found.
+        /// The version in the header.
         found: u16,
     },
     /// The value is larger than its format allows.
-    #[error("it has {size} bytes, and {limit} are the limit of its format")]
+    #[error("it has {size} bytes, and its format allows {limit}")]
     TooLarge {
-        /// How many bytes it has.
+        /// The encoded size in bytes.
         size: usize,
-        /// How many are allowed.
+        /// The maximum size in bytes.
         limit: usize,
     },
-    /// The checksum does not match.
+    /// The checksum does not match: the bytes are damaged.
     #[error("its checksum is {found:08x} and should be {expected:08x}: the disk or a copy damaged it")]
     Checksum {
-        /// What the header says.
+        /// The checksum in the header.
         expected: u32,
-        /// What the bytes give.
+        /// The checksum of the bytes.
         found: u32,
     },
 }
@@ -65,12 +65,12 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ 256 << 20 }>()
 }
 
-/// Writes a value in the compact binary form.
+/// Encodes a value in the compact binary form.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     bincode::serde::encode_to_vec(value, config()).map_err(|e| CodecError::Format(e.to_string()))
 }
 
-/// The number of bytes that [`encode`] would give.
+/// The encoded size of a value in bytes, without encoding it.
 pub fn size<T: Serialize>(value: &T) -> Result<usize, CodecError> {
     let mut count = bincode::enc::write::SizeWriter::default();
     bincode::serde::encode_into_writer(value, &mut count, config()).map_err(|e| CodecError::Format(e.to_string()))?;
@@ -104,26 +104,26 @@ fn decode_with<T: DeserializeOwned>(bytes: &[u8], config: impl bincode::config::
         error => CodecError::Format(error.to_string()),
     })?;
     if read != bytes.len() {
-        return Err(CodecError::Format(format!("{} bytes are left over", bytes.len() - read)));
+        return Err(CodecError::Format(format!("{} bytes follow after the value", bytes.len() - read)));
     }
     Ok(value)
 }
 
-/// A format that outlives the process.
+/// A format for values that outlive the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Format {
-    /// The four letters at the start.
+    /// The four letters at the start of each value.
     pub magic: &'static [u8; 4],
-    /// The version written, and the newest that can be read.
+    /// The version that is written, and the newest that can be read.
     pub version: u16,
-    /// The largest body, in bytes: what is larger is not written.
+    /// The maximum size of a body in bytes. Larger values are not written.
     pub limit: usize,
 }
 
 const HEADER: usize = 10;
 
 impl Format {
-    /// Writes `value` as magic, version, CRC-32 of the rest, and the rest; refuses one that is over the limit.
+    /// Encodes a value as magic, version, CRC-32 of the rest, and the rest. Fails if it exceeds the limit.
     pub fn seal<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, CodecError> {
         let body = encode(value)?;
         if body.len() > self.limit {
@@ -137,12 +137,12 @@ impl Format {
         Ok(bytes)
     }
 
-    /// Reads what [`Format::seal`] wrote, after checking all that its header says.
+    /// Decodes the output of [`Format::seal`] after checking its whole header.
     pub fn open<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         self.open_with(bytes, |found, _| Err(CodecError::TooOld { found }))
     }
 
-    /// The same where there have been earlier versions: `older` decodes a body of one of them and converts it.
+    /// Like [`Format::open`] for a format with earlier versions: `older` decodes their bodies and converts them.
     pub fn open_with<T: DeserializeOwned>(
         &self,
         bytes: &[u8],
@@ -164,7 +164,7 @@ impl Format {
         if version < self.version {
             return older(version, &bytes[HEADER..]);
         }
-        // The checksum has shown that these are the bytes that were written.
+        // The checksum matches, so these are the bytes that were written.
         decode_with(&bytes[HEADER..], bincode::config::standard())
     }
 }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(FORMAT.open::<Vec<u8>>(&sealed).expect("opens"), largest);
         let larger = vec![7_u8; 1000 - 2];
         let refused = FORMAT.seal(&larger).expect_err("it is too large").to_string();
-        assert_eq!(refused, "it has 1001 bytes, and 1000 are the limit of its format");
+        assert_eq!(refused, "it has 1001 bytes, and its format allows 1000");
         // Small numbers take one byte each and claim eight.
         let wide = Format { limit: 64 << 20, ..FORMAT };
         let numbers: Vec<u64> = (0..40_u64 << 20).map(|number| number % 200).collect();

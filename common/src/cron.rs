@@ -1,6 +1,6 @@
-//! When a job is due: a cron pattern in a time zone.
+//! When a scheduled job is due: a cron pattern in a time zone.
 //!
-//! An hour that the clocks skip is made up for right after it, an hour that they repeat counts once.
+//! Runs in an hour that clocks skip happen right after it; an hour that clocks repeat counts once.
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -11,7 +11,7 @@ use croner::{
 
 use crate::time::Timestamp;
 
-/// A pattern and its zone.
+/// A parsed cron pattern and its time zone.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pattern: Cron,
@@ -19,18 +19,16 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Reads a pattern of five fields (minute, hour, day, month, weekday) or `@daily` and the like, and a zone of the
-    /// IANA's database. Errors say which of the two is wrong, and how.
+    /// Parses a pattern of five fields (minute, hour, day, month, weekday), or `@daily` and the like, and the name of
+    /// an IANA time zone. Errors say which of the two is wrong.
     pub fn parse(pattern: &str, zone: &str) -> Result<Schedule, String> {
-        let zone = zone
-            .parse()
-            .map_err(|_| format!("{zone:?} is not a time zone; there are UTC, Europe/Berlin and the like"))?;
+        let zone = zone.parse().map_err(|_| format!("{zone:?} is not a time zone such as UTC or Europe/Berlin"))?;
         let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
         let pattern = parser.parse(pattern).map_err(|error| format!("{pattern:?} is not a schedule: {error}"))?;
         Ok(Schedule { pattern, zone })
     }
 
-    /// The first time after `at` at which it is due; none if it never is.
+    /// The first time after `at` at which the job is due; `None` if there is none.
     pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
         let at: DateTime<Utc> = DateTime::from_timestamp_millis(i64::try_from(at.0).ok()?)?;
         let next = self.pattern.find_next_occurrence(&at.with_timezone(&self.zone), false).ok()?;

@@ -1,4 +1,4 @@
-//! Devices of hosts that a container has to itself: GPUs, and what operators give Docker as generic resources.
+//! Devices of hosts that are reserved for one container: GPUs, and Docker's generic resources.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +7,30 @@ use utoipa::ToSchema;
 
 use crate::part::Part;
 
-/// The kind of NVIDIA's GPUs, of which the driver says which there are.
+/// The kind of NVIDIA GPUs; the driver lists them.
 pub const GPU: &str = "gpu";
 
-/// The longest kind, id or capability, in bytes.
+/// The maximum length of a kind, id or capability, in bytes.
 const MAX_WORD: usize = 64;
-/// The most devices of a kind that one container may ask for.
+/// The maximum number of devices of one kind that a container may request.
 const MAX_OF_A_KIND: usize = 1024;
 
-/// The ids of a host's devices by kind, each in the host's own order.
+/// The ids of a host's devices by kind, in the order in which the host lists them.
 pub type Devices = BTreeMap<String, Vec<String>>;
 
-/// What a container asks of one kind of device.
+/// A container's request for devices of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceRequest {
-    /// Which ones.
+    /// How many, or which ones.
     pub amount: DeviceAmount,
-    /// What a GPU is to be used for, as its driver names it: `compute`, `utility`, `video`.
+    /// The use of a GPU, in the driver's words: `compute`, `utility`, `video`.
     #[serde(default)]
     pub capabilities: Vec<String>,
 }
 
 impl DeviceRequest {
-    /// What is wrong with it.
+    /// The rule that the request breaks, if any.
     pub fn violation(&self, kind: &str) -> Option<String> {
         let is_word = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
@@ -42,14 +42,14 @@ impl DeviceRequest {
             DeviceAmount::These(ids) => (ids.len(), ids.as_slice()),
         };
         if self.capabilities.iter().chain(ids).map(String::as_str).chain([kind]).any(|text| !is_word(text)) {
-            let words = "letters, digits and ._-: up to 64 of them";
-            return Some(format!("kinds, ids and capabilities of devices are {words}"));
+            let words = "up to 64 letters, digits and ._-";
+            return Some(format!("kinds, ids and capabilities of devices consist of {words}"));
         }
         if !(1..=MAX_OF_A_KIND).contains(&asked) || self.capabilities.len() > MAX_OF_A_KIND {
-            return Some(format!("{kind}: between 1 and {MAX_OF_A_KIND} can be asked for, not {asked}"));
+            return Some(format!("{kind}: the number must be between 1 and {MAX_OF_A_KIND}, not {asked}"));
         }
         let twice = (1..ids.len()).find(|index| ids[..*index].contains(&ids[*index]));
-        twice.map(|index| format!("{kind} {} is asked for twice", ids[index]))
+        twice.map(|index| format!("{kind} {} is requested twice", ids[index]))
     }
 }
 
@@ -57,16 +57,16 @@ impl DeviceRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceAmount {
-    /// So many of them, whichever are free.
+    /// This many free devices.
     Count(u32),
-    /// All that the host has, at least one.
+    /// All devices of the host; it must have at least one.
     All,
-    /// These, by their ids or by their places in the host's order from 0.
+    /// These devices, by id or by their position in the host's list, from 0.
     These(Vec<String>),
 }
 
 impl DeviceAmount {
-    /// Picks from what a host has; nothing if too little of it is free.
+    /// Picks devices from those of a host; `None` if too few are free.
     pub fn choose(&self, on_host: &[String], is_free: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         let free = || on_host.iter().filter(|id| is_free(id)).cloned();
         match self {
@@ -99,20 +99,20 @@ impl std::fmt::Display for DeviceAmount {
     }
 }
 
-/// A device that a part of an instance has to itself.
+/// A device reserved for one container of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BoundDevice {
-    /// The part.
+    /// The container.
     #[schema(value_type = String)]
     pub part: Part,
-    /// Its kind.
+    /// The kind of the device.
     pub kind: String,
-    /// Its id on the host.
+    /// The device's id on its host.
     pub id: String,
 }
 
 impl BoundDevice {
-    /// What is booked on the host.
+    /// The key under which the device is booked on the host.
     pub fn booking(&self) -> (String, String) {
         (self.kind.clone(), self.id.clone())
     }
@@ -140,7 +140,7 @@ mod tests {
         for (amount, kind, part) in [
             (DeviceAmount::Count(0), GPU, "not 0"),
             (DeviceAmount::All, "a b", "letters"),
-            (these(&["a", "a"]), GPU, "gpu a is asked for twice"),
+            (these(&["a", "a"]), GPU, "gpu a is requested twice"),
             (these(&["a\n"]), GPU, "letters"),
         ] {
             let reason = violation(amount, kind).expect("it is refused");

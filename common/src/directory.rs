@@ -1,4 +1,4 @@
-//! What names stand for: the services of a cluster, and where their instances are. Every host has all of it.
+//! The directory: the services of a cluster and the addresses of their instances. Every host has all of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,46 +16,47 @@ use crate::{
     spec::{Alias, Protocol, default_network},
 };
 
-/// A service as others find it.
+/// A service as other services find it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Listing {
-    /// Its own address, which leads to those of its instances that serve; none where there is no overlay.
+    /// Its virtual address, which leads to the instances that serve; none without an overlay.
     pub address: Option<Ipv4Addr>,
-    /// Whether it leads the same caller to the same instance.
+    /// Whether connections from the same client go to the same instance.
     pub is_sticky: bool,
-    /// The ports that its file names.
+    /// The published and exposed ports in its spec.
     pub ports: Vec<(u16, Protocol)>,
-    /// The environments that it belongs to beside its own.
+    /// The environments that it has joined besides its own.
     pub joins: BTreeSet<Name>,
-    /// How many instances it is to have, if that is a number of its own.
+    /// The requested number of replicas; none if the hosts determine it.
     pub replicas: Option<u32>,
     /// The labels of its main container.
     pub labels: BTreeMap<String, String>,
-    /// The networks of its stack that it is on, with its further names there; the environment's own alone if empty.
+    /// Its stack's networks that it is on, with its aliases there. If empty, it is only on the environment's own
+    /// network.
     pub networks: BTreeMap<Name, BTreeSet<Alias>>,
-    /// What its instances may do on their networks beside what all may.
+    /// The reach of its instances, where it differs from the usual.
     pub reach: Reach,
-    /// Who is asked for names that are not the cluster's; the host's own resolvers if empty.
+    /// The DNS servers for names outside the cluster; the host's own if empty.
     pub resolvers: Vec<IpAddr>,
 }
 
-/// What the instances of a service reach beside what all do, or do not.
+/// How the reach of a service's instances differs from the usual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reach {
-    /// Nothing outside the cluster.
+    /// They reach nothing outside the cluster.
     pub is_internal: bool,
-    /// Programs of their own host.
+    /// They may call programs on their own host.
     pub calls_host: bool,
-    /// They are on their host's own network.
+    /// They use their host's network.
     pub is_on_host: bool,
 }
 
-/// What services have in common that reach each other: an environment, or a network of a stack.
+/// The group of services that reach each other: those of an environment, or those on a network of a stack.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Realm {
-    /// An environment.
+    /// All services of an environment, and its guests.
     Environment(Name),
-    /// A network that a stack keeps to itself.
+    /// The services on a private network of a stack.
     Network(StackId, Name),
 }
 
@@ -63,80 +64,80 @@ impl fmt::Display for Realm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Realm::Environment(name) => write!(f, "{name}"),
-            // Names have no dots, so no environment is called like that.
+            // The text has dots and names do not, so no environment has the same text.
             Realm::Network(stack, name) => write!(f, "{}.{}.{name}", stack.environment, stack.stack),
         }
     }
 }
 
-/// An instance as others reach it.
+/// An instance as other instances reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its address.
+    /// Its address on the overlay.
     pub address: Ipv4Addr,
-    /// Whether it serves: what does not can ask, and be asked for by its number alone.
+    /// Whether it serves. If not, it can send requests, and only its own name leads to it.
     pub serves: bool,
 }
 
-/// A host as its containers, and those of others, know it.
+/// A host as containers know it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostListing {
-    /// Its identity.
+    /// The host's id.
     pub id: HostId,
-    /// Its name.
+    /// The host's name.
     pub name: Name,
-    /// The address under which other hosts reach it; none until its agent has said so.
+    /// The address at which other hosts reach it; none until its agent has reported one.
     pub address: Option<IpAddr>,
-    /// Its key of WireGuard, if it can encrypt.
+    /// Its public WireGuard key, if it can encrypt.
     pub key: Option<WireguardKey>,
-    /// The labels that people gave it.
+    /// The operator's labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// All services and instances that have addresses, and the hosts whose they are.
+/// All services and instances with addresses, and the hosts that these addresses belong to.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     services: OrdMap<ServiceId, Listing>,
     instances: OrdMap<InstanceId, Endpoint>,
     hosts: OrdMap<Subnet, HostListing>,
-    /// Whose address it is.
+    /// The owner of each address; derived from services and instances.
     owners: OrdMap<Ipv4Addr, Owner>,
 }
 
-/// Whose an address is.
+/// The owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// A service's own.
+    /// A service, whose virtual address it is.
     Service(ServiceId),
-    /// An instance's.
+    /// An instance.
     Instance(InstanceId),
 }
 
-/// A step from one directory to another.
+/// The difference between two directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Services that are new or differ, and those that are gone.
+    /// New or changed services; `None` for removed ones.
     pub services: Vec<(ServiceId, Option<Listing>)>,
-    /// Instances that are new or differ, and those that are gone.
+    /// New or changed instances; `None` for removed ones.
     pub instances: Vec<(InstanceId, Option<Endpoint>)>,
-    /// Hosts that are new or differ, by the subnet that they have, and those that are gone.
+    /// New or changed hosts by their subnets; `None` for removed ones.
     pub hosts: Vec<(Subnet, Option<HostListing>)>,
 }
 
 impl PartialEq for Directory {
     fn eq(&self, other: &Directory) -> bool {
-        // The owners follow from the rest.
+        // The owners can be derived from the rest.
         self.services == other.services && self.instances == other.instances && self.hosts == other.hosts
     }
 }
 
 impl Difference {
-    /// Whether nothing differs.
+    /// Whether the directories are equal.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.instances.is_empty() && self.hosts.is_empty()
     }
 
-    /// The same in pieces of at most `most` entries, at least one piece.
+    /// Splits the difference into pieces of at most `most` entries; returns at least one piece.
     pub fn pieces(self, most: usize) -> Vec<Difference> {
         let Difference { services, instances, hosts } = self;
         let none = Difference::default;
@@ -149,13 +150,13 @@ impl Difference {
 }
 
 impl Directory {
-    /// A service.
+    /// Looks up a service.
     pub fn service(&self, id: &ServiceId) -> Option<&Listing> {
         self.services.get(id)
     }
 
-    /// What a service belongs to: its own environment or the networks of its stack that it is on, then the environments
-    /// that it has joined.
+    /// The realms of a service: its own environment or its networks of the stack, then the environments that it has
+    /// joined.
     pub fn realms_of<'a>(&'a self, id: &'a ServiceId) -> impl Iterator<Item = Realm> + 'a {
         let listing = self.services.get(id);
         let networks = listing.map(|listing| &listing.networks).into_iter().flat_map(BTreeMap::keys);
@@ -167,18 +168,18 @@ impl Directory {
             .chain(joined.cloned().map(Realm::Environment))
     }
 
-    /// Whether two services reach each other: they do if they belong to the same realm.
+    /// Whether two services reach each other, because they share a realm.
     pub fn are_together(&self, one: &ServiceId, other: &ServiceId) -> bool {
         self.realms_of(one).any(|mine| self.realms_of(other).any(|theirs| mine == theirs))
     }
 
-    /// The services of a stack that have a further name, and where they have it.
+    /// The services of a stack that have this alias, and the networks on which they have it.
     pub fn called<'a>(
         &'a self,
         stack: &'a StackId,
         alias: &'a str,
     ) -> impl Iterator<Item = (&'a ServiceId, Realm)> + 'a {
-        // The service that comes first of all that a stack may have.
+        // The first possible service id in the stack.
         let of_stack =
             self.services.range(stack.service(Name::first())..).take_while(move |(id, _)| id.stack == *stack);
         of_stack.flat_map(move |(id, listing)| {
@@ -187,45 +188,45 @@ impl Directory {
         })
     }
 
-    /// Whether an instance is on its host's own network, so that its address is the host's.
+    /// Whether the instances of a service use their host's network, so that their address is the host's.
     pub fn is_on_host(&self, service: &ServiceId) -> bool {
         self.services.get(service).is_some_and(|listing| listing.reach.is_on_host)
     }
 
-    /// Whether any service is of a stack.
+    /// Whether the stack has any service.
     pub fn has_stack(&self, stack: &StackId) -> bool {
-        // Of all names this is the first one.
+        // No name sorts before this one.
         let Ok(first) = Name::parse("0") else { return false };
         self.services.range(stack.service(first)..).next().is_some_and(|(id, _)| id.stack == *stack)
     }
 
-    /// All services.
+    /// All services, ordered by id.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Listing)> {
         self.services.iter()
     }
 
-    /// The instances of a service, by slot.
+    /// The instances of a service, ordered by slot.
     pub fn instances_of(&self, id: &ServiceId) -> impl Iterator<Item = (&InstanceId, &Endpoint)> {
         let (first, last) = (id.slot(0).instance(0), id.slot(u32::MAX).instance(u64::MAX));
         self.instances.range(first..=last)
     }
 
-    /// An instance.
+    /// Looks up an instance.
     pub fn instance(&self, id: &InstanceId) -> Option<&Endpoint> {
         self.instances.get(id)
     }
 
-    /// All instances.
+    /// All instances, ordered by id.
     pub fn instances(&self) -> impl Iterator<Item = (&InstanceId, &Endpoint)> {
         self.instances.iter()
     }
 
-    /// Whose an address is.
+    /// The owner of an address.
     pub fn owner(&self, address: Ipv4Addr) -> Option<&Owner> {
         self.owners.get(&address)
     }
 
-    /// Notes what is known of a service now; none if it is gone.
+    /// Replaces the entry of a service; `None` removes it.
     pub fn put_service(&mut self, id: ServiceId, listing: Option<Listing>) {
         let before = match &listing {
             Some(listing) => self.services.insert(id.clone(), listing.clone()),
@@ -235,7 +236,7 @@ impl Directory {
         self.own(address(before), address(listing), Owner::Service(id));
     }
 
-    /// Notes what is known of an instance now; none if it is gone.
+    /// Replaces the entry of an instance; `None` removes it.
     pub fn put_instance(&mut self, id: InstanceId, endpoint: Option<Endpoint>) {
         let before = match endpoint {
             Some(endpoint) => self.instances.insert(id.clone(), endpoint),
@@ -246,7 +247,7 @@ impl Directory {
     }
 
     fn own(&mut self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>, owner: Owner) {
-        // Another one may have been given the address meanwhile.
+        // Another instance may have got the address in the meantime.
         if let Some(before) = before.filter(|before| self.owners.get(before) == Some(&owner)) {
             self.owners.remove(&before);
         }
@@ -255,7 +256,7 @@ impl Directory {
         }
     }
 
-    /// Notes what is known of the host that has a subnet now; none if it is gone.
+    /// Replaces the host of a subnet; `None` removes it.
     pub fn put_host(&mut self, subnet: Subnet, host: Option<HostListing>) {
         match host {
             Some(host) => self.hosts.insert(subnet, host),
@@ -263,12 +264,12 @@ impl Directory {
         };
     }
 
-    /// All hosts, by their subnets.
+    /// All hosts, ordered by subnet.
     pub fn hosts(&self) -> impl Iterator<Item = (&Subnet, &HostListing)> {
         self.hosts.iter()
     }
 
-    /// Where the instances are that serve on the host that has a subnet.
+    /// The addresses of serving instances on the host with this subnet.
     pub fn serving_on(&self, subnet: Subnet) -> impl Iterator<Item = Ipv4Addr> {
         let owners = self.owners.range(subnet.host()..=subnet.0.broadcast());
         owners.filter_map(|(address, owner)| match owner {
@@ -277,13 +278,13 @@ impl Directory {
         })
     }
 
-    /// The host in whose subnet an address is.
+    /// The host whose subnet contains an address.
     pub fn host_of(&self, address: Ipv4Addr) -> Option<&HostListing> {
         self.hosts.get(&Subnet::of(address))
     }
 
-    /// The hosts that have said where they are, but for the one whose subnet is `own`; nothing while that one is not
-    /// known here: then the others are not, either.
+    /// The other hosts that have reported an address; `None` while the directory lacks the host with subnet `own`,
+    /// because then it is incomplete.
     pub fn peers(&self, own: Subnet) -> Option<Peers> {
         let others = self.hosts.iter().filter(|(subnet, _)| **subnet != own);
         let peer =
@@ -291,7 +292,7 @@ impl Directory {
         self.hosts.contains_key(&own).then(|| others.filter_map(peer).collect())
     }
 
-    /// What leads from this one to `next`.
+    /// The difference that turns this directory into `next`.
     pub fn difference(&self, next: &Directory) -> Difference {
         Difference {
             services: difference(&self.services, &next.services),
@@ -300,7 +301,7 @@ impl Directory {
         }
     }
 
-    /// Takes a step.
+    /// Applies a difference to this directory.
     pub fn apply(&mut self, difference: Difference) {
         for (id, listing) in difference.services {
             self.put_service(id, listing);
@@ -314,7 +315,7 @@ impl Directory {
     }
 }
 
-/// What a network of a stack is: `default` is the environment.
+/// The realm of a network of a stack; `default` is the environment's own.
 fn realm(stack: &StackId, network: &Name) -> Realm {
     if *network == default_network() {
         Realm::Environment(stack.environment.clone())
@@ -397,7 +398,7 @@ mod tests {
         let mut after = before.clone();
         after.put_service(service("web2"), None);
         after.put_instance(instance("web/1.1"), None);
-        // Its address has found another owner.
+        // The address has a new owner.
         after.put_instance(instance("web/1.2"), endpoint(2, true));
         after.put_instance(instance("web/10.1"), endpoint(3, true));
         let name = "h1".parse().expect("a name");

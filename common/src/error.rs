@@ -1,36 +1,36 @@
-//! Problems as people see them: what failed, on what, why, and what to do.
+//! Problems as users see them: what failed and on what, why, and how to fix it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A refusal or failure in four parts. `what` names the thing that failed and what it failed on.
+/// A refusal or failure in four parts. `what` names both the operation that failed and the thing that it failed on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 pub struct Problem {
-    /// The stable code, such as `E0107`.
+    /// The stable error code, such as `E0107`.
     pub code: Code,
-    /// What failed, on what: one line.
+    /// The failed operation and its object: one line, without a full stop.
     pub what: String,
-    /// Why: the real causes, one line each.
+    /// The actual causes, one line each.
     pub why: Vec<String>,
-    /// What to do about it, one line each.
+    /// The user's options, one line each.
     pub fix: Vec<String>,
 }
 
 impl Problem {
-    /// A problem with its first two parts; causes and remedies are added.
+    /// A problem without causes and fixes, to which they can be added.
     pub fn new(code: Code, what: impl Into<String>) -> Problem {
         Problem { code, what: what.into(), why: Vec::new(), fix: Vec::new() }
     }
 
-    /// Adds a cause.
+    /// The problem with one more cause.
     pub fn why(mut self, cause: impl Into<String>) -> Problem {
         self.why.push(cause.into());
         self
     }
 
-    /// Adds a remedy.
+    /// The problem with one more fix.
     pub fn fix(mut self, remedy: impl Into<String>) -> Problem {
         self.fix.push(remedy.into());
         self
@@ -52,22 +52,22 @@ impl fmt::Display for Problem {
 
 macro_rules! codes {
     ($($variant:ident $code:literal $explanation:literal)*) => {
-        /// A stable code of a problem; `wharf explain CODE` prints its explanation.
+        /// A stable error code; `wharf explain CODE` prints its explanation.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum Code {
             $(#[doc = $explanation] #[serde(rename = $code)] $variant,)*
         }
 
         impl Code {
-            /// Every code.
+            /// Every code, in ascending order.
             pub const ALL: &'static [Code] = &[$(Code::$variant),*];
 
-            /// The code as text.
+            /// The code as text, such as `E0107`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$variant => $code,)* }
             }
 
-            /// What it means, for people.
+            /// The meaning of the code, in sentences for people.
             pub fn explanation(self) -> &'static str {
                 match self { $(Code::$variant => $explanation,)* }
             }
@@ -76,22 +76,22 @@ macro_rules! codes {
 }
 
 codes! {
-    TokenMalformed "E0101" "The pasted join token is cut short or mistyped. Nothing was sent; copy the whole line again."
-    WrongAuthority "E0102" "The coordinator's certificate does not come from the cluster that the token pins. The address belongs to another cluster, or somebody stands in between. No secret was sent."
-    TokenUnknown "E0103" "The cluster has no such join token, or its secret does not fit. The answer is the same for both on purpose."
-    TokenExpired "E0104" "The join token's time is over. Tokens live for an hour unless they were made to live longer."
+    TokenMalformed "E0101" "The pasted join token is incomplete or mistyped. Nothing was sent. Copy the whole line again."
+    WrongAuthority "E0102" "The coordinator's certificate does not come from the cluster of the token. Either the address belongs to another cluster, or another machine intercepts the connection. No secret was sent."
+    TokenUnknown "E0103" "The cluster has no such join token, or the token's secret is wrong. The answer is deliberately the same for both."
+    TokenExpired "E0104" "The join token has expired. Tokens are valid for an hour unless created with a longer time."
     TokenRevoked "E0105" "Somebody revoked the join token."
-    TokenUsedUp "E0107" "The join token has admitted as many hosts as it may."
+    TokenUsedUp "E0107" "The join token has already admitted its maximum number of hosts."
     AddressNotAllowed "E0108" "The join token admits hosts only from a range of addresses, and this host's is outside it."
-    RequestRefused "E0110" "The certificate request is malformed, weak, or asks for more than a host may be."
-    OtherCluster "E0111" "This host already belongs to another cluster. One host belongs to one cluster."
+    RequestRefused "E0110" "The certificate request is malformed or weak, or asks for more rights than a host may have."
+    OtherCluster "E0111" "This host already belongs to another cluster. A host can belong to only one cluster."
     ClockSkew "E0112" "The clocks of host and coordinator are too far apart for certificates to be valid."
     DockerMissing "E0113" "Docker Engine does not answer on this host."
-    Unreachable "E0114" "No coordinator answers at the address."
+    Unreachable "E0114" "No coordinator answered at the address."
     NotRoot "E0115" "Installing needs root: it writes the binary, the service unit and the state directory."
-    PortTaken "E0116" "A port that wharf listens on is held by another process."
+    PortTaken "E0116" "Another process uses a port that wharf needs."
     HostRemoved "E0117" "The host was removed from the cluster and its certificate revoked."
-    ProtocolTooOld "E0118" "Host and coordinator share no version of the wire protocol. Upgrade the older one."
+    ProtocolTooOld "E0118" "Host and coordinator have no version of the wire protocol in common. Upgrade the older one."
     InstallFailed "E0119" "A step of the installation failed. Running the same line again continues where it stopped."
     Cloned "E0121" "This disk was copied from another host: both use the same key. The newcomer is refused so that the two never fight."
     StateExposed "E0122" "Other users of this machine can read the state folder, which holds the host's key and, on a coordinator, the cluster's. wharf does not start on it: close it as the problem says."
@@ -109,12 +109,12 @@ codes! {
     NotFound "E0404" "There is no such thing."
     Conflict "E0409" "The thing was changed by somebody else in the meantime, or the request contradicts what exists."
     TooLarge "E0413" "The request is larger than the limit."
-    WrongDoor "E0421" "The connection was made with the join key, which serves the join script alone."
-    Busy "E0429" "Too many requests at once; try again in a moment."
-    ComposeInvalid "E0501" "The compose file cannot be read or asks for what cannot be."
-    StoreCorrupt "E0901" "The coordinator's store is damaged. It is never repaired silently: the member must leave and join anew."
-    StoreFailed "E0902" "The coordinator's store cannot be written: the disk is full or failing."
-    Internal "E0999" "A fault of wharf itself. Please report it with the lines of the log around it."
+    WrongDoor "E0421" "The connection used the join key, which is valid only for the join script."
+    Busy "E0429" "The coordinator has too many requests at once. Try again in a moment."
+    ComposeInvalid "E0501" "The compose file is invalid, or asks for something that wharf does not support."
+    StoreCorrupt "E0901" "The coordinator's store is damaged. wharf never repairs it silently: the member must leave and join again."
+    StoreFailed "E0902" "The coordinator cannot write its store, because the disk is full or failing."
+    Internal "E0999" "A bug in wharf. Please report it with the surrounding lines of the log."
 }
 
 impl fmt::Display for Code {

@@ -1,4 +1,4 @@
-//! Sentences about the values of the API, for everything that shows them to people.
+//! Turns values of the API into sentences, for everything that shows them to people.
 
 mod hosts;
 mod plan;
@@ -12,7 +12,7 @@ pub fn count(number: impl Into<u64>, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A list as people write it: `a`, `a and b`, `a, b and c`; the rest of a long one is counted.
+/// A list in prose: `a`, `a and b`, `a, b and c`. Of a long list, the rest is counted.
 pub fn list<T: ToString>(items: &[T]) -> String {
     const MOST: usize = 6;
     let mut texts: Vec<String> = items.iter().take(MOST).map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Files that instances are given: configs, and secrets, which nobody can read back.
+//! Files that instances get: configs, and secrets, which the API never returns.
 
 use std::fmt;
 
@@ -8,18 +8,18 @@ use utoipa::ToSchema;
 
 use crate::{id::StackId, name::Name, secret::Secret};
 
-/// Largest content of a file, in bytes.
+/// The maximum size of a file, in bytes.
 pub const MAX_CONTENT: usize = 256 << 10;
-/// Most files of a service: all of them fit into one frame.
+/// The maximum number of files of a service; together they fit into one frame.
 pub const MAX_FILES: usize = 50;
 
-/// Whether a file may be seen.
+/// Whether the content of a file is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
-    /// It may: it lies in the replicated state and on the hosts as it is.
+    /// Not secret: stored in clear in the replicated state and on hosts.
     Config,
-    /// It may not: it is sealed in the replicated state, and on hosts it lies in memory alone.
+    /// Secret: sealed in the replicated state, and only in memory on hosts.
     Secret,
 }
 
@@ -32,16 +32,16 @@ impl fmt::Display for FileKind {
     }
 }
 
-/// Which file: a stack's own, or one of the environment that every stack may use.
+/// The id of a file: of one stack, or of the environment for all its stacks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileId {
-    /// The environment.
+    /// The environment that it is stored in.
     pub environment: Name,
-    /// The stack that it came with; none if it is the environment's.
+    /// The stack that deployed it; none if it belongs to the environment.
     pub stack: Option<Name>,
-    /// Its kind.
+    /// Whether it is a config or a secret.
     pub kind: FileKind,
-    /// Its name among its kind.
+    /// The name, unique among its kind.
     pub name: Name,
 }
 
@@ -54,29 +54,29 @@ impl fmt::Display for FileId {
     }
 }
 
-/// A file in the containers of a service.
+/// A config or secret that a container gets as a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSpec {
-    /// Its kind.
+    /// Whether it is a config or a secret.
     pub kind: FileKind,
-    /// Its name.
+    /// The name in the stack or the environment.
     pub name: Name,
-    /// Whether it is the environment's instead of the stack's own.
+    /// Whether it belongs to the environment instead of the stack.
     #[serde(default)]
     pub external: bool,
-    /// Which version of it; the newest one when the service is deployed, if absent.
+    /// The version. If absent in a request, the newest one when the service is deployed.
     #[serde(default)]
     pub version: Option<u64>,
     /// The absolute path in the container.
     pub target: String,
-    /// The user that owns it there.
+    /// The id of the owning user in the container.
     #[serde(default)]
     pub uid: u32,
-    /// The group that owns it there.
+    /// The id of the owning group in the container.
     #[serde(default)]
     pub gid: u32,
-    /// Its permission bits.
+    /// The nine permission bits, such as 0o444.
     #[serde(default = "readable")]
     pub mode: u32,
 }
@@ -86,13 +86,13 @@ fn readable() -> u32 {
 }
 
 impl FileSpec {
-    /// A file where containers look for it by custom: secrets in `/run/secrets`, configs in `/`.
+    /// A file at its default path: `/run/secrets` for secrets, `/` for configs.
     pub fn of(kind: FileKind, name: Name) -> FileSpec {
         let target = FileSpec::usual_target(kind, name.as_str());
         FileSpec { kind, name, external: false, version: None, target, uid: 0, gid: 0, mode: readable() }
     }
 
-    /// Where a file of that name lies in containers by custom.
+    /// The default path in containers for a file of this name.
     pub fn usual_target(kind: FileKind, name: &str) -> String {
         match kind {
             FileKind::Config => format!("/{name}"),
@@ -100,7 +100,7 @@ impl FileSpec {
         }
     }
 
-    /// Which file it is for a service of that stack.
+    /// The id of the file, used by a service of this stack.
     pub fn id(&self, stack: &StackId) -> FileId {
         FileId {
             environment: stack.environment.clone(),
@@ -111,7 +111,7 @@ impl FileSpec {
     }
 }
 
-/// The content of a file on its way from a client: the one form in which JSON carries it, as base64.
+/// The content of a file in a request, as base64 in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload(pub Secret<Vec<u8>>);
 
@@ -124,7 +124,7 @@ impl Serialize for Upload {
 impl<'de> Deserialize<'de> for Upload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Upload, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // What does not decode may be a secret all the same: it is not repeated.
+        // The invalid text may be a secret, so the error does not repeat it.
         let decoded = BASE64_STANDARD.decode(text).map_err(|_| D::Error::custom("it is not base64"))?;
         Ok(Upload(Secret::new(decoded)))
     }

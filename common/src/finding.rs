@@ -1,85 +1,85 @@
-//! What an agent finds wrong with its host.
+//! Problems that an agent finds on its host.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{host::HostCondition, id::ServiceId, network::Subnet, quantity::Bytes, time::Timestamp};
 
-/// Most peers that an agent names for the same reason: where more are not heard, the host itself is the one that is
-/// apart.
+/// The maximum number of peers that an agent names for one reason. If more are silent, the host itself is likely cut
+/// off.
 pub const MOST_NAMED: usize = 32;
 
-/// Something that is wrong, for as long as it is. A host may have several.
+/// A problem that exists now. A host may have several.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
-    /// Nothing that a peer sends through the overlay arrives here.
+    /// No overlay packets from a peer arrive.
     Unheard {
-        /// The peer.
+        /// The subnet of the peer.
         #[schema(value_type = String)]
         peer: Subnet,
-        /// Whether the peer answers when it is asked on the underlay.
+        /// Whether the peer answers on the underlay.
         answers: bool,
     },
-    /// What a peer sends arrives if it is small, and nothing as large as the overlay should carry.
+    /// Only small overlay packets from a peer arrive.
     Narrow {
-        /// The peer.
+        /// The subnet of the peer.
         #[schema(value_type = String)]
         peer: Subnet,
-        /// The largest packet that should pass, in bytes.
+        /// The size in bytes of the largest packet that should arrive.
         mtu: u32,
     },
-    /// The host's network cannot be brought to what it should be.
+    /// The agent cannot set up the host's network.
     Network {
-        /// What the system said.
+        /// The error from the system.
         why: String,
     },
-    /// Containers get no names from this host.
+    /// The host does not answer DNS queries of its containers.
     Names {
-        /// What the system said.
+        /// The error from the system.
         why: String,
     },
     /// A file system is nearly full.
     Disk {
-        /// A folder on it.
+        /// A folder on the file system.
         path: String,
-        /// Its size.
+        /// The size of the file system.
         size: Bytes,
     },
-    /// The host's clock and the leader's are apart.
+    /// The host's clock differs from the leader's.
     Clock {
-        /// By how much at least, in seconds.
+        /// The minimum difference, in seconds.
         seconds: u64,
     },
-    /// None of a peer's instances that were asked answers, one after the other.
+    /// None of the probed instances on a peer answers.
     Unreached {
-        /// The peer.
+        /// The subnet of the peer.
         #[schema(value_type = String)]
         peer: Subnet,
     },
-    /// The address of a service leads to none of the instances that serve it.
+    /// The virtual address of a service leads to none of its serving instances.
     Service {
-        /// Which one.
+        /// The id of the service.
         #[schema(value_type = String)]
         service: ServiceId,
     },
-    /// The kernel's table of connections is nearly full: what finds no room in it is dropped.
+    /// The kernel's connection tracking table is nearly full. When it is full, the kernel drops new connections.
     Connections {
-        /// How many it may hold.
+        /// The capacity of the table.
         most: u64,
     },
-    /// The host cannot do something that instances need, and gets nothing new.
+    /// The host lacks something that instances need, and gets no new ones.
     Condition(HostCondition),
-    /// The host's certificate ends soon: it has not been renewed when it should have been.
+    /// The host's certificate expires soon because its renewal failed.
     Certificate {
-        /// When it ends.
+        /// When it expires.
         #[schema(value_type = String)]
         ends: Timestamp,
     },
 }
 
 impl Finding {
-    /// A word for it, as metrics label it.
+    /// A stable word, used as the label of metrics.
     pub fn word(&self) -> &'static str {
         match self {
             Finding::Unheard { .. } => "unheard",

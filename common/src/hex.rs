@@ -1,11 +1,11 @@
-//! Lower-case hexadecimal.
+//! Hexadecimal text in lower case.
 
-/// Writes bytes.
+/// Encodes bytes, two characters each.
 pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads bytes; `None` if the text is no hexadecimal.
+/// Decodes a text; `None` if it is not hexadecimal.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;

@@ -1,4 +1,4 @@
-//! Hosts: what the agent says of them and how alive they are believed to be.
+//! Hosts: facts from their agents, and whether they are believed alive.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive};
 
@@ -14,60 +14,60 @@ use crate::{
     time::Timestamp,
 };
 
-/// What an agent observes of its host; changes rarely.
+/// The facts that an agent reports about its host; they rarely change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostFacts {
-    /// The host's own name for itself.
+    /// The operating system's hostname, which may differ from the host's name in the cluster.
     pub hostname: String,
-    /// The address under which other hosts reach it.
+    /// The address at which other hosts reach it.
     #[schema(value_type = String)]
     pub address: IpAddr,
-    /// All the processor time there is.
+    /// The total CPU.
     pub cpu: MilliCpu,
-    /// All the memory there is.
+    /// The total memory.
     pub memory: Bytes,
     /// The operating system, as Docker names it.
     pub os: String,
     /// The architecture, as Docker names it.
     pub arch: String,
-    /// The kernel's release.
+    /// The kernel release, as `uname -r` prints it.
     pub kernel: String,
     /// Docker Engine's version; empty while Docker does not answer.
     pub docker: String,
-    /// The version of the agent.
+    /// The version of wharf that runs there.
     pub agent: String,
-    /// The kernel's boot.
+    /// The id of the current boot.
     pub boot: BootId,
-    /// The devices that containers may have to themselves.
+    /// The devices that can be reserved for containers.
     pub devices: Devices,
-    /// Its key of WireGuard, if it can encrypt what it sends through the overlay.
+    /// Its public WireGuard key, if it can encrypt overlay packets.
     #[schema(value_type = Option<String>)]
     pub wireguard: Option<WireguardKey>,
 }
 
-/// What a host cannot do now: as long as it has one of these, it gets nothing new.
+/// Something that a host cannot do now. As long as it has a condition, it gets no new instances.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostCondition {
-    /// Its Docker does not answer its agent.
+    /// Docker does not answer the agent.
     DockerSilent {
-        /// Since when, by the host's clock.
+        /// When it started, by the host's clock.
         since: Timestamp,
     },
-    /// A disk that its Docker or its agent writes to is full.
+    /// A file system that Docker or the agent writes to is full.
     DiskFull {
-        /// A folder on it.
+        /// A folder on the file system.
         path: String,
-        /// Its size.
+        /// The size of the file system.
         size: Bytes,
     },
 }
 
 impl HostCondition {
-    /// Most conditions that a host may have at a time.
+    /// The maximum number of simultaneous conditions of a host.
     pub const MOST: usize = 8;
 
-    /// A word for it, as metrics and lists show it.
+    /// A stable word, used in metrics and lists.
     pub fn word(&self) -> &'static str {
         match self {
             HostCondition::DockerSilent { .. } => "docker-silent",
@@ -89,16 +89,16 @@ impl fmt::Display for HostCondition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Liveness {
-    /// It has been admitted and has not reported yet.
+    /// Admitted, but without a report yet.
     Joining,
     /// Its heartbeats arrive.
     Ready,
-    /// Heartbeats are missing: no new placements, nothing is moved.
+    /// Heartbeats are missing: the host gets no new instances, but keeps its own.
     Suspect {
         /// When the leader noticed.
         since: Timestamp,
     },
-    /// Its lease has ended.
+    /// The host's lease has expired.
     Down {
         /// When the leader noticed.
         since: Timestamp,
@@ -106,7 +106,7 @@ pub enum Liveness {
 }
 
 impl Liveness {
-    /// The state's name.
+    /// The state as a word, for messages, metrics and JSON.
     pub fn word(&self) -> &'static str {
         match self {
             Liveness::Joining => "joining",
@@ -117,31 +117,31 @@ impl Liveness {
     }
 }
 
-/// Whether people want instances on a host.
+/// The operator's setting for a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Availability {
-    /// It takes new instances.
+    /// The host takes new instances.
     #[default]
     Active,
-    /// It takes no new ones; those that it has stay.
+    /// The host takes no new instances; its running ones stay.
     Cordoned,
-    /// Those that it has are replaced elsewhere and then stopped.
+    /// The host's instances are replaced elsewhere and then stopped.
     Draining {
-        /// When they are stopped even if nothing has replaced them.
+        /// When remaining instances are stopped, even without replacements.
         deadline: Timestamp,
     },
-    /// Nothing runs there, not even what has its data there or is on every host.
+    /// Nothing runs on the host, not even instances with data there or those of global services.
     Maintenance,
 }
 
 impl Availability {
-    /// Whether what is there has to go.
+    /// Whether instances on the host must leave.
     pub fn is_emptying(self) -> bool {
         matches!(self, Availability::Draining { .. } | Availability::Maintenance)
     }
 
-    /// The state's name.
+    /// The state as a word, for messages, metrics and JSON.
     pub fn word(&self) -> &'static str {
         match self {
             Availability::Active => "active",
@@ -152,13 +152,13 @@ impl Availability {
     }
 }
 
-/// How much of what a host has may be reserved, in hundredths of it.
+/// How much of a host's resources instances may reserve, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Oversubscription {
-    /// Of its processor time.
+    /// Percent of its CPU.
     pub cpu: u32,
-    /// Of its memory.
+    /// Percent of its memory.
     pub memory: u32,
 }
 
@@ -169,15 +169,15 @@ impl Default for Oversubscription {
 }
 
 impl Oversubscription {
-    /// The hundredths that make sense.
+    /// The allowed percentages.
     pub const RANGE: RangeInclusive<u32> = 10..=1000;
 
-    /// What may be reserved of a host.
+    /// The resources of a host that instances may reserve.
     pub fn of(self, facts: &HostFacts) -> Resources {
         let part = |all: u64, hundredths: u32| (u128::from(all) * u128::from(hundredths) / 100) as u64;
         Resources { cpu: MilliCpu(part(facts.cpu.0, self.cpu)), memory: Bytes(part(facts.memory.0, self.memory)) }
     }
 }
 
-/// Labels that people put on a host.
+/// The labels that operators set on a host.
 pub type HostLabels = BTreeMap<String, String>;

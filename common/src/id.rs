@@ -1,4 +1,4 @@
-//! Identities: random ones for machines, structural ones for everything that people name.
+//! Ids: random for machines, structured for everything that users name.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use crate::{
     name::{InvalidName, Name},
 };
 
-/// A text that does not name what was asked for.
+/// Why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// The text has another shape.
-    #[error("{text:?} is not {what}, which looks like {example}")]
+    /// The text does not have the form of the id.
+    #[error("{text:?} is not {what} such as {example}")]
     Shape {
         /// The text as given, cut to 80 characters.
         text: String,
-        /// What was expected.
+        /// The kind of id that was expected.
         what: &'static str,
-        /// A well-formed example.
+        /// A valid example.
         example: &'static str,
     },
-    /// One of its parts is not a name.
+    /// A part of the text is not a valid name.
     #[error(transparent)]
     Name(#[from] InvalidName),
 }
@@ -31,7 +31,7 @@ fn shape(text: &str, what: &'static str, example: &'static str) -> InvalidId {
     InvalidId::Shape { text: text.chars().take(80).collect(), what, example }
 }
 
-/// Serde and parsing for an id that travels as its text.
+/// Implements serde and parsing for ids that are written as text.
 macro_rules! as_text {
     ($type:ident) => {
         impl TryFrom<String> for $type {
@@ -59,7 +59,7 @@ macro_rules! as_text {
     };
 }
 
-/// An id of 80 bits, written as 16 characters of base32.
+/// Defines an id of 80 bits, written as 16 characters of base32.
 macro_rules! random_id {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {
         $(#[$doc])*
@@ -83,19 +83,19 @@ macro_rules! random_id {
 }
 
 random_id!(
-    /// A cluster: drawn at random when it is made.
+    /// A cluster; drawn at random when the cluster is created.
     ClusterId, "a cluster id"
 );
 random_id!(
-    /// A host: the first 80 bits of the SHA-256 of its public key, so it cannot be chosen.
+    /// A host: the first 80 bits of the SHA-256 of its public key, so nobody can choose it.
     HostId, "a host id"
 );
 random_id!(
-    /// One boot of a host's kernel; a changed value means that every process there is new.
+    /// One boot of a host's kernel. If it changes, all processes on the host are new.
     BootId, "a boot id"
 );
 
-/// A coordinator in the Raft group. Never used twice: a member that lost its disk gets a new one.
+/// A coordinator in the Raft group. Never reused: a member that lost its disk gets a new number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct MemberId(pub u64);
@@ -110,9 +110,9 @@ impl fmt::Display for MemberId {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StackId {
-    /// The environment it lives in.
+    /// The environment that contains the stack.
     pub environment: Name,
-    /// Its name there.
+    /// The stack's name, unique in its environment.
     pub stack: Name,
 }
 
@@ -120,19 +120,19 @@ pub struct StackId {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ServiceId {
-    /// The stack that it is deployed with.
+    /// The stack that contains the service.
     pub stack: StackId,
-    /// Its name there.
+    /// The service's name, unique in its stack.
     pub service: Name,
 }
 
-/// A place of a service, kept across replacements: `environment/stack/service/slot`, from 1.
+/// A slot of a service, kept across replacements: `environment/stack/service/slot`, numbered from 1.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SlotId {
-    /// The service.
+    /// The service that the slot belongs to.
     pub service: ServiceId,
-    /// The number of the place, from 1.
+    /// The number of the slot, from 1.
     pub slot: u32,
 }
 
@@ -142,43 +142,43 @@ pub struct SlotId {
 pub struct InstanceId {
     /// The slot that it fills.
     pub slot: SlotId,
-    /// Grows with every replacement; a program may use it as a fencing token.
+    /// Increases with every replacement, so programs may use it as a fencing token.
     pub incarnation: u64,
 }
 
 impl StackId {
-    /// The service named `service` in this stack.
+    /// The id of a service in this stack.
     pub fn service(&self, service: Name) -> ServiceId {
         ServiceId { stack: self.clone(), service }
     }
 }
 
 impl ServiceId {
-    /// The slot numbered `slot` of this service.
+    /// The id of a slot of this service.
     pub fn slot(&self, slot: u32) -> SlotId {
         SlotId { service: self.clone(), slot }
     }
 }
 
 impl SlotId {
-    /// The incarnation numbered `incarnation` of this slot.
+    /// The id of an incarnation of this slot.
     pub fn instance(&self, incarnation: u64) -> InstanceId {
         InstanceId { slot: self.clone(), incarnation }
     }
 }
 
 impl InstanceId {
-    /// The service that this is an instance of.
+    /// The service of this instance.
     pub fn service(&self) -> &ServiceId {
         &self.slot.service
     }
 
-    /// The stack that this belongs to.
+    /// The stack of this instance.
     pub fn stack(&self) -> &StackId {
         &self.slot.service.stack
     }
 
-    /// The Docker container's name: unique, so that Docker itself refuses a second one.
+    /// The name of its Docker container. It is unique, so Docker refuses to create a second one.
     pub fn container_name(&self) -> String {
         let StackId { environment, stack } = self.stack();
         let service = &self.service().service;

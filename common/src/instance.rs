@@ -1,5 +1,5 @@
-//! The three states of an instance, each with one writer: desired (leader), observed (the host's
-//! agent), verdict (leader).
+//! The three states of an instance, each written by one party: desired (leader), observed (the host's agent), verdict
+//! (leader).
 
 use std::net::Ipv4Addr;
 
@@ -12,90 +12,90 @@ use crate::{
     time::Timestamp,
 };
 
-/// What the leader wants of an instance. Moves only onward.
+/// The state that the leader wants of an instance. It only moves forward through these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Want {
-    /// Everything ready to start, not started.
+    /// Prepared: everything is ready to start, but not started.
     Prepare,
     /// Running.
     Run,
     /// Stopped, its container kept.
     Stop,
-    /// Gone, with its container.
+    /// Removed, with its container.
     Purge,
 }
 
-/// What the leader wants of an instance, and why.
+/// The state that the leader wants of an instance, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Desired {
-    /// What is wanted.
+    /// The wanted state.
     pub want: Want,
-    /// Why it is to end, once it is.
+    /// Why the instance must end; none while it should run.
     pub reason: Option<StopReason>,
 }
 
-/// Why an instance is to end.
+/// Why an instance must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StopReason {
-    /// The service wants fewer.
+    /// The service needs fewer instances.
     ScaledDown,
-    /// A newer spec replaces it.
+    /// An instance of a newer revision replaces it.
     Superseded,
     /// Its service or stack was removed.
     Removed,
-    /// A newer incarnation took its slot while its host was away.
+    /// A newer incarnation took its slot while its host was unreachable.
     Duplicate,
     /// Its own host gave up on it.
     Ended,
-    /// Its host is being emptied.
+    /// Its host is draining.
     Drained,
-    /// Its revision failed, and an older one serves.
+    /// Its revision failed, and the service was rolled back.
     RolledBack,
-    /// Its slot is better served on another host.
+    /// A replacement runs on a better host.
     Rebalanced,
-    /// Its host cannot run it now, and another one can.
+    /// Its host cannot run it now, but another host can.
     Stranded,
 }
 
-/// How far an instance has come on its host, in the order in which it can only rise.
+/// How far an instance has come on its host. A phase never decreases within a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// The host has not heard of it yet.
+    /// The host has not received it yet.
     Assigned,
-    /// The order lies in the host's ledger.
+    /// The host has stored it in its ledger.
     Accepted,
-    /// Its image is being fetched.
+    /// The host is pulling its image.
     Pulling,
     /// Its container can be started.
     Ready,
-    /// Docker has been asked to start it.
+    /// The agent has asked Docker to start it.
     Starting,
     /// Its program runs.
     Running,
-    /// It has been asked to stop.
+    /// The agent has asked it to stop.
     Stopping,
-    /// Its program ended with exit code 0 and is not started again.
+    /// Its program ended with exit code 0 and is not restarted.
     Completed,
-    /// Its program failed and is not started again here.
+    /// Its program failed and is not restarted on this host.
     Failed,
-    /// It cannot run on this host.
+    /// The host cannot run it.
     Rejected,
-    /// It was stopped as asked.
+    /// It was stopped on request.
     Stopped,
-    /// Its container is gone.
+    /// Its container is removed.
     Purged,
 }
 
 impl Phase {
-    /// Whether nothing further happens on the host unless the leader asks.
+    /// Whether the host does nothing more with it unless the leader asks.
     pub fn is_terminal(self) -> bool {
         self >= Phase::Completed
     }
 
-    /// Terminal phases exclude one another: they share a rank.
+    /// Terminal phases exclude each other, so they share a rank.
     fn rank(self) -> u8 {
         match self {
             Phase::Assigned => 0,
@@ -111,65 +111,65 @@ impl Phase {
     }
 }
 
-/// What is known of an instance's health.
+/// The health of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// Nothing checks it: running is all that is known.
+    /// There is no health check: running is all that is known.
     #[default]
     Unchecked,
-    /// The first check has not ended yet.
+    /// The first check has not finished yet.
     Starting,
-    /// The last check passed.
+    /// The last check succeeded.
     Healthy,
-    /// Checks failed as often as the spec allows.
+    /// As many checks have failed in a row as the spec allows.
     Unhealthy,
-    /// Its process is gone, and Docker, which does not answer, has not said so.
+    /// Its process has ended, but Docker does not answer and has not reported it.
     Gone,
 }
 
-/// What the agent observes of an instance.
+/// The state of an instance, as its agent observes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Observed {
-    /// How often the host has started its program again.
+    /// How often the host has restarted its program.
     pub restart: u32,
-    /// How many of the retries that its restart policy allows are used up: by its own runs that failed, and by those
-    /// of its slot before it that were to do the same.
+    /// How many retries of its restart policy are used: by its own failed runs, and by those of earlier instances of
+    /// the slot with the same task.
     pub retries: u32,
-    /// How far it has come since then.
+    /// The phase since the last restart.
     pub phase: Phase,
-    /// Its health while it runs.
+    /// The health while it runs.
     pub health: Health,
-    /// The exit code of its last end.
+    /// The exit code of the last run.
     pub exit_code: Option<i64>,
-    /// When its program started last.
+    /// When the last run started.
     pub started_at: Option<Timestamp>,
-    /// The registry's digest of its image, if it has one.
+    /// The digest of its image in the registry, if it has one.
     pub image_digest: Option<String>,
     /// Its own address while it runs.
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
-    /// What a person should know: an error, or what is waited for. At most 500 characters.
+    /// A remark for people: an error, or what it waits for. At most 500 characters.
     pub message: String,
-    /// Why its program failed last; it stays while the program runs again.
+    /// Why the last failed run failed; kept while the program runs again.
     pub failure: String,
-    /// What its program printed last before it ended or, if its health check failed it, what the check printed.
+    /// The last output of the program before it ended or, if the health check failed it, of the check.
     pub output: LastLines,
-    /// The image that its host cannot make a container of, and since when, as long as that fails.
+    /// The failing preparation of its container, if any.
     pub unprepared: Option<Unprepared>,
 }
 
-/// A preparation that fails: the image cannot be had, or its container cannot be made.
+/// A preparation that keeps failing: the image cannot be pulled, or the container cannot be created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unprepared {
     /// The image, as the spec names it.
     pub image: String,
-    /// Since when, by the host's clock.
+    /// When it first failed, by the host's clock.
     pub since: Timestamp,
 }
 
 impl Observed {
-    /// An instance that its host has not heard of.
+    /// The observation of an instance that its host has not received yet.
     pub fn nothing() -> Observed {
         Observed {
             restart: 0,
@@ -187,26 +187,26 @@ impl Observed {
         }
     }
 
-    /// Whether this may follow `earlier`: (restart, phase) never falls.
+    /// Whether this observation may follow `earlier`: (restart, phase) never decreases.
     pub fn may_follow(&self, earlier: &Observed) -> bool {
         (self.restart, self.phase.rank()) >= (earlier.restart, earlier.phase.rank())
     }
 
-    /// Whether its program runs and nothing says that it is unwell.
+    /// Whether its program runs and no health check fails.
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Running && matches!(self.health, Health::Unchecked | Health::Healthy)
     }
 }
 
-/// Whether the leader can still hear of an instance.
+/// Whether the leader can hear from an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Its host is believed alive.
     Reachable,
-    /// Its host is down; nothing has replaced it yet.
+    /// Its host is down, but no replacement exists yet.
     Unknown {
-        /// When its host was found down.
+        /// When the leader noticed that the host is down.
         since: Timestamp,
     },
     /// Another incarnation has taken its slot.
@@ -219,15 +219,15 @@ pub enum Verdict {
 /// A container port and the host port booked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BoundPort {
-    /// As the service asked.
+    /// The port in the service's spec.
     pub spec: PortSpec,
-    /// The port on the host.
+    /// The port number on the host.
     pub host: u16,
 }
 
 impl BoundPort {
-    /// What is booked on the host. Ports of different addresses are kept apart all the same: a
-    /// port on all addresses collides with the same port on one.
+    /// The key under which the port is booked on the host. The address is not part of it, because a port on all
+    /// addresses collides with the same port on one address.
     pub fn booking(&self) -> (u16, Protocol) {
         (self.host, self.spec.protocol)
     }

@@ -1,7 +1,7 @@
-//! The vocabulary of wharf: what its parts call things and say to each other.
+//! The vocabulary of wharf: values that its programs share and exchange.
 //!
-//! Everything here is a value. Nothing here reads a clock, a file or a socket, so the pure cores
-//! can build on it and both ends of a wire can share it.
+//! Nothing here reads a clock, a file or a socket, so the pure cores can use it, and both ends of a connection share
+//! it.
 
 pub mod file;
 pub mod id;

@@ -1,4 +1,4 @@
-//! Names that people give to things.
+//! Names that users choose.
 
 use std::{fmt, sync::Arc};
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 /// The name of an environment, stack, service, volume or host: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
 ///
-/// The rule is that of a DNS label, so every name can become part of a host name unchanged.
+/// The rule is that of DNS labels, so every name can be part of a host name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String)]
 pub struct Name(Arc<str>);
 
-/// A text that is not a [`Name`], and the rule it breaks.
+/// A text that is not a [`Name`], and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a name: {rule}")]
 pub struct InvalidName {
     /// The text as given, cut to 80 characters.
     pub text: String,
-    /// The first rule it breaks.
+    /// The first rule that it breaks.
     pub rule: &'static str,
 }
 
 impl Name {
-    /// Checks `text` against the rule of names.
+    /// Checks a text against the rule for names.
     pub fn parse(text: &str) -> Result<Name, InvalidName> {
         let refuse = |rule| Err(InvalidName { text: text.chars().take(80).collect(), rule });
         if text.is_empty() {
@@ -41,7 +41,7 @@ impl Name {
         Ok(Name(text.into()))
     }
 
-    /// The one that no other comes before.
+    /// The smallest name in sort order.
     pub fn first() -> Name {
         Name("0".into())
     }
@@ -52,7 +52,7 @@ impl Name {
     }
 }
 
-/// The environment that exists in every cluster.
+/// The name of the environment that exists in every cluster.
 pub fn default_environment() -> Name {
     Name("default".into())
 }

@@ -1,4 +1,4 @@
-//! The overlay: which addresses containers have, and how hosts reach those of others.
+//! The overlay: the addresses of containers, and how hosts reach containers on other hosts.
 
 mod key;
 
@@ -13,16 +13,16 @@ use utoipa::ToSchema;
 
 pub use key::WireguardKey;
 
-/// How containers of different hosts reach each other.
+/// The carrier of overlay packets between hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// Through VXLAN between the hosts (RFC 7348), in clear.
+    /// VXLAN (RFC 7348), not encrypted.
     #[default]
     Vxlan,
-    /// Through WireGuard between the hosts, encrypted: by the kernel where it can, else by a process of our own.
+    /// WireGuard, encrypted: in the kernel if it can, else in our own process.
     Wireguard,
-    /// Not at all: each host has a bridge of its own.
+    /// None: each host has its own bridge, and containers on different hosts do not reach each other.
     None,
 }
 
@@ -42,21 +42,21 @@ impl std::str::FromStr for Backend {
         [Backend::Vxlan, Backend::Wireguard, Backend::None]
             .into_iter()
             .find(|backend| backend.to_string() == text)
-            .ok_or_else(|| format!("{text:?} is not an overlay; there are vxlan, wireguard and none"))
+            .ok_or_else(|| format!("{text:?} is not an overlay: choose vxlan, wireguard or none"))
     }
 }
 
-/// How a cluster's containers are addressed and reached, chosen once at its birth.
+/// The addresses and the overlay backend of a cluster, fixed when the cluster is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
-    /// How hosts reach each other's containers.
+    /// How containers on different hosts reach each other.
     #[serde(default)]
     pub backend: Backend,
-    /// Of containers; each host has a subnet of it.
+    /// The range for containers; each host gets a subnet of it.
     #[schema(value_type = String)]
     pub containers: Ipv4Net,
-    /// Of services.
+    /// The range for virtual addresses of services.
     #[schema(value_type = String)]
     pub services: Ipv4Net,
 }
@@ -69,39 +69,43 @@ impl Default for NetworkPlan {
 }
 
 impl NetworkPlan {
-    /// The length of a host's prefix: 253 containers.
+    /// The prefix length of a host's subnet, which leaves 253 addresses for containers.
     pub const SUBNET: u8 = 24;
 
-    /// The subnets for hosts, lowest first.
+    /// The subnets for hosts, in ascending order.
     pub fn subnets(&self) -> impl Iterator<Item = Subnet> + Clone {
-        // A range that is shorter than a subnet was refused at the cluster's birth.
+        // A range smaller than a subnet was refused when the cluster was created.
         self.containers.subnets(NetworkPlan::SUBNET).into_iter().flatten().map(Subnet)
     }
 
-    /// Which of a host's routes lead where the overlay would, if any.
+    /// The first of a host's routes that overlaps with the cluster's ranges, as a sentence.
     pub fn conflict(&self, routes: &[HostRoute]) -> Option<String> {
         if self.backend == Backend::None {
             return None;
         }
         [(self.containers, "containers"), (self.services, "services")].into_iter().find_map(|(range, what)| {
             let route = routes.iter().find(|route| overlap(&route.to, &range))?;
-            Some(format!("it has a route to {route}, and {range} is for the addresses of {what}"))
+            Some(format!("it has a route to {route}, and the cluster uses {range} for {what}"))
         })
     }
 
-    /// What is wrong with it.
+    /// The rule that the plan breaks, if any.
     pub fn violation(&self) -> Option<String> {
         let NetworkPlan { containers, services, .. } = self;
         for (range, sizes) in [(containers, 8..=NetworkPlan::SUBNET), (services, 8..=24)] {
             if range.addr() != range.network() {
-                return Some(format!("{range} does not begin where its network does, at {}", range.network()));
+                return Some(format!("{range} does not start at its network address {}", range.network()));
             }
             if !sizes.contains(&range.prefix_len()) {
-                return Some(format!("{range} is not between /{} and /{} long", sizes.start(), sizes.end()));
+                return Some(format!(
+                    "{range} must have a prefix length between /{} and /{}",
+                    sizes.start(),
+                    sizes.end()
+                ));
             }
             let first = range.network();
             if first.is_loopback() || first.is_multicast() || first.is_link_local() || first.octets()[0] == 0 {
-                return Some(format!("{range} has a meaning of its own"));
+                return Some(format!("{range} is reserved for special use"));
             }
         }
         overlap(containers, services).then(|| format!("{containers} and {services} overlap"))
@@ -112,13 +116,13 @@ fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
-/// A route that a host has besides ours.
+/// A route of a host that does not belong to wharf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostRoute {
-    /// Where to.
+    /// The destination range.
     #[schema(value_type = String)]
     pub to: Ipv4Net,
-    /// Over which link.
+    /// The name of the network interface.
     pub link: String,
 }
 
@@ -128,33 +132,33 @@ impl std::fmt::Display for HostRoute {
     }
 }
 
-/// A host's part of the containers' range.
+/// A host's part of the container range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Subnet(pub Ipv4Net);
 
 impl Subnet {
-    /// The one that an address is in.
+    /// The subnet that contains an address.
     pub fn of(address: Ipv4Addr) -> Subnet {
         Subnet(Ipv4Net::new_assert(address, NetworkPlan::SUBNET).trunc())
     }
 
-    /// The host's own address on the overlay: the first of all.
+    /// The host's own address on the overlay, the subnet's first address.
     pub fn host(self) -> Ipv4Addr {
         self.0.network()
     }
 
-    /// The gateway of its containers, where it answers DNS.
+    /// The gateway of its containers, where the host answers DNS.
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.0.network()) + 1)
     }
 
-    /// Whether an address is the host's own, and no container's.
+    /// Whether an address belongs to the host itself instead of a container.
     pub fn is_own(self, address: Ipv4Addr) -> bool {
         [self.host(), self.gateway()].contains(&address)
     }
 
-    /// The addresses of its containers in turn, from the one after `last` on.
+    /// The addresses for containers, starting after `last` and wrapping around.
     pub fn containers_after(self, last: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
         let (first, count) =
             (u32::from(self.gateway()) + 1, u32::from(self.0.broadcast()) - u32::from(self.gateway()) - 1);
@@ -162,7 +166,8 @@ impl Subnet {
         (0..count).map(move |step| Ipv4Addr::from(first + (next + step) % count))
     }
 
-    /// The hardware address of the host's end of the overlay: it follows from the subnet, so nobody has to tell it.
+    /// The hardware address of the host's end of the overlay. It is derived from the subnet, so it need not be
+    /// exchanged.
     pub fn hardware_address(self) -> [u8; 6] {
         let [a, b, c, d] = self.host().octets();
         [0x02, 0x0a, a, b, c, d]
@@ -175,28 +180,28 @@ impl std::fmt::Display for Subnet {
     }
 }
 
-/// How a host's containers are reached.
+/// How the containers of a host are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Network {
-    /// By the host's own bridge alone.
+    /// Only by the host's own bridge.
     #[default]
     Bridge,
-    /// From everywhere.
+    /// By the overlay, to containers on all hosts.
     Overlay(Overlay),
 }
 
-/// A host's place in the overlay. Where the others are, the directory knows.
+/// A host's place in the overlay. The directory holds the places of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
-    /// The cluster's ranges.
+    /// The cluster's address ranges.
     pub plan: NetworkPlan,
     /// The host's own subnet.
     pub own: Subnet,
 }
 
 impl Overlay {
-    /// The host after this one, in a circle: it answers the names of this one's containers when this one does not. A
-    /// host that is alone names the one that will probably be next, for containers keep what they were told.
+    /// The next host in the ring of subnets. It answers DNS for this host's containers when this host does not. For a
+    /// single host it is the subnet that the next host will probably get, because containers keep their DNS settings.
     pub fn next(self, others: &Peers) -> Option<Subnet> {
         let (first, after) = (others.keys().next(), others.range(self.own..).next().map(|(subnet, _)| subnet));
         let after = after.or(first).copied();
@@ -205,15 +210,15 @@ impl Overlay {
     }
 }
 
-/// The other hosts of the overlay, by the subnets that they have.
+/// The other hosts of the overlay, by their subnets.
 pub type Peers = BTreeMap<Subnet, Peer>;
 
 /// Another host of the overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// The address under which its packets come and go.
+    /// Its address on the underlay.
     pub underlay: IpAddr,
-    /// Its key of WireGuard, if it can encrypt.
+    /// Its public WireGuard key, if it can encrypt.
     pub key: Option<WireguardKey>,
 }
 
@@ -271,11 +276,11 @@ mod tests {
         for (containers, services, reason) in [
             ("10.42.0.0/16", "10.42.128.0/17", "overlap"),
             ("10.0.0.0/8", "10.43.0.0/16", "overlap"),
-            ("10.42.1.0/16", "10.43.0.0/16", "begin"),
+            ("10.42.1.0/16", "10.43.0.0/16", "does not start"),
             ("10.42.0.0/25", "10.43.0.0/16", "between /8 and /24"),
-            ("127.0.0.0/16", "10.43.0.0/16", "meaning of its own"),
-            ("0.0.0.0/8", "10.43.0.0/16", "meaning of its own"),
-            ("224.0.0.0/16", "10.43.0.0/16", "meaning of its own"),
+            ("127.0.0.0/16", "10.43.0.0/16", "reserved for special use"),
+            ("0.0.0.0/8", "10.43.0.0/16", "reserved for special use"),
+            ("224.0.0.0/16", "10.43.0.0/16", "reserved for special use"),
         ] {
             let found = plan(containers, services).violation().expect("it is refused");
             assert!(found.contains(reason), "{containers} {services}: {found}");

@@ -1,22 +1,22 @@
-//! The last lines that a program printed, as they are kept with its failure.
+//! The last lines of a program's output, stored with its failure.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Most lines that are kept.
+/// The maximum number of lines.
 pub const MOST_LINES: usize = 20;
-/// Most bytes of them together.
+/// The maximum size of all lines together.
 const MOST_BYTES: usize = 4 << 10;
 
-/// The last lines of a program's output: at most [`MOST_LINES`] and 4 KiB, without control characters, so they may
-/// be stored and shown as they are.
+/// The last lines of a program's output: at most [`MOST_LINES`] and 4 KiB, without control characters, so that they can
+/// be stored and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct LastLines(Vec<String>);
 
 impl LastLines {
-    /// The end of what a program printed. What is too long loses its beginning.
+    /// The end of a program's output. A line that is too long loses its beginning.
     pub fn of(output: &[u8]) -> LastLines {
-        // Cut before it is decoded: a program may print a single line without end.
+        // Cut before decoding: a program may print one endless line.
         let cut = output.len().saturating_sub(MOST_BYTES);
         let text = String::from_utf8_lossy(&output[cut..]);
         let mut lines: Vec<String> = text.lines().map(harmless).filter(|line| !line.trim().is_empty()).collect();
@@ -36,21 +36,20 @@ impl LastLines {
         &self.0
     }
 
-    /// Whether nothing is kept.
+    /// Whether no line was kept.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A line without what would change the look of a terminal: sequences of ECMA-48 vanish, other control characters
-/// are replaced.
+/// Makes a line safe for terminals: removes ECMA-48 sequences and replaces other control characters.
 fn harmless(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
     let mut rest = line.trim_end().chars();
     while let Some(next) = rest.next() {
         match next {
             '\u{1b}' if rest.as_str().starts_with('[') => {
-                // It ends with its first byte from `@` to `~` behind the bracket.
+                // A sequence ends with the first byte from `@` to `~` after the bracket.
                 rest.next();
                 let _ = rest.find(|c| ('@'..='~').contains(c));
             }

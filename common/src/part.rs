@@ -1,4 +1,4 @@
-//! The parts of an instance: one container each.
+//! The parts of an instance, one container each.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::{
     name::Name,
 };
 
-/// One of the containers that an instance is made of.
+/// One of the containers of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Part {
-    /// The container that the service is about; the only one of most instances.
+    /// The main container; the only part of most instances.
     Main,
-    /// Holds the network that main container and sidekicks share, so that each can be started anew alone.
+    /// The holder of the network that the main container and its sidekicks share, so that each can be restarted alone.
     Network,
     /// A step before the start, numbered from 1.
     Step(u32),
@@ -26,7 +26,7 @@ pub enum Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // No name begins so.
+            // No name starts with this character.
             Part::Main => f.write_str("_main"),
             Part::Network => f.write_str("_network"),
             Part::Step(number) => write!(f, "_step-{number}"),
@@ -50,28 +50,28 @@ impl std::str::FromStr for Part {
 }
 
 impl Part {
-    /// What a person calls it.
+    /// The part in messages.
     pub fn told(&self) -> String {
         match self {
-            Part::Main => "its main container".to_owned(),
-            Part::Network => "the holder of its network".to_owned(),
+            Part::Main => "the main container".to_owned(),
+            Part::Network => "the network holder".to_owned(),
             Part::Step(number) => format!("pre_start step {number}"),
             Part::Sidekick(name) => format!("sidekick {name}"),
         }
     }
 }
 
-/// A part of a certain instance.
+/// A part of a specific instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartId {
-    /// The instance.
+    /// The instance's id.
     pub instance: InstanceId,
-    /// The part.
+    /// The part of the instance.
     pub part: Part,
 }
 
 impl PartId {
-    /// The Docker container's name: unique, so that Docker itself refuses a second one.
+    /// The name of its Docker container. It is unique, so Docker refuses to create a second one.
     pub fn container_name(&self) -> String {
         match &self.part {
             Part::Main => self.instance.container_name(),
@@ -90,12 +90,12 @@ impl fmt::Display for PartId {
 }
 
 impl InstanceId {
-    /// A part of this instance.
+    /// The id of a part of this instance.
     pub fn part(&self, part: Part) -> PartId {
         PartId { instance: self.clone(), part }
     }
 
-    /// Its main container.
+    /// The id of its main container.
     pub fn main(&self) -> PartId {
         self.part(Part::Main)
     }

@@ -1,15 +1,15 @@
-//! Amounts of memory and processor time.
+//! Amounts of memory and CPU.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// An amount of memory or disk in bytes. Zero means "not stated".
+/// An amount of memory or disk space in bytes. Zero means "not stated".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
-/// Processor time in thousandths of a core. Zero means "not stated".
+/// CPU in thousandths of a core. Zero means "not stated".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct MilliCpu(pub u64);
@@ -20,18 +20,18 @@ pub struct MilliCpu(pub u64);
 pub struct InvalidQuantity {
     /// The text as given, cut to 80 characters.
     pub text: String,
-    /// What was expected, with an example.
+    /// The expected kind of text, with an example.
     pub what: &'static str,
 }
 
 impl FromStr for Bytes {
     type Err = InvalidQuantity;
 
-    /// Reads `512m`, `1g`, `1.5GiB`, `1024`: powers of 1024 in all spellings, as Docker does.
+    /// Parses `512m`, `1g`, `1.5GiB`, `1024`: units are powers of 1024 in all spellings, as in Docker.
     fn from_str(text: &str) -> Result<Bytes, InvalidQuantity> {
         let refuse = || InvalidQuantity {
             text: text.chars().take(80).collect(),
-            what: "an amount of memory, which looks like 512m or 2g",
+            what: "an amount of memory such as 512m or 2g",
         };
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let value: f64 = text[..digits].parse().map_err(|_| refuse())?;
@@ -44,7 +44,7 @@ impl FromStr for Bytes {
             _ => return Err(refuse()),
         };
         let bytes = value * (1u64 << shift) as f64;
-        // 2^60: more than any host has, and sums over hosts stay far from overflow.
+        // 2^60 is more than any host has, and sums over hosts stay far from an overflow.
         if bytes.is_finite() && (0.0..=(1u64 << 60) as f64).contains(&bytes) {
             Ok(Bytes(bytes as u64))
         } else {
@@ -56,11 +56,11 @@ impl FromStr for Bytes {
 impl FromStr for MilliCpu {
     type Err = InvalidQuantity;
 
-    /// Reads a number of cores, such as `0.5` or `2`.
+    /// Parses a number of cores, such as `0.5` or `2`.
     fn from_str(text: &str) -> Result<MilliCpu, InvalidQuantity> {
         let refuse = || InvalidQuantity {
             text: text.chars().take(80).collect(),
-            what: "a number of processor cores, which looks like 0.5 or 2",
+            what: "a number of CPU cores such as 0.5 or 2",
         };
         let cores: f64 = text.trim().parse().map_err(|_| refuse())?;
         if cores.is_finite() && (0.0..=100_000.0).contains(&cores) {

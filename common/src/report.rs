@@ -1,4 +1,4 @@
-//! All that one host observes.
+//! Everything that one host observes.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::InstanceId, instance::Observed};
 
-/// The full value of one host, sent when it changed and after every new session.
+/// The complete report of a host, sent after each change and at the start of each session.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// The generation of the assignment that it was observed under.
+    /// The generation of the assignment in effect when it was observed.
     pub generation: u64,
-    /// Every assigned instance.
+    /// Every assigned instance and its state.
     pub instances: Vec<(InstanceId, Observed)>,
-    /// Instances of this cluster found in Docker that no assignment names.
+    /// Instances of this cluster that run in Docker but are not in the assignment.
     pub unknown: BTreeSet<InstanceId>,
 }

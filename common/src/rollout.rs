@@ -1,24 +1,24 @@
-//! Rollouts as people and the API speak of them.
+//! Rollouts as the API and messages name them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Whether the change of a service to a revision goes on.
+/// The state of the rollout of a service to a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutState {
-    /// Instances of the revision are started, and older ones are replaced.
+    /// Instances of the revision start and replace older ones.
     Rolling,
-    /// Nothing is replaced until a person decides.
+    /// No instances are replaced until a person decides.
     Paused,
-    /// All instances are of the revision and have served, or have ended well.
+    /// All instances have the revision and have served, or have ended well.
     Done,
-    /// What the revision was to do has failed for good, or what it depends on has.
+    /// The revision has failed for good, or something that it depends on has.
     Failed,
 }
 
 impl RolloutState {
-    /// The state's name.
+    /// The state as a word, for messages and JSON.
     pub fn word(self) -> &'static str {
         match self {
             RolloutState::Rolling => "rolling",

@@ -1,23 +1,22 @@
-//! Values that must not be seen.
+//! Values that must not be printed.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value that cannot be printed: `Debug` and every format for people show `[secret]`.
+/// A value that `Debug` and all formats for people show as `[secret]`.
 ///
-/// It is written in full only by binary formats, which lead to our own store and to mutually
-/// authenticated links.
+/// Only binary formats contain the value, for our own store and mutually authenticated connections.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Hides `value`.
+    /// Wraps a value.
     pub fn new(value: T) -> Secret<T> {
         Secret(value)
     }
 
-    /// The value itself; each call is a place to review.
+    /// The value itself. Review each call of this function.
     pub fn expose(&self) -> &T {
         &self.0
     }

@@ -1,7 +1,7 @@
-//! What people ask for: stacks of services, and the one validator of them.
+//! Specs: the stacks and services that users want, and their validator.
 //!
-//! A spec holds wishes only; what became of them is a status and lives elsewhere. Client and
-//! coordinator call the same [`StackSpec::validate`].
+//! A spec holds only wishes; their status is stored elsewhere. Client and coordinator both call
+//! [`StackSpec::validate`].
 
 mod attachment;
 mod constraint;
@@ -49,124 +49,124 @@ pub struct StackSpec {
     pub volumes: BTreeMap<VolumeName, VolumeSpec>,
 }
 
-/// One workload: what to run, how many times, where, and when it counts as well.
+/// One workload: what to run, how often, where, and when an instance counts as healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
-    /// Its main container.
+    /// The main container.
     pub container: ContainerSpec,
-    /// Steps that must each end well before anything else of an instance starts, in order.
+    /// Steps before the start, in order. Each must end with exit code 0 before the next one starts.
     #[serde(default)]
     pub pre_start: Vec<ContainerSpec>,
-    /// Containers beside the main one: they share its host and its network, and come and go with it.
+    /// Containers beside the main one. They share its host and network, and start and stop with it.
     #[serde(default)]
     pub sidekicks: BTreeMap<Name, Sidekick>,
-    /// Container ports that are reachable from outside.
+    /// Container ports that can be reached from outside the cluster.
     #[serde(default)]
     pub ports: Vec<PortSpec>,
-    /// Ports on which its programs listen for others of the cluster, who find them beside its name (SRV records).
+    /// Ports on which it serves other programs in the cluster, which find them by SRV records.
     #[serde(default)]
     pub expose: BTreeSet<ExposedPort>,
-    /// What decides how many instances there are.
+    /// The mode, which determines the number of instances.
     #[serde(default)]
     pub mode: Mode,
-    /// When a job is run, instead of once for each revision.
+    /// When a job runs. If absent, it runs once per revision.
     #[serde(default)]
     pub cron: Option<CronSpec>,
-    /// How many instances of a replicated service, or ends of a job.
+    /// The number of instances of a replicated service, or of runs of a job.
     #[serde(default = "one")]
     pub replicas: u32,
-    /// What a host must be like.
+    /// Requirements for hosts.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
-    /// What a host had better be like.
+    /// Wishes for hosts.
     #[serde(default)]
     pub prefer: Vec<Constraint>,
-    /// Host labels over whose values the instances are spread evenly, the most important first.
+    /// Host labels over whose values instances are spread evenly, the most important first.
     #[serde(default)]
     pub spread: Vec<String>,
-    /// Services with a higher one are placed first; nothing that runs makes room for it.
+    /// Services with a higher priority are placed first. Running instances are never stopped for them.
     #[serde(default)]
     pub priority: i32,
-    /// How many instances one host takes at most; no limit if absent.
+    /// The maximum number of instances per host; no limit if absent.
     #[serde(default)]
     pub max_per_host: Option<u32>,
-    /// Whether two instances must never run at the same time, whatever happens to hosts and networks: an
-    /// instance runs under a lease, and ends with it.
+    /// Whether two instances must never run at the same time, even when hosts or networks fail. An instance runs under
+    /// a lease and ends with it.
     #[serde(default)]
     pub strict_singleton: bool,
     /// How instances of an older revision are replaced.
     #[serde(default)]
     pub update: UpdatePolicy,
-    /// Services that must be up before the first instance is placed, and sidekicks that must be before the
-    /// main container starts.
+    /// Services that must be up before the first instance is placed, and sidekicks that must be up before the main
+    /// container starts.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
-    /// How others are led to its instances.
+    /// How clients are directed to its instances.
     #[serde(default)]
     pub endpoint_mode: EndpointMode,
-    /// Environments beside its own that it belongs to: it reaches what belongs to them, and that reaches it.
+    /// Other environments that it joins: it reaches their services, and they reach it.
     #[serde(default)]
     pub joins: BTreeSet<Name>,
-    /// Which network its instances are on.
+    /// Which network its instances use.
     #[serde(default)]
     pub network_mode: NetworkMode,
-    /// The networks of its stack that it is on: those who share one reach each other. `default` is the environment's
-    /// own, on which a service is that names none.
+    /// Its networks of the stack; services on the same network reach each other. `default` is the environment's own
+    /// network, which services without networks use.
     #[serde(default)]
     pub networks: BTreeMap<Name, Attachment>,
-    /// What the stack says of the volumes that its containers mount. Filled in when the stack is deployed, so that it is
-    /// part of what the instances were made from; what is given here is replaced.
+    /// The stack's declarations of the volumes that its containers mount. The coordinator fills this in at each
+    /// deployment, so that a changed declaration changes the spec; values in requests are replaced.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeSpec>,
 }
 
-/// How others are led to the instances of a service.
+/// How clients are directed to the instances of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointMode {
-    /// By an address of its own, to any of them by chance.
+    /// By a virtual address, to a random instance.
     #[default]
     Vip,
-    /// By an address of its own, from the same address to the same instance for as long as those that serve are the
+    /// By a virtual address; the same client gets the same instance as long as the set of serving instances stays the
     /// same.
     Sticky,
-    /// By its name, which has the addresses of all.
+    /// By its name, which resolves to the addresses of all instances.
     Dnsrr,
 }
 
-/// What decides how many instances a service has.
+/// The way in which the number of a service's instances is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The number of replicas, wherever they fit.
+    /// The number of replicas, on any hosts with room.
     #[default]
     Replicated,
-    /// The hosts: one instance on each that the constraints allow.
+    /// The hosts: one instance on each that matches the constraints.
     Global,
-    /// The number of replicas, each of which ends with exit code 0 once and is not started again.
+    /// The number of replicas, each of which runs until it has ended once with exit code 0.
     Job,
 }
 
-/// When a job is run.
+/// When a job runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CronSpec {
     /// The cron pattern: minute, hour, day, month, weekday.
     pub schedule: String,
-    /// The time zone that it is meant in.
+    /// The time zone of the pattern, by its IANA name.
     #[serde(default = "utc")]
     pub timezone: String,
-    /// What happens if the run before has not ended.
+    /// The reaction if the previous run has not ended.
     #[serde(default)]
     pub overlap: Overlap,
-    /// How late a run may begin that was missed because nobody could begin it.
+    /// How late a missed run may still start, for example after an outage.
     #[serde(default = "default_catch_up")]
     pub catch_up: Span,
 }
 
 impl CronSpec {
-    /// A pattern in UTC, with every default.
+    /// A schedule in UTC with default settings.
     pub fn of(schedule: &str) -> CronSpec {
         CronSpec {
             schedule: schedule.to_owned(),
@@ -176,20 +176,20 @@ impl CronSpec {
         }
     }
 
-    /// The schedule; what is wrong with it, if it is none.
+    /// Parses the pattern and the time zone. The error says what is wrong with them.
     pub fn parse(&self) -> Result<Schedule, String> {
         Schedule::parse(&self.schedule, &self.timezone)
     }
 }
 
-/// What happens when a run is due and the run before has not ended.
+/// The reaction when a run is due and the previous one has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlap {
-    /// The new one is left out.
+    /// The new run is skipped.
     #[default]
     Skip,
-    /// The old one is ended.
+    /// The old run is stopped.
     Replace,
 }
 
@@ -197,55 +197,55 @@ pub enum Overlap {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdatePolicy {
-    /// What comes first; if absent, the new instance wherever that is possible.
+    /// The order of start and stop. If absent, the new instance starts first where that is possible.
     pub order: Option<UpdateOrder>,
-    /// How many instances are replaced at a time; 0 is all of them.
+    /// The number of instances replaced at the same time; 0 means all.
     pub parallelism: u32,
-    /// The time for which a new instance must serve before it counts.
+    /// How long a new instance must serve before it counts.
     pub monitor: Span,
-    /// The least time between the moment an instance serves and the next replacement.
+    /// The minimum time between the moment an instance serves and the next replacement.
     pub delay: Span,
-    /// The time in which a new instance must come to serve.
+    /// How long a new instance may take until it serves.
     pub deadline: Span,
-    /// How many of a thousand new instances may fail.
+    /// How many of 1000 new instances may fail.
     pub max_failures: u32,
-    /// What happens when more of them fail.
+    /// The reaction if more instances fail.
     pub on_failure: FailureAction,
-    /// How many are replaced at first, to be looked at before the others are.
+    /// The instances that are replaced first, so that people can check them.
     pub canary: Option<Canary>,
 }
 
-/// The first instances of a new revision, and what makes the others follow.
+/// The first instances of a new revision, and what lets the others follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Canary {
-    /// How many.
+    /// The number of first instances.
     pub instances: u32,
-    /// How long they must serve before the others follow by themselves; a person promotes them if absent.
+    /// How long they must serve before the others follow automatically. If absent, a person promotes them.
     #[serde(default)]
     pub promote_after: Option<Span>,
 }
 
-/// Whether the new instance comes first or the old one goes first.
+/// The order in which an old instance and its replacement stop and start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateOrder {
-    /// The new one serves before the old one is stopped.
+    /// The new instance serves before the old one stops.
     StartFirst,
-    /// The old one is gone before the new one starts.
+    /// The old instance ends before the new one starts.
     StopFirst,
 }
 
-/// What happens when new instances fail.
+/// The reaction when new instances fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureAction {
-    /// The service goes back to what served before.
+    /// The service is rolled back to what served before.
     #[default]
     Rollback,
-    /// Nothing more is replaced until a person decides.
+    /// No more instances are replaced until a person decides.
     Pause,
-    /// The rest is replaced all the same.
+    /// The other instances are replaced anyway.
     Continue,
 }
 
@@ -264,25 +264,25 @@ impl Default for UpdatePolicy {
     }
 }
 
-/// A container port and how it is reachable from outside.
+/// A container port that can be reached from outside the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
     /// The port in the container.
     pub container: u16,
-    /// The port on the host; the planner picks a free one if absent.
+    /// The port on the host. If absent, the planner picks a free one.
     #[serde(default)]
     pub published: Option<u16>,
     /// The protocol.
     #[serde(default)]
     pub protocol: Protocol,
-    /// The host's address to listen on; all of them if absent.
+    /// The host address to listen on; all addresses if absent.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub host_ip: Option<IpAddr>,
 }
 
-/// A container port that others of the cluster may call.
+/// A container port for other programs in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExposedPort {
@@ -313,7 +313,7 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// What a dependency must have reached.
+/// The state that a dependency must have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
@@ -327,7 +327,7 @@ pub enum Condition {
 }
 
 impl StackSpec {
-    /// Tells each service what the stack says of the volumes that its containers mount.
+    /// Copies the stack's volume declarations to the services that mount them.
     pub fn tell_volumes(&mut self) {
         let declared = &self.volumes;
         for service in self.services.values_mut() {
@@ -339,7 +339,7 @@ impl StackSpec {
 }
 
 impl ServiceSpec {
-    /// A service that runs `image` once, with every default.
+    /// A service with one replica of `image` and default settings.
     pub fn of_image(image: &str) -> ServiceSpec {
         ServiceSpec {
             container: ContainerSpec::of_image(image),
@@ -366,8 +366,8 @@ impl ServiceSpec {
         }
     }
 
-    /// Whether instances made from `other` may go on under this spec: what differs is only how many
-    /// there are, how they are spread, and how later ones follow them.
+    /// Whether instances of `other` can stay under this spec: only their number, their spread, or the handling of later
+    /// instances differs.
     pub fn same_instances(&self, other: &ServiceSpec) -> bool {
         let as_here = ServiceSpec {
             expose: self.expose.clone(),
@@ -381,7 +381,7 @@ impl ServiceSpec {
             depends_on: self.depends_on.clone(),
             endpoint_mode: self.endpoint_mode,
             joins: self.joins.clone(),
-            // What keeps an instance inside holds from its start.
+            // A container's isolation is fixed at its start.
             networks: if self.is_internal() == other.is_internal() {
                 self.networks.clone()
             } else {
@@ -392,7 +392,7 @@ impl ServiceSpec {
         as_here == *self
     }
 
-    /// The networks of its stack that it is on, with what it is there: the environment's own if it names none.
+    /// Its networks of the stack, with its aliases there. Without any, the environment's own.
     pub fn attachments(&self) -> BTreeMap<Name, Attachment> {
         match self.networks.is_empty() && self.network_mode == NetworkMode::Cluster {
             true => [(default_network(), Attachment::default())].into(),
@@ -400,12 +400,12 @@ impl ServiceSpec {
         }
     }
 
-    /// Whether its instances reach nothing outside the cluster: every network that they are on is internal.
+    /// Whether its instances reach nothing outside the cluster, because all their networks are internal.
     pub fn is_internal(&self) -> bool {
         !self.networks.is_empty() && self.networks.values().all(|attachment| attachment.internal)
     }
 
-    /// What a host must be like for what the spec asks of it, beside the constraints that people gave.
+    /// Constraints that follow from other parts of the spec, in addition to the user's.
     pub fn implied_constraints(&self) -> Vec<Constraint> {
         let mut implied = Vec::new();
         let equal = |key: &str, value: &str| Constraint {
@@ -426,14 +426,14 @@ impl ServiceSpec {
         implied
     }
 
-    /// Why a new instance cannot start before the old one of its slot is gone, if it cannot.
+    /// Why a new instance can only start after the old one of its slot has ended; `None` if it can start before.
     pub fn stops_first(&self) -> Option<&'static str> {
         if self.mode == Mode::Job {
-            Some("a job must not run twice at a time")
+            Some("two runs of a job must not overlap")
         } else if self.strict_singleton {
-            Some("a strict singleton must not run twice at a time")
+            Some("two instances of a strict singleton must not overlap")
         } else if self.ports.iter().any(|port| port.published.is_some()) {
-            Some("two instances cannot have the same host port")
+            Some("two instances cannot use the same host port")
         } else if self.has_volume() {
             Some("two instances must not write to the same volume")
         } else {
@@ -442,7 +442,7 @@ impl ServiceSpec {
     }
 }
 
-/// The network of a compose file that is not named: in wharf, the environment's own.
+/// The network in compose files that need not be declared: in wharf, the environment's own.
 pub fn default_network() -> Name {
     default_environment()
 }

@@ -1,8 +1,8 @@
-//! Enums whose variants are written with tags of their own, in place of their position in the enum.
+//! Enums whose variants are stored under explicit tags instead of their positions.
 //!
-//! A tag is written once, beside its variant. It never changes and is never given to another variant, so variants may be
-//! added, moved and removed without changing what older values mean. An unknown tag is an error that names the enum and
-//! the tag: a newer version has written it.
+//! A tag is written once, beside its variant. It never changes and is never reused, so variants can be added, moved and
+//! removed without changing the meaning of stored values. An unknown tag is an error that names the enum and the tag,
+//! because a newer version wrote it.
 
 /// Declares an enum and how it is stored: each variant as its tag and its fields.
 ///
@@ -50,7 +50,7 @@ macro_rules! tagged {
         }
 
         impl $name {
-            /// The tag under which it is stored.
+            /// The tag under which the variant is stored.
             $visibility fn tag(&self) -> u16 {
                 match self {
                     $( Self::$variant { .. } => $tag ),*
@@ -108,12 +108,12 @@ macro_rules! tagged {
                     }
                 }
 
-                // A tag and as many fields as the variant has.
+                // A tag followed by the fields of the variant.
                 deserializer.deserialize_tuple(1 + $crate::tagged::MOST_FIELDS, Tagged)
             }
         }
     };
 }
 
-/// The most fields that a variant of a tagged enum may have.
+/// The maximum number of fields of a variant.
 pub const MOST_FIELDS: usize = 16;

@@ -1,47 +1,47 @@
-//! Points in time and spans of it, as values: nobody here reads a clock.
+//! Points in time and durations, as values: nothing here reads a clock.
 
 use std::{fmt, ops, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A point in time: milliseconds since 1970-01-01 UTC. RFC 3339 text in JSON.
+/// A point in time in milliseconds since 1970-01-01 UTC; RFC 3339 text in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
 #[schema(value_type = String, format = DateTime)]
 pub struct Timestamp(pub u64);
 
-/// A span of time in milliseconds. Text such as `1m30s` in JSON.
+/// A duration in milliseconds; text such as `1m30s` in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
 #[schema(value_type = String)]
 pub struct Span(pub u64);
 
-/// A text that is not a span of time.
+/// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a duration, which looks like 10s, 1m30s, 500ms or 2h")]
+#[error("{text:?} is not a duration such as 10s, 1m30s, 500ms or 2h")]
 pub struct InvalidSpan {
     /// The text as given, cut to 80 characters.
     pub text: String,
 }
 
 impl Timestamp {
-    /// The time passed since `earlier`; zero if that lies ahead.
+    /// The time since `earlier`; zero if `earlier` lies in the future.
     pub fn since(self, earlier: Timestamp) -> Span {
         Span(self.0.saturating_sub(earlier.0))
     }
 }
 
 impl Span {
-    /// A span of whole seconds.
+    /// A duration of whole seconds.
     pub const fn seconds(seconds: u64) -> Span {
         Span(seconds * 1000)
     }
 
-    /// A span of whole minutes.
+    /// A duration of whole minutes.
     pub const fn minutes(minutes: u64) -> Span {
         Span::seconds(minutes * 60)
     }
 
-    /// The span as the standard library's type.
+    /// The duration as the standard library's type.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }
@@ -107,7 +107,7 @@ impl fmt::Debug for Span {
 impl std::str::FromStr for Span {
     type Err = InvalidSpan;
 
-    /// Reads Go's form as compose uses it: numbers with a unit, one after the other.
+    /// Parses Go's format, as compose uses it: numbers with units, one after the other.
     fn from_str(text: &str) -> Result<Span, InvalidSpan> {
         let refuse = || InvalidSpan { text: text.chars().take(80).collect() };
         let mut rest = text.trim();
@@ -133,12 +133,12 @@ impl std::str::FromStr for Span {
             millis += value * factor;
             rest = &rest[unit..];
         }
-        // A hundred years is more than any deadline of ours and far from overflow.
+        // A hundred years exceeds any deadline and is far from an overflow.
         if millis.is_finite() && (0.0..3.2e12).contains(&millis) { Ok(Span(millis as u64)) } else { Err(refuse()) }
     }
 }
 
-/// Text for people, an integer in binary formats.
+/// Text in formats for people, an integer in binary formats.
 macro_rules! text_or_millis {
     ($type:ident) => {
         impl Serialize for $type {

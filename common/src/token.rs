@@ -1,8 +1,7 @@
-//! Tokens: texts that people paste, checked for typing errors before anything is sent.
+//! Tokens: texts that users paste, checked for typing errors before they are sent.
 //!
-//! A join token admits hosts; an API token lets a program or a person act. Both end in a CRC-32 so
-//! that a truncated or mistyped paste is refused on the spot, and both are kept on the coordinators
-//! only as the SHA-256 of their secret.
+//! A join token admits hosts; an API token authorises a program or a person. Both end in a CRC-32, so that an
+//! incomplete or mistyped token is refused locally. Coordinators keep only the SHA-256 of their secrets.
 
 use std::{fmt, str::FromStr};
 
@@ -23,41 +22,41 @@ const API_LENGTH: usize = 47;
 #[schema(value_type = String)]
 pub struct TokenId(pub [u8; 5]);
 
-/// The SHA-256 of a DER-encoded public key (SPKI): how a certificate is pinned.
+/// The SHA-256 of a DER-encoded public key (SPKI), which identifies a certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin(pub [u8; 32]);
 
-/// The SHA-256 of a token's secret: all that the coordinators keep of it.
+/// The SHA-256 of a token's secret; coordinators keep nothing else of it.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretHash(pub [u8; 32]);
 
 /// `wjt1_<id 8>_<ca pin 52>_<secret 26><crc 7>`: 100 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// Its public part.
+    /// The public part, by which the cluster finds the token.
     pub id: TokenId,
     /// The pin of the cluster's root certificate.
     pub pin: Pin,
-    /// What proves that its holder was meant to have it.
+    /// The secret part, which proves that the token is genuine.
     pub secret: Secret<[u8; 16]>,
 }
 
 /// `wat1_<id 8>_<secret 26><crc 7>`: 47 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiToken {
-    /// Its public part.
+    /// The public part, by which the cluster finds the token.
     pub id: TokenId,
-    /// What proves that its holder was meant to have it.
+    /// The secret part, which proves that the token is genuine.
     pub secret: Secret<[u8; 16]>,
 }
 
-/// What a host that joins becomes.
+/// The role of a host that joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JoinRole {
-    /// Runs instances.
+    /// It runs instances.
     Agent,
-    /// Runs instances and is a member of the coordinators' group.
+    /// It runs instances and becomes a member of the Raft group.
     Coordinator,
 }
 
@@ -70,29 +69,29 @@ impl fmt::Display for JoinRole {
     }
 }
 
-/// Why a text is not a token. Nothing of it has been sent anywhere.
+/// Why a text is not a token. The text has not been sent anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It starts with something else.
+    /// It has another prefix.
     #[error("it does not start with {0}")]
     Prefix(&'static str),
-    /// It is too short or too long.
+    /// It has the wrong length.
     #[error("it has {found} of {expected} characters")]
     Length {
-        /// How many it has.
+        /// The number of characters.
         found: usize,
-        /// How many it must have.
+        /// The correct number of characters.
         expected: usize,
     },
-    /// A character is not part of the alphabet, or the parts are not where they should be.
-    #[error("it contains a character that no token has")]
+    /// A character is not in the alphabet, or a separator is missing.
+    #[error("it contains a character that tokens never have")]
     Alphabet,
-    /// The checksum at its end does not fit.
-    #[error("a character was changed: the checksum at its end does not fit")]
+    /// The checksum does not match, which is likely a typing error.
+    #[error("a character is wrong: the checksum at its end does not match")]
     Checksum,
 }
 
-/// Checks prefix, length and checksum; returns what lies between prefix and checksum.
+/// Checks prefix, length and checksum; returns the text between prefix and checksum.
 fn unwrap_checked<'a>(text: &'a str, prefix: &'static str, length: usize) -> Result<&'a str, InvalidToken> {
     let body = text.strip_prefix(prefix).ok_or(InvalidToken::Prefix(prefix))?;
     let found = text.chars().count();
@@ -116,7 +115,7 @@ fn with_checksum(text: String) -> String {
 }
 
 impl JoinToken {
-    /// The whole token as text: a secret.
+    /// The whole token as text, which is secret.
     pub fn reveal(&self) -> String {
         let (pin, secret) = (base32::encode(&self.pin.0), base32::encode(self.secret.expose()));
         with_checksum(format!("{JOIN_PREFIX}{}_{pin}_{secret}", self.id))
@@ -138,7 +137,7 @@ impl FromStr for JoinToken {
 }
 
 impl ApiToken {
-    /// The whole token as text: a secret.
+    /// The whole token as text, which is secret.
     pub fn reveal(&self) -> String {
         with_checksum(format!("{API_PREFIX}{}_{}", self.id, base32::encode(self.secret.expose())))
     }
@@ -157,12 +156,12 @@ impl FromStr for ApiToken {
 }
 
 impl SecretHash {
-    /// The hash of a token's secret.
+    /// Hashes a token's secret.
     pub fn of(secret: &Secret<[u8; 16]>) -> SecretHash {
         SecretHash(Sha256::digest(secret.expose()).into())
     }
 
-    /// Compares without telling by its duration how much was alike.
+    /// Compares in constant time, so that the duration reveals nothing.
     pub fn matches(&self, other: &SecretHash) -> bool {
         let difference = self.0.iter().zip(other.0).fold(0u8, |sum, (a, b)| sum | (a ^ b));
         std::hint::black_box(difference) == 0
@@ -170,7 +169,7 @@ impl SecretHash {
 }
 
 impl Pin {
-    /// The pin of a DER-encoded public key (SPKI).
+    /// Hashes a DER-encoded public key (SPKI).
     pub fn of(spki: &[u8]) -> Pin {
         Pin(Sha256::digest(spki).into())
     }

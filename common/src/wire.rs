@@ -1,8 +1,8 @@
-//! What agents and coordinators say to each other.
+//! The messages between agents and coordinators.
 //!
-//! Every stream begins with one [`Open`] frame that says what the stream is for. What a peer's certificate may open is
-//! decided by [`Open::allowed_for`]; whether the peer is still what its certificate says, coordinators look up in the
-//! state (`coordinator_core::access`).
+//! Every stream begins with one [`Open`] frame that states its purpose. [`Open::allowed_for`] decides what a peer's
+//! certificate may open. Coordinators also check in the state that the peer still has the role in its certificate
+//! (`coordinator_core::access`).
 
 use std::net::SocketAddr;
 
@@ -22,50 +22,49 @@ use crate::{
     time::{Span, Timestamp},
 };
 
-/// The wire protocols that this binary speaks, newest first; the handshake picks one by ALPN.
+/// The wire protocols that this binary supports, newest first. The handshake selects one by ALPN.
 pub const PROTOCOLS: [u16; 1] = [1];
 
-/// Largest frame, in bytes.
+/// The maximum size of a frame, in bytes.
 pub const MAX_FRAME: usize = 16 << 20;
 
-/// Who a peer is, as its certificate says.
+/// The identity in a peer's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The host that it runs on.
+    /// The host that the certificate belongs to.
     pub host: HostId,
-    /// The member that it is, if it is a coordinator.
+    /// The member number, if the peer is a coordinator.
     pub member: Option<MemberId>,
 }
 
 crate::tagged! {
-    /// The first frame of a stream.
+    /// The first frame of a stream, which states its purpose.
     #[derive(Debug, Clone)]
     pub enum Open {
         /// A host's session: [`ToCoordinator`] and [`ToAgent`] follow until it ends.
         1 => Session(hello: Hello),
-        /// A new certificate for the key of this request (DER): [`Renewed`] follows.
+        /// A request (DER) for a new certificate for the same key; [`Renewed`] follows.
         2 => Renew(request: Vec<u8>),
-        /// A call between coordinators, encoded by them: one answer follows.
+        /// A call between coordinators in their own encoding; one answer follows.
         3 => Member(call: Vec<u8>),
-        /// The output of an instance, asked of its agent: [`LogFrame`]s follow.
+        /// A request to an agent for the output of an instance; [`LogFrame`]s follow.
         4 => Logs(request: LogRequest),
-        /// The key that secrets are sealed with, asked by a coordinator that has just joined: the key follows, if
-        /// the other has it.
+        /// A request from a new coordinator for the sealing key; the key follows if the other coordinator has it.
         5 => SealingKey,
-        /// What agents have found wrong, asked of the leader by a coordinator: it follows by host.
+        /// A coordinator's request to the leader for the findings of all agents, by host.
         6 => Findings,
-        /// The contents of an instance's configs and secrets, asked by its host: [`Files`] follows.
+        /// A host's request for the contents of an instance's configs and secrets; [`Files`] follows.
         7 => Files(instance: InstanceId),
     }
 }
 
 impl Open {
-    /// Whether a peer may open such a stream. Everything not named is denied.
+    /// Whether a peer may open this stream. Everything that is not listed is denied.
     pub fn allowed_for(&self, peer: &PeerIdentity) -> bool {
         match self {
-            // A host speaks for itself alone; a coordinator's host has an agent too.
+            // A host speaks only for itself; a coordinator's host has an agent, too.
             Open::Session(hello) => hello.host == peer.host,
-            // What exactly is looked up by the host of the certificate.
+            // The coordinator later checks the instance against the host in the certificate.
             Open::Renew(_) | Open::Files(_) => true,
             Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::Findings => peer.member.is_some(),
         }
@@ -73,112 +72,112 @@ impl Open {
 }
 
 impl Open {
-    /// Whether it asks for what coordinators alone are told. Calls between them are looked at one by one.
+    /// Whether the stream is only for coordinators. Calls between them are checked one by one.
     pub fn is_inside(&self) -> bool {
         matches!(self, Open::Logs(_) | Open::SealingKey | Open::Findings)
     }
 }
 
-/// How an agent introduces itself.
+/// The first message of an agent in a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its host.
+    /// The id of the agent's host.
     pub host: HostId,
-    /// What it observes of the host.
+    /// The facts about the host.
     pub facts: HostFacts,
-    /// The generation that its ledger holds; zero if it holds none.
+    /// The generation of the assignment in its ledger; zero if there is none.
     pub generation: u64,
-    /// A salted hash of the machine's id: a copied disk carries the key to another machine.
+    /// A salted hash of the machine id. It reveals that a copied disk took the host's key to another machine.
     pub machine: [u8; 16],
 }
 
 crate::tagged! {
-    /// What an agent says in its session.
+    /// Messages from an agent in a session.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ToCoordinator {
-        /// All that it observes, numbered within the session.
+        /// A complete report, numbered within the session.
         1 => Report {
-            /// Grows with each report.
+            /// Increases with each report.
             number: u64,
-            /// The full value.
+            /// The state of all instances.
             report: Report,
         },
-        /// It is alive.
+        /// A heartbeat.
         2 => Beat {
-            /// The agent's own clock, which counts on in sleep and never jumps; given back unchanged.
+            /// The agent's monotonic clock, which includes sleep; the answer returns it unchanged.
             sent: u64,
         },
-        /// What it observes of its host has changed.
+        /// The facts about the host have changed.
         3 => Facts(facts: HostFacts),
-        /// All that is wrong with its host now, as it finds it.
+        /// All current findings of the agent.
         4 => Findings(findings: Vec<Finding>),
-        /// All that its host cannot do now.
+        /// All current conditions of the host.
         5 => Conditions(conditions: Vec<HostCondition>),
-        /// It stops because it was asked to, and means to come back: its host is started anew, or it is.
+        /// The agent stops in an orderly way and will come back, because it or its host restarts.
         6 => Leaving,
     }
 }
 
 crate::tagged! {
-    /// What a coordinator says in an agent's session.
+    /// Messages from a coordinator in an agent's session.
     #[derive(Debug, Clone, PartialEq)]
     pub enum ToAgent {
-        /// The session is open: this coordinator leads.
+        /// The session is open; this coordinator leads.
         1 => Welcome {
-            /// The time between two beats.
+            /// The interval between two heartbeats.
             heartbeat: Span,
-            /// All coordinators, to try when this one is gone.
+            /// The addresses of all coordinators, to try if this one fails.
             coordinators: Vec<SocketAddr>,
         },
-        /// Another coordinator leads; none is known during an election.
+        /// Another coordinator leads; during an election none is known.
         2 => Redirect {
-            /// Where the leader is.
+            /// The address of the leader.
             leader: Option<SocketAddr>,
         },
-        /// There will be no session.
+        /// The coordinator refuses the session.
         3 => Refused(problem: Problem),
-        /// All that the host should run.
+        /// Everything that the host should run.
         4 => Assignment(assignment: Box<Assignment>),
-        /// What names stand for, or how that differs from what was said before.
+        /// The directory, or its difference from what was sent before.
         5 => Directory(piece: DirectoryPiece),
-        /// The beat was received while leading.
+        /// The heartbeat arrived while this coordinator was leading.
         6 => BeatAck {
-            /// As the beat said.
+            /// The value from the heartbeat.
             sent: u64,
-            /// What may run on, now that the beat was answered.
+            /// The leases that the heartbeat extends.
             grant: Grant,
-            /// What time it is where it was answered.
+            /// The coordinator's clock when it answered.
             at: Timestamp,
         },
-        /// The report is in the replicated state.
+        /// The report is stored in the replicated state.
         7 => ReportAck {
-            /// As the report said.
+            /// The number of the report.
             number: u64,
         },
-        /// The coordinators have changed.
+        /// The addresses of the coordinators have changed.
         8 => Coordinators(coordinators: Vec<SocketAddr>),
-        /// It is noted that the agent leaves.
+        /// The coordinator has recorded that the agent leaves.
         9 => Farewell,
     }
 }
 
-/// A piece of what a coordinator says of the directory.
+/// A piece of the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryPiece {
-    /// Whether it begins with nothing, not with what was said before.
+    /// Whether it starts from an empty directory instead of what was sent before.
     pub anew: bool,
-    /// What differs.
+    /// The changes to the directory.
     pub difference: Difference,
-    /// Whether another piece follows before it is whole.
+    /// Whether more pieces follow before the directory is complete.
     pub more: bool,
 }
 
-/// Which instances of strict singletons may run on, and for how long after the beat was sent.
+/// The strict singletons that may keep running, and how long after the heartbeat was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The times.
+    /// The lease times, counted from the sending of the heartbeat.
     pub times: LeaseTimes,
-    /// The instances; others get no new lease.
+    /// The instances whose leases are extended. Others get no new lease.
     pub instances: Vec<InstanceId>,
 }
 
@@ -186,9 +185,9 @@ crate::tagged! {
     /// The answer to [`Open::Renew`].
     #[derive(Debug, Clone)]
     pub enum Renewed {
-        /// The new certificate, DER.
+        /// The new certificate (DER).
         1 => Certificate(certificate: Vec<u8>),
-        /// None is given.
+        /// The coordinator refuses to issue one.
         2 => Refused(problem: Problem),
     }
 }
@@ -197,27 +196,27 @@ crate::tagged! {
     /// The answer to [`Open::Files`].
     #[derive(Debug, Clone)]
     pub enum Files {
-        /// The contents, in the order of the service's [`files`](crate::spec::ServiceSpec::files).
+        /// The contents, in the order of [`ServiceSpec::files`](crate::spec::ServiceSpec::files).
         1 => Contents(contents: Vec<Secret<Vec<u8>>>),
-        /// They are not given.
+        /// The coordinator refuses to send them.
         2 => Refused(problem: Problem),
     }
 }
 
-/// Which output is asked for.
+/// Which output to send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
-    /// The part of an instance.
+    /// The part of the instance.
     pub part: PartId,
     /// The number of last lines; all if absent.
     pub tail: Option<u32>,
-    /// Whether to go on as output appears.
+    /// Whether to keep sending new output.
     pub follow: bool,
-    /// Only what was printed after this moment, as an earlier piece named it.
+    /// Send only output after this moment, which an earlier piece named.
     pub after: Option<String>,
 }
 
-/// Whether a text is a moment as Docker writes it before output: `2026-01-02T03:04:05.123456789Z`.
+/// Whether a text is a timestamp as Docker prefixes it to output: `2026-01-02T03:04:05.123456789Z`.
 pub fn is_moment(text: &str) -> bool {
     let form = b"dddd-dd-ddTdd:dd:dd.dddddddddZ";
     let fits = |(byte, form): (u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == *form };
@@ -228,18 +227,18 @@ crate::tagged! {
     /// A piece of an instance's output.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub enum LogFrame {
-        /// Output as the program wrote it.
+        /// Output, as the program wrote it.
         1 => Output {
             /// Whether it came from stderr.
             stderr: bool,
             /// The raw bytes.
             bytes: Vec<u8>,
-            /// The moment when it was printed, by which it can be gone on from; empty if that was not asked for.
+            /// The time of the output, from which reading can continue; empty if output is not followed.
             at: String,
         },
-        /// The output cannot be had.
+        /// The output cannot be read.
         2 => Failed(problem: Problem),
-        /// That was all.
+        /// The output ends here.
         3 => End,
     }
 }

@@ -1,4 +1,4 @@
-//! The document as `docker compose config` prints it: every default and every name that compose adds is there.
+//! The document as `docker compose config` prints it, with all defaults and names that compose adds.
 
 use crate::{
     convert::{self, Context},
@@ -7,9 +7,9 @@ use crate::{
     place::{Findings, Place},
 };
 
-/// Keys of a service that compose prints as true or false, however they were written.
+/// Keys of a service that compose prints as booleans, however they were written.
 const BOOLEANS: [&str; 6] = ["init", "oom_kill_disable", "privileged", "read_only", "stdin_open", "tty"];
-/// Keys of a service that compose prints as text, also if they look like a number: amounts of memory, in bytes.
+/// Keys of a service that compose prints as text even if they look like numbers: amounts of memory in bytes.
 const AMOUNTS: [&str; 4] = ["mem_limit", "mem_reservation", "memswap_limit", "shm_size"];
 /// Keys of a service that compose prints as durations, in Go's spelling.
 const HEALTH: [&str; 4] = ["interval", "start_interval", "start_period", "timeout"];
@@ -39,7 +39,7 @@ pub(crate) fn canonical(root: &Node, name: &str, context: &Context<'_>, findings
     root
 }
 
-/// Doubles each `$`, so that what is printed can be read again and says the same.
+/// Doubles each `$`, so that the output can be read again with the same meaning.
 fn escaped(node: &mut Node) {
     match &mut node.value {
         Value::Scalar(scalar) => scalar.text = scalar.text.replace('$', "$$"),
@@ -48,7 +48,7 @@ fn escaped(node: &mut Node) {
     }
 }
 
-/// Whether the service is on the network that nobody needs to declare.
+/// Adds compose's defaults to a service; returns whether it uses the network that need not be declared.
 fn service(node: &mut Node, environment: std::collections::BTreeMap<String, String>) -> bool {
     let place = node.place.clone();
     let Some(map) = node.as_map_mut() else { return false };
@@ -97,7 +97,7 @@ fn service(node: &mut Node, environment: std::collections::BTreeMap<String, Stri
     map.get("networks").is_some_and(|networks| networks.get("default").is_some())
 }
 
-/// Gives values the type that compose prints them with.
+/// Converts values to the types with which compose prints them.
 fn cast(service: &mut Map) {
     for key in BOOLEANS {
         recast(service, key, |text| match text.to_ascii_lowercase().as_str() {
@@ -127,7 +127,7 @@ fn recast(map: &mut Map, key: &str, to: impl Fn(&str) -> Option<(String, Form)>)
     }
 }
 
-/// A duration as Go prints it: `90s` is `1m30s`.
+/// A duration in Go's format: `90s` becomes `1m30s`.
 fn duration(text: &str) -> Option<(String, Form)> {
     let millis = text.parse::<common::time::Span>().ok()?.0;
     let (hours, minutes, seconds) = (millis / 3_600_000, millis / 60_000 % 60, (millis % 60_000) as f64 / 1000.0);
@@ -151,7 +151,7 @@ fn add_default_network(map: &mut Map, place: &Place) {
     }
 }
 
-/// Gives what is declared the name that compose gives it.
+/// Adds compose's default names to the declarations in a section.
 fn named(map: &mut Map, section: &str, project: &str) {
     let Some(declared) = map.get_mut(section).and_then(Node::as_map_mut) else { return };
     for entry in &mut declared.entries {
@@ -168,7 +168,7 @@ fn named(map: &mut Map, section: &str, project: &str) {
     }
 }
 
-/// Sorts the keys of every mapping, as compose prints them; the name comes first.
+/// Sorts the keys of every mapping as compose does, with the name first.
 fn sorted(node: &mut Node) {
     match &mut node.value {
         Value::Scalar(_) => {}

@@ -1,4 +1,4 @@
-//! The merged document becomes a spec; every value is read with its place at hand.
+//! Converts the merged document to a spec. Every value is read together with its place.
 
 mod container;
 mod defaults;
@@ -27,38 +27,38 @@ pub(crate) use environment::of_service as environment;
 
 use crate::{ReadError, field::Field, paths};
 
-/// What surrounds the document.
+/// The data that the conversion needs besides the document.
 pub(crate) struct Context<'a> {
-    /// The variables, with those of what is included below them.
+    /// The variables; those from included files have lower precedence.
     pub(crate) variables: &'a BTreeMap<String, String>,
-    /// The project's directory.
+    /// The absolute path of the project's directory.
     pub(crate) directory: &'a str,
-    /// How files are read.
+    /// Reads files that the document refers to.
     pub(crate) read: &'a dyn Fn(&str) -> Result<Vec<u8>, ReadError>,
-    /// Services whose profiles are off, with these.
+    /// The services whose profiles are not enabled, with these profiles.
     pub(crate) off: &'a BTreeMap<String, Vec<String>>,
 }
 
 impl Context<'_> {
-    /// Reads a file that the document names.
+    /// Reads a file that the document refers to.
     pub(crate) fn file(&self, path: &str) -> Result<Vec<u8>, ReadError> {
         let path = paths::to_read(path, self.directory, self.variables).map_err(ReadError::Failed)?;
         (self.read)(&path)
     }
 
-    /// How problems call a file: as it is seen from the project's directory.
+    /// The path of a file in messages, relative to the project's directory.
     pub(crate) fn shown<'p>(&self, path: &'p str) -> &'p str {
         path.strip_prefix(self.directory).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path)
     }
 }
 
-/// What a file declares for its services to use.
+/// The declarations that services can refer to.
 pub(crate) struct Declared {
     files: files::Files,
     networks: networks::Networks,
 }
 
-/// What became of a document.
+/// The result of a conversion.
 pub(crate) struct Converted {
     pub(crate) spec: StackSpec,
     pub(crate) files: Vec<PutFile>,
@@ -74,21 +74,21 @@ pub(crate) fn convert(root: &Field<'_>, context: &Context<'_>) -> Converted {
     let services = match root.get("services") {
         Some(field) => services::services(&field, context, &Declared { files, networks }, &mut defaults),
         None => {
-            root.problem("services: it is missing; a stack needs at least one service");
+            root.problem("services: it is missing, and a stack needs at least one service");
             BTreeMap::new()
         }
     };
     Converted { spec: StackSpec { services, volumes }, files: contents, defaults }
 }
 
-/// The name of something, which must be a DNS label. Compose allows more: see [`adapted`].
+/// A name that must be a DNS label. Compose allows more: see [`adapted`].
 fn name_of(text: &str, field: &Field<'_>) -> Option<Name> {
     Name::parse(text)
         .map_err(|error| field.problem(format!("{error}; rename it, for example to {:?}", hyphened(text))))
         .ok()
 }
 
-/// The name of something of the file's own: where compose allows `my_db`, it is `my-db` here.
+/// A name that the file itself defines. Where compose allows `my_db`, it becomes `my-db`.
 pub(crate) fn adapted(text: &str, field: &Field<'_>) -> Option<Name> {
     Name::parse(text).or_else(|_| Name::parse(&hyphened(text))).map_err(|error| field.problem(error)).ok()
 }
@@ -110,8 +110,7 @@ fn volumes(root: &Field<'_>) -> BTreeMap<VolumeName, VolumeSpec> {
             volume.external = field.is("external");
             for other in ["driver", "driver_opts", "labels"] {
                 if let Some(other) = field.get(other).filter(|_| volume.external) {
-                    other
-                        .problem("an external volume is there already, and is what it is: take this away, or external");
+                    other.problem("an external volume already exists: remove this key, or external");
                 }
             }
         } else if !field.node.is_null() {

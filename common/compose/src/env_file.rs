@@ -1,46 +1,46 @@
-//! `.env` and the files of `env_file`, as compose documents them.
+//! Parses `.env` and the files of `env_file`, as documented for compose.
 //!
-//! Every refusal names the line alone: what stands there may be a secret, also where a key should be.
+//! Errors name only the line: its content may be a secret, even where a key should be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::interpolate::expand;
 
-/// How a file is written.
+/// The syntax of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// With quotes, escapes, comments and interpolation.
+    /// Compose's syntax, with quotes, escapes, comments and interpolation.
     #[default]
     Compose,
-    /// `format: raw`: everything after the first `=` is the value, whatever it looks like.
+    /// `format: raw`: the value is everything after the first `=`, unchanged.
     Raw,
 }
 
-/// What a file says.
+/// The variables in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Variables {
-    /// The variables; a name without `=` has its value from the surroundings, or none.
+    /// The values. `None` for a name without `=`, which takes its value from the environment.
     pub values: BTreeMap<String, Option<String>>,
-    /// Variables that were used and are not set, with the line of their first use.
+    /// Variables that are used but not set, with the line of their first use.
     pub unset: BTreeMap<String, usize>,
 }
 
-/// Why a file cannot be read.
+/// Why a file cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct EnvError {
     /// The line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The problem with the line, without its content.
     pub reason: String,
 }
 
-/// Reads a file. Variables in it are looked up in `surroundings` first, then among those that it has set above.
+/// Parses a file. Its variables can refer to those in `surroundings`, and then to those set further up in the file.
 pub fn parse(text: &str, format: Format, surroundings: &BTreeMap<String, String>) -> Result<Variables, EnvError> {
     parse_after(text, format, surroundings, &BTreeMap::new())
 }
 
-/// The same for a file that follows others: what those have set is looked up last.
+/// Like [`parse`], for a file that follows others, whose variables have the lowest precedence.
 pub fn parse_after(
     text: &str,
     format: Format,
@@ -61,7 +61,7 @@ struct Reader<'a> {
     rest: &'a str,
     line: usize,
     surroundings: &'a BTreeMap<String, String>,
-    /// The surroundings, and what the file has set and they have not.
+    /// The variables from the environment, and those of the file that the environment does not have.
     known: BTreeMap<String, String>,
     found: Variables,
 }
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         Err(EnvError { line: self.line, reason: reason.into() })
     }
 
-    /// The rest of the line, which is left behind with its end.
+    /// Takes the rest of the line, including its end.
     fn take_line(&mut self) -> &'a str {
         let (line, rest) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
         self.line += 1;
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         line.strip_suffix('\r').unwrap_or(line)
     }
 
-    /// Leaves blank lines and comments behind; whether anything follows.
+    /// Skips blank lines and comments; returns whether anything follows.
     fn skip_to_statement(&mut self) -> bool {
         loop {
             let trimmed = self.rest.trim_start();
@@ -100,12 +100,10 @@ impl<'a> Reader<'a> {
         };
         let end = line[start..].find(['=', ':']).map(|at| at + start);
         let key = line[start..end.unwrap_or(line.len())].trim_end();
-        // A bare name may have a comment.
+        // A comment may follow a bare name.
         let key = if end.is_none() { key.split(" #").next().unwrap_or(key).trim_end() } else { key };
         if key.is_empty() || !key.chars().all(|c| c.is_alphanumeric() || "_.-[]".contains(c)) {
-            return self.refuse(
-                "it does not begin with the name of a variable, which has letters, digits and _, and is followed by =",
-            );
+            return self.refuse("it does not start with the name of a variable (letters, digits and _) followed by =");
         }
         let key = key.to_owned();
         let Some(end) = end else {
@@ -139,14 +137,14 @@ impl<'a> Reader<'a> {
             _ => {
                 let line = self.line;
                 let text = self.take_line();
-                // A comment needs a space before it, so that a value may hold the character.
+                // A comment needs a space before the #, so that values can contain the character.
                 let text = text.split(" #").next().and_then(|text| text.split("\t#").next()).unwrap_or(text);
                 self.expanded(text.trim(), line)
             }
         }
     }
 
-    /// A value up to the quote that closes it, which may be lines below.
+    /// Takes a value up to its closing quote, which may be on a later line.
     fn quoted(&mut self, quote: char) -> Result<String, EnvError> {
         let line = self.line;
         let mut escaped = false;
@@ -156,7 +154,7 @@ impl<'a> Reader<'a> {
             closes
         });
         let Some((end, _)) = end else {
-            return self.refuse(format!("the quote {quote} that begins here is not closed"));
+            return self.refuse(format!("the quote {quote} that starts here is not closed"));
         };
         let inside = self.rest[..end].replace("\r\n", "\n");
         self.line += self.rest[..end].matches('\n').count();
@@ -164,7 +162,7 @@ impl<'a> Reader<'a> {
         let here = self.line;
         let after = self.take_line().trim();
         if !(after.is_empty() || after.starts_with('#')) {
-            let reason = "something follows the closing quote; only a comment may";
+            let reason = "only a comment may follow the closing quote";
             return Err(EnvError { line: here, reason: reason.to_owned() });
         }
         match quote {
@@ -183,7 +181,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the escapes in double quotes stand for; `\$` becomes `$$`, which interpolation leaves as one `$`.
+/// Replaces the escapes in double quotes. `\$` becomes `$$`, which interpolation turns into `$`.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();

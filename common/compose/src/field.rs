@@ -1,4 +1,4 @@
-//! A value together with its path, and the readings that complain with its place.
+//! Values with their paths, and methods that read them and report errors at their places.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ use crate::{
     place::{Findings, Place},
 };
 
-/// A value, where it stands, and where to complain.
+/// A value with its path, its place, and the list to report problems to.
 #[derive(Clone)]
 pub(crate) struct Field<'a> {
     pub(crate) node: &'a Node,
@@ -42,7 +42,7 @@ impl<'a> Field<'a> {
         self.findings.note(Some(self.place), &self.path, reason);
     }
 
-    /// A warning about another place, of the same value.
+    /// Adds a warning about this value at another place.
     pub(crate) fn warn_at(&self, place: &Place, reason: impl Display) {
         self.findings.warn(Some(place), &self.path, reason);
     }
@@ -51,18 +51,18 @@ impl<'a> Field<'a> {
         self.problem(format!("expected {what}, found {}", self.node.kind()));
     }
 
-    /// The value under `key`, unless it is absent or nothing.
+    /// The value under `key`, unless it is absent or null.
     pub(crate) fn get(&self, key: &str) -> Option<Field<'a>> {
         let entry = self.node.as_map()?.entry(key)?;
         (!entry.node.is_null()).then(|| self.child(entry))
     }
 
-    /// The value along several keys.
+    /// The value along a path of keys.
     pub(crate) fn along(&self, keys: &[&str]) -> Option<Field<'a>> {
         keys.iter().try_fold(self.clone(), |field, key| field.get(key))
     }
 
-    /// The entries of a mapping, also those that are nothing.
+    /// The entries of a mapping, including those with null values.
     pub(crate) fn entries(&self) -> Vec<(&'a str, Field<'a>)> {
         let Value::Map(map) = &self.node.value else {
             self.expected("a mapping");
@@ -83,12 +83,12 @@ impl<'a> Field<'a> {
         items.iter().enumerate().map(field).collect()
     }
 
-    /// The entries under `key`, if it is there.
+    /// The entries of the mapping under `key`; none if it is absent.
     pub(crate) fn entries_of(&self, key: &str) -> Vec<(&'a str, Field<'a>)> {
         self.get(key).map(|field| field.entries()).unwrap_or_default()
     }
 
-    /// The items under `key`, if it is there.
+    /// The items of the list under `key`; none if it is absent.
     pub(crate) fn items_of(&self, key: &str) -> Vec<Field<'a>> {
         self.get(key).map(|field| field.items()).unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl<'a> Field<'a> {
         self.get(key).and_then(|field| field.text())
     }
 
-    /// What `T` reads under `key`.
+    /// The value under `key`, parsed as `T`.
     pub(crate) fn parse_of<T: std::str::FromStr<Err: Display>>(&self, key: &str) -> Option<T> {
         self.get(key).and_then(|field| field.parse())
     }
@@ -113,12 +113,12 @@ impl<'a> Field<'a> {
         self.get(key).and_then(|field| field.number())
     }
 
-    /// Whether `key` says true; false if it is absent.
+    /// Whether the value under `key` is true; false if it is absent.
     pub(crate) fn is(&self, key: &str) -> bool {
         self.get(key).and_then(|field| field.boolean()).unwrap_or(false)
     }
 
-    /// Text as it was written, also of a number or a boolean.
+    /// The text of a scalar as written, including numbers and booleans.
     pub(crate) fn text(&self) -> Option<String> {
         let text = self.node.as_text().map(str::to_owned);
         if text.is_none() {
@@ -127,12 +127,12 @@ impl<'a> Field<'a> {
         text
     }
 
-    /// Text in a form that `T` reads.
+    /// The text, parsed as `T`.
     pub(crate) fn parse<T: std::str::FromStr<Err: Display>>(&self) -> Option<T> {
         self.text()?.parse().map_err(|error| self.problem(error)).ok()
     }
 
-    /// A whole number in one of YAML's spellings, also written as text, as it is after interpolation.
+    /// A whole number in any YAML spelling, also as text, which interpolation produces.
     pub(crate) fn number<T: TryFrom<i64>>(&self) -> Option<T> {
         let text = self.text()?;
         let number = whole(&text).and_then(|number| T::try_from(number).ok());
@@ -142,7 +142,7 @@ impl<'a> Field<'a> {
         number
     }
 
-    /// True or false, also written as text.
+    /// A boolean, also as text.
     pub(crate) fn boolean(&self) -> Option<bool> {
         let text = self.text()?;
         match text.to_ascii_lowercase().as_str() {
@@ -163,28 +163,26 @@ impl<'a> Field<'a> {
         self.node.as_list().is_some()
     }
 
-    /// Whether YAML took it for a number.
+    /// Whether YAML reads the value as a number.
     pub(crate) fn is_number(&self) -> bool {
         matches!(&self.node.value, Value::Scalar(scalar) if scalar.form == Form::Int)
     }
 
-    /// One of a few words.
+    /// One word of a list.
     pub(crate) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meant)| *meant);
         if found.is_none() {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty()).collect();
             let (last, others) = known.split_last().unwrap_or((&"nothing", &[]));
-            let known =
-                if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) };
-            let is = if others.is_empty() { "is" } else { "are" };
-            self.problem(format!("{:?} is not known here; there {is} {known}", cut(&text)));
+            let known = if others.is_empty() { (*last).to_owned() } else { format!("{} or {last}", others.join(", ")) };
+            self.problem(format!("{:?} is not supported here: use {known}", cut(&text)));
         }
         found
     }
 }
 
-/// A whole number as YAML and compose spell it: decimal, `0x1F`, `0o17`, `0b1`.
+/// A whole number in YAML's and compose's spellings: decimal, `0x1F`, `0o17`, `0b1`.
 pub(crate) fn whole(text: &str) -> Option<i64> {
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -200,7 +198,7 @@ pub(crate) fn whole(text: &str) -> Option<i64> {
     number.map(|number| number * sign)
 }
 
-/// So much of a text as a message shows.
+/// The beginning of a text, for messages.
 pub(crate) fn cut(text: &str) -> String {
     text.chars().take(80).collect()
 }

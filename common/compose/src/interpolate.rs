@@ -1,4 +1,4 @@
-//! `${VARIABLE}` in every value of a file, as the compose specification describes it.
+//! Interpolation: `${VARIABLE}` in every value of a file, as in the compose specification.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use crate::{
     place::Findings,
 };
 
-/// Longest text after interpolation, in bytes.
+/// The maximum length of a text after interpolation, in bytes.
 const MAX_TEXT: usize = 1 << 20;
-/// Deepest nesting of defaults.
+/// The maximum nesting depth of defaults.
 const MAX_NESTED: usize = 16;
 
-/// Replaces the variables in every value below `node`; keys are taken as they are.
+/// Replaces the variables in every value below `node`, but not in keys.
 pub(crate) fn interpolate(node: &mut Node, path: &str, variables: &BTreeMap<String, String>, findings: &Findings) {
     let place = node.place.clone();
     match &mut node.value {
@@ -44,14 +44,14 @@ pub(crate) fn interpolate(node: &mut Node, path: &str, variables: &BTreeMap<Stri
     }
 }
 
-/// What to say of a variable that is used and has no value.
+/// The warning about a variable that is used but not set.
 pub(crate) fn not_set(name: &str) -> String {
-    format!("the variable {name} is not set: it is empty here")
+    format!("the variable {name} is not set, so it is empty here")
 }
 
-/// Expands `$X`, `${X}`, `${X:-default}`, `${X-default}`, `${X:?error}`, `${X?error}`, `${X:+other}`,
-/// `${X+other}` and `$$`; a `$` before anything else is kept. Values that come in are not expanded again. Variables
-/// without a value and a default are added to `unset`. A refusal never shows the text: it may be a secret.
+/// Expands `$X`, `${X}`, `${X:-default}`, `${X-default}`, `${X:?error}`, `${X?error}`, `${X:+other}`, `${X+other}` and
+/// `$$`; any other `$` stays. Inserted values are not expanded again. Variables without a value and default are added
+/// to `unset`. Errors never show the text, because it may be a secret.
 pub(crate) fn expand(
     text: &str,
     variables: &BTreeMap<String, String>,
@@ -60,12 +60,12 @@ pub(crate) fn expand(
     Expansion { variables, unset }.text(text, 0)
 }
 
-/// How files use a variable.
+/// How the files use a variable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct VariableUse {
     /// Whether the files are refused without it.
     pub required: bool,
-    /// What stands in its place if it is not set: the first default that the files have.
+    /// The value used if it is not set: the first default in the files.
     pub default: Option<String>,
 }
 
@@ -125,7 +125,7 @@ impl Expansion<'_> {
                 out.push('$');
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('{') {
-                let end = closing_brace(after).ok_or("a ${ has no } that closes it; write $$ for the character $")?;
+                let end = closing_brace(after).ok_or("a ${ is not closed by a }; write $$ for the character $")?;
                 out.push_str(&self.braced(&after[..end], depth)?);
                 rest = &after[end + 1..];
             } else {
@@ -155,7 +155,7 @@ impl Expansion<'_> {
     fn braced(&mut self, inside: &str, depth: usize) -> Result<String, String> {
         let (name, operator) = inside.split_at(name_length(inside));
         if name.is_empty() {
-            return Err("a ${ names no variable; write $$ for the character $".to_owned());
+            return Err("a ${ is not followed by the name of a variable; write $$ for the character $".to_owned());
         }
         let (empty_counts, operator) = match operator.strip_prefix(':') {
             Some(operator) => (false, operator),
@@ -187,7 +187,7 @@ fn name_length(text: &str) -> usize {
     text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
 }
 
-/// The place of the brace that closes the one just opened. A brace opens another one only after a `$`.
+/// The position of the closing brace. Further braces count only after a `$`.
 fn closing_brace(text: &str) -> Option<usize> {
     let mut depth = 0;
     let mut before = ' ';
@@ -198,7 +198,7 @@ fn closing_brace(text: &str) -> Option<usize> {
             '}' => depth -= 1,
             _ => {}
         }
-        // The second of two is a character like any other.
+        // The second `$` of a pair is a normal character.
         before = if before == '$' && character == '$' { ' ' } else { character };
     }
     None

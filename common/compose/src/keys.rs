@@ -1,8 +1,8 @@
 //! Every key of the compose specification, and what wharf does with it.
 //!
-//! This table is the one place that knows: files are checked against it, and the documentation is written from it.
-//! Refused is what would change what runs, what it may do or who reaches it, and cannot be done; only what is harmless
-//! is left out with a warning, or without one.
+//! This table is the only source: files are checked against it, and the documentation is generated from it. wharf
+//! refuses keys that would change what runs, what it may do or who reaches it, and that wharf does not support. Only
+//! harmless keys are ignored, with or without a warning.
 
 mod sections;
 mod service;
@@ -12,44 +12,44 @@ use crate::{field::Field, node::Node};
 
 pub use text::{counts, markdown, summary};
 
-/// What wharf does with a key.
+/// The treatment of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
-    /// What compose does with it.
+    /// It supports the key like compose.
     Done,
-    /// The same, within limits.
+    /// It supports the key within these limits.
     Partly(&'static str),
-    /// Nothing: the file is refused, with the reason and the way out.
+    /// It refuses the file, for this reason and with this advice.
     Refused(&'static str),
-    /// Nothing, which a warning says: what runs, what it may do and who reaches it is the same.
+    /// It ignores the key with a warning, because what runs, what it may do and who reaches it stay the same.
     Warned(&'static str),
-    /// Nothing, and nobody would notice.
+    /// It ignores the key silently, because it makes no difference.
     Ignored(&'static str),
 }
 
-/// What lies below a key.
+/// The allowed content below a key.
 #[derive(Debug, Clone, Copy)]
 pub enum Below {
-    /// A value, or whatever people like.
+    /// A value, or any content.
     Anything,
-    /// These keys.
+    /// A mapping with these keys.
     Keys(&'static [Key]),
-    /// A mapping of names that people choose, each with these keys.
+    /// A mapping with freely chosen names, each with a mapping of these keys.
     Named(&'static [Key]),
     /// A list of mappings with these keys.
     Items(&'static [Key]),
 }
 
-/// A key.
+/// A key and its treatment.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
-    /// Its name.
+    /// The key as written in files.
     pub name: &'static str,
-    /// What wharf does with it.
+    /// The treatment of the key itself.
     pub does: Does,
-    /// What lies below it.
+    /// The allowed content below it.
     pub below: Below,
-    /// Values by which a key that is refused changes nothing.
+    /// Values that have no effect, with which a refused key is allowed.
     pub unless: &'static [&'static str],
 }
 
@@ -87,23 +87,23 @@ const fn ignored(name: &'static str, why: &'static str) -> Key {
     Key::new(name, Does::Ignored(why))
 }
 
-/// The keys of a file.
+/// The top-level keys.
 pub const TOP: &[Key] = sections::TOP;
 /// wharf's own keys of a service.
 pub const OWN: &[Key] = service::OWN;
 
-/// What wharf does with a key of a file.
+/// A key in a file and its treatment.
 #[derive(Debug, Clone)]
 pub struct Use {
     /// The path of the value, such as `services.web.image`.
     pub path: String,
-    /// Where it was written.
+    /// The place of the value.
     pub place: crate::Place,
-    /// What is done with it.
+    /// The treatment of the key.
     pub does: Does,
 }
 
-/// Complains of keys that are not in the table, also of services whose profiles are off.
+/// Reports keys that are not in the table, also in services whose profiles are not enabled.
 pub(crate) fn check_names(root: &Field<'_>) {
     names(root, TOP);
 }
@@ -138,12 +138,13 @@ fn unknown(name: &str, keys: &[Key]) -> String {
     let mut near: Vec<(usize, &str)> = keys.iter().map(|key| (distance(name, key.name), key.name)).collect();
     near.sort_unstable();
     match near.first().filter(|(distance, found)| *distance <= 1 + found.len() / 4) {
-        Some((_, found)) => format!("there is no such key; did you mean {found}?"),
-        None => "there is no such key; one that begins with x- may be anything".to_owned(),
+        Some((_, found)) => format!("this key does not exist; did you mean {found}?"),
+        None => "this key does not exist; only keys that start with x- are free".to_owned(),
     }
 }
 
-/// How many letters must be added, taken away or changed to make one word of the other; two that are swapped count one.
+/// The number of letters to add, remove or change to turn one word into the other. Swapping two neighbours counts as
+/// one.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(40).collect(), b.chars().take(40).collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
@@ -162,7 +163,7 @@ fn distance(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// Refuses and warns of what the table says of the keys of a file.
+/// Reports refused keys, and ignored keys with a warning.
 pub(crate) fn check_uses(root: &Field<'_>) {
     walk(root, TOP, &mut |field, key, parent| match key.does {
         Does::Refused(why) if !is_nothing(field.node, key) => match beside_image(key, parent) {
@@ -174,7 +175,7 @@ pub(crate) fn check_uses(root: &Field<'_>) {
     });
 }
 
-/// What wharf does with each key that a file has.
+/// Lists each key in a file and its treatment.
 pub(crate) fn uses(root: &Field<'_>) -> Vec<Use> {
     let mut found = Vec::new();
     walk(root, TOP, &mut |field, key, parent| {
@@ -188,13 +189,13 @@ pub(crate) fn uses(root: &Field<'_>) -> Vec<Use> {
     found
 }
 
-/// A service that names an image runs it, wherever it would be built from.
+/// A service with an image runs that image, even if it also has `build`.
 fn beside_image(key: &Key, parent: &Field<'_>) -> Option<&'static str> {
     let names_image = key.name == "build" && parent.get("image").is_some();
-    names_image.then_some("images are not built here: the one under image is pulled, so build and push it before")
+    names_image.then_some("wharf does not build images: it pulls the one under image, so build and push that first")
 }
 
-/// Whether a value leaves everything as it is without it.
+/// Whether a value has the same effect as none.
 fn is_nothing(node: &Node, key: &Key) -> bool {
     match node.as_text() {
         Some(text) => text == "false" || text.is_empty() || key.unless.contains(&text),
@@ -213,7 +214,7 @@ fn walk(field: &Field<'_>, keys: &'static [Key], visit: &mut dyn FnMut(&Field<'_
     for (name, value) in field.entries() {
         let Some(key) = keys.iter().find(|key| key.name == name) else { continue };
         visit(&value, key, field);
-        // What is refused as a whole is not refused again for its parts.
+        // The parts of a refused key are not reported again.
         if matches!(key.does, Does::Refused(_)) {
             continue;
         }

@@ -1,10 +1,10 @@
-//! Compose files become a [`StackSpec`]: read, interpolated, extended, included, merged, converted.
+//! Parses compose files into a [`StackSpec`]: reads, interpolates, extends, includes, merges and converts them.
 //!
-//! This is the input format only: it is read by the client, and the spec is what travels. [`load`] makes one
-//! [`Document`] of all files, in which every value still knows its place; [`Document::convert`] makes a spec of it.
-//! [`keys`] has every key of compose's specification with what is done about it: nothing is dropped in silence.
+//! The format is only for input: the client reads it and sends the spec. [`load`] merges all files into one
+//! [`Document`], in which every value still has its place; [`Document::convert`] turns it into a spec. [`keys`] lists
+//! every key of the compose specification with its treatment, so that no key is dropped silently.
 //!
-//! The crate reads no file itself: whoever calls it passes a function that does.
+//! The crate does not read files itself: the caller passes a function for that.
 
 mod canonical;
 mod convert;
@@ -43,118 +43,118 @@ use crate::{
     place::Findings,
 };
 
-/// Largest file, in bytes.
+/// The maximum size of a file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
-/// Most values in a file, after aliases are expanded, and in all files together.
+/// The maximum number of values in a file, counted after expanding aliases, and in all files together.
 pub const MAX_NODES: usize = 200_000;
-/// Most keys of a mapping.
+/// The maximum number of keys in a mapping.
 pub const MAX_KEYS: usize = 10_000;
-/// Deepest nesting of values.
+/// The maximum nesting depth of values.
 pub const MAX_DEPTH: usize = 64;
-/// Most files that others name.
+/// The maximum number of files that compose files can refer to.
 pub const MAX_FILES: usize = 200;
 
-/// The variable that holds the project's name, in every file.
+/// The variable with the project's name, available in every file.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
-/// A file as it was read.
+/// A compose file before parsing.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// How problems call it.
+    /// The file's name in messages.
     pub name: String,
-    /// Its content.
+    /// The content of the file.
     pub text: String,
 }
 
 /// Why a file could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// It is not there.
+    /// The file does not exist.
     #[error("there is no such file")]
     Missing,
-    /// Anything else.
+    /// Another error, as a sentence.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What surrounds the files: variables, the directory, profiles, and a way to read the files that they name.
+/// The environment of the files: variables, directory, profiles, and a function that reads further files.
 #[derive(Clone, Copy)]
 pub struct Project<'a> {
-    /// The variables: those of `.env`, and the environment's above them.
+    /// The variables: those in `.env`, overridden by the environment.
     pub variables: &'a BTreeMap<String, String>,
-    /// The absolute directory that relative paths start from.
+    /// The absolute base directory of relative paths.
     pub directory: &'a str,
-    /// The profiles that are on; `*` is all of them.
+    /// The enabled profiles; `*` enables all.
     pub profiles: &'a [String],
-    /// Services that are wanted whatever their profiles are.
+    /// Services to deploy regardless of their profiles.
     pub wanted: &'a [String],
     /// Reads a file by its absolute path.
     pub read: &'a dyn Fn(&str) -> Result<Vec<u8>, ReadError>,
 }
 
 impl fmt::Debug for Project<'_> {
-    /// Variables may be secrets.
+    /// Variables may be secrets, so only their names are shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Project").field("directory", &self.directory).field("profiles", &self.profiles).finish()
     }
 }
 
-/// What the files ask for.
+/// The content of the compose files, ready for deployment.
 #[derive(Debug, Clone)]
 pub struct Composed {
     /// The top-level `name`, if there is one.
     pub name: Option<Name>,
-    /// The stack.
+    /// The spec of the stack.
     pub spec: StackSpec,
     /// The contents of the stack's own configs and secrets.
     pub files: Vec<PutFile>,
-    /// What was asked for and is not done, or may not be meant, each with its place.
+    /// Ignored settings and likely mistakes, each with its place.
     pub warnings: Vec<Finding>,
-    /// What is worth knowing and is no reason to change anything.
+    /// Remarks that need no change in the files.
     pub notes: Vec<Finding>,
-    /// Where the files leave open what wharf does in another way than compose or Swarm.
+    /// Omitted settings whose default in wharf differs from compose or Swarm.
     pub defaults: Vec<DifferentDefault>,
 }
 
 /// Why the files cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ComposeError {
-    /// A file is larger than it may be.
-    #[error("{file}: {size} bytes are more than the {MAX_FILE} allowed")]
+    /// A file is too large.
+    #[error("{file}: the file has {size} bytes, and at most {MAX_FILE} are allowed")]
     TooLarge {
-        /// The file.
+        /// The name of the file.
         file: String,
         /// Its size in bytes.
         size: usize,
     },
-    /// A file has more values or deeper nesting than it may have.
+    /// A file has too many values, or is nested too deeply.
     #[error("{place}: {reason}")]
     TooComplex {
-        /// Where the limit is passed.
+        /// The place where the limit is exceeded.
         place: Place,
-        /// Which limit.
+        /// The exceeded limit, as a sentence.
         reason: String,
     },
-    /// A file is not YAML, or not YAML of a compose file.
+    /// A file is not valid YAML, or is not a compose file.
     #[error("{place}: {reason}")]
     Syntax {
-        /// Where.
+        /// The place of the error.
         place: Place,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
-    /// Values that cannot be used; all that were found, and the warnings beside them.
+    /// Some values are invalid. All problems are listed, and the warnings as well.
     #[error("{}", lines(problems))]
     Invalid {
-        /// What refuses the files.
+        /// The reasons why the files are refused.
         problems: Vec<Finding>,
-        /// What else there is to say.
+        /// The warnings, which alone would not refuse the files.
         warnings: Vec<Finding>,
     },
 }
 
 impl ComposeError {
-    /// What else there is to say of the files.
+    /// The warnings, for every kind of error.
     pub fn warnings(&self) -> &[Finding] {
         match self {
             ComposeError::Invalid { warnings, .. } => warnings,
@@ -167,25 +167,25 @@ fn lines(findings: &[Finding]) -> String {
     findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// All files as one, with the variables replaced: what they say, before anything is made of it.
+/// All files merged into one, with variables replaced, before the conversion to a spec.
 pub struct Document {
     root: Node,
-    /// Services whose profiles are off, with these.
+    /// The services whose profiles are not enabled, with these profiles.
     off: BTreeMap<String, Vec<String>>,
-    /// The variables, with those of what is included below them.
+    /// The variables; those from included files have lower precedence.
     variables: BTreeMap<String, String>,
     findings: Findings,
 }
 
 impl fmt::Debug for Document {
-    /// Values may be secrets.
+    /// Values may be secrets, so they are not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Document").field("off", &self.off).finish_non_exhaustive()
     }
 }
 
-/// Reads compose files and makes one of them; later ones override earlier ones. What can be said with the document at
-/// hand does not fail here, but in [`Document::convert`].
+/// Reads and merges compose files; later files override earlier ones. Problems that do not prevent a document are
+/// reported later, by [`Document::convert`].
 pub fn load(sources: &[Source], project: &Project<'_>) -> Result<Document, ComposeError> {
     let findings = Findings::default();
     let loader = Loader::new(project.read, &findings);
@@ -201,45 +201,46 @@ pub fn load(sources: &[Source], project: &Project<'_>) -> Result<Document, Compo
 }
 
 impl Document {
-    /// The document: every value in its long spelling, with its place. Services whose profiles are off are not in it.
+    /// The document: every value in its long form, with its place. It does not contain services whose profiles are not
+    /// enabled.
     pub fn root(&self) -> &Node {
         &self.root
     }
 
-    /// The services whose profiles are off, with these.
+    /// The services whose profiles are not enabled, with these profiles.
     pub fn off(&self) -> &BTreeMap<String, Vec<String>> {
         &self.off
     }
 
-    /// The top-level `name`, as it is written.
+    /// The top-level `name`, as written.
     pub fn name(&self) -> Option<&str> {
         self.root.get("name").and_then(Node::as_text)
     }
 
-    /// What was found so far that refuses the files, and what there is to say beside that.
+    /// The problems found so far, which refuse the files, and the warnings.
     pub fn findings(&self) -> (Vec<Finding>, Vec<Finding>) {
         let (problems, warnings, _) = self.findings.taken();
         (problems, warnings)
     }
 
-    /// What is done with each key.
+    /// The treatment of each key in the files.
     pub fn uses(&self) -> Vec<keys::Use> {
         keys::uses(&Field::root(&self.root, &self.findings))
     }
 
-    /// The document in the form that `docker compose config` prints, for a project of that name.
+    /// The document in the format of `docker compose config`, for a project with this name.
     pub fn canonical(&self, project: &Project<'_>, name: &str) -> Node {
         let quiet = Findings::default();
         let context = self.context(project);
         canonical::canonical(&self.root, name, &context, &quiet)
     }
 
-    /// Makes a spec of it, and refuses what cannot be done.
+    /// Converts the document to a spec, or refuses it.
     pub fn convert(&self, project: &Project<'_>) -> Result<Composed, ComposeError> {
         let root = Field::root(&self.root, &self.findings);
         keys::check_uses(&root);
         let converted = convert::convert(&root, &self.context(project));
-        // Compose allows more in a name than DNS does.
+        // Compose allows more characters in names than DNS.
         let name = root.get("name").and_then(|name| convert::adapted(&name.text()?, &name));
         if !self.findings.is_refused() {
             converted.spec.validate().iter().for_each(|violation| self.violation(violation));
@@ -256,24 +257,24 @@ impl Document {
         Context { variables: &self.variables, directory: project.directory, read: project.read, off: &self.off }
     }
 
-    /// A rule of specs that is broken, with the place of what broke it.
+    /// Reports a rule of specs that the document breaks, at its place.
     fn violation(&self, violation: &Violation) {
         let (_, place) = self.root.nearest(&violation.path);
         self.findings.problem(Some(place), &violation.path, &violation.reason);
     }
 }
 
-/// Reads compose files and makes a spec of them; later ones override earlier ones.
+/// Reads compose files and converts them to a spec; later files override earlier ones.
 pub fn compose(sources: &[Source], project: &Project<'_>) -> Result<Composed, ComposeError> {
     load(sources, project)?.convert(project)
 }
 
-/// What wharf does in another way than compose or Swarm when a file says nothing, as rows of a table.
+/// The defaults that differ from compose or Swarm, as rows of a Markdown table.
 pub fn defaults() -> String {
     convert::different_defaults()
 }
 
-/// The variables that these files use, without what they include or extend.
+/// The variables that these files use, without those of included or extended files.
 pub fn variables(sources: &[Source]) -> Result<BTreeMap<String, VariableUse>, ComposeError> {
     let mut found = BTreeMap::new();
     for source in sources {
@@ -284,7 +285,7 @@ pub fn variables(sources: &[Source]) -> Result<BTreeMap<String, VariableUse>, Co
     Ok(found)
 }
 
-/// A value as YAML.
+/// Renders a value as YAML.
 pub fn to_yaml(node: &Node) -> String {
     render::yaml(node)
 }

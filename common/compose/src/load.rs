@@ -1,4 +1,4 @@
-//! From files to one document: read, interpolated, extended, included, merged.
+//! Turns files into one document: reads, interpolates, extends, includes and merges them.
 
 mod extends;
 mod include;
@@ -19,29 +19,29 @@ use crate::{
     yaml,
 };
 
-/// How a file is read.
+/// A function that reads a file by its absolute path.
 pub(crate) type Read<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, ReadError>;
 
-/// What reads files and remembers what it has read.
+/// Reads files and remembers the parsed ones.
 pub(crate) struct Loader<'a> {
     read: Read<'a>,
     findings: &'a Findings,
     files: Cell<usize>,
     nodes: Cell<usize>,
-    /// The services of files that others extend, by the file's path.
+    /// The services of files that others extend, by the path of the file.
     bases: RefCell<BTreeMap<String, Option<Map>>>,
-    /// Variables of the env files of what is included.
+    /// The variables from env files of included projects.
     pub(crate) from_included: RefCell<BTreeMap<String, String>>,
 }
 
-/// What surrounds a set of files that are merged with one another.
+/// The environment of a set of files that are merged with each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
-    /// Where relative paths start.
+    /// The base directory of relative paths.
     pub(crate) directory: String,
-    /// The variables.
+    /// The variables for interpolation.
     pub(crate) variables: BTreeMap<String, String>,
-    /// The files that are being read, the first one first: none of them can be included again.
+    /// The files being read, outermost first; including one of them again is a cycle.
     pub(crate) within: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Merges the files into one; later ones override earlier ones.
+    /// Merges the files; later files override earlier ones.
     pub(crate) fn model(&self, sources: &[Source], around: &Surroundings) -> Result<Node, ComposeError> {
         let mut merged: Option<Node> = None;
         for source in sources {
@@ -82,7 +82,7 @@ impl<'a> Loader<'a> {
         Ok(merged)
     }
 
-    /// A document in its long spelling, with its variables replaced and its paths absolute.
+    /// A document in its long form, with variables replaced and absolute paths.
     fn prepared(
         &self,
         mut document: Node,
@@ -99,14 +99,14 @@ impl<'a> Loader<'a> {
         Ok(document)
     }
 
-    /// Reads a compose file that another one names.
+    /// Reads a compose file that another one refers to.
     fn source(&self, path: &str, around: &Surroundings) -> Result<Source, String> {
         let bytes = self.bytes(path).map_err(|error| error.to_string())?;
         let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
         Ok(Source { name: shown(path, &around.directory), text })
     }
 
-    /// Reads any file, of which there may be so many.
+    /// Reads any file, and counts files against the limit.
     fn bytes(&self, path: &str) -> Result<Vec<u8>, ReadError> {
         self.files.set(self.files.get() + 1);
         if self.files.get() > MAX_FILES {
@@ -115,7 +115,7 @@ impl<'a> Loader<'a> {
         (self.read)(path)
     }
 
-    /// Refuses what has grown beyond what is allowed by merging.
+    /// Checks the number of values after merging.
     fn measure(&self, node: &Node) -> Result<(), ComposeError> {
         let size = size(node);
         self.nodes.set(size);
@@ -127,7 +127,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The name that files give themselves, before anything else is known of them; or else the folder's.
+/// The name of the project as the files state it, else the name of the folder. It is needed before interpolation.
 pub(crate) fn project_name(sources: &[Source], project: &crate::Project<'_>) -> String {
     let documents = |source: &Source| yaml::documents(&"".into(), &source.text).unwrap_or_default();
     let names = sources.iter().flat_map(documents).filter_map(|file| file.get("name")?.as_text().map(str::to_owned));
@@ -138,7 +138,7 @@ pub(crate) fn project_name(sources: &[Source], project: &crate::Project<'_>) -> 
     name.chars().filter(allowed).collect::<String>().trim_start_matches(['_', '-']).to_owned()
 }
 
-/// How many values a node has, itself included.
+/// The number of values in a node, including itself.
 fn size(node: &Node) -> usize {
     match &node.value {
         Value::Scalar(_) => 1,
@@ -147,12 +147,12 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// How problems call a file: as it is seen from the project's directory.
+/// The path of a file in messages, relative to the project's directory.
 fn shown(path: &str, directory: &str) -> String {
     path.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path).to_owned()
 }
 
-/// Gives names without a value the value that they have in the surroundings; those without one stay.
+/// Replaces names without values by the variables' values; names of unset variables stay.
 fn inherit(file: &mut Node, variables: &BTreeMap<String, String>) {
     let Some(services) = file.get_mut("services").and_then(Node::as_map_mut) else { return };
     let give = |map: Option<&mut Map>| {

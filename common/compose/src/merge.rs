@@ -1,7 +1,7 @@
-//! Several files become one, by the rules of the compose specification.
+//! Merges several files by the rules of the compose specification.
 //!
-//! Both sides are in their long spelling. Mappings merge, lists grow, what can be there only once is replaced by the
-//! later one, and everything else is replaced. `!override` replaces whatever it is, `!reset` takes away.
+//! Both sides are in their long form. Mappings merge, lists are appended, list items of which there can be only one are
+//! replaced by the later one, and other values are replaced. `!override` always replaces, and `!reset` removes.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,21 @@ use crate::{
     place::Findings,
 };
 
-/// What becomes of the tags of what is laid over something.
+/// The fate of the tags on the overriding side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tags {
-    /// They have done their work.
+    /// They are removed after the merge.
     Spent,
-    /// They also say what becomes of earlier files: those of a service that extends another one.
+    /// They stay, because they also apply to earlier files: those of a service that extends another one.
     Kept,
 }
 
-/// Lays `over` upon `base`, at `path`.
+/// Merges `over` onto `base`, at `path`.
 pub(crate) fn merge(base: &mut Node, over: Node, path: &[&str], tags: Tags, findings: &Findings) {
     Merge { tags, findings }.node(base, over, path);
 }
 
-/// Takes the tags away, and what is to be reset with them.
+/// Removes all tags, and the values to be reset.
 pub(crate) fn without_tags(mut node: Node) -> Node {
     node.tag = Tag::None;
     node.value = match node.value {
@@ -57,7 +57,7 @@ impl Merge<'_> {
             return;
         }
         if over.is_null() && !may_be_nothing(path) {
-            // As compose does: nothing is no value that could replace one.
+            // As in compose, a null value does not replace another one.
             return;
         }
         if base.is_null() || is_replaced(path, base, &over) {
@@ -78,7 +78,7 @@ impl Merge<'_> {
                     return;
                 }
                 let reason = format!(
-                    "{} cannot be merged into {} of {}; write !override before it to put it in the place of that",
+                    "{} cannot be merged into {} of {}; to replace that, write !override before it",
                     over.kind(),
                     base.kind(),
                     base.place
@@ -104,8 +104,8 @@ impl Merge<'_> {
     }
 }
 
-/// Where nothing is a value: it puts the image's own command in the place of another one, and leaves a variable to
-/// the surroundings.
+/// Where null is a value: it restores the image's own command, and lets a variable inherit its value from the
+/// environment.
 fn may_be_nothing(path: &[&str]) -> bool {
     matches!(
         path,
@@ -115,16 +115,16 @@ fn may_be_nothing(path: &[&str]) -> bool {
     )
 }
 
-/// What a later file replaces as a whole.
+/// Whether a later file replaces the value as a whole.
 fn is_replaced(path: &[&str], base: &Node, over: &Node) -> bool {
     match path {
         ["services", _, "command" | "entrypoint"] | ["services", _, "healthcheck", "test"] => true,
-        // Options are those of a driver.
+        // Options belong to their driver, so another driver replaces them.
         ["services", _, "logging"] => match (base.get("driver"), over.get("driver")) {
             (Some(base), Some(over)) => !base.same(over),
             _ => false,
         },
-        // One number, or two by name.
+        // One number, or a mapping with two.
         ["services", _, "ulimits", _] => base.as_map().is_none() || over.as_map().is_none(),
         // One number, or a mapping.
         ["services", _, key] if key.starts_with("x-") => base.as_map().is_none() || over.as_map().is_none(),
@@ -132,7 +132,7 @@ fn is_replaced(path: &[&str], base: &Node, over: &Node) -> bool {
     }
 }
 
-/// In lists whose items can be there only once, puts the last item of a kind in the place of the first.
+/// In lists that allow one item of a kind, moves the last one to the place of the first.
 pub(crate) fn unique(file: &mut Node, findings: &Findings) {
     for section in ["services", "networks"] {
         let Some(map) = file.get_mut(section).and_then(Node::as_map_mut) else { continue };
@@ -146,7 +146,7 @@ pub(crate) fn unique(file: &mut Node, findings: &Findings) {
     }
 }
 
-/// Lists of a service of which an item can be there only once, with what tells one from another.
+/// Lists of a service that allow one item of a kind, with the function that gives the kind.
 const UNIQUE: [(&str, fn(&Node) -> Option<String>); 18] = [
     ("ports", port),
     ("volumes", target),
@@ -173,9 +173,9 @@ fn service(node: &mut Node, path: &str, findings: &Findings) {
         let Some(items) = node.get_mut(key).and_then(Node::as_list_mut) else { continue };
         let replaced = keep_last(items, identity);
         for (gone, by) in replaced {
-            // A later file may; within one it is more likely a mistake.
+            // Later files may do this; within one file it is likely a mistake.
             if gone.file == by.file && ["volumes", "devices", "configs", "secrets"].contains(&key) {
-                let reason = format!("what line {} puts at the same place is replaced by this", gone.line);
+                let reason = format!("this replaces the entry in line {} with the same target", gone.line);
                 findings.warn(Some(&by), &format!("{path}.{key}"), reason);
             }
         }
@@ -202,7 +202,7 @@ fn subnets(network: &mut Node) {
     }
 }
 
-/// The places of what was replaced, and of what replaced it.
+/// Keeps the last item of each kind; returns the places of replaced items and of their replacements.
 fn keep_last(
     items: &mut Vec<Node>,
     identity: fn(&Node) -> Option<String>,

@@ -1,22 +1,22 @@
-//! A YAML value as it was written: the text of every scalar, and where it stands.
+//! YAML values with the text of every scalar and its place in the file.
 
 use crate::place::Place;
 
-/// A value and its place.
+/// A YAML value and its place.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What it is.
+    /// The scalar, list or mapping.
     pub value: Value,
-    /// Where it was written.
+    /// The position in the file.
     pub place: Place,
-    /// What its tag says about merging.
+    /// The merge instruction in its tag.
     pub(crate) tag: Tag,
 }
 
-/// What a value is.
+/// The kinds of values.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// One text, number, boolean, or nothing.
+    /// A single text, number, boolean or null.
     Scalar(Scalar),
     /// A list.
     List(Vec<Node>),
@@ -24,53 +24,53 @@ pub enum Value {
     Map(Map),
 }
 
-/// A scalar with the text that was written.
+/// A scalar with its original text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scalar {
-    /// The text, without quotes: `24.10` stays `24.10`.
+    /// The original text without quotes: `24.10` stays `24.10`.
     pub text: String,
-    /// What YAML takes it for.
+    /// The type that YAML gives it.
     pub form: Form,
 }
 
-/// What YAML takes a scalar for.
+/// The type that YAML gives a scalar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Nothing: an empty value, `~` or `null`.
+    /// Null: an empty value, `~` or `null`.
     Null,
     /// `true` or `false`.
     Bool,
     /// A whole number.
     Int,
-    /// Another number.
+    /// A number with a fraction or an exponent.
     Float,
     /// Text.
     Text,
 }
 
-/// What a tag of the compose specification asks of a merge.
+/// The merge instructions of the compose specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Tag {
     #[default]
     None,
-    /// `!reset`: what earlier files say here is taken away.
+    /// `!reset` removes the value of earlier files.
     Reset,
-    /// `!override`: this takes the place of what earlier files say.
+    /// `!override` replaces the value of earlier files.
     Override,
 }
 
-/// A mapping in the order in which it was written; keys are unique.
+/// A mapping with unique keys in the order of the file.
 #[derive(Debug, Clone, Default)]
 pub struct Map {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// A key and its value.
+/// An entry of a mapping.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// Where the key was written.
+    /// The position of the key.
     pub place: Place,
     /// The value.
     pub node: Node,
@@ -93,18 +93,18 @@ impl Node {
         Node::new(Value::Scalar(Scalar { text: String::new(), form: Form::Null }), place)
     }
 
-    /// A mapping whose values are all of this place.
+    /// Builds a mapping at this place.
     pub(crate) fn mapping(entries: impl IntoIterator<Item = (&'static str, Node)>, place: &Place) -> Node {
         let entry = |(key, node): (&str, Node)| Entry { key: key.to_owned(), place: place.clone(), node };
         Node::new(Value::Map(Map { entries: entries.into_iter().map(entry).collect() }), place.clone())
     }
 
-    /// Whether it is nothing.
+    /// Whether the value is null.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.form == Form::Null)
     }
 
-    /// The text of a scalar that is something.
+    /// The text of a scalar, unless it is null.
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(scalar) if scalar.form != Form::Null => Some(&scalar.text),
@@ -112,7 +112,7 @@ impl Node {
         }
     }
 
-    /// The items of a list.
+    /// The items, if it is a list.
     pub fn as_list(&self) -> Option<&[Node]> {
         match &self.value {
             Value::List(items) => Some(items),
@@ -120,7 +120,7 @@ impl Node {
         }
     }
 
-    /// The mapping.
+    /// The mapping, if it is one.
     pub fn as_map(&self) -> Option<&Map> {
         match &self.value {
             Value::Map(map) => Some(map),
@@ -142,7 +142,7 @@ impl Node {
         }
     }
 
-    /// The value under `key` of a mapping.
+    /// The value under `key`, if it is a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.as_map()?.get(key)
     }
@@ -151,7 +151,7 @@ impl Node {
         self.as_map_mut()?.get_mut(key)
     }
 
-    /// Whether two values say the same, wherever they were written.
+    /// Whether two values are equal, regardless of their places.
     pub fn same(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
             (Value::Scalar(a), Value::Scalar(b)) => a.form == b.form && (a.form == Form::Null || a.text == b.text),
@@ -164,7 +164,7 @@ impl Node {
         }
     }
 
-    /// What it is, as a person would say it.
+    /// The kind of value, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Scalar(scalar) => match scalar.form {
@@ -178,7 +178,7 @@ impl Node {
         }
     }
 
-    /// The value at a path such as `services.web.ports[0]`, or the nearest one above it that there is, and its place.
+    /// The value at a path such as `services.web.ports[0]`, or its nearest existing parent, with its place.
     pub(crate) fn nearest(&self, path: &str) -> (&Node, &Place) {
         let (mut at, mut place, mut rest) = (self, &self.place, path);
         while let Some((next, there, after)) = at.step(rest).filter(|_| !rest.is_empty()) {
@@ -187,7 +187,7 @@ impl Node {
         (at, place)
     }
 
-    /// One step along a path: keys may hold dots themselves, so the longest key that fits is taken.
+    /// Takes one step along a path. Keys may contain dots, so the longest matching key is taken.
     fn step<'a, 'p>(&'a self, path: &'p str) -> Option<(&'a Node, &'a Place, &'p str)> {
         match &self.value {
             Value::Scalar(_) => None,
@@ -209,7 +209,7 @@ impl Node {
 }
 
 impl Entry {
-    /// Where to look for it: at the value, or at the key of what begins in another line.
+    /// The place to show for it: that of the value, or of its key if the value starts on a later line.
     pub(crate) fn best_place(&self) -> &Place {
         if self.node.as_text().is_some() { &self.node.place } else { &self.place }
     }
@@ -229,12 +229,12 @@ impl Map {
         self.entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
     }
 
-    /// The entries in the order in which they were written.
+    /// The entries in the order of the file.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Puts a value under `key`, in the place of what is there.
+    /// Sets the value under `key`, replacing an existing one.
     pub(crate) fn set(&mut self, key: &str, node: Node) {
         match self.get_mut(key) {
             Some(there) => *there = node,
@@ -249,7 +249,7 @@ impl Map {
 }
 
 impl serde::Serialize for Node {
-    /// Numbers are numbers, unless only their text says what was written: `0x1F`.
+    /// Serializes numbers as numbers, unless only their text preserves what was written: `0x1F`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.value {
             Value::List(items) => serializer.collect_seq(items),

@@ -1,4 +1,4 @@
-//! Every value in its long spelling, so that merging and conversion know one form of each.
+//! Converts every value to its long form, so that merging and conversion deal with only one.
 
 use crate::{
     node::{Entry, Form, Map, Node, Scalar, Value},
@@ -6,7 +6,7 @@ use crate::{
     short,
 };
 
-/// Brings a file into its long spelling. What is neither spelling stays, and the conversion names its place.
+/// Converts a file to its long form. Invalid values stay as they are, and the conversion reports them.
 pub(crate) fn normalise(file: &mut Node, findings: &Findings) {
     for (name, service) in entries(file, "services") {
         Normal { findings, path: format!("services.{name}") }.service(service);
@@ -34,10 +34,10 @@ fn entries<'a>(file: &'a mut Node, section: &str) -> impl Iterator<Item = (Strin
     entries.into_iter().flatten().map(|entry| (entry.key.clone(), &mut entry.node))
 }
 
-/// What a name without a value means.
+/// The meaning of a name without a value.
 #[derive(Clone, Copy)]
 enum Bare {
-    /// A variable that has its value from the surroundings.
+    /// A variable with the value from the environment.
     Inherited,
     /// An empty text.
     Empty,
@@ -95,7 +95,7 @@ impl Normal<'_> {
         self.lists(service);
     }
 
-    /// Lists of names that stand for a mapping.
+    /// Converts lists of names to mappings.
     fn names(&self, service: &mut Node) {
         for key in ["depends_on", "networks", "models"] {
             let Some(node) = service.get_mut(key) else { continue };
@@ -112,14 +112,14 @@ impl Normal<'_> {
             for item in items {
                 match item.as_text() {
                     Some(name) => map.set(name, value(item)),
-                    None => self.problem(item, key, format!("expected the name of one, found {}", item.kind())),
+                    None => self.problem(item, key, format!("expected a name, found {}", item.kind())),
                 }
             }
             replace(node, Value::Map(map));
         }
     }
 
-    /// `host:address` in a list, or a mapping of hosts, as a mapping of lists of addresses.
+    /// Converts a list of `host:address`, or a mapping of hosts, to a mapping of address lists.
     fn hosts(&self, of: &mut Node) {
         let Some(node) = of.get_mut("extra_hosts") else { return };
         let mut hosts = Map::default();
@@ -150,7 +150,7 @@ impl Normal<'_> {
         replace(node, Value::Map(hosts));
     }
 
-    /// Lists whose items have a short and a long spelling.
+    /// Converts list items from their short to their long form.
     fn lists(&self, service: &mut Node) {
         for key in ["ports", "volumes", "devices", "configs", "secrets", "env_file"] {
             let Some(items) = service.get_mut(key).and_then(Node::as_list_mut) else { continue };
@@ -176,7 +176,7 @@ impl Normal<'_> {
         }
     }
 
-    /// `[KEY=value, KEY]` as a mapping; in a mapping, a key without a value says what a bare one does.
+    /// Converts `[KEY=value, KEY]` to a mapping. A key without a value means the same in both.
     fn pairs(&self, of: &mut Node, key: &str, bare: Bare) {
         let Some(node) = of.get_mut(key) else { return };
         let without = |node: &Node| match bare {
@@ -205,7 +205,7 @@ impl Normal<'_> {
         replace(node, Value::Map(map));
     }
 
-    /// A command in one text as the words of it.
+    /// Splits a command given as one text into words.
     fn words(&self, of: &mut Node, key: &str) {
         let Some(node) = of.get_mut(key) else { return };
         let Some(text) = node.as_text() else { return };
@@ -226,7 +226,7 @@ impl Normal<'_> {
     }
 }
 
-/// Puts another value in the place of one, with its tag.
+/// Replaces a value but keeps its tag.
 fn replace(node: &mut Node, value: Value) {
     node.value = value;
 }
@@ -235,12 +235,12 @@ fn as_text(node: &Node) -> Node {
     Node::text(node.as_text().unwrap_or_default(), node.place.clone())
 }
 
-/// A mapping with the value under `key`.
+/// Wraps a value into a mapping under `key`.
 fn wrapped(node: &Node, key: &'static str) -> Node {
     Node { tag: node.tag, ..Node::mapping([(key, as_text(node))], &node.place) }
 }
 
-/// One text as a list of it.
+/// Converts a single text to a list.
 fn listed(of: &mut Node, key: &str) {
     if let Some(node) = of.get_mut(key)
         && node.as_text().is_some()
@@ -250,7 +250,7 @@ fn listed(of: &mut Node, key: &str) {
     }
 }
 
-/// `external: {name: x}`, an older spelling of `external: true` and `name: x`.
+/// Converts `external: {name: x}`, the older form of `external: true` and `name: x`.
 fn external(node: &mut Node) {
     let Some(map) = node.as_map_mut() else { return };
     let Some(external) = map.get("external").filter(|node| node.as_map().is_some()).cloned() else { return };

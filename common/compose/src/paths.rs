@@ -1,19 +1,19 @@
-//! Relative paths become absolute ones, from the directory of the project or of the file that says them.
+//! Makes relative paths absolute, from the directory of the project or of the file that contains them.
 
 use std::collections::BTreeMap;
 
 use crate::node::{Node, Value};
 
-/// Longest path.
+/// The maximum length of a path, in bytes.
 const MAX_PATH: usize = 4096;
 
-/// An absolute path without `.` and `..`; a relative one starts from `directory`.
+/// Resolves a path to an absolute one without `.` and `..`.
 pub(crate) fn absolute(path: &str, directory: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("the path is empty".to_owned());
     }
     if path.len() > MAX_PATH || path.chars().any(char::is_control) {
-        return Err(format!("the path is longer than {MAX_PATH} bytes or has a control character"));
+        return Err(format!("the path is longer than {MAX_PATH} bytes or contains a control character"));
     }
     let mut parts: Vec<&str> = Vec::new();
     let before = if path.starts_with('/') { "" } else { directory };
@@ -29,21 +29,21 @@ pub(crate) fn absolute(path: &str, directory: &str) -> Result<String, String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// The path of a file that is read here, where `~` is the home of who reads it. What lies elsewhere is refused.
+/// Resolves the path of a file that the client reads, where `~` is the user's home. URLs are refused.
 pub(crate) fn to_read(path: &str, directory: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
     if path.contains("://") || path.starts_with("git@") {
-        return Err("files from elsewhere are not fetched; download it and name the file".to_owned());
+        return Err("wharf does not fetch remote files: download the file and use its path".to_owned());
     }
     match path.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => match variables.get("HOME") {
             Some(home) => absolute(&format!("{home}{rest}"), "/"),
-            None => Err("'~' is the folder in HOME, and HOME is not set".to_owned()),
+            None => Err("'~' stands for HOME, which is not set".to_owned()),
         },
         _ => absolute(path, directory),
     }
 }
 
-/// The folder that a file lies in.
+/// The folder of a file.
 pub(crate) fn folder(path: &str) -> &str {
     match path.rsplit_once('/') {
         Some(("", _)) => "/",
@@ -52,7 +52,7 @@ pub(crate) fn folder(path: &str) -> &str {
     }
 }
 
-/// Makes the paths of a file absolute. What cannot be a path stays as it is, for the conversion to refuse.
+/// Makes the paths in a file absolute. Invalid paths stay as they are, and the conversion reports them.
 pub(crate) fn resolve(file: &mut Node, directory: &str, variables: &BTreeMap<String, String>) {
     let read = |node: &mut Node| rewrite(node, |path| to_read(path, directory, variables));
     let on_host = |node: &mut Node| match node.as_text() {

@@ -1,14 +1,14 @@
-//! Where something was written, and what was found there.
+//! Positions in files, and findings about them.
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
-/// Most findings of a kind that are kept: nobody reads more at a time.
+/// The maximum number of findings of a kind, since nobody reads more at once.
 const MAX_FINDINGS: usize = 200;
 
-/// A position in a file.
+/// A position in a compose file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The file, as problems call it.
+    /// The name of the file in messages.
     pub file: Arc<str>,
     /// The line, from 1.
     pub line: u32,
@@ -22,14 +22,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// Something worth saying about a place of the files.
+/// A problem, warning or note about a place in the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where it was written; absent if it is about what is missing everywhere.
+    /// The place; absent if something is missing altogether.
     pub place: Option<Place>,
     /// The path of the value, such as `services.web.ports[0]`; empty for a file as a whole.
     pub path: String,
-    /// What there is to say.
+    /// The message, one sentence.
     pub reason: String,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was found so far: a problem refuses the files, a warning or a note does not.
+/// The findings so far. Problems refuse the files; warnings and notes do not.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     problems: RefCell<Vec<Finding>>,
@@ -70,7 +70,7 @@ impl Findings {
         !self.problems.borrow().is_empty()
     }
 
-    /// The problems, the warnings and the notes so far.
+    /// Takes the problems, warnings and notes.
     pub(crate) fn taken(&self) -> (Vec<Finding>, Vec<Finding>, Vec<Finding>) {
         (self.problems.borrow().clone(), self.warnings.borrow().clone(), self.notes.borrow().clone())
     }
@@ -79,7 +79,7 @@ impl Findings {
 fn push(list: &RefCell<Vec<Finding>>, place: Option<&Place>, path: &str, reason: impl fmt::Display) {
     let finding = Finding { place: place.cloned(), path: path.to_owned(), reason: reason.to_string() };
     let mut list = list.borrow_mut();
-    // A base that two services extend is read twice, and what is wrong with it is said once.
+    // A base of two services is read twice, but its problems should be reported once.
     if list.len() < MAX_FINDINGS && !list.contains(&finding) {
         list.push(finding);
     }

@@ -1,4 +1,4 @@
-//! Profiles: a service that has some is off unless one of them is asked for.
+//! Profiles: a service with profiles is deployed only if one of them is enabled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use crate::{
     place::Findings,
 };
 
-/// Takes the services out that are off; their profiles by their name.
+/// Removes the services that are not enabled, and returns them with their profiles.
 pub(crate) fn apply(root: &mut Node, project: &Project<'_>, findings: &Findings) -> BTreeMap<String, Vec<String>> {
     let Some(services) = root.get_mut("services").and_then(Node::as_map_mut) else { return BTreeMap::new() };
     let mut on: BTreeSet<String> = project.profiles.iter().cloned().collect();
     for name in project.wanted {
         match services.get(name) {
-            // As compose does: to name a service is to ask for its profiles.
+            // As in compose, naming a service enables its profiles.
             Some(service) => on.extend(profiles(service)),
             None => findings.problem(None, "services", format!("there is no service {name} in these files")),
         }
@@ -40,7 +40,7 @@ fn profiles(service: &Node) -> Vec<String> {
     items.filter_map(|item| item.as_text().map(str::to_owned)).collect()
 }
 
-/// Profiles that cannot be read would leave a service on.
+/// Unreadable profiles would leave a service enabled.
 fn check(service: &Node, name: &str, findings: &Findings) {
     let Some(profiles) = service.get("profiles").filter(|profiles| !profiles.is_null()) else { return };
     let path = format!("services.{name}.profiles");

@@ -1,18 +1,18 @@
-//! A value as YAML, so that reading it again gives the same.
+//! Renders values as YAML such that parsing gives the same value.
 
 use crate::{
     node::{Form, Node, Scalar, Value},
     yaml::form_of,
 };
 
-/// Renders a value in block style, two spaces a level.
+/// Renders a value in block style, indented by two spaces per level.
 pub(crate) fn yaml(node: &Node) -> String {
     let mut out = String::new();
     block(node, 0, &mut out);
     out
 }
 
-/// Writes a value that begins on a line of its own.
+/// Writes a value that starts on its own line.
 fn block(node: &Node, indent: usize, out: &mut String) {
     let margin = " ".repeat(indent);
     match &node.value {
@@ -24,7 +24,7 @@ fn block(node: &Node, indent: usize, out: &mut String) {
         Value::List(items) => {
             for item in items {
                 out.push_str(&format!("{margin}-"));
-                // The first line of what is below stands beside the dash.
+                // The first line of the item follows the dash.
                 let mut below = String::new();
                 block(item, indent + 2, &mut below);
                 out.push(' ');
@@ -61,14 +61,14 @@ fn text(scalar: &Scalar) -> String {
     }
 }
 
-/// Whether a text can stand without quotes, also for readers of YAML 1.1, who take `yes` for a boolean.
+/// Whether a text needs no quotes, also for YAML 1.1 parsers, which read `yes` as a boolean.
 fn is_plain(text: &str) -> bool {
     let words = ["y", "n", "yes", "no", "on", "off"];
     let Some(first) = text.chars().next() else { return false };
     if words.contains(&text.to_ascii_lowercase().as_str()) || text.ends_with([' ', ':']) {
         return false;
     }
-    // Dates, times of day and numbers with underscores are no text for some.
+    // Some parsers do not read dates, times and numbers with underscores as text.
     if first.is_ascii_digit() && text.contains([':', '_', '-']) {
         return false;
     }

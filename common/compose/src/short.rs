@@ -1,11 +1,11 @@
-//! The short spellings of compose, as the long ones that they stand for.
+//! Parses compose's short forms into their long forms.
 
 use std::net::IpAddr;
 
-/// Most ports that one range may stand for.
+/// The maximum number of ports in a range.
 const MAX_RANGE: u16 = 1000;
 
-/// A port in its long spelling.
+/// The long form of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Port {
     pub(crate) host_ip: Option<String>,
@@ -14,13 +14,12 @@ pub(crate) struct Port {
     pub(crate) protocol: String,
 }
 
-/// Reads `[ip:][host:]container[/protocol]`, where host and container may be ranges.
+/// Parses `[ip:][host:]container[/protocol]`, where host and container may be ranges.
 pub(crate) fn ports(text: &str) -> Result<Vec<Port>, String> {
-    let refuse =
-        |why: &str| format!("{text:?} is not a port ({why}), which looks like 8080:80, 127.0.0.1:53:53/udp or 80");
+    let refuse = |why: &str| format!("{text:?} is not a port ({why}) such as 8080:80, 127.0.0.1:53:53/udp or 80");
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     if !["tcp", "udp"].contains(&protocol) {
-        return Err(refuse("only tcp and udp are known"));
+        return Err(refuse("only tcp and udp are supported"));
     }
     let (rest, container) = rest.rsplit_once(':').map_or((None, rest), |(rest, container)| (Some(rest), container));
     let (ip, host) = match rest {
@@ -60,7 +59,7 @@ fn range(text: &str) -> Result<(u16, u16), String> {
     Ok((first, last))
 }
 
-/// A mount in its long spelling.
+/// The long form of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount<'a> {
     /// Absent for an anonymous volume.
@@ -75,7 +74,7 @@ pub(crate) struct Mount<'a> {
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
-/// Reads `[source:]target[:options]`.
+/// Parses `[source:]target[:options]`.
 pub(crate) fn mount(text: &str) -> Result<Mount<'_>, String> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
@@ -83,13 +82,11 @@ pub(crate) fn mount(text: &str) -> Result<Mount<'_>, String> {
         [source, target] => (Some(*source), *target, ""),
         [source, target, options] => (Some(*source), *target, *options),
         _ => {
-            return Err(format!(
-                "{text:?} is not a volume, which looks like data:/var/lib/data or ./conf:/etc/conf:ro"
-            ));
+            return Err(format!("{text:?} is not a volume such as data:/var/lib/data or ./conf:/etc/conf:ro"));
         }
     };
     if source == Some("") || target.is_empty() {
-        return Err(format!("{text:?} has nothing on a side of the colon"));
+        return Err(format!("{text:?} has an empty part before or after a colon"));
     }
     let is_bind = source.is_some_and(|source| source.starts_with(['/', '.', '~']));
     let mut mount =
@@ -97,14 +94,14 @@ pub(crate) fn mount(text: &str) -> Result<Mount<'_>, String> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.read_only = true,
-            // How Docker Desktop shares files; there is one way on Linux.
+            // These options are for Docker Desktop and have no effect on Linux.
             "rw" | "cached" | "delegated" | "consistent" => {}
             "nocopy" | "volume-nocopy" => mount.no_copy = true,
             "z" | "Z" => mount.selinux = Some(option),
             _ if PROPAGATIONS.contains(&option) => mount.propagation = Some(option),
             _ => {
                 return Err(format!(
-                    "{option:?} is not an option of a volume; there are ro, rw, nocopy, z, Z and {}",
+                    "{option:?} is not an option of a volume; the options are ro, rw, nocopy, z, Z and {}",
                     PROPAGATIONS.join(", ")
                 ));
             }
@@ -113,7 +110,7 @@ pub(crate) fn mount(text: &str) -> Result<Mount<'_>, String> {
     Ok(mount)
 }
 
-/// Reads `source[:target[:permissions]]`.
+/// Parses `source[:target[:permissions]]`.
 pub(crate) fn device(text: &str) -> Result<(&str, &str, Option<&str>), String> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
@@ -121,20 +118,20 @@ pub(crate) fn device(text: &str) -> Result<(&str, &str, Option<&str>), String> {
         [source, rights] if rights.chars().all(|c| "rwm".contains(c)) => Ok((source, source, Some(rights))),
         [source, target] => Ok((source, target, None)),
         [source, target, rights] => Ok((source, target, Some(rights))),
-        _ => Err(format!("{text:?} is not a device, which looks like /dev/ttyUSB0:/dev/ttyUSB0:rw")),
+        _ => Err(format!("{text:?} is not a device such as /dev/ttyUSB0:/dev/ttyUSB0:rw")),
     }
 }
 
-/// Reads `host:address` or `host=address`.
+/// Parses `host:address` or `host=address`.
 pub(crate) fn host(text: &str) -> Result<(&str, &str), String> {
     let both = text.split_once('=').or_else(|| text.split_once(':'));
     let (host, address) = both
         .filter(|(host, address)| !host.is_empty() && !address.is_empty())
-        .ok_or_else(|| format!("{text:?} is not a host and its address, which looks like db.example=10.0.0.7"))?;
+        .ok_or_else(|| format!("{text:?} is not a host and its address, such as db.example=10.0.0.7"))?;
     Ok((host, address.trim_matches(['[', ']'])))
 }
 
-/// Splits a command line as a shell would split it into words, without expanding anything.
+/// Splits a command line into words like a shell, without expansion.
 pub(crate) fn words(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let (mut word, mut in_word, mut quote) = (String::new(), false, None);

@@ -7,7 +7,7 @@ use super::*;
 mod files;
 mod rows;
 
-/// Reads texts as the files of a project, with these variables and files beside them.
+/// Parses texts as the files of a project, with these variables and further files.
 fn read_with(
     texts: &[&str],
     variables: &[(&str, &str)],
@@ -48,7 +48,7 @@ fn refused(text: &str) -> String {
     read(&[text]).expect_err("is refused").to_string()
 }
 
-/// The warnings, a line each.
+/// The warnings, one per line.
 fn warned(composed: &Composed) -> String {
     lines(&composed.warnings)
 }
@@ -159,11 +159,11 @@ fn devices_are_read_in_all_their_spellings() {
     );
 
     for (more, part) in [
-        ("devices: [{capabilities: [tpu]}]", "capabilities must name gpu"),
-        ("devices: [{capabilities: [gpu], driver: amd}]", "only nvidia is known"),
-        ("devices: [{capabilities: [gpu], count: 1, device_ids: [a]}]", "exclude one another"),
+        ("devices: [{capabilities: [tpu]}]", "capabilities must contain gpu"),
+        ("devices: [{capabilities: [gpu], driver: amd}]", "only nvidia is supported"),
+        ("devices: [{capabilities: [gpu], count: 1, device_ids: [a]}]", "use either count or device_ids"),
         ("devices: [{capabilities: [gpu], count: 0}]", "not 0"),
-        ("devices: [{capabilities: [gpu]}, {capabilities: [gpu]}]", "a request for gpu already"),
+        ("devices: [{capabilities: [gpu]}, {capabilities: [gpu]}]", "there is already a request for gpu"),
         ("generic_resources: [{kind: card}]", "discrete_resource_spec is missing"),
     ] {
         let text = format!("services: {{web: {{image: a, deploy: {{resources: {{reservations: {{{more}}}}}}}}}}}");
@@ -212,36 +212,36 @@ fn problems_name_file_and_place() {
         ("services: {web: {image: a, deploy: {replicas: -1}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {replicas: 1.5}}}", "services.web.deploy.replicas"),
         ("services: {web: {image: a, deploy: {mode: global-job}}}", "services.web.deploy.mode"),
-        ("services: {web: {image: a, deploy: {update_config: {order: both}}}}", "there are start-first and stop-first"),
+        ("services: {web: {image: a, deploy: {update_config: {order: both}}}}", "use start-first or stop-first"),
         (
             "services: {web: {image: a, deploy: {update_config: {failure_action: hope}}}}",
-            "there are rollback, pause and continue",
+            "use rollback, pause or continue",
         ),
-        (
-            "services: {web: {image: a, deploy: {update_config: {max_failure_ratio: 2}}}}",
-            "2 is not a share from 0 to 1",
-        ),
+        ("services: {web: {image: a, deploy: {update_config: {max_failure_ratio: 2}}}}", "2 is not between 0 and 1"),
         (
             "services: {web: {image: a, env_file: nowhere.env}}",
             "services.web.env_file[0]: nowhere.env: there is no such file",
         ),
-        ("services: {web: {image: a, volumes: ['~/x:/x']}}", "services.web.volumes[0].source: '~' is another place"),
+        (
+            "services: {web: {image: a, volumes: ['~/x:/x']}}",
+            "services.web.volumes[0].source: '~' differs between hosts",
+        ),
         ("services: {web: {image: a, volumes: ['data:/x']}}", "volume data is not declared"),
         ("services: {web: {image: a, restart: sometimes}}", "services.web.restart"),
         ("services: {web: {image: a, healthcheck: {test: x, interval: soon}}}", "services.web.healthcheck.interval"),
         ("services: {\"w b\": {image: a}}", "only the characters a-z, 0-9 and '-' are allowed"),
-        ("services: {web: {build: .}}", "services.web.build: images are not built here"),
+        ("services: {web: {build: .}}", "services.web.build: wharf does not build images"),
         (
             "services: {web: {image: '${NOT_SET:?set it}'}}",
             "services.web.image: the variable NOT_SET is not set: set it",
         ),
-        ("services: {web: {image: 'a${'}}", "services.web.image: a ${ has no } that closes it"),
+        ("services: {web: {image: 'a${'}}", "services.web.image: a ${ is not closed by a }"),
         ("services: [a]", "services: expected a mapping, found a list"),
         ("services: {web: {image: [a]}}", "services.web.image: expected text, found a list"),
         ("{}", "services: it is missing"),
         ("", "the file is empty"),
         ("services:\n\tweb: {}", "compose0.yaml:2:2: it is not YAML"),
-        ("a: 1\na: 2", "compose0.yaml:2:1: the key \"a\" is here twice; it was given before, in line 1"),
+        ("a: 1\na: 2", "compose0.yaml:2:1: the key \"a\" appears twice; the first is in line 1"),
     ];
     for (text, expected) in cases {
         let found = refused(text);
@@ -359,10 +359,13 @@ services:
     let cases = [
         ("x-group: web, ports: [80]", "services.s.ports: it is a sidekick of web"),
         ("x-group: web, deploy: {replicas: 2}", "services.s.deploy.replicas: it is a sidekick of web"),
-        ("x-group: nobody", "there is no service nobody here"),
+        ("x-group: nobody", "there is no service nobody"),
         ("x-group: s", "it is a sidekick of itself"),
         ("x-group: web, image: '-x'", "services.s.image"),
-        ("pre_start: [{command: x}]", "services.s.pre_start[0]: a step once for all instances is not done"),
+        (
+            "pre_start: [{command: x}]",
+            "services.s.pre_start[0]: a step that runs once for all instances is not supported",
+        ),
     ];
     for (more, why) in cases {
         let found = refused(&sidekick(more).replace("image: b, x-group: web, image", "x-group: web, image"));
@@ -422,7 +425,7 @@ networks: {shared: {external: true}, data: {external: true, name: data-prod}, ow
         ("services: {web: {image: a, networks: other}}", "services.web.networks: expected a mapping"),
         (
             "services: {web: {image: a, networks: {n: {aliases: [x]}}}}\nnetworks: {n: {external: true}}",
-            "services.web.networks.n: in another environment it is called by its own name",
+            "services.web.networks.n: aliases have no effect in another environment",
         ),
         (
             "services: {web: {image: a, networks: [n]}}\nnetworks: {n: {external: true, name: A_b}}",
@@ -449,8 +452,8 @@ fn others_are_led_to_a_service_as_its_file_says() {
     assert_eq!(mode("x-sticky: true"), Ok(EndpointMode::Sticky));
     assert_eq!(mode("deploy: {endpoint_mode: dnsrr}"), Ok(EndpointMode::Dnsrr));
     for (rest, problem) in [
-        ("deploy: {endpoint_mode: dns}", "\"dns\" is not known here; there are vip and dnsrr"),
-        ("deploy: {endpoint_mode: dnsrr}, x-sticky: true", "x-sticky: with endpoint_mode dnsrr the caller chooses"),
+        ("deploy: {endpoint_mode: dns}", "\"dns\" is not supported here: use vip or dnsrr"),
+        ("deploy: {endpoint_mode: dnsrr}, x-sticky: true", "x-sticky: it has no effect with endpoint_mode dnsrr"),
     ] {
         let problems = mode(rest).expect_err("it is refused");
         assert!(problems.contains(problem), "{problems}");

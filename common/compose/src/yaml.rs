@@ -1,7 +1,8 @@
-//! YAML becomes [`Node`]s: anchors and merge keys are expanded, and what is too large or said twice is refused.
+//! Parses YAML into [`Node`]s. Expands anchors and merge keys, and refuses documents that are too large and duplicate
+//! keys.
 //!
-//! The events come from saphyr-parser. Its own tree (saphyr) resolves scalars to numbers and loses
-//! what was written, so the tree is built here.
+//! The events come from saphyr-parser. Its own tree (saphyr) resolves scalars to numbers and loses their original text,
+//! so we build the tree here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use crate::{
     place::Place,
 };
 
-/// Reads the documents of a file; those that are empty are left out.
+/// Parses the documents in a file, without empty ones.
 pub(crate) fn documents(name: &Arc<str>, text: &str) -> Result<Vec<Node>, ComposeError> {
     if text.len() > MAX_FILE {
         return Err(ComposeError::TooLarge { file: name.to_string(), size: text.len() });
@@ -32,19 +33,19 @@ pub(crate) fn documents(name: &Arc<str>, text: &str) -> Result<Vec<Node>, Compos
     Ok(builder.documents)
 }
 
-/// A node with what it counts for where an alias repeats it.
+/// A node with its size and depth, which also count where an alias repeats it.
 #[derive(Clone)]
 struct Built {
     node: Node,
-    /// How many values it has, itself included.
+    /// The number of values, including itself.
     size: usize,
-    /// How many levels it has.
+    /// The nesting depth.
     height: usize,
-    /// Whether it is the plain text `<<`.
+    /// Whether it is an unquoted `<<`.
     is_merge: bool,
 }
 
-/// A list or a mapping that has not ended.
+/// A list or mapping that has not ended yet.
 struct Open {
     anchor: usize,
     tag: Tag,
@@ -77,7 +78,7 @@ impl Builder<'_> {
         ComposeError::Syntax { place: self.place(at), reason: reason.into() }
     }
 
-    /// What the parser refuses; it has a limit of its own, for lists and mappings in one line.
+    /// Converts a parser error. The parser has its own depth limit for flow collections.
     fn refused(&self, error: &ScanError) -> ComposeError {
         if error.info().contains("recursion limit") {
             let reason = format!("it is nested deeper than {MAX_DEPTH} levels");
@@ -95,7 +96,7 @@ impl Builder<'_> {
             }
             Event::Alias(id) => {
                 let Some(built) = self.anchors.get(&id).cloned() else {
-                    return Err(self.syntax(at, "an alias stands inside of what it names"));
+                    return Err(self.syntax(at, "an alias refers to a value that contains it"));
                 };
                 self.count(built.size, at)?;
                 self.add(built, at)
@@ -127,7 +128,7 @@ impl Builder<'_> {
         }
     }
 
-    /// What a tag asks for, and the name of one of YAML's own.
+    /// The merge instruction of a tag, and the name of a YAML core tag.
     fn tag<'t>(&self, tag: Option<&'t YamlTag>, at: Marker) -> Result<(Tag, Option<&'t str>), ComposeError> {
         let Some(tag) = tag else { return Ok((Tag::None, None)) };
         let own = ["str", "int", "float", "bool", "null", "map", "seq"];
@@ -136,7 +137,7 @@ impl Builder<'_> {
             ("!", "override") => Ok((Tag::Override, None)),
             ("!", "") => Ok((Tag::None, Some("str"))),
             (_, name) if tag.is_yaml_core_schema() && own.contains(&name) => Ok((Tag::None, Some(name))),
-            _ => Err(self.syntax(at, format!("the tag {tag} is not known; there are !reset and !override"))),
+            _ => Err(self.syntax(at, format!("the tag {tag} is not supported: use !reset or !override"))),
         }
     }
 
@@ -166,7 +167,7 @@ impl Builder<'_> {
     }
 
     fn end(&mut self, at: Marker) -> Result<(), ComposeError> {
-        let Some(open) = self.open.pop() else { return Err(self.syntax(at, "it ends what has not begun")) };
+        let Some(open) = self.open.pop() else { return Err(self.syntax(at, "unexpected end of a list or mapping")) };
         let value = match open.within {
             Within::List(items) => Value::List(items),
             Within::Map { mut entries, mut seen, merged, .. } => {
@@ -188,7 +189,7 @@ impl Builder<'_> {
         self.add(built, at)
     }
 
-    /// Puts a node where it belongs: into what is open, or at the top.
+    /// Adds a node to the open list or mapping, or to the documents.
     fn add(&mut self, built: Built, at: Marker) -> Result<(), ComposeError> {
         self.deep(self.open.len() + built.height, at)?;
         let Some(open) = self.open.last_mut() else {
@@ -211,8 +212,8 @@ impl Builder<'_> {
                 }
                 Value::Scalar(scalar) => {
                     let first = entries.iter().find(|entry| entry.key == scalar.text).map(|entry| entry.place.line);
-                    let line = first.map(|line| format!(", in line {line}")).unwrap_or_default();
-                    Some(format!("the key {:?} is here twice; it was given before{line}", scalar.text))
+                    let line = first.map(|line| format!("; the first is in line {line}")).unwrap_or_default();
+                    Some(format!("the key {:?} appears twice{line}", scalar.text))
                 }
                 _ => Some("a key must be text".to_owned()),
             },
@@ -232,7 +233,7 @@ impl Builder<'_> {
     }
 }
 
-/// The mappings that `<<` names.
+/// Collects the mappings in a merge key.
 fn merge_key(node: Node, merged: &mut Vec<Node>) -> Result<(), &'static str> {
     let refuse = Err("\"<<\" takes a mapping, or a list of mappings");
     match node.value {
@@ -248,7 +249,7 @@ fn merge_key(node: Node, merged: &mut Vec<Node>) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What YAML 1.2 takes a plain text for. Words such as `yes` are text, as they are for compose.
+/// The type of unquoted text in YAML 1.2. Words such as `yes` are text, as in compose.
 pub(crate) fn form_of(text: &str) -> Form {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Form::Null,

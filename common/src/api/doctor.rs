@@ -1,4 +1,4 @@
-//! What is wrong, in the API.
+//! The API's view of problems in the cluster.
 
 use std::collections::BTreeMap;
 
@@ -7,67 +7,67 @@ use utoipa::ToSchema;
 
 use crate::{finding::Finding, name::Name};
 
-/// All that is wrong with the hosts and the paths between them.
+/// All known problems with hosts and the paths between them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DoctorView {
-    /// How many hosts there are.
+    /// The number of hosts in the cluster.
     pub hosts: usize,
-    /// How many of them are heard.
+    /// The number of hosts whose heartbeats arrive.
     pub ready: usize,
-    /// How many paths of the overlay are watched: one in each direction between any two hosts that are heard.
+    /// The number of watched overlay paths: two between each pair of ready hosts, one per direction.
     pub directions: usize,
-    /// What is wrong; nothing if all is well.
+    /// The problems; empty if there are none.
     pub findings: Vec<FindingView>,
 }
 
-/// Something that is wrong, as people should read it.
+/// A problem, in sentences for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FindingView {
-    /// The host that found it, that is not heard, or whose instances are not reached.
+    /// The host that found the problem, that is missing, or whose instances cannot be reached.
     pub host: Name,
-    /// What its agent found; absent if the agent itself is what is missed.
+    /// The finding of the host's agent; absent if the agent itself is missing.
     pub finding: Option<Finding>,
-    /// What is wrong, where: one line.
+    /// The problem and its place, in one line.
     pub what: String,
-    /// Why, as far as is known.
+    /// The causes, as far as they are known.
     pub why: Vec<String>,
-    /// What to do about it.
+    /// Steps to solve it, one per line.
     pub fix: Vec<String>,
 }
 
 impl FindingView {
-    /// Whether it is that a path of the overlay carries nothing, or not all.
+    /// Whether the problem is that an overlay path carries no packets, or only small ones.
     pub fn is_of_a_path(&self) -> bool {
         matches!(self.finding, Some(Finding::Unheard { .. } | Finding::Narrow { .. }))
     }
 }
 
-/// Every path of the overlay: there is one in each direction between any two hosts.
+/// All overlay paths: two between each pair of hosts, one per direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PathsView {
-    /// What is known of it, by the host where it ends and the one where it begins; no host if there is no overlay.
+    /// The state of each path, by its receiving and then by its sending host; empty without an overlay.
     pub arriving: BTreeMap<Name, BTreeMap<Name, PathState>>,
 }
 
-/// What a path of the overlay carries.
+/// Which packets arrive through an overlay path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathState {
-    /// All.
+    /// Packets of every size arrive.
     Whole,
-    /// Small packets alone.
+    /// Only small packets arrive.
     Narrow,
-    /// Nothing.
+    /// No packets arrive.
     Silent,
-    /// Nobody knows: the agent at one of its ends is not heard.
+    /// Unknown, because the agent at one of its ends does not report.
     Unknown,
 }
 
 impl PathState {
-    /// All of them.
+    /// All states, for metrics.
     pub const ALL: [PathState; 4] = [PathState::Whole, PathState::Narrow, PathState::Silent, PathState::Unknown];
 
-    /// A word for people, and the label of metrics.
+    /// A stable word for people and metric labels.
     pub fn word(self) -> &'static str {
         match self {
             PathState::Whole => "whole",

@@ -1,34 +1,34 @@
-//! Configs and secrets of an environment in the API. The value of a secret is in none of it.
+//! The API's view of an environment's configs and secrets. It never contains the value of a secret.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{file::FileKind, name::Name, time::Timestamp};
 
-/// A config or a secret.
+/// A config or a secret, without its content.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FileView {
-    /// Its kind.
+    /// Whether it is a config or a secret.
     pub kind: FileKind,
-    /// The stack that it came with; none if every stack of the environment may use it.
+    /// The stack that deployed it; none if all stacks of the environment may use it.
     pub stack: Option<Name>,
-    /// Its name.
+    /// The name, unique among its kind in its stack or environment.
     pub name: Name,
-    /// Its newest version.
+    /// The number of the newest version.
     pub version: u64,
-    /// When that was set.
+    /// When the newest version was set.
     pub changed_at: Timestamp,
-    /// Who set it.
+    /// The API token that set the newest version.
     pub by: Option<Name>,
     /// The services that use it, as `stack/service`.
     pub used_by: Vec<String>,
 }
 
-/// What a config or a secret has become.
+/// The result of setting a config or secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FilePut {
-    /// Its newest version: the same as before if the content is.
+    /// The newest version; unchanged if the content is the same as before.
     pub version: u64,
-    /// The stacks that have a new revision by it.
+    /// The stacks that got a new revision because they use it.
     pub stacks: Vec<Name>,
 }

@@ -1,4 +1,4 @@
-//! Hosts in the API.
+//! The API's view of hosts.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,139 +12,139 @@ use crate::{
     time::{Span, Timestamp},
 };
 
-/// A host.
+/// A host, with its state and its load.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
-    /// Its identity.
+    /// The host's id, derived from its public key.
     pub id: HostId,
-    /// Its name.
+    /// The name, unique in the cluster.
     pub name: Name,
-    /// Whether it is believed alive.
+    /// Whether the leader believes that the host is alive.
     pub liveness: Liveness,
-    /// When its agent was asked to stop; absent once it is back.
+    /// When the agent reported an orderly stop; absent once it is back.
     pub left_at: Option<Timestamp>,
-    /// Its number: the slot of global services on it.
+    /// The host's number, used as the slot of global services.
     pub number: u32,
-    /// Whether people want instances on it.
+    /// The operator's setting.
     pub availability: Availability,
-    /// The labels that people gave it.
+    /// The operator's labels.
     pub labels: HostLabels,
-    /// What it cannot do now; nothing, if it is well.
+    /// The current conditions; empty if the host is healthy.
     pub conditions: Vec<HostCondition>,
-    /// What its agent says of it; absent until it has reported.
+    /// The agent's report about the host; absent until its first report.
     pub facts: Option<HostFacts>,
-    /// The coordinator that runs on it, if one does.
+    /// The coordinator on the host, if there is one.
     pub member: Option<MemberId>,
-    /// How many instances it holds.
+    /// The number of instances placed on the host.
     pub instances: usize,
-    /// What those have reserved.
+    /// The sum of their reservations.
     pub reserved: Resources,
-    /// How much of it may be reserved.
+    /// How much of the host's resources instances may reserve.
     pub oversubscription: Oversubscription,
-    /// When it joined.
+    /// When the host was admitted.
     pub joined_at: Timestamp,
-    /// The addresses of its containers.
+    /// The addresses of the host's containers.
     #[schema(value_type = String)]
     pub subnet: Subnet,
 }
 
-/// Whether people want instances on a host.
+/// A request to change a host's availability.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutAvailability {
-    /// What they want.
+    /// The new availability.
     pub availability: WantedAvailability,
-    /// How long instances may wait for a successor before they are stopped, if it is to be emptied;
-    /// an hour if absent, 7 days at most.
+    /// For draining: how long instances may wait for a replacement before they are stopped. An hour if absent, 7 days
+    /// at most.
     #[serde(default)]
     pub within: Option<Span>,
-    /// Whether only the plan is wanted.
+    /// Only return the plan and change nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What people can want of a host.
+/// The availability that an operator can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WantedAvailability {
-    /// It takes new instances.
+    /// The host takes new instances.
     Active,
-    /// It takes no new ones.
+    /// The host takes no new instances; its running ones stay.
     Cordoned,
-    /// It is emptied.
+    /// The host's instances move to other hosts.
     Draining,
-    /// Nothing runs there.
+    /// Nothing runs on the host.
     Maintenance,
 }
 
-/// What emptying a host does to its instances.
+/// The effect of draining a host on its instances.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DrainPlan {
-    /// The host.
+    /// The name of the host.
     pub host: Name,
-    /// One entry an instance.
+    /// One entry per instance on the host.
     pub instances: Vec<DrainedInstance>,
 }
 
-/// What becomes of an instance when its host is emptied.
+/// The effect of draining on one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainedInstance {
-    /// The instance.
+    /// The instance's id.
     pub id: InstanceId,
-    /// What becomes of it.
+    /// Its fate.
     pub fate: Fate,
 }
 
-/// What becomes of an instance when its host is emptied.
+/// The fate of an instance when its host is drained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// Another one takes its place, on the host that suits it best now.
+    /// A replacement starts on another host, at present this one.
     Moves {
-        /// The other one's host.
+        /// The host of the replacement.
         to: Name,
     },
-    /// It ends: its service has one on each host, and goes on on the others.
+    /// It ends: its service has one instance on each host, and keeps those on other hosts.
     EndsHere,
-    /// It has ended already, or does not serve, and nothing takes its place now.
+    /// It has already ended or does not serve, and nothing replaces it now.
     Ends,
-    /// It stays until the deadline. Then it is stopped, and runs nowhere unless that has changed.
+    /// It stays until the deadline and is then stopped. Unless the reasons disappear, nothing replaces it.
     Stays {
-        /// Why it cannot leave, for people.
+        /// The reasons, one sentence each.
         why: Vec<String>,
     },
 }
 
-/// What is to be rebalanced.
+/// A request to move instances to better hosts.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rebalance {
-    /// Of this stack alone.
+    /// Only instances of this stack.
     #[serde(default)]
     pub stack: Option<Name>,
-    /// Of this service of the stack alone.
+    /// Only instances of this service of the stack.
     #[serde(default)]
     pub service: Option<Name>,
-    /// Whether only the plan is wanted.
+    /// Only return the plan and change nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// An instance that another one takes the place of elsewhere.
+/// An instance that rebalancing replaces on another host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MovedInstance {
-    /// The instance.
+    /// The instance that is replaced.
     pub id: InstanceId,
-    /// Its host.
+    /// The name of its current host.
     pub from: Name,
-    /// The host of its successor.
+    /// The name of the replacement's host.
     pub to: Name,
 }
 
-/// New labels of a host; the whole set.
+/// A request that replaces all labels of a host.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutHostLabels {
-    /// The labels.
+    /// The complete set of new labels.
     pub labels: HostLabels,
 }

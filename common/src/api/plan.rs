@@ -1,4 +1,4 @@
-//! What a changed spec would do to a stack, as values: who shows it writes the sentences (`common::explain`).
+//! The effect of a changed spec on a stack, as values. `common::explain` turns them into sentences.
 
 use std::net::IpAddr;
 
@@ -13,261 +13,262 @@ use crate::{
     time::Span,
 };
 
-/// What a changed spec would do, or did.
+/// The effect of a changed spec on a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StackPlan {
-    /// The stack.
+    /// The stack's id.
     pub id: StackId,
-    /// The revision before the change; 0 if there was none.
+    /// The revision before the change; 0 if the stack did not exist.
     pub from_revision: u64,
-    /// The revision after it; the same if nothing changes.
+    /// The revision after the change; equal to `from_revision` if nothing changes.
     pub to_revision: u64,
-    /// One entry a service.
+    /// One entry per service, before or after the change.
     pub services: Vec<ServicePlan>,
-    /// The named volumes that services mount or did before.
+    /// The named volumes that services mount, or mounted before.
     pub volumes: Vec<VolumePlan>,
-    /// What the hosts cannot take of it now.
+    /// The services that hosts cannot take at present, with reasons.
     pub unplaceable: Vec<Unplaceable>,
 }
 
-/// What happens to one service.
+/// The effect on one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServicePlan {
-    /// What differs in its spec.
+    /// The differences between the old and the new spec.
     #[serde(flatten)]
     pub change: ServiceChange,
-    /// What decides how many instances it will have.
+    /// The mode, which determines the number of instances.
     pub mode: Mode,
-    /// The pattern by which a job is run, if it has a schedule.
+    /// The cron pattern of a scheduled job.
     pub schedule: Option<String>,
-    /// How many instances it has now.
+    /// The current number of instances.
     pub instances_before: u32,
-    /// How many it will have.
+    /// The future number of instances.
     pub instances: u32,
-    /// The hosts of those that it will have, as far as they are known before anything starts.
+    /// The hosts of the future instances, as far as the planner can tell in advance.
     pub hosts: Vec<Name>,
-    /// Host ports that are open now or will be.
+    /// The host ports that are open now or will be open.
     pub ports: Vec<PortPlan>,
-    /// What it may do to its hosts beyond running there.
+    /// The privileges on its hosts that the service asks for.
     pub privileges: Vec<Privilege>,
-    /// How its instances are replaced, if they are.
+    /// How existing instances are replaced; absent if they are not.
     pub replacement: Option<Replacement>,
 }
 
-/// How the spec of a service differs from another one.
+/// The differences between two specs of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceChange {
-    /// Its name in the stack.
+    /// The service's name in the stack.
     pub service: Name,
-    /// What kind of change.
+    /// The effect on the service's instances.
     pub kind: ChangeKind,
-    /// Each thing that differs; for a new service, from what services are by default.
+    /// The differences; for a new service, those from the defaults.
     pub differences: Vec<Difference>,
 }
 
-/// What kind of change a service undergoes.
+/// The effect of a changed spec on a service's instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
-    /// It is new.
+    /// The service is new.
     Create,
-    /// Its instances are replaced.
+    /// The instances are replaced.
     Update,
-    /// Its instances stay: only their number changes, or what concerns later ones.
+    /// The instances stay: only their number changes, or what matters for later ones.
     Scale,
-    /// It goes.
+    /// The service is removed.
     Remove,
-    /// Nothing.
+    /// The spec is the same.
     Unchanged,
 }
 
-/// One thing that differs. What may be a password is never shown: then both values are absent.
+/// One difference between two specs. If the value may be a password, both `before` and `after` are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
-    /// The container that it is about.
+    /// The container that it concerns.
     #[schema(value_type = String)]
     pub part: Part,
-    /// What it is.
+    /// The part of the spec that differs.
     pub aspect: Aspect,
-    /// Which one, of those that a service has several of: a variable, a port, a path in the container.
+    /// Which one, where a service has several: the name of a variable, a port, a path in the container.
     pub name: Option<String>,
-    /// Whether it was there before, and is after.
+    /// Whether it was added, removed or changed.
     pub change: Change,
-    /// What it was.
+    /// The old value.
     pub before: Option<String>,
-    /// What it will be.
+    /// The new value.
     pub after: Option<String>,
 }
 
-/// Whether a thing was there before a change, and is after it.
+/// Whether something exists before and after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// It is new.
+    /// It exists only after the change.
     Added,
-    /// It goes.
+    /// It exists only before the change.
     Removed,
-    /// It becomes another.
+    /// It exists before and after, with another value.
     Changed,
 }
 
-/// What a difference is about, in the order in which differences are shown.
+/// The subject of a difference, in display order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aspect {
     /// A whole container.
     Container,
-    /// Its image.
+    /// The image of a container.
     Image,
-    /// The number of instances that is asked for.
+    /// The requested number of instances.
     Replicas,
-    /// What decides their number.
+    /// The mode, which determines the number of instances.
     Mode,
-    /// When it is run.
+    /// The schedule of a job.
     Schedule,
-    /// A port of the hosts.
+    /// A published port.
     Port,
-    /// A port that the cluster's own programs find.
+    /// A port that programs in the cluster can look up.
     ExposedPort,
-    /// Something mounted.
+    /// A mounted volume, path or tmpfs.
     Mount,
-    /// A config.
+    /// A config file in the container.
     Config,
-    /// A secret.
+    /// A secret file in the container.
     Secret,
     /// An environment variable.
     Variable,
-    /// What it runs instead of the image's command.
+    /// The command that replaces the image's.
     Command,
-    /// The same for the entrypoint.
+    /// The entrypoint that replaces the image's.
     Entrypoint,
-    /// Who it runs as.
+    /// The user that the program runs as.
     User,
-    /// Where it starts.
+    /// The directory that the program starts in.
     WorkingDirectory,
-    /// A label.
+    /// A container label.
     Label,
-    /// How its health is checked.
+    /// The health check.
     HealthCheck,
-    /// What happens when it ends.
+    /// The restart policy, for when the program ends.
     RestartPolicy,
     /// The time between SIGTERM and SIGKILL.
     StopGracePeriod,
-    /// Processor time that is set aside.
+    /// Reserved CPU.
     ReservedCpu,
-    /// Memory that is set aside.
+    /// Reserved memory.
     ReservedMemory,
-    /// The most processor time.
+    /// The CPU limit.
     CpuLimit,
-    /// The most memory.
+    /// The memory limit.
     MemoryLimit,
-    /// Devices to itself.
+    /// Reserved devices.
     Device,
-    /// When the image is pulled.
+    /// When hosts pull the image.
     PullPolicy,
-    /// Something else of the container; the name says what.
+    /// Another option of the container, named in `name`.
     Option,
-    /// What a host must be like.
+    /// A requirement for hosts.
     Constraint,
-    /// What a host had better be like.
+    /// A wish for hosts.
     Preference,
-    /// Host labels over which instances are spread.
+    /// A host label over which instances are spread.
     Spread,
-    /// The most instances on one host.
+    /// The maximum number of instances per host.
     MaxPerHost,
-    /// Its place among others when there is too little.
+    /// The priority when resources are short.
     Priority,
-    /// Whether two never run at a time.
+    /// Whether two instances may never run at the same time.
     StrictSingleton,
-    /// How instances are replaced; the name says which part of that.
+    /// How instances are replaced; `name` says which setting.
     UpdatePolicy,
-    /// How others are led to it.
+    /// How clients are directed to the instances.
     EndpointMode,
-    /// An environment that it joins.
+    /// An environment that the service joins.
     JoinedEnvironment,
-    /// A service or sidekick that it waits for.
+    /// A service or sidekick that must be up first.
     Dependency,
 }
 
-/// A port of hosts that a service's instances open.
+/// A host port that instances of a service open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortPlan {
-    /// The port on the host; chosen for each instance if absent.
+    /// The port on the host; absent if each instance gets a free one.
     pub published: Option<u16>,
     /// The port in the container.
     pub container: u16,
     /// The protocol.
     pub protocol: Protocol,
-    /// The one address of the host at which it is open; at all of them if absent.
+    /// The only host address on which it is open; absent if it is open on all.
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
-    /// Whether it opens or closes; absent if it stays as it is.
+    /// Whether it opens or closes; absent if it stays open.
     pub change: Option<Change>,
-    /// Whether one of the hosts has an address that the internet reaches, and the port is open there.
+    /// Whether the port is open on a public address of one of the hosts.
     pub public: bool,
 }
 
 /// How the instances of a service are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replacement {
-    /// How many at a time; 0 is all of them.
+    /// The number of instances replaced at the same time; 0 means all.
     pub at_a_time: u32,
-    /// What comes first, if that is settled: else the new one, where there is room for both.
+    /// The order of start and stop, if it is fixed. If absent, the new instance starts first where a host has room for
+    /// both.
     pub order: Option<UpdateOrder>,
-    /// Why the old one has to go first.
+    /// Why the old instance must stop first.
     pub why: Option<String>,
-    /// What does not serve meanwhile.
+    /// The unavailable part during the replacement.
     pub downtime: Downtime,
-    /// What happens if the new ones fail.
+    /// The reaction if new instances fail.
     pub on_failure: FailureAction,
-    /// The first instances, that the others follow later.
+    /// The instances that are replaced first, ahead of the others.
     pub canary: Option<Canary>,
 }
 
-/// What of a service does not serve while its instances are replaced.
+/// The part of a service that is unavailable during a replacement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Downtime {
-    /// Nothing: the new ones serve before the old ones stop.
+    /// Nothing: new instances serve before old ones stop.
     None,
-    /// Some instances, each from its stop until its successor serves.
+    /// Some instances, each from its stop until its replacement serves.
     Some {
-        /// How many at a time.
+        /// How many at the same time.
         instances: u32,
-        /// The longest time that the stop takes.
+        /// The maximum duration of the stop.
         stop: Span,
     },
-    /// All of it.
+    /// The whole service.
     All {
-        /// The longest time that the stop takes.
+        /// The maximum duration of the stop.
         stop: Span,
     },
 }
 
-/// A named volume. Its data lies on hosts: each has its own.
+/// A named volume. Its data lies on hosts, and each host has its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumePlan {
-    /// Its name in the stack.
+    /// The name in the stack.
     pub volume: VolumeName,
-    /// Its name at Docker.
+    /// The name of the Docker volume.
     pub docker: String,
-    /// Whether somebody else made it: it must be there.
+    /// Whether it is external: it must already exist.
     pub external: bool,
-    /// Whether it is the same on every host, so that it ties nothing to one.
+    /// Whether all hosts see the same data, so that it ties no instance to a host.
     pub shared: bool,
-    /// Whether it is made or no longer used; absent if it is kept in use. Its data is never removed.
+    /// Whether it is created or no longer used; absent if it stays in use. Its data is never removed.
     pub change: Option<Change>,
-    /// The hosts that have its data or will.
+    /// The hosts that have its data or will have it.
     pub hosts: Vec<Name>,
-    /// The services that mount it, or did.
+    /// The services that mount it or mounted it.
     pub services: Vec<Name>,
 }
 
-/// Why instances of a service would not be placed.
+/// Why instances of a service cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unplaceable {
-    /// The service.
+    /// The service's name in the stack.
     pub service: Name,
-    /// Why, for people.
+    /// One sentence for people.
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! Stacks, their services, instances and revisions in the API.
+//! The API's view of stacks, their services, instances and revisions.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,250 +18,250 @@ use crate::{
     time::Timestamp,
 };
 
-/// A stack.
+/// A stack and the state of its services.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StackView {
-    /// Its identity.
+    /// The stack's id.
     pub id: StackId,
-    /// The revision of its spec; grows with each change.
+    /// The revision of the current spec; each change increases it.
     pub revision: u64,
-    /// When that was put.
+    /// When the current spec was deployed.
     pub changed_at: Timestamp,
-    /// Whether it is being removed.
+    /// Whether the stack is being removed.
     pub removing: bool,
-    /// Its services.
+    /// The services in the current spec, ordered by name.
     pub services: Vec<ServiceView>,
 }
 
-/// A service and how it is.
+/// A service: its spec and its state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ServiceView {
-    /// Its identity.
+    /// The service's id.
     pub id: ServiceId,
-    /// What was asked for.
+    /// The spec, as deployed.
     pub spec: ServiceSpec,
-    /// Its own address on the overlay, which leads to what serves; none where there is no overlay.
+    /// The service's virtual address on the overlay; none without an overlay.
     #[schema(value_type = Option<String>)]
     pub address: Option<Ipv4Addr>,
-    /// The stack's revision that last changed what its instances run.
+    /// The stack's revision that last changed what the instances run.
     pub revision: u64,
-    /// How many instances it wants now.
+    /// The number of instances that should exist now.
     pub wanted: u32,
-    /// How far the change to its revision has come.
+    /// The progress of the rollout to `revision`.
     pub rollout: RolloutView,
-    /// How many instances serve: they run, in this revision, and nothing says that they are unwell.
+    /// The number of instances that serve: they run `revision`, and no health check fails.
     pub serving: u32,
-    /// How many have ended as they should and are not started again.
+    /// The number of instances that have ended well and are not restarted.
     pub completed: u32,
-    /// Why slots have failed for good, one line each: they are tried again by a mended revision or by `retry` alone.
+    /// Why slots have failed for good, one line each. Only a new revision or `retry` starts them again.
     pub failed: Vec<String>,
-    /// When a job with a schedule is run next.
+    /// When a scheduled job runs next.
     pub next_run: Option<Timestamp>,
-    /// Why instances are missing, one line a reason.
+    /// Why instances are missing, one line per reason.
     pub blocked: Vec<String>,
-    /// What is wrong with the newest of its instances that does not serve, if its host has said so.
+    /// The failure of the newest instance that does not serve, if its host has reported one.
     pub failure: Option<FailureView>,
 }
 
 /// Why an instance does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailureView {
-    /// The instance.
+    /// The instance that failed.
     pub instance: InstanceId,
-    /// Its host's name, unless the host is gone.
+    /// The name of its host; none if the host was removed.
     pub host: Option<Name>,
-    /// Why, as its host says.
+    /// The reason that the host reported.
     pub why: String,
-    /// What its program, or its health check, printed last.
+    /// The last output of the program, or of the health check that failed it.
     pub output: LastLines,
 }
 
-/// How the deployment of a revision stands: the change of all services that the revision changed.
+/// The state of the deployment of a revision: the rollouts of all services that the revision changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum DeploymentStatus {
-    /// It goes on.
+    /// The rollout is under way.
     Progressing,
-    /// All that is to change before somebody promotes it has.
+    /// Everything is done up to the promotion of a canary.
     WaitingForPromotion {
-        /// A service whose canary is all there.
+        /// A service whose canary is complete.
         service: Name,
     },
-    /// Not all of it can be placed now; it goes on by itself as soon as that changes.
+    /// Some instances cannot be placed at present. The deployment continues as soon as that changes.
     Blocked {
-        /// What is in its way.
+        /// Why, per service.
         reasons: Vec<Unplaceable>,
     },
-    /// It has failed.
+    /// The rollout of a service failed.
     Failed {
         /// The service that failed.
         service: Name,
-        /// Why.
+        /// One sentence for people.
         why: String,
-        /// What its program printed last.
+        /// The last output of the failed program.
         output: LastLines,
-        /// What became of the service.
+        /// The state of the service after the failure.
         then: AfterFailure,
     },
-    /// All of it serves, or has ended well.
+    /// All instances serve, or have ended well.
     Done,
-    /// A later revision of the stack changes the same.
+    /// A later revision of the stack changes the same services.
     Superseded {
-        /// The stack's revision now.
+        /// The stack's current revision.
         by: u64,
     },
 }
 
-/// What becomes of a service whose change failed.
+/// The state of a service after its rollout failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AfterFailure {
-    /// It went back to what served.
+    /// It was rolled back to the revision that served before.
     WentBack {
-        /// Its revision then.
+        /// The revision that it went back to.
         to: u64,
     },
-    /// Nothing more of it is replaced.
+    /// The rollout is paused: no more instances are replaced.
     Paused,
-    /// What it was to do has failed for good, and is done again only if a person says so.
+    /// It failed for good; only a person can have it retried.
     Stays,
 }
 
-/// The change of a service to a revision.
+/// The rollout of a service to a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutView {
-    /// Whether it goes on.
+    /// Whether the rollout runs, is paused, or has ended.
     pub state: RolloutState,
-    /// Since when.
+    /// When it entered this state.
     pub since: Timestamp,
-    /// The revision that served whole before, if one did.
+    /// The last revision that was fully up before, if there is one.
     pub from_revision: Option<u64>,
-    /// The revision that failed, if this is the way back from it.
+    /// The failed revision, if this rollout goes back from it.
     pub back_from: Option<u64>,
-    /// Why it was paused or goes back; empty otherwise.
+    /// Why it was paused or rolled back; otherwise empty.
     pub why: String,
-    /// What the instance printed last that failed first.
+    /// The last output of the first instance that failed.
     pub output: LastLines,
-    /// The first instances of the revision, until the others follow.
+    /// The canary, until the other instances follow.
     pub canary: Option<CanaryView>,
 }
 
-/// The first instances of a revision, which others have not followed yet.
+/// The first instances of a revision, before the others follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CanaryView {
-    /// How many there should be.
+    /// How many instances the canary should have.
     pub wanted: u32,
-    /// How many have served long enough to count.
+    /// How many of them have served long enough to count.
     pub settled: u32,
-    /// When the others follow by themselves; only a person promotes them if absent.
+    /// When the promotion happens by itself; absent if only a person can promote.
     pub promote_at: Option<Timestamp>,
 }
 
-/// What a person wants of a rollout.
+/// A request to pause, resume or promote a rollout.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutRollout {
-    /// Paused: nothing more is replaced. Rolling: it goes on, whatever has failed before.
+    /// `paused` stops replacements; `rolling` continues them, also after failures.
     pub state: RolloutState,
-    /// The revision that is meant.
+    /// The revision that the request is about; refused if another one is current.
     pub revision: u64,
-    /// Whether the other instances are to follow its canary.
+    /// Whether to promote the canary.
     #[serde(default)]
     pub promote: bool,
 }
 
-/// A revision of a stack.
+/// A recorded revision of a stack.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RevisionView {
-    /// Its number.
+    /// The number, which increases with each change.
     pub revision: u64,
-    /// When it was made.
+    /// When it was deployed.
     pub at: Timestamp,
-    /// The API token that asked for it; none if the cluster did so by itself.
+    /// The name of the API token that deployed it; none if the cluster rolled back by itself.
     pub by: Option<Name>,
-    /// What was done.
+    /// A short description: how it was deployed, or why the cluster went back.
     pub what: String,
-    /// How its services differ from those of the revision before; what is the same is left out.
+    /// The services that differ from the previous revision.
     pub changes: Vec<ServiceChange>,
-    /// What the stack was.
+    /// The complete spec of the stack.
     pub spec: StackSpec,
-    /// Whether all of it served, or ended well, as this revision has it.
+    /// Whether the whole stack has served, or ended well, at this revision.
     pub served: bool,
 }
 
-/// An instance.
+/// An instance: what it should do and what it does.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct InstanceView {
-    /// Its identity.
+    /// The instance's id.
     pub id: InstanceId,
-    /// The revision that it was made from.
+    /// The revision of the spec that it was made from.
     pub revision: u64,
-    /// The image that it runs, by digest where one is pinned.
+    /// The image that it runs, by digest if one is pinned.
     pub image: String,
-    /// Its host.
+    /// The id of its host.
     pub host: HostId,
-    /// Its host's name, unless the host is gone.
+    /// The name of its host; none if the host was removed.
     pub host_name: Option<Name>,
-    /// Its host's address.
+    /// The address of its host.
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
-    /// In one word: what a person would call its state.
+    /// Its state in one word for people, derived from the other fields.
     pub state: String,
-    /// What the leader wants of it.
+    /// The state that the leader wants.
     pub desired: Desired,
-    /// What its host observes.
+    /// The state that the host reports.
     pub observed: Observed,
-    /// Whether it can be heard of.
+    /// Whether the leader can still hear from it.
     pub verdict: Verdict,
-    /// Its ports on the host.
+    /// The host ports booked for it.
     pub ports: Vec<BoundPort>,
-    /// The devices of the host that it has to itself.
+    /// The devices of the host reserved for it.
     pub devices: Vec<BoundDevice>,
-    /// When it was placed.
+    /// When the leader placed it.
     pub created_at: Timestamp,
 }
 
-/// A request to make a stack what the spec says.
+/// A request to create or change a stack.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutStack {
-    /// The spec.
+    /// The complete new spec.
     pub spec: StackSpec,
-    /// Contents of the stack's own configs and secrets; what is not here stays as it is.
+    /// The contents of the stack's own configs and secrets. Files that are not listed keep their content.
     #[serde(default)]
     pub files: Vec<PutFile>,
-    /// The revision that the spec was derived from; 0 for "must not exist yet". The request is
-    /// refused if there is another by now.
+    /// The revision that the new spec is based on; 0 means that the stack must not exist. The coordinator refuses the
+    /// request if the stack has another revision by now.
     #[serde(default)]
     pub expect_revision: Option<u64>,
-    /// Whether only the plan is wanted.
+    /// Only return the plan and change nothing.
     #[serde(default)]
     pub dry_run: bool,
-    /// What is done, for those who read the history; "deployed" if absent.
+    /// A short description for the history; "deployed" if absent.
     #[serde(default)]
     pub what: Option<String>,
-    /// Whether the spec is that of an earlier revision: what ended well for that is not done again.
+    /// Whether this restores an earlier revision. Jobs that ended well for that revision do not run again.
     #[serde(default)]
     pub goes_back: bool,
 }
 
-/// The content of a stack's own config or secret.
+/// The content of one of the stack's own configs or secrets.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutFile {
-    /// Its kind.
+    /// Whether it is a config or a secret.
     pub kind: FileKind,
-    /// Its name.
+    /// The name in the stack.
     pub name: Name,
-    /// What is in it, as base64.
+    /// The content, as base64.
     #[schema(value_type = String)]
     pub content: Upload,
 }
 
-/// A new number of instances.
+/// A request to change the number of replicas.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleService {
-    /// How many.
+    /// The new number of replicas.
     pub replicas: u32,
 }

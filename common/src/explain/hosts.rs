@@ -1,13 +1,13 @@
-//! What happens to hosts and on them.
+//! Sentences about hosts and their instances.
 
 use crate::api::Fate;
 
-/// What becomes of an instance whose host is emptied.
+/// The effect of draining a host on one of its instances.
 pub fn fate(fate: &Fate) -> String {
     match fate {
         Fate::Moves { to } => format!("→ {to}"),
-        Fate::EndsHere => "ends here; its service goes on on the other hosts".to_owned(),
-        Fate::Ends => "ends; nothing takes its place now".to_owned(),
+        Fate::EndsHere => "ends here; its service keeps running on the other hosts".to_owned(),
+        Fate::Ends => "ends; nothing replaces it now".to_owned(),
         Fate::Stays { why } => format!("until the deadline: {}", why.join("; ")),
     }
 }

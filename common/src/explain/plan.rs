@@ -1,4 +1,4 @@
-//! What a deployment would do, in plain lines.
+//! Describes the effect of a deployment, line by line.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::{
     spec::{FailureAction, Mode, Privilege, UpdateOrder},
 };
 
-/// A plan: a line for each service and for each thing that it opens, keeps or stops.
+/// The lines of a plan: one for each service, and one for each thing that it opens, keeps or stops.
 pub fn plan_lines(plan: &StackPlan) -> Vec<String> {
     let width = plan.services.iter().map(|service| service.change.service.as_str().len()).max().unwrap_or(0);
     let mut lines = Vec::new();
@@ -30,7 +30,7 @@ pub fn plan_lines(plan: &StackPlan) -> Vec<String> {
     lines
 }
 
-/// What a revision changed, a line a service.
+/// The changes of a revision, one line per service.
 pub fn change_lines(changes: &[ServiceChange]) -> Vec<String> {
     let line = |change: &ServiceChange| match change.kind {
         ChangeKind::Create => Some(format!("{} added", change.service)),
@@ -90,7 +90,7 @@ fn touches_mounts(service: &ServicePlan) -> bool {
     service.change.differences.iter().any(|d| matches!(d.aspect, Aspect::Mount | Aspect::Option | Aspect::Container))
 }
 
-/// How many, and where.
+/// The number of instances, and their hosts.
 fn instances(service: &ServicePlan) -> String {
     let (before, after) = (service.instances_before, service.instances);
     let number = match service.change.kind {
@@ -99,18 +99,18 @@ fn instances(service: &ServicePlan) -> String {
     };
     let hosts = list(&service.hosts);
     match (service.mode, &service.schedule) {
-        (_, Some(schedule)) => format!("{number}, run by the schedule {schedule:?}"),
-        (Mode::Global, _) if after == 0 => "no instance: no host is as its constraints ask".to_owned(),
-        (Mode::Global, _) if after == 1 => format!("{number}: one on each host that suits it, now {hosts}"),
-        (Mode::Global, _) => format!("{number}: one on each of {hosts}, and on each host that joins and suits it"),
-        (Mode::Job, _) if hosts.is_empty() => format!("{number}, run to the end once"),
-        (Mode::Job, _) => format!("{number}, run to the end once, on {hosts}"),
+        (_, Some(schedule)) => format!("{number}, run on the schedule {schedule:?}"),
+        (Mode::Global, _) if after == 0 => "no instance: no host matches its constraints".to_owned(),
+        (Mode::Global, _) if after == 1 => format!("{number}: one on each matching host, at present {hosts}"),
+        (Mode::Global, _) => format!("{number}: one on each of {hosts}, and on each matching host that joins"),
+        (Mode::Job, _) if hosts.is_empty() => format!("{number}, run once to completion"),
+        (Mode::Job, _) => format!("{number}, run once to completion, on {hosts}"),
         (Mode::Replicated, _) if hosts.is_empty() => number,
         (Mode::Replicated, _) => format!("{number} on {hosts}"),
     }
 }
 
-/// What a new service is beside its image, its number and its ports; what is alike is in one line.
+/// The properties of a new service besides image, number and ports. Properties of the same kind share a line.
 fn shape(differences: &[Difference]) -> Vec<String> {
     let known = [Aspect::Mode, Aspect::Replicas, Aspect::Schedule, Aspect::Port, Aspect::Container];
     let is_shown = |d: &&Difference| !known.contains(&d.aspect) && (d.aspect != Aspect::Image || d.part != Part::Main);
@@ -146,9 +146,9 @@ fn placed(difference: &Difference) -> String {
     }
 }
 
-/// What a new service has of an aspect: `env A and B`, `user 1000`, `hostname web; init true`.
+/// The properties of one kind: `env A and B`, `user 1000`, `hostname web; init true`.
 fn has(aspect: Aspect, group: &[&Difference]) -> String {
-    // Each is called by the key of a compose file.
+    // Options are named by their keys in compose files.
     if aspect == Aspect::Option {
         let one =
             |d: &&Difference| [d.name.clone(), d.after.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ");
@@ -191,7 +191,7 @@ fn phrase(difference: &Difference) -> String {
     format!("{part}{subject} {what}").replace("  ", " ").trim().to_owned()
 }
 
-/// What people call an aspect.
+/// The word for an aspect in messages.
 fn word(aspect: Aspect) -> &'static str {
     match aspect {
         Aspect::Container => "container",
@@ -233,7 +233,7 @@ fn word(aspect: Aspect) -> &'static str {
     }
 }
 
-/// How instances are replaced, and what does not serve meanwhile.
+/// How instances are replaced, and what is unavailable meanwhile.
 fn replacement_lines(replacement: &Replacement) -> Vec<String> {
     let at_a_time = match replacement.at_a_time {
         0 => "all at once".to_owned(),
@@ -247,9 +247,9 @@ fn replacement_lines(replacement: &Replacement) -> Vec<String> {
         (None, _) => "start-first where a host has room for both".to_owned(),
     };
     let otherwise = match replacement.on_failure {
-        FailureAction::Rollback => "back to the old one if it fails",
+        FailureAction::Rollback => "rolled back if it fails",
         FailureAction::Pause => "paused if it fails",
-        FailureAction::Continue => "goes on whatever fails",
+        FailureAction::Continue => "continues even if it fails",
     };
     let mut lines = Vec::new();
     if let Some(canary) = &replacement.canary {
@@ -265,16 +265,16 @@ fn replacement_lines(replacement: &Replacement) -> Vec<String> {
     lines.extend(match replacement.downtime {
         Downtime::None => None,
         Downtime::Some { instances, stop } => Some(format!(
-            "meanwhile {} fewer {}: each is down from its stop (at most {stop}) until its successor serves",
+            "meanwhile {} fewer {}: each is down from its stop (at most {stop}) until its replacement serves",
             instances,
             if instances == 1 { "serves" } else { "serve" },
         )),
-        Downtime::All { stop } => Some(format!("down from its stop (at most {stop}) until its successor serves")),
+        Downtime::All { stop } => Some(format!("down from its stop (at most {stop}) until its replacement serves")),
     });
     lines
 }
 
-/// A port, and who reaches it where.
+/// A port: whether it opens or closes, on which hosts, and at which address.
 fn port_line(service: &ServicePlan, port: &PortPlan) -> String {
     let protocol = port.protocol;
     let (name, leads) = match port.published {
@@ -294,7 +294,7 @@ fn port_line(service: &ServicePlan, port: &PortPlan) -> String {
         (_, false) => format!("the hosts that run it, {hosts}"),
     };
     let reach = match port.address {
-        Some(address) if address.is_loopback() => ", for the host itself alone".to_owned(),
+        Some(address) if address.is_loopback() => ", reachable only from the host itself".to_owned(),
         Some(address) => format!(", at its address {}", bracketed(address)),
         None => ", at every address".to_owned(),
     };
@@ -313,19 +313,19 @@ fn bracketed(address: IpAddr) -> String {
 pub fn privilege(privilege: &Privilege) -> Option<String> {
     Some(match privilege {
         Privilege::WritesHost { .. } | Privilege::ReadsHost { .. } => return None,
-        Privilege::Docker { path } => format!("speaks with its host's Docker ({path}): it can do there what root can"),
-        Privilege::Privileged => "is privileged: it can do on its host what root can".to_owned(),
+        Privilege::Docker { path } => format!("can control its host's Docker ({path}), which amounts to root access"),
+        Privilege::Privileged => "is privileged, which amounts to root access on its host".to_owned(),
         Privilege::Capability(name) if name == "ALL" => "has all capabilities".to_owned(),
         Privilege::Capability(name) => format!("has the capability {name}"),
-        Privilege::Filter(name) => format!("weakens {name}, which keeps it and its host apart"),
+        Privilege::Filter(name) => format!("weakens its isolation from the host: {name}"),
         Privilege::Device(device) => format!("uses {device} of its host"),
         Privilege::HostNetwork => "is on its host's network: every port that it listens on is open there".to_owned(),
-        Privilege::HostGateway => "may call programs of its host".to_owned(),
-        Privilege::HostProcesses => "sees its host's processes".to_owned(),
+        Privilege::HostGateway => "can reach programs on its host".to_owned(),
+        Privilege::HostProcesses => "sees all processes of its host".to_owned(),
         Privilege::HostIpc => "shares its host's memory segments".to_owned(),
         Privilege::HostName => "may change its host's name".to_owned(),
-        Privilege::HostUsers => "has its host's users".to_owned(),
-        Privilege::ControlGroups => "sees its host's control groups or is put below one".to_owned(),
+        Privilege::HostUsers => "uses its host's user ids".to_owned(),
+        Privilege::ControlGroups => "sees its host's control groups or runs in one of them".to_owned(),
         Privilege::Runtime(name) => format!("runs under the runtime {name}"),
     })
 }
@@ -336,27 +336,30 @@ fn volume_line(volume: &VolumePlan) -> String {
     match volume.change {
         Some(Change::Removed) => {
             format!(
-                "volume {} of {users} is no longer used; its data stays on {hosts} (Docker's {})",
+                "volume {} of {users} is no longer used; its data stays on {hosts} (Docker volume {})",
                 volume.volume, volume.docker
             )
         }
         _ if volume.external => {
             let what = if volume.shared { String::new() } else { format!(", which ties {users} to it") };
-            format!("volume {} of {users} must be on {hosts} already (Docker's {}){what}", volume.volume, volume.docker)
+            format!(
+                "volume {} of {users} must be on {hosts} already (Docker volume {}){what}",
+                volume.volume, volume.docker
+            )
         }
-        None if volume.shared => format!("volume {} of {users} is kept; every host sees the same", volume.volume),
+        None if volume.shared => format!("volume {} of {users} is kept; all hosts see the same data", volume.volume),
         Some(_) if volume.shared => {
-            format!("volume {} of {users} is made where it is not; every host sees the same", volume.volume)
+            format!("volume {} of {users} is created where it is missing; all hosts see the same data", volume.volume)
         }
         None => format!("volume {} of {users} is kept on {hosts}, which ties {users} to it", volume.volume),
         Some(_) => format!(
-            "volume {} of {users} is made on {hosts}, unless it is there, and ties {users} to it",
+            "volume {} of {users} is created on {hosts} if it is missing, and ties {users} to it",
             volume.volume
         ),
     }
 }
 
-/// What is worth a second look.
+/// Warnings about a plan: what deserves a second look.
 fn warnings(plan: &StackPlan) -> Vec<String> {
     let mut found = Vec::new();
     for service in plan.services.iter().filter(|service| service.change.kind != ChangeKind::Unchanged) {
@@ -365,14 +368,14 @@ fn warnings(plan: &StackPlan) -> Vec<String> {
             public.map(|p| format!("{}/{}", p.published.unwrap_or(p.container), p.protocol)).collect();
         if !public.is_empty() {
             found.push(format!(
-                "{}: the internet reaches {}, unless a firewall is before it",
+                "{}: the internet can reach {} unless a firewall blocks it",
                 service.change.service,
                 list(&public)
             ));
         }
     }
     for volume in plan.volumes.iter().filter(|v| v.hosts.len() > 1 && !v.shared && v.change != Some(Change::Removed)) {
-        found.push(format!("volume {}: each host has data of its own, which no other host sees", volume.volume));
+        found.push(format!("volume {}: each host has its own data, which other hosts do not see", volume.volume));
     }
     found.extend(plan.unplaceable.iter().map(|unplaceable| format!("{}: {}", unplaceable.service, unplaceable.reason)));
     found

@@ -1,11 +1,11 @@
-//! The public keys of WireGuard.
+//! Public keys of WireGuard.
 
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// A host's public key of WireGuard (Curve25519); its text is that of `wg pubkey`.
+/// A host's public WireGuard key (Curve25519). Its text is the output of `wg pubkey`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WireguardKey(pub [u8; 32]);
 
@@ -25,11 +25,11 @@ impl FromStr for WireguardKey {
     type Err = String;
     fn from_str(text: &str) -> Result<WireguardKey, String> {
         let bytes = BASE64_STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(WireguardKey).ok_or_else(|| "it is not a key of WireGuard: 32 bytes as base64".to_owned())
+        bytes.map(WireguardKey).ok_or_else(|| "it is not a WireGuard key, which is 32 bytes in base64".to_owned())
     }
 }
 
-/// Text for people, bytes in binary formats.
+/// Text in formats for people, bytes in binary formats.
 impl Serialize for WireguardKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }

@@ -1,32 +1,32 @@
-//! Which network an instance is on, who it meets there and by which names.
+//! The networks of an instance, the peers that it reaches there, and its names.
 
 use std::{borrow::Borrow, collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Which network a service's instances are on.
+/// Which network a service's instances use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
-    /// The cluster's: each has an address of its own that others find by name.
+    /// The cluster's: each instance has its own address, which others find by name.
     #[default]
     Cluster,
-    /// None: it reaches nobody, and nobody reaches it.
+    /// None: the instance cannot reach others or be reached.
     None,
-    /// The host's: its ports are the host's, and its name leads to the host's address.
+    /// The host's: ports are the host's, and the service's name leads to the host's address.
     Host,
 }
 
-/// What a service is on one of its stack's networks.
+/// The settings of a service on one network of its stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
-    /// Whether the network leads nowhere outside the cluster. A service reaches the outside by any network that is not
-    /// internal.
+    /// Whether the network leads nowhere outside the cluster. A service reaches the outside through any network that is
+    /// not internal.
     #[serde(default)]
     pub internal: bool,
-    /// Further names of the service for those who meet it there.
+    /// Further names of the service for others on the network.
     #[serde(default)]
     pub aliases: BTreeSet<Alias>,
 }
@@ -48,7 +48,7 @@ pub struct InvalidHostName {
 }
 
 impl Alias {
-    /// Checks a text; capital letters become small ones, as names have no case.
+    /// Checks a text and converts it to lower case, because host names ignore case.
     pub fn parse(text: &str) -> Result<Alias, InvalidHostName> {
         if is_host_name(text) { Ok(Alias(text.to_ascii_lowercase())) } else { Err(not_a_host_name(text)) }
     }
@@ -59,7 +59,7 @@ impl Alias {
     }
 }
 
-/// Whether a text can be the name of a host in `/etc/hosts` and in a question to DNS.
+/// Whether a text is valid as a host name in `/etc/hosts` and in DNS queries.
 pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -111,14 +111,14 @@ impl From<Alias> for String {
     }
 }
 
-/// How names that are not the cluster's are resolved; the host's own way where empty.
+/// How names outside the cluster are resolved; as on the host where empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResolverSpec {
-    /// Who is asked for names that are not the cluster's, the first one first.
+    /// The DNS servers for names outside the cluster, in order of preference.
     #[schema(value_type = Vec<String>)]
     pub servers: Vec<IpAddr>,
-    /// Domains that are tried after the stack's own.
+    /// Search domains after the stack's own.
     pub search: Vec<String>,
     /// Options of resolv.conf(5), such as `ndots:2`.
     pub options: Vec<String>,
@@ -130,18 +130,18 @@ pub struct ResolverSpec {
 pub struct HostEntry {
     /// The name.
     pub name: String,
-    /// Where it leads: an address, or `host-gateway`.
+    /// Where the name leads: an address, or `host-gateway`.
     #[schema(value_type = String)]
     pub address: HostAddress,
 }
 
-/// Where a line of `/etc/hosts` leads: an address, or `host-gateway`.
+/// The target of a line in `/etc/hosts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostAddress {
-    /// An address.
+    /// A fixed IP address.
     Address(IpAddr),
-    /// The container's own host, whose programs it may then call.
+    /// The container's own host. The container may then reach programs on it.
     HostGateway,
 }
 
@@ -160,7 +160,7 @@ impl FromStr for HostAddress {
         if text == "host-gateway" {
             return Ok(HostAddress::HostGateway);
         }
-        // People write [::1] where a colon would be read as something else.
+        // IPv6 addresses may be written in brackets, as in `[::1]`.
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         let refuse =
             |_| format!("{:?} is neither an address nor host-gateway", text.chars().take(80).collect::<String>());

@@ -1,4 +1,4 @@
-//! Conditions on hosts, as compose files spell them and a little beyond.
+//! Constraints on hosts, in Swarm's syntax with a few extensions.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
@@ -7,66 +7,65 @@ use utoipa::ToSchema;
 
 use crate::name::Name;
 
-/// A condition on a host: `node.labels.disk == ssd`, `node.labels.zone in (a, b)`,
-/// `node.labels.gpu exists`, `engine.version >= 24.0`; or on what runs there: `service == db`,
-/// `container.labels.team != red`.
+/// A condition on a host: `node.labels.disk == ssd`, `node.labels.zone in (a, b)`, `node.labels.gpu exists`,
+/// `engine.version >= 24.0`; or on the instances there: `service == db`, `container.labels.team != red`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Constraint {
     /// One of [`Constraint::KEYS`], [`Constraint::SERVICE`], `node.labels.<label>` or `container.labels.<label>`.
     pub key: String,
-    /// How what the host has is compared.
+    /// How the host's value is compared.
     pub operator: Operator,
-    /// With what: one value, any number of them for `in` and `not in`, none for `exists` and `not exists`.
+    /// The values to compare with: one, several for `in` and `not in`, none for `exists` and `not exists`.
     #[serde(default)]
     pub values: Vec<String>,
 }
 
-/// How what a host has is compared with what is asked for.
+/// How a host's value is compared with those of a constraint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Operator {
-    /// It is that.
+    /// The value is equal.
     #[serde(rename = "==")]
     Equal,
-    /// It is not that; a host without it is not that either.
+    /// The value differs, or the host has none.
     #[serde(rename = "!=")]
     NotEqual,
-    /// It is one of these.
+    /// The value is in the list.
     #[serde(rename = "in")]
     In,
-    /// It is none of these.
+    /// The value is not in the list, or the host has none.
     #[serde(rename = "not in")]
     NotIn,
-    /// The host has it, whatever it is.
+    /// The host has a value.
     #[serde(rename = "exists")]
     Exists,
-    /// The host does not have it.
+    /// The host has no value.
     #[serde(rename = "not exists")]
     NotExists,
-    /// It is that version or a later one.
+    /// The version is the same or later.
     #[serde(rename = ">=")]
     AtLeast,
-    /// It is a later version.
+    /// The version is later.
     #[serde(rename = ">")]
     Later,
-    /// It is that version or an earlier one.
+    /// The version is the same or earlier.
     #[serde(rename = "<=")]
     AtMost,
-    /// It is an earlier version.
+    /// The version is earlier.
     #[serde(rename = "<")]
     Earlier,
 }
 
-/// Those with a sign, the longer ones first.
+/// Operators written with signs, longer ones first, so that the parser matches them first.
 const SIGNS: [Operator; 6] =
     [Operator::Equal, Operator::NotEqual, Operator::AtLeast, Operator::AtMost, Operator::Later, Operator::Earlier];
-/// Those with words, the longer ones first.
+/// Operators written as words, longer ones first, so that the parser matches them first.
 const WORDS: [Operator; 4] = [Operator::NotExists, Operator::Exists, Operator::NotIn, Operator::In];
-/// Most values to compare with.
+/// The maximum number of values.
 const MAX_VALUES: usize = 100;
 
 impl Operator {
-    /// As it is written.
+    /// The operator's spelling in a constraint.
     fn text(self) -> &'static str {
         match self {
             Operator::Equal => "==",
@@ -88,7 +87,7 @@ impl Operator {
 }
 
 impl Constraint {
-    /// What a host has beside its labels.
+    /// The keys for host properties other than labels.
     pub const KEYS: [&'static str; 7] = [
         "node.id",
         "node.hostname",
@@ -99,38 +98,38 @@ impl Constraint {
         "engine.version",
     ];
 
-    /// The services of the stack that have an instance there.
+    /// The key for services of the stack with an instance on the host.
     pub const SERVICE: &'static str = "service";
 
-    /// That no instance of a service of the stack is there.
+    /// The constraint that no instance of a service of the stack is on the host.
     pub fn without_service(name: &Name) -> Constraint {
         let (key, values) = (Constraint::SERVICE.to_owned(), vec![name.to_string()]);
         Constraint { key, operator: Operator::NotEqual, values }
     }
 
-    /// Whether all services that it names are among these.
+    /// Whether all services that it names are in the list.
     pub fn names_only(&self, services: &[Name]) -> bool {
         let known = |value: &String| services.iter().any(|name| name.as_str() == value);
         self.key != Constraint::SERVICE || self.values.iter().all(known)
     }
 
-    /// Whether it asks for what else runs on a host, which changes with every instance.
+    /// Whether it depends on other instances on the host, and so changes with each of them.
     pub fn asks_for_neighbours(&self) -> bool {
         self.key == Constraint::SERVICE || self.container_label().is_some()
     }
 
-    /// The label of containers there that it asks for, if it asks for one.
+    /// The container label that it refers to, if any.
     pub fn container_label(&self) -> Option<&str> {
         self.key.strip_prefix("container.labels.").filter(|label| !label.is_empty())
     }
 
-    /// The label that it asks for, if it asks for one.
+    /// The host label that it refers to, if any.
     pub fn label(&self) -> Option<&str> {
         label_of(&self.key)
     }
 
-    /// Whether a host that has `found` under its key is what it asks for. A host may go by several
-    /// values, as by its name and its own name for itself.
+    /// Whether a host with the values `found` under the key matches. A host may have several values, such as its name
+    /// in the cluster and its hostname.
     pub fn allows(&self, found: &[&str]) -> bool {
         let is_one = || found.iter().any(|found| self.values.iter().any(|value| value == found));
         let compare = |wanted: fn(Ordering) -> bool| {
@@ -149,13 +148,13 @@ impl Constraint {
         }
     }
 
-    /// The rule that it breaks, if it breaks one.
+    /// The rule that it breaks, if any.
     pub fn violation(&self) -> Option<String> {
         let is_known = Constraint::KEYS.contains(&self.key.as_str());
         if !is_known && self.label().is_none() && !self.asks_for_neighbours() {
             let known = Constraint::KEYS.join(", ");
             let others = "node.labels.<label>, service and container.labels.<label>";
-            return Some(format!("{} is not known; there are {known}, {others}", self.key));
+            return Some(format!("{} is not a known key; the keys are {known}, {others}", self.key));
         }
         let fits = match self.operator {
             Operator::Exists | Operator::NotExists => self.values.is_empty(),
@@ -163,20 +162,20 @@ impl Constraint {
             _ => self.values.len() == 1,
         };
         if !fits {
-            return Some(format!("{} does not go with {} values", self.operator.text(), self.values.len()));
+            return Some(format!("{} cannot take {} values", self.operator.text(), self.values.len()));
         }
         let value = self.values.first().filter(|_| self.operator.compares_versions());
         let bad = value.filter(|value| version(value).is_none())?;
-        Some(format!("{bad:?} is not a version, which looks like 24.0.7"))
+        Some(format!("{bad:?} is not a version such as 24.0.7"))
     }
 }
 
-/// The label that a key names.
+/// The label in a key such as `node.labels.<label>`.
 pub(super) fn label_of(key: &str) -> Option<&str> {
     key.strip_prefix("node.labels.").filter(|label| !label.is_empty())
 }
 
-/// The numbers of a version: `5.10.0-23-amd64` is 5, 10, 0; zeros at the end say nothing.
+/// The numbers in a version: `5.10.0-23-amd64` gives 5, 10, 0. Zeros at the end are dropped.
 fn version(text: &str) -> Option<Vec<u64>> {
     let numbers = text.trim_start_matches('v').split(['-', '+', '~', ' ']).next()?;
     let mut parsed: Vec<u64> = numbers.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
@@ -200,12 +199,12 @@ impl fmt::Display for Constraint {
 impl FromStr for Constraint {
     type Err = String;
     fn from_str(text: &str) -> Result<Constraint, String> {
-        let malformed = || format!("{text:?} is not a constraint, which looks like node.labels.disk == ssd");
+        let malformed = || format!("{text:?} is not a constraint such as node.labels.disk == ssd");
         let of = |key: &str, operator, values: Vec<&str>| {
             let values = values.into_iter().map(|value| value.trim().to_owned()).collect();
             Constraint { key: key.trim().to_owned(), operator, values }
         };
-        // The sign that stands first counts: values may have signs in them.
+        // The first sign counts, because values may contain signs.
         let found = SIGNS.iter().filter_map(|sign| Some((text.find(sign.text())?, *sign)));
         let first = found.min_by_key(|(at, sign)| (*at, std::cmp::Reverse(sign.text().len())));
         if let Some((at, sign)) = first {
@@ -267,8 +266,8 @@ mod tests {
             assert!(text.parse::<Constraint>().is_err(), "{text:?}");
         }
         let broken = |text: &str| text.parse::<Constraint>().expect("it is one").violation().unwrap_or_default();
-        assert!(broken("node.moon == full").contains("node.moon is not known"));
+        assert!(broken("node.moon == full").contains("node.moon is not a known key"));
         assert!(broken("engine.version >= new").contains("is not a version"));
-        assert!(broken("node.labels. == x").contains("is not known"));
+        assert!(broken("node.labels. == x").contains("is not a known key"));
     }
 }

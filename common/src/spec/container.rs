@@ -1,4 +1,4 @@
-//! What a container is made from.
+//! The spec of a container.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::{
 
 use super::{HostEntry, Isolation, MountSpec, ResolverSpec, Tuning};
 
-/// A program, its image and its surroundings.
+/// A program: its image, and the environment that it runs in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
-    /// The image reference, as Docker takes it.
+    /// The image reference, in Docker's syntax.
     pub image: String,
     /// When the image is pulled.
     #[serde(default)]
@@ -38,52 +38,52 @@ pub struct ContainerSpec {
     /// Environment variables.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
-    /// Its labels.
+    /// Container labels, beside wharf's own.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// What is mounted where.
+    /// The volumes, host paths and tmpfs, with their paths in the container.
     #[serde(default)]
     pub mounts: Vec<MountSpec>,
-    /// Configs and secrets in it.
+    /// The configs and secrets that it gets as files.
     #[serde(default)]
     pub files: Vec<FileSpec>,
-    /// How health is checked; the image's own check if absent.
+    /// The health check; the image's own if absent.
     #[serde(default)]
     pub healthcheck: Option<HealthCheck>,
-    /// What happens on the host when the program ends.
+    /// The host's reaction when the program ends.
     #[serde(default)]
     pub restart: RestartPolicy,
     /// The time between SIGTERM and SIGKILL.
     #[serde(default = "default_stop_grace")]
     pub stop_grace: Span,
-    /// What placement sets aside for it.
+    /// The resources that the planner reserves for it.
     #[serde(default)]
     pub reservations: Resources,
-    /// What it may use at most.
+    /// The resources that it may use at most.
     #[serde(default)]
     pub limits: Resources,
-    /// The devices that it has to itself, by kind.
+    /// The devices reserved for it, by kind.
     #[serde(default)]
     pub devices: BTreeMap<String, DeviceRequest>,
-    /// Where its output goes, and how much of it is kept.
+    /// Where Docker writes its output, and how much is kept.
     #[serde(default)]
     pub log: LogSpec,
-    /// The host name that it sees for itself; the engine makes one up if absent.
+    /// Its own hostname; Docker chooses one if absent.
     #[serde(default)]
     pub hostname: Option<String>,
-    /// The domain that it sees for itself.
+    /// Its own domain name.
     #[serde(default)]
     pub domainname: Option<String>,
-    /// Who answers the names that are not the cluster's, and how it asks.
+    /// How it resolves names outside the cluster.
     #[serde(default)]
     pub resolver: ResolverSpec,
-    /// Further lines of its `/etc/hosts`.
+    /// Additional lines of its `/etc/hosts`.
     #[serde(default)]
     pub extra_hosts: Vec<HostEntry>,
-    /// Whether a small first process passes signals on and buries the dead; as the engine is set up if absent.
+    /// Whether a small init process forwards signals and reaps zombies; Docker's default if absent.
     #[serde(default)]
     pub init: Option<bool>,
-    /// Whether its output is a terminal.
+    /// Whether it has a pseudo terminal.
     #[serde(default)]
     pub tty: bool,
     /// Whether its input stays open.
@@ -92,31 +92,31 @@ pub struct ContainerSpec {
     /// The signal that asks it to end, such as `SIGINT`; the image's own if absent.
     #[serde(default)]
     pub stop_signal: Option<String>,
-    /// Whether its root file system may only be read.
+    /// Whether its root file system is read-only.
     #[serde(default)]
     pub read_only: bool,
-    /// Paths that lie in memory, with mount options such as `size=64m,mode=1777`.
+    /// Paths in memory, with mount options such as `size=64m,mode=1777`.
     #[serde(default)]
     pub tmpfs: BTreeMap<String, String>,
-    /// Annotations for the runtime.
+    /// Annotations for the OCI runtime.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// The platform whose image is meant, `os[/arch[/variant]]`; only hosts of it are chosen.
+    /// The image's platform, `os[/arch[/variant]]`. Only matching hosts are chosen.
     #[serde(default)]
     pub platform: Option<String>,
-    /// The runtime that makes it, as the host's Docker knows it.
+    /// The OCI runtime, by its name in the host's Docker.
     #[serde(default)]
     pub runtime: Option<String>,
-    /// What keeps it and its host apart.
+    /// Its isolation from the host.
     #[serde(default)]
     pub isolation: Isolation,
-    /// What the kernel gives it beside processor time and memory.
+    /// Kernel limits and weights besides CPU and memory.
     #[serde(default)]
     pub tuning: Tuning,
 }
 
 impl ContainerSpec {
-    /// A container of an image, with every default.
+    /// A container of an image with default settings.
     pub fn of_image(image: &str) -> ContainerSpec {
         ContainerSpec {
             image: image.to_owned(),
@@ -159,45 +159,45 @@ impl ContainerSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PullPolicy {
-    /// If it is not on the host.
+    /// Only if the host does not have it.
     #[default]
     Missing,
     /// Before each new instance.
     Always,
-    /// Never: the image must be on the host.
+    /// Never: the host must have it already.
     Never,
 }
 
-/// A command that tells whether an instance works.
+/// A command that checks whether an instance works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// `["CMD", program, arguments…]`, `["CMD-SHELL", line]` or `["NONE"]`.
     pub test: Vec<String>,
-    /// The time between two checks.
+    /// The interval between two checks.
     #[serde(default = "default_health_interval")]
     pub interval: Span,
-    /// The time one check may take.
+    /// The maximum duration of a check.
     #[serde(default = "default_health_timeout")]
     pub timeout: Span,
-    /// Failures in a row that make it unhealthy.
+    /// The number of failures in a row that make the instance unhealthy.
     #[serde(default = "default_health_retries")]
     pub retries: u32,
-    /// The time after the start in which failures do not count.
+    /// The time after the start during which failures do not count.
     #[serde(default)]
     pub start_period: Span,
-    /// The time between two checks within the start period, as Docker 25 and later know it; `interval` if absent.
+    /// The interval during the start period (Docker 25 and later); `interval` if absent.
     #[serde(default)]
     pub start_interval: Option<Span>,
 }
 
 impl HealthCheck {
-    /// No check, not even that of the image.
+    /// No health check, not even the image's.
     pub fn none() -> HealthCheck {
         HealthCheck::of(vec!["NONE".to_owned()])
     }
 
-    /// A test with every default.
+    /// A health check with default settings.
     pub fn of(test: Vec<String>) -> HealthCheck {
         HealthCheck {
             test,
@@ -210,32 +210,32 @@ impl HealthCheck {
     }
 }
 
-/// What the host does when the program of an instance ends.
+/// The host's reaction when the program of an instance ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartPolicy {
-    /// Which ends are followed by a restart.
+    /// Which exits lead to a restart.
     #[serde(default)]
     pub condition: RestartCondition,
-    /// The delay before the first restart; doubled each time up to a minute.
+    /// The delay before the first restart. It doubles with each restart, up to a minute.
     #[serde(default = "default_restart_delay")]
     pub delay: Span,
-    /// Restarts within the window before the host gives up; no limit if absent.
+    /// The maximum number of retries before the host gives up; no limit if absent.
     #[serde(default)]
     pub max_attempts: Option<u32>,
-    /// A run longer than this forgets earlier failures.
+    /// A run longer than this resets the count of failures.
     #[serde(default = "default_restart_window")]
     pub window: Span,
 }
 
 impl RestartPolicy {
-    /// Whether a failure is final after so many retries.
+    /// Whether a failure is final after this number of retries.
     pub fn is_used_up(&self, retries: u32) -> bool {
         self.condition == RestartCondition::None || self.max_attempts.is_some_and(|most| retries >= most)
     }
 }
 
-/// Which ends of a program are followed by a restart on the same host.
+/// Which exits of a program lead to a restart on the same host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartCondition {
@@ -243,16 +243,16 @@ pub enum RestartCondition {
     None,
     /// An exit code other than zero.
     OnFailure,
-    /// Every end.
+    /// Every exit.
     #[default]
     Any,
 }
 
-/// Amounts of what a host has; zero is "not stated".
+/// Amounts of a host's resources; zero means "not stated".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// Processor time in thousandths of a core.
+    /// CPU in thousandths of a core.
     #[serde(default)]
     pub cpu: MilliCpu,
     /// Memory in bytes.
@@ -271,34 +271,34 @@ impl std::ops::Add for Resources {
 }
 
 impl Resources {
-    /// The larger amount of each.
+    /// The larger amount of each resource.
     pub fn max(self, other: Resources) -> Resources {
         Resources { cpu: self.cpu.max(other.cpu), memory: self.memory.max(other.memory) }
     }
 }
 
-/// Where a container's output goes: a logging driver of Docker's and its options.
+/// The output of a container: a Docker logging driver and its options.
 ///
-/// `json-file` and `local` keep at most three files of 10 MiB unless `max-size` and `max-file` say otherwise: Docker's
-/// own default for `json-file` is all of it, for ever.
+/// `json-file` and `local` keep at most three files of 10 MiB unless `max-size` and `max-file` are set, because
+/// Docker's `json-file` by default keeps everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogSpec {
-    /// The driver; `json-file` if absent.
+    /// The logging driver; `json-file` if absent.
     #[serde(default)]
     pub driver: Option<String>,
-    /// What the driver is told, in its own words.
+    /// The options, in the driver's own terms.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }
 
 impl LogSpec {
-    /// The driver that is used.
+    /// The driver in effect.
     pub fn driver(&self) -> &str {
         self.driver.as_deref().unwrap_or("json-file")
     }
 
-    /// All that the driver is told, with the limits that hold where none are asked for.
+    /// The options in effect, including our default limits.
     pub fn told(&self) -> BTreeMap<String, String> {
         let mut told = self.options.clone();
         if ["json-file", "local"].contains(&self.driver()) {

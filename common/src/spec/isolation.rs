@@ -1,49 +1,49 @@
-//! What keeps a container and its host apart, and what of that a spec asks to be taken down.
+//! The isolation of a container from its host, and the exceptions that a spec can ask for.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What keeps a container and its host apart; each default is Docker's.
+/// The isolation of a container from its host. Each default is Docker's.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Isolation {
-    /// Whether nothing does: all capabilities, all devices, no filter.
+    /// Whether there is no isolation: all capabilities, all devices, no filters.
     pub privileged: bool,
-    /// Capabilities beside Docker's own choice, or `ALL`.
+    /// Capabilities in addition to Docker's default, or `ALL`.
     pub cap_add: Vec<String>,
-    /// Capabilities that it does not have, or `ALL`.
+    /// Capabilities to remove, or `ALL`.
     pub cap_drop: Vec<String>,
-    /// Options such as `no-new-privileges:true` and `apparmor=unconfined`; a seccomp profile is given as its text.
+    /// Options such as `no-new-privileges:true` and `apparmor=unconfined`. A seccomp profile is given as its JSON text.
     pub security_opt: Vec<String>,
-    /// Devices of the host that are in it, whoever else uses them.
+    /// Host devices in the container; they may be shared with others.
     pub devices: Vec<HostDevice>,
-    /// Rules for devices, such as `c 1:3 mr`.
+    /// Device cgroup rules, such as `c 1:3 mr`.
     pub device_cgroup_rules: Vec<String>,
-    /// Groups that its user is in beside the image's, by name or number.
+    /// Additional groups of its user, by name or number.
     pub group_add: Vec<String>,
-    /// Whose memory is shared and whose semaphores are seen; the container's own if absent.
+    /// Its IPC namespace, with shared memory and semaphores; its own if absent.
     pub ipc: Option<IpcMode>,
-    /// Whether it sees the host's processes.
+    /// Whether it uses the host's PID namespace.
     pub host_pid: bool,
-    /// Whether it has the host's name.
+    /// Whether it uses the host's UTS namespace, which holds the hostname.
     pub host_uts: bool,
-    /// Whether its users are the host's where Docker remaps them.
+    /// Whether it uses the host's user ids even if Docker remaps them.
     pub host_users: bool,
-    /// Which control groups it sees; as the engine is set up if absent.
+    /// Its cgroup namespace; Docker's default if absent.
     pub cgroup: Option<CgroupMode>,
-    /// The control group that it is put below.
+    /// The parent cgroup.
     pub cgroup_parent: Option<String>,
 }
 
-/// A device of the host in a container.
+/// A host device in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostDevice {
-    /// The host's path, of a device or of a folder of them.
+    /// The path on the host, of a device or of a folder with devices.
     pub source: String,
     /// The path in the container.
     pub target: String,
-    /// What may be done: of `r`, `w` and `m`, which is to make it.
+    /// The allowed operations: `r` to read, `w` to write, `m` to create the node.
     #[serde(default = "all_permissions")]
     pub permissions: String,
 }
@@ -52,25 +52,25 @@ fn all_permissions() -> String {
     "rwm".to_owned()
 }
 
-/// Whose shared memory and semaphores a container sees.
+/// The IPC namespace of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum IpcMode {
     /// None: there is no `/dev/shm` either.
     None,
-    /// Its own.
+    /// Its own, not shared.
     Private,
-    /// Its own, which another container may share.
+    /// Its own; other containers may share it.
     Shareable,
     /// The host's.
     Host,
 }
 
-/// Which control groups a container sees.
+/// The cgroup namespace of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupMode {
-    /// Its own alone.
+    /// Its own.
     Private,
     /// The host's.
     Host,

@@ -1,4 +1,4 @@
-//! What a container sees of its host's disks, and the volumes that a stack declares.
+//! Mounts of containers, and the volumes that a stack declares.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -8,34 +8,34 @@ use utoipa::ToSchema;
 use super::template;
 use crate::{id::StackId, name::Name, quantity::Bytes};
 
-/// Something mounted into a container.
+/// A mount in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountSpec {
-    /// What is mounted.
+    /// The source of the files.
     pub source: MountSource,
     /// The absolute path in the container.
     pub target: String,
-    /// Whether the container may only read it.
+    /// Whether the container can only read it.
     #[serde(default)]
     pub read_only: bool,
-    /// Which mounts made below a path of the host are seen on the other side; `rprivate`, which is none, if absent.
+    /// How mounts below a host path propagate; `rprivate`, which means not at all, if absent.
     #[serde(default)]
     pub propagation: Option<Propagation>,
-    /// Whether a path of the host that is not there is made as an empty folder; otherwise the instance fails.
+    /// Whether to create a missing host path as an empty folder. Otherwise the instance fails.
     #[serde(default)]
     pub create_host_path: bool,
-    /// Whether a new volume stays empty instead of being filled with what the image has at the target.
+    /// Whether a new volume stays empty instead of getting a copy of the image's files at the target.
     #[serde(default)]
     pub nocopy: bool,
-    /// The folder of the volume that is mounted instead of all of it; Docker 26 and later can, and only such hosts are
+    /// The folder of the volume to mount instead of its root. It needs Docker 26 or later, so only such hosts are
     /// chosen.
     #[serde(default)]
     pub subpath: Option<String>,
 }
 
 impl MountSpec {
-    /// A mount with every default.
+    /// A mount with default options.
     pub fn of(source: MountSource, target: &str) -> MountSpec {
         MountSpec {
             source,
@@ -49,51 +49,51 @@ impl MountSpec {
     }
 }
 
-/// What a mount shows.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MountSource {
-    /// An absolute path of the host.
+    /// An absolute path on the host.
     Bind(String),
     /// A named volume of the stack.
     Volume(VolumeName),
-    /// A volume of the container's own, which goes with it.
+    /// A volume of this container alone, removed with it.
     Anonymous,
-    /// Memory.
+    /// A file system in memory.
     Tmpfs(TmpfsOptions),
 }
 
-/// A file system in memory.
+/// The options of a file system in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TmpfsOptions {
-    /// The most that it holds; half of the host's memory if absent.
+    /// The maximum size; half of the host's memory if absent.
     #[serde(default)]
     pub size: Option<Bytes>,
-    /// The permission bits of its root, such as 0o1777.
+    /// The permission bits of the root directory, such as 0o1777.
     #[serde(default)]
     pub mode: Option<u32>,
 }
 
-/// Which mounts made later are seen on the other side of a bind mount (mount_namespaces(7)).
+/// How mounts made later propagate between a host path and the container (mount_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Propagation {
-    /// None.
+    /// Not at all.
     Private,
-    /// None, also of what is mounted below.
+    /// Not at all, including nested mounts.
     Rprivate,
-    /// Those of either side.
+    /// In both directions.
     Shared,
-    /// Those of either side, also of what is mounted below.
+    /// In both directions, including nested mounts.
     Rshared,
-    /// The host's.
+    /// From the host to the container.
     Slave,
-    /// The host's, also of what is mounted below.
+    /// From the host to the container, including nested mounts.
     Rslave,
 }
 
-/// The name of a volume in a stack, which may hold Swarm's templates: `data`, `db_data`, `data-{{.Task.Slot}}`.
+/// The name of a volume in a stack. It may contain Swarm templates: `data`, `db_data`, `data-{{.Task.Slot}}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String)]
@@ -101,16 +101,16 @@ pub struct VolumeName(String);
 
 /// A text that is not a [`VolumeName`], and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a volume's name: {rule}")]
+#[error("{text:?} is not a volume name: {rule}")]
 pub struct InvalidVolumeName {
     /// The text as given, cut to 80 characters.
     pub text: String,
-    /// The first rule it breaks.
+    /// The first rule that it breaks.
     pub rule: String,
 }
 
 impl VolumeName {
-    /// Checks a text against Docker's rule of volume names.
+    /// Checks a text against Docker's rule for volume names.
     pub fn parse(text: &str) -> Result<VolumeName, InvalidVolumeName> {
         let refuse = |rule: String| InvalidVolumeName { text: text.chars().take(80).collect(), rule };
         let plain = template::without_templates(text).map_err(refuse)?;
@@ -120,7 +120,7 @@ impl VolumeName {
         }
         if !plain.chars().all(is_allowed) || text.starts_with(['_', '.', '-']) {
             return Err(refuse(
-                "it has letters, digits, '_', '.' and '-', and starts with a letter or digit".to_owned(),
+                "only letters, digits, '_', '.' and '-' are allowed, and it starts with a letter or digit".to_owned(),
             ));
         }
         Ok(VolumeName(text.to_owned()))
@@ -170,33 +170,34 @@ impl From<Name> for VolumeName {
     }
 }
 
-/// A volume that a stack declares.
+/// A volume declared by a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSpec {
-    /// The volume's driver; Docker's `local` if absent.
+    /// The volume driver; Docker's `local` if absent.
     #[serde(default)]
     pub driver: Option<String>,
-    /// What the driver is told, in its own words.
+    /// The options, in the driver's own terms.
     #[serde(default)]
     pub driver_opts: BTreeMap<String, String>,
-    /// Its labels.
+    /// Labels of the Docker volume.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Its name at Docker; environment, stack and its name in the stack, with dots between, if absent.
+    /// The name of the Docker volume. If absent, it is made of environment, stack and name in the stack, separated by
+    /// dots.
     #[serde(default)]
     pub name: Option<VolumeName>,
-    /// Whether it was made by somebody else and must be there; its name at Docker is then its name in the stack, unless
-    /// `name` says otherwise.
+    /// Whether the volume already exists outside of wharf's control. Its Docker name is then `name`, or else its name
+    /// in the stack.
     #[serde(default)]
     pub external: bool,
 }
 
-/// Types of file systems that are elsewhere, as mount(8) knows them.
+/// Types of network file systems, as in mount(8).
 const REMOTE: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs"];
 
 impl VolumeSpec {
-    /// Its name at Docker: volumes belong to their stack unless they have a name of their own or are somebody else's.
+    /// The name of the Docker volume. It contains the stack's name unless the volume has a fixed name or is external.
     pub fn docker_name(&self, stack: &StackId, name: &VolumeName) -> String {
         match &self.name {
             Some(own) => own.to_string(),
@@ -205,8 +206,8 @@ impl VolumeSpec {
         }
     }
 
-    /// Whether every host that mounts it sees the same: Docker's own driver with a file system of the network. Of other
-    /// drivers nobody knows, so their data counts as lying on one host.
+    /// Whether all hosts see the same data: Docker's own driver with a network file system. The data of other drivers
+    /// counts as local to one host, because wharf cannot know.
     pub fn is_shared(&self) -> bool {
         let is_local = self.driver.as_deref().is_none_or(|driver| driver == "local");
         is_local && self.driver_opts.get("type").is_some_and(|kind| REMOTE.contains(&kind.as_str()))

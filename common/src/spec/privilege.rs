@@ -1,5 +1,5 @@
-//! What a spec asks for that containers do not have by themselves: the one list of it, for those who look at a plan and
-//! for rules about who may ask.
+//! The privileges that a spec asks for beyond those of a normal container. Plans show them, and rules about who may ask
+//! use them.
 
 use std::collections::BTreeSet;
 
@@ -8,60 +8,60 @@ use utoipa::ToSchema;
 
 use super::{CgroupMode, ContainerSpec, HostAddress, IpcMode, MountSource, NetworkMode, ServiceSpec};
 
-/// Something by which a container can do more to its host, or see more of it, than one usually can.
+/// A way for a container to control or see more of its host than usual.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Privilege {
-    /// It is root on its host.
+    /// It has full root rights on its host.
     Privileged,
-    /// It speaks with Docker, so it can do all that root can.
+    /// It can control Docker, which amounts to root rights.
     Docker {
-        /// The socket's path.
+        /// The path of the socket on the host.
         path: String,
     },
-    /// It may write to a path of the host.
+    /// It can write to a host path.
     WritesHost {
-        /// The path.
+        /// The path on the host.
         path: String,
     },
-    /// It may read a path of the host.
+    /// It can read a host path.
     ReadsHost {
-        /// The path.
+        /// The path on the host.
         path: String,
     },
-    /// It has a capability beside Docker's own choice.
+    /// It has a capability in addition to Docker's default.
     Capability(String),
-    /// A filter of the kernel is weakened: `seccomp`, `apparmor`, `label` or `systempaths`.
+    /// A security filter of the kernel is weakened: `seccomp`, `apparmor`, `label` or `systempaths`.
     Filter(String),
-    /// It reaches a device of the host, or those that a rule names.
+    /// It can use a host device, or those in a device rule.
     Device(String),
-    /// It is on the host's network.
+    /// It uses the host's network.
     HostNetwork,
-    /// It may call programs of the host.
+    /// It can reach programs on the host.
     HostGateway,
-    /// It sees the host's processes.
+    /// It sees all processes of the host.
     HostProcesses,
-    /// It shares the host's memory segments.
+    /// It shares memory segments with the host.
     HostIpc,
-    /// It may change the host's name.
+    /// It can change the host's hostname.
     HostName,
-    /// Its users are the host's, where others are remapped.
+    /// It uses the host's user ids, where other containers have remapped ones.
     HostUsers,
-    /// It sees the host's control groups, or is put below one of them.
+    /// It sees the host's cgroups, or runs in one of them.
     ControlGroups,
-    /// Another runtime than the usual one makes it.
+    /// It runs under another OCI runtime than the default one.
     Runtime(String),
 }
 
 impl ServiceSpec {
-    /// All privileges that it asks for, of all its containers.
+    /// All privileges that the service's containers ask for.
     pub fn privileges(&self) -> BTreeSet<Privilege> {
         let mut asked: BTreeSet<Privilege> =
             self.containers().flat_map(|(_, container)| container.privileges()).collect();
         if self.network_mode == NetworkMode::Host {
             asked.insert(Privilege::HostNetwork);
         }
-        // A volume of Docker's own driver may be a path of the host by another name.
+        // A volume of Docker's `local` driver may be a bind mount of a host path.
         let bound = self.volumes.values().filter(|volume| !volume.is_shared());
         asked.extend(
             bound
@@ -95,7 +95,7 @@ impl ContainerSpec {
             MountSource::Bind(path) => {
                 let path = path.clone();
                 Some(match mount.read_only {
-                    // A socket that may only be read is spoken with all the same.
+                    // A read-only mount of a socket still allows connections to it.
                     _ if path.ends_with("/docker.sock") => Privilege::Docker { path },
                     true => Privilege::ReadsHost { path },
                     false => Privilege::WritesHost { path },
@@ -107,13 +107,13 @@ impl ContainerSpec {
     }
 }
 
-/// A capability as the kernel names it, without `CAP_`, in capital letters.
+/// The capability in the kernel's spelling: capital letters, without `CAP_`.
 pub(super) fn capability(name: &str) -> String {
     let name = name.to_ascii_uppercase();
     name.strip_prefix("CAP_").map(str::to_owned).unwrap_or(name)
 }
 
-/// Which filter an option weakens, if it does.
+/// The filter that a security option weakens, if any.
 fn weakened(option: &str) -> Option<String> {
     let (filter, _) = option.split_once(['=', ':'])?;
     let is_tightening = filter == "no-new-privileges" || option == "seccomp=builtin";

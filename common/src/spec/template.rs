@@ -1,17 +1,17 @@
-//! Swarm's templates: `{{.Service.Name}}`, `{{.Task.Slot}}`, `{{.Node.Hostname}}` and their kin, filled in where slot
-//! and host are known. What Go's language of templates can do beyond that is refused by name.
+//! Swarm templates such as `{{.Service.Name}}`, `{{.Task.Slot}}` and `{{.Node.Hostname}}`. The agent fills them in,
+//! because it knows slot and host. Other constructs of Go templates are refused by name.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{ContainerSpec, MountSource, ServiceSpec, VolumeName, VolumeSpec};
 use crate::id::InstanceId;
 
-/// The host that an instance is on, as templates see it.
+/// The host of an instance, as templates see it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
-    /// Its id.
+    /// The host's id.
     pub id: String,
-    /// Its own name for itself.
+    /// The operating system's hostname.
     pub hostname: String,
     /// Its operating system, such as `linux`.
     pub os: String,
@@ -19,18 +19,18 @@ pub struct Node {
     pub arch: String,
 }
 
-/// What templates are filled in from.
+/// The values for templates.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// The instance.
+    /// The instance's id.
     pub instance: &'a InstanceId,
-    /// The labels of its container.
+    /// The labels of its main container.
     pub labels: &'a BTreeMap<String, String>,
-    /// Its host.
+    /// The instance's host.
     pub node: &'a Node,
 }
 
-/// What a template stands for.
+/// A template's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Field {
     ServiceId,
@@ -47,16 +47,16 @@ enum Field {
     Text(String),
 }
 
-/// The fields that there are.
+/// The supported fields, for error messages.
 const KNOWN: &str = ".Service.ID, .Service.Name, .Service.Labels, .Task.ID, .Task.Name, .Task.Slot, .Node.ID, \
                      .Node.Hostname, .Node.Platform.OS and .Node.Platform.Architecture";
 
-/// A text in which templates are filled in; an error names the template that cannot be.
+/// Fills in the templates in a text. The error names the template that cannot be filled in.
 pub fn fill<'a>(text: &'a str, from: Surroundings<'_>) -> Result<Cow<'a, str>, String> {
     resolve(text, |field| value(&field, from))
 }
 
-/// What of a text is not a template; an error names the first template that is none of Swarm's.
+/// The text with its templates removed. The error names the first template that is not supported.
 pub fn without_templates(text: &str) -> Result<Cow<'_, str>, String> {
     resolve(text, |field| if let Field::Text(text) = field { text } else { String::new() })
 }
@@ -76,7 +76,7 @@ fn resolve(text: &str, value: impl Fn(Field) -> String) -> Result<Cow<'_, str>, 
     Ok(filled.into())
 }
 
-/// The inside of a template and what follows it. Quotes hide what would end it.
+/// Splits a text into the inside of a template and the rest. Braces within quotes do not end it.
 fn ends_at(text: &str) -> Option<(&str, &str)> {
     let mut quote = None;
     for (at, c) in text.char_indices() {
@@ -95,7 +95,7 @@ fn field(inside: &str) -> Result<Field, String> {
     let unknown = || {
         let shown: String = inside.chars().take(80).collect();
         format!(
-            "{{{{{shown}}}}} is none of the templates that are filled in: {KNOWN}; '{{{{\"{{{{\"}}}}' stands for '{{{{' itself"
+            "{{{{{shown}}}}} is not a supported template; those are {KNOWN}; write '{{{{\"{{{{\"}}}}' for a literal '{{{{'"
         )
     };
     let quoted = |text: &str| {
@@ -154,7 +154,7 @@ fn value(field: &Field, from: Surroundings<'_>) -> String {
 }
 
 impl ServiceSpec {
-    /// Whether any of its texts is a template.
+    /// Whether any of its texts contains a template.
     pub fn has_templates(&self) -> bool {
         let texts = self.containers().flat_map(|(_, container)| container.templated());
         let volumes = self.volumes.iter().flat_map(|(name, volume)| {
@@ -164,10 +164,10 @@ impl ServiceSpec {
         texts.chain(volumes).any(|text| text.contains("{{"))
     }
 
-    /// The spec of one instance on its host; an error says which template cannot be filled in.
+    /// The spec of one instance with all templates filled in. The error names the template that cannot be filled in.
     pub fn filled(&self, instance: &InstanceId, node: &Node) -> Result<ServiceSpec, String> {
         let mut filled = self.clone();
-        // Labels of the main container are the service's.
+        // Templates see the labels of the main container as those of the service.
         let labels = &self.container.labels;
         let from = Surroundings { instance, labels, node };
         for container in filled.containers_mut() {
@@ -181,7 +181,7 @@ impl ServiceSpec {
 }
 
 impl ContainerSpec {
-    /// The texts in which templates are filled in.
+    /// All texts in which templates are filled in.
     pub(super) fn templated(&self) -> impl Iterator<Item = &str> {
         let maps = self.environment.values().chain(self.labels.values());
         let names = self.hostname.iter().chain(&self.domainname);
@@ -265,6 +265,6 @@ mod tests {
             assert!(fill(bad, from).is_err() && without_templates(bad).is_err(), "{bad}");
         }
         let refused = without_templates("{{secret \"x\"}}").expect_err("it is refused");
-        assert!(refused.starts_with("{{secret \"x\"}} is none of the templates"), "{refused}");
+        assert!(refused.starts_with("{{secret \"x\"}} is not a supported template"), "{refused}");
     }
 }

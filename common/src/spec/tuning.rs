@@ -1,4 +1,4 @@
-//! What the kernel gives a container beside processor time and memory.
+//! Kernel limits and weights of a container besides CPU and memory.
 
 use std::collections::BTreeMap;
 
@@ -7,88 +7,88 @@ use utoipa::ToSchema;
 
 use crate::quantity::Bytes;
 
-/// Limits and weights of the kernel; the engine's own where absent.
+/// Kernel limits and weights; Docker's defaults where absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tuning {
-    /// The most processes and threads; -1 is no limit.
+    /// The maximum number of processes and threads; -1 means no limit.
     pub pids_limit: Option<i64>,
-    /// Memory and swap together, in bytes; -1 is no limit.
+    /// The limit for memory and swap together, in bytes; -1 means no limit.
     pub memory_swap: Option<i64>,
-    /// How readily its memory is swapped out, from 0 to 100.
+    /// How readily the kernel swaps out its memory, from 0 to 100.
     pub memory_swappiness: Option<u32>,
-    /// Its share of processor time beside others, where 1024 is usual.
+    /// Its relative weight for CPU; the default is 1024.
     pub cpu_shares: Option<u32>,
-    /// Processor time in each period, in microseconds; -1 is no limit. Not together with a limit in cores.
+    /// CPU time per period, in microseconds; -1 means no limit. Cannot be combined with a limit in cores.
     pub cpu_quota: Option<i64>,
     /// The period of the quota, in microseconds.
     pub cpu_period: Option<u32>,
-    /// The same for tasks in real time.
+    /// The quota for realtime tasks, in microseconds.
     pub cpu_rt_runtime: Option<u32>,
-    /// The period of that.
+    /// The period of the realtime quota, in microseconds.
     pub cpu_rt_period: Option<u32>,
-    /// The cores that it may run on: `0-2,4`.
+    /// The cores that it may use: `0-2,4`.
     pub cpuset: Option<String>,
     /// How readily the kernel kills it when memory runs out, from -1000 to 1000.
     pub oom_score_adj: Option<i32>,
-    /// Whether the kernel never kills it for its own limit of memory (control groups of version 1 alone).
+    /// Whether the kernel never kills it for exceeding its own memory limit (only cgroups v1).
     pub oom_kill_disable: bool,
     /// The size of `/dev/shm`; 64 MiB if absent.
     pub shm_size: Option<Bytes>,
-    /// Limits of its processes by name: `nofile`, `nproc`, …
+    /// Process limits by name: `nofile`, `nproc`, …
     pub ulimits: BTreeMap<String, Ulimit>,
-    /// Parameters of the kernel that are its own: `net.*`, `kernel.shm*`, `fs.mqueue.*`, …
+    /// Kernel parameters of its own namespaces: `net.*`, `kernel.shm*`, `fs.mqueue.*`, …
     pub sysctls: BTreeMap<String, String>,
-    /// What its storage driver is told, such as its `size`.
+    /// Options for Docker's storage driver, such as `size`.
     pub storage_opt: BTreeMap<String, String>,
-    /// Limits and weights of reading and writing devices.
+    /// Limits and weights for block devices.
     pub blkio: Blkio,
 }
 
-/// A limit of processes (setrlimit(2)); -1 is none.
+/// A process limit (setrlimit(2)); -1 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ulimit {
-    /// What holds.
+    /// The limit in effect.
     pub soft: i64,
-    /// Up to where a process may raise it.
+    /// The maximum to which a process may raise the soft limit.
     pub hard: i64,
 }
 
-/// Limits and weights of reading and writing devices.
+/// Limits and weights for reading and writing block devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Blkio {
-    /// Its weight beside others, from 10 to 1000.
+    /// Its relative weight, from 10 to 1000.
     pub weight: Option<u16>,
-    /// The same for single devices.
+    /// Relative weights for single devices.
     pub weight_device: Vec<DeviceWeight>,
-    /// Bytes read in a second.
+    /// Bytes read per second.
     pub device_read_bps: Vec<DeviceRate>,
-    /// Bytes written in a second.
+    /// Bytes written per second.
     pub device_write_bps: Vec<DeviceRate>,
-    /// Reads in a second.
+    /// Read operations per second.
     pub device_read_iops: Vec<DeviceRate>,
-    /// Writes in a second.
+    /// Write operations per second.
     pub device_write_iops: Vec<DeviceRate>,
 }
 
-/// The weight at a device.
+/// A relative weight for one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceWeight {
-    /// The device's path.
+    /// The path of the device.
     pub path: String,
-    /// From 10 to 1000.
+    /// The weight, from 10 to 1000.
     pub weight: u16,
 }
 
-/// A limit at a device.
+/// A limit for one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceRate {
-    /// The device's path.
+    /// The path of the device.
     pub path: String,
-    /// So much in a second.
+    /// Bytes or operations per second.
     pub rate: u64,
 }

@@ -1,4 +1,4 @@
-//! The parts of a service's instances: which there are, in which order they start, and what each waits for.
+//! The parts of a service's instances: which exist, their start order, and what each waits for.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,16 @@ use crate::{device::DeviceRequest, file::FileSpec, name::Name, part::Part, time:
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sidekick {
-    /// What it is made from.
+    /// The spec of the container.
     pub container: ContainerSpec,
-    /// Other sidekicks, or the service itself, that must be up before it starts.
+    /// Other sidekicks, or the service's main container, that must be up first.
     #[serde(default)]
     pub depends_on: BTreeMap<Name, Condition>,
 }
 
 impl ServiceSpec {
-    /// The parts of an instance of the service of that name, in the order in which they start; they end in the
-    /// reverse of it. Nothing if they wait for one another in a circle.
+    /// The parts of an instance of the service with this name, in start order; they stop in reverse order. `None` if
+    /// their dependencies form a cycle.
     pub fn start_order(&self, own: &Name) -> Option<Vec<Part>> {
         let mut order = Vec::with_capacity(1);
         if self.has_network_part() {
@@ -33,7 +33,7 @@ impl ServiceSpec {
         let mut left: Vec<Part> = self.sidekicks.keys().cloned().map(Part::Sidekick).collect();
         left.push(Part::Main);
         while !left.is_empty() {
-            // The main one comes last of those that could.
+            // Among parts that could start, the main container comes last.
             let is_free = |part: &Part| self.peers_of(own, part).iter().all(|(peer, _)| !left.contains(peer));
             let next = left.iter().position(is_free)?;
             order.push(left.remove(next));
@@ -41,7 +41,7 @@ impl ServiceSpec {
         Some(order)
     }
 
-    /// What must have come how far before a part may start.
+    /// The parts that a part must wait for before it starts.
     pub fn waits_of(&self, own: &Name, part: &Part) -> Vec<(Part, Condition)> {
         let mut waits = Vec::new();
         if self.has_network_part() && *part != Part::Network {
@@ -58,7 +58,7 @@ impl ServiceSpec {
         waits
     }
 
-    /// The main container and sidekicks that a part names in its `depends_on`.
+    /// The main container and sidekicks in the `depends_on` of a part.
     fn peers_of(&self, own: &Name, part: &Part) -> Vec<(Part, Condition)> {
         let named = match part {
             Part::Main => Some(&self.depends_on),
@@ -72,12 +72,12 @@ impl ServiceSpec {
         named.into_iter().flatten().filter_map(peer).collect()
     }
 
-    /// Whether a container of its own holds the network of each instance.
+    /// Whether a separate container holds the network of each instance.
     pub fn has_network_part(&self) -> bool {
         !self.sidekicks.is_empty()
     }
 
-    /// What a part's container is made from; the holder of the network is the platform's own.
+    /// The spec of a part's container; `None` for the network holder, which wharf defines.
     pub fn container_of(&self, part: &Part) -> Option<&ContainerSpec> {
         match part {
             Part::Main => Some(&self.container),
@@ -87,8 +87,8 @@ impl ServiceSpec {
         }
     }
 
-    /// What its host does when a part's program ends. A step or a job that has ended well has ended, and a run of a
-    /// schedule that failed is not tried again: the next one is.
+    /// The restart policy of a part. Steps and jobs are not restarted after they have ended well, and a failed run of a
+    /// schedule is not retried, because the next run follows.
     pub fn restart_of(&self, part: &Part) -> RestartPolicy {
         let mut policy = self.container_of(part).map_or_else(RestartPolicy::default, |c| c.restart.clone());
         if policy.condition == RestartCondition::Any {
@@ -107,28 +107,28 @@ impl ServiceSpec {
         self.container_of(part).map_or(Span::seconds(1), |container| container.stop_grace)
     }
 
-    /// What its containers are made from: the main one first, then the steps and the sidekicks.
+    /// The specs of its containers: the main one, then steps, then sidekicks.
     pub fn containers(&self) -> impl Iterator<Item = (Part, &ContainerSpec)> {
         let steps = (1..).map(Part::Step).zip(&self.pre_start);
         let sidekicks = self.sidekicks.iter().map(|(name, s)| (Part::Sidekick(name.clone()), &s.container));
         std::iter::once((Part::Main, &self.container)).chain(steps).chain(sidekicks)
     }
 
-    /// The same, to be changed.
+    /// Like [`containers`](Self::containers), for changes.
     pub fn containers_mut(&mut self) -> impl Iterator<Item = &mut ContainerSpec> {
         let sidekicks = self.sidekicks.values_mut().map(|sidekick| &mut sidekick.container);
         std::iter::once(&mut self.container).chain(&mut self.pre_start).chain(sidekicks)
     }
 
-    /// What placement sets aside for an instance: the sum of what runs at the same time, or the most that a
-    /// step takes alone, if that is more.
+    /// The resources that the planner reserves for an instance: the sum over the containers that run at the same time,
+    /// or the maximum over the steps if that is larger.
     pub fn reservations(&self) -> Resources {
         let together = self.sidekicks.values().map(|sidekick| &sidekick.container);
         let sum = together.fold(self.container.reservations, |sum, container| sum + container.reservations);
         self.pre_start.iter().fold(sum, |most, step| most.max(step.reservations))
     }
 
-    /// The devices that its containers have to themselves, by part and kind.
+    /// The devices reserved for its containers, by part and kind.
     pub fn devices(&self) -> impl Iterator<Item = (Part, &str, &DeviceRequest)> {
         self.containers().flat_map(|(part, container)| {
             container.devices.iter().map(move |(kind, request)| (part.clone(), kind.as_str(), request))
@@ -149,12 +149,12 @@ impl ServiceSpec {
         })
     }
 
-    /// Whether it mounts a named volume.
+    /// Whether it mounts any named volume.
     pub fn has_volume(&self) -> bool {
         self.volumes().next().is_some()
     }
 
-    /// Whether its data lies on one host: it mounts a named volume that is not the same on every host.
+    /// Whether its data ties it to a host: it mounts a named volume that is not shared by all hosts.
     pub fn is_pinned(&self) -> bool {
         let is_shared = |name: &VolumeName| self.volumes.get(name).is_some_and(|volume| volume.is_shared());
         self.volumes().any(|name| !is_shared(name))

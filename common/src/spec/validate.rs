@@ -1,4 +1,4 @@
-//! The one validator of specs: the same rules for a first deploy, an update and a roll back.
+//! The validator of specs. Deployments, updates and rollbacks all use the same rules.
 
 mod networking;
 mod surroundings;
@@ -10,33 +10,33 @@ use crate::{file::MAX_FILES, name::Name, time::Span};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct Violation {
-    /// The place, such as `services.web.ports[0]`.
+    /// The place in the spec, such as `services.web.ports[0]`.
     pub path: String,
-    /// What is wrong with it and what would be right.
+    /// The problem, and what would be valid.
     pub reason: String,
 }
 
-/// Most services in a stack.
+/// The maximum number of services in a stack.
 pub const MAX_SERVICES: usize = 500;
-/// Most instances of a service.
+/// The maximum number of replicas of a service.
 pub const MAX_REPLICAS: u32 = 10_000;
-/// Longest text of any field, in bytes.
+/// The maximum length of any text, in bytes.
 pub const MAX_TEXT: usize = 32 << 10;
-/// Most entries of any list or map of a service.
+/// The maximum number of entries in any list or map of a service.
 pub const MAX_ENTRIES: usize = 1000;
 
-/// Most constraints, and most preferences, of a service.
+/// The maximum number of constraints, and of preferences, of a service.
 pub const MAX_CONDITIONS: usize = 50;
-/// Most environments that a service may join.
+/// The maximum number of environments that a service may join.
 pub const MAX_JOINS: usize = 16;
-/// Most sidekicks, and most steps, of an instance.
+/// The maximum number of sidekicks, and of steps, of an instance.
 pub const MAX_PARTS: usize = 20;
 
-/// Label prefixes by which the agent knows its own containers.
+/// The prefix of labels by which agents recognise their own containers.
 const OWN_LABELS: &str = "wharf.";
 
 impl StackSpec {
-    /// All the rules that this spec breaks; empty if it can be deployed.
+    /// All rules that the spec breaks; empty if it can be deployed.
     pub fn validate(&self) -> Vec<Violation> {
         let mut found = Vec::new();
         if self.services.is_empty() {
@@ -45,7 +45,7 @@ impl StackSpec {
         if self.services.len() > MAX_SERVICES {
             found.push(violation(
                 "services",
-                format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len()),
+                format!("there are {} services, and at most {MAX_SERVICES} are allowed", self.services.len()),
             ));
         }
         for (name, service) in &self.services {
@@ -56,7 +56,7 @@ impl StackSpec {
         if let Some(cycle) = self.dependency_cycle() {
             found.push(violation(
                 &format!("services.{cycle}.depends_on"),
-                "it depends on itself through the services it names",
+                "it depends on itself through other services",
             ));
         }
         found
@@ -64,7 +64,7 @@ impl StackSpec {
 
     /// A service that depends on itself, directly or through others.
     fn dependency_cycle(&self) -> Option<&Name> {
-        // Services whose dependencies are all settled are settled; what never is lies on a cycle.
+        // A service is settled once its dependencies are. Services that never settle are on a cycle.
         let mut open: Vec<&Name> = self.services.keys().collect();
         loop {
             let settled = |name: &Name| !open.contains(&name);
@@ -94,7 +94,7 @@ impl Check<'_> {
 
     fn service(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
         if service.replicas > MAX_REPLICAS {
-            self.refuse("deploy.replicas", format!("{} are more than the {MAX_REPLICAS} allowed", service.replicas));
+            self.refuse("deploy.replicas", format!("{} replicas exceed the limit of {MAX_REPLICAS}", service.replicas));
         }
         self.container(&service.container, stack);
         self.networking(service);
@@ -110,7 +110,7 @@ impl Check<'_> {
         self.conditions("constraints", &service.constraints, stack);
         self.conditions("preferences", &service.prefer, stack);
         if service.joins.len() > MAX_JOINS {
-            let reason = format!("{} other environments are more than the {MAX_JOINS} allowed", service.joins.len());
+            let reason = format!("it joins {} environments, and at most {MAX_JOINS} are allowed", service.joins.len());
             self.refuse("networks", reason);
         }
         if !(-1000..=1000).contains(&service.priority) {
@@ -124,41 +124,45 @@ impl Check<'_> {
                 self.refuse("x-cron", reason);
             }
             if service.mode != super::Mode::Job {
-                self.refuse("x-cron", "only a job can be run by a schedule: deploy.mode replicated-job");
+                self.refuse("x-cron", "only a job can have a schedule: set deploy.mode to replicated-job");
             }
             if cron.catch_up > Span::minutes(24 * 60) {
-                self.refuse("x-cron.catch_up", "it is at most a day");
+                self.refuse("x-cron.catch_up", "it must be at most a day");
             }
         }
         if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
-            self.refuse("x-strict-singleton", "only a replicated service of at most one replica can be one");
+            self.refuse("x-strict-singleton", "it needs a replicated service with at most one replica");
         }
         if service.strict_singleton && service.containers().any(|(_, container)| container.isolation.host_pid) {
-            // The kernel ends all processes of a container with its first one only if it has processes of its own.
-            self.refuse("pid", "a strict singleton cannot see the host's processes: they would outlive its lease");
+            // When a container's first process ends, the kernel ends the others only if the container has its own PID
+            // namespace.
+            self.refuse(
+                "pid",
+                "a strict singleton cannot use the host's PID namespace, because its processes could outlive its lease",
+            );
         }
         if service.max_per_host == Some(0) {
-            self.refuse("deploy.placement.max_replicas_per_node", "no host could take an instance");
+            self.refuse("deploy.placement.max_replicas_per_node", "it must be at least 1");
         }
         if service.spread.len() > 8 {
-            self.refuse("deploy.placement.preferences", "at most 8 labels can be spread over");
+            self.refuse("deploy.placement.preferences", "instances can be spread over at most 8 labels");
         }
         if let Some(key) = service.spread.iter().find(|key| label_of(key).is_none()) {
             self.refuse("deploy.placement.preferences", format!("{:?} is not node.labels.<label>", cut(key)));
         }
         if let Some(canary) = &service.update.canary {
             if canary.instances == 0 || service.mode == super::Mode::Job {
-                self.refuse("x-canary", "it is at least one instance, and not of a job");
+                self.refuse("x-canary", "it needs at least one instance, and a job cannot have a canary");
             }
             if canary.promote_after.is_some_and(|after| after > Span::minutes(7 * 24 * 60)) {
-                self.refuse("x-canary.promote_after", "it is at most 7 days");
+                self.refuse("x-canary.promote_after", "it must be at most 7 days");
             }
         }
         if service.update.max_failures > 1000 {
-            self.refuse("deploy.update_config.max_failure_ratio", "it is a share, from 0 to 1");
+            self.refuse("deploy.update_config.max_failure_ratio", "it must be between 0 and 1");
         }
         if service.update.monitor > Span::minutes(60) || service.update.delay > Span::minutes(60 * 24) {
-            self.refuse("deploy.update_config", "monitor is at most an hour, delay at most a day");
+            self.refuse("deploy.update_config", "monitor must be at most an hour, and delay at most a day");
         }
     }
 
@@ -187,26 +191,27 @@ impl Check<'_> {
         self.surroundings(container);
     }
 
-    /// What an instance has beside its main container.
+    /// Checks the parts of an instance besides its main container.
     fn parts(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
         let count = service.sidekicks.len().max(service.pre_start.len());
         if count > MAX_PARTS {
-            return self.refuse("sidekicks", format!("{count} of a kind are more than the {MAX_PARTS} allowed"));
+            return self
+                .refuse("sidekicks", format!("there are {count} of a kind, and at most {MAX_PARTS} are allowed"));
         }
         let files = service.files().count();
         if files > MAX_FILES {
-            self.refuse("files", format!("{files} of an instance are more than the {MAX_FILES} allowed"));
+            self.refuse("files", format!("an instance has {files} files, and at most {MAX_FILES} are allowed"));
         }
         for (index, step) in service.pre_start.iter().enumerate() {
             let path = format!("{}.pre_start[{index}]", self.path);
             let mut check = Check { path, found: self.found };
             check.container(step, stack);
             if !step.devices.is_empty() {
-                check.refuse("devices", "a step before the start has none: give them to the main container");
+                check.refuse("devices", "a pre_start step cannot have devices: give them to the main container");
             }
         }
         for (own, sidekick) in &service.sidekicks {
-            // People wrote it as a service.
+            // In the compose file the sidekick is a service.
             let mut check = Check { path: format!("services.{own}"), found: self.found };
             check.container(&sidekick.container, stack);
             check.shares_network(&sidekick.container, name);
@@ -219,7 +224,7 @@ impl Check<'_> {
             }
         }
         if service.start_order(name).is_none() {
-            self.refuse("depends_on", "it and its sidekicks wait for one another in a circle");
+            self.refuse("depends_on", "the dependencies between it and its sidekicks form a cycle");
         }
     }
 
@@ -233,7 +238,7 @@ impl Check<'_> {
         {
             self.refuse(
                 "image",
-                format!("{:?} is not an image reference, which looks like registry.example/shop/web:1.2", cut(image)),
+                format!("{:?} is not an image reference such as registry.example/shop/web:1.2", cut(image)),
             );
         }
     }
@@ -241,7 +246,7 @@ impl Check<'_> {
     fn texts(&mut self, container: &ContainerSpec) {
         for (field, map) in [("environment", &container.environment), ("labels", &container.labels)] {
             if map.len() > MAX_ENTRIES {
-                self.refuse(field, format!("{} entries are more than the {MAX_ENTRIES} allowed", map.len()));
+                self.refuse(field, format!("it has {} entries, and at most {MAX_ENTRIES} are allowed", map.len()));
             }
             for (key, value) in map {
                 if key.is_empty() || key.contains(['=', '\0']) {
@@ -259,7 +264,7 @@ impl Check<'_> {
         if let Some(label) = container.labels.keys().find(|label| label.starts_with(OWN_LABELS)) {
             self.refuse(
                 "labels",
-                format!("{:?}: labels that start with {OWN_LABELS:?} are the platform's own", cut(label)),
+                format!("{:?}: labels that start with {OWN_LABELS:?} are reserved for wharf", cut(label)),
             );
         }
         let lists = [("command", &container.command), ("entrypoint", &container.entrypoint)];
@@ -282,7 +287,7 @@ impl Check<'_> {
         for (index, port) in service.ports.iter().enumerate() {
             let field = format!("ports[{index}]");
             if port.container == 0 || port.published == Some(0) {
-                self.refuse(&field, "0 is not a port; there are 1 to 65535");
+                self.refuse(&field, "0 is not a port: ports are 1 to 65535");
             }
             let twin = |other: &&super::PortSpec| {
                 other.published.is_some()
@@ -293,11 +298,11 @@ impl Check<'_> {
             }
         }
         if service.expose.iter().any(|port| port.container == 0) {
-            self.refuse("expose", "0 is not a port; there are 1 to 65535");
+            self.refuse("expose", "0 is not a port: ports are 1 to 65535");
         }
         for (field, count) in [("ports", service.ports.len()), ("expose", service.expose.len())] {
             if count > MAX_ENTRIES {
-                self.refuse(field, format!("{count} are more than the {MAX_ENTRIES} allowed"));
+                self.refuse(field, format!("it has {count} entries, and at most {MAX_ENTRIES} are allowed"));
             }
         }
     }
@@ -315,7 +320,7 @@ impl Check<'_> {
             let is_taken = container.files[..index].iter().any(|other| other.target == *target)
                 || container.mounts.iter().any(|mount| mount.target == *target);
             if is_taken {
-                self.refuse(&field, format!("something else lies at {}", cut(target)));
+                self.refuse(&field, format!("another mount or file already uses the path {}", cut(target)));
             }
             if file.mode > 0o777 {
                 self.refuse(&field, "mode has more than the nine permission bits");
@@ -348,7 +353,7 @@ impl Check<'_> {
         let between = [("interval", check.interval), ("timeout", check.timeout)];
         let at_start = check.start_interval.map(|span| ("start_interval", span));
         for (field, span) in between.into_iter().chain(at_start) {
-            // Docker's own minimum is a millisecond; a day is a mistake.
+            // Docker's own minimum is a millisecond. More than a day is surely a mistake.
             if span < Span(100) || span > Span::seconds(86_400) {
                 self.refuse(&format!("healthcheck.{field}"), format!("{span} is not between 100ms and 24h"));
             }
@@ -363,20 +368,20 @@ impl Check<'_> {
         if limit.memory.0 != 0 && reserved.memory > limit.memory {
             self.refuse(
                 "deploy.resources",
-                format!("it reserves {} of memory and is limited to {}", reserved.memory, limit.memory),
+                format!("the reservation of {} memory exceeds the limit of {}", reserved.memory, limit.memory),
             );
         }
         if limit.cpu.0 != 0 && reserved.cpu > limit.cpu {
             self.refuse(
                 "deploy.resources",
-                format!("it reserves {} cores and is limited to {}", reserved.cpu, limit.cpu),
+                format!("the reservation of {} cores exceeds the limit of {}", reserved.cpu, limit.cpu),
             );
         }
-        // Docker refuses less, with a text that names no container.
+        // Docker refuses less, with a message that does not name the container.
         if limit.memory.0 != 0 && limit.memory.0 < 6 << 20 {
             self.refuse(
                 "deploy.resources.limits.memory",
-                format!("{} is less than the 6 MiB that Docker needs", limit.memory),
+                format!("{} is below Docker's minimum of 6 MiB", limit.memory),
             );
         }
         if container.stop_grace > Span::seconds(86_400) {

@@ -1,4 +1,4 @@
-//! What a service says of its container.
+//! Reads the container settings of a service.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use common::spec::{ContainerSpec, HealthCheck, HostEntry, LogSpec, PullPolicy, R
 use super::{Context, Declared, deploy, devices, environment, files, isolation, mounts, tuning};
 use crate::field::Field;
 
-/// Reads it.
+/// Reads the spec of the main container.
 pub(super) fn container(service: &Field<'_>, context: &Context<'_>, declared: &Declared) -> Option<ContainerSpec> {
     let Some(image) = service.get("image") else {
-        // What is to be built is refused for that.
+        // A service with `build` is already refused for that reason.
         if service.get("build").is_none() {
             service.problem("image is missing");
         }
@@ -56,13 +56,13 @@ pub(super) fn container(service: &Field<'_>, context: &Context<'_>, declared: &D
     Some(spec)
 }
 
-/// Reads `pre_start`: each step is the main container but for what it says.
+/// Reads `pre_start`. Each step inherits the main container's settings.
 pub(super) fn steps(service: &Field<'_>, context: &Context<'_>, main: &ContainerSpec) -> Vec<ContainerSpec> {
     let step = |step: Field<'_>| {
         if !step.is("per_replica") {
             step.problem(
-                "a step once for all instances is not done: make it a service with deploy.mode replicated-job and let \
-                 this one depend on it (service_completed_successfully), or say per_replica: true",
+                "a step that runs once for all instances is not supported: make it a service with deploy.mode \
+                 replicated-job and let this one depend on it (service_completed_successfully), or set per_replica: true",
             );
         }
         let (healthcheck, devices) = (Some(HealthCheck::none()), BTreeMap::new());

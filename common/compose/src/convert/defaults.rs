@@ -1,4 +1,4 @@
-//! Where wharf does something else than compose or Swarm when a file says nothing.
+//! The defaults of wharf that differ from those of compose or Swarm.
 
 use common::{
     name::Name,
@@ -7,24 +7,24 @@ use common::{
 
 use crate::{field::Field, place::Place};
 
-/// Something that a file leaves open and that is not what compose or Swarm would do.
+/// A setting that a file omits and for which wharf has another default than compose or Swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DifferentDefault {
-    /// The service.
+    /// The service that omits it.
     pub service: Name,
-    /// Where the service was written.
+    /// The place of the service in the file.
     pub place: Place,
-    /// The key that would say it.
+    /// The key of the setting.
     pub key: &'static str,
-    /// What wharf does.
+    /// wharf's default.
     pub here: &'static str,
-    /// What compose does, if it is something else.
+    /// The default of compose, if it differs.
     pub compose: Option<&'static str>,
-    /// What Swarm does, if it is something else.
+    /// The default of Swarm, if it differs.
     pub swarm: Option<&'static str>,
 }
 
-/// A line for each default, with the services that leave it open.
+/// One line per default, with the services that omit the setting.
 pub fn default_lines(defaults: &[DifferentDefault]) -> Vec<String> {
     let mut by_default: Vec<(&DifferentDefault, Vec<&Name>)> = Vec::new();
     for default in defaults {
@@ -43,12 +43,12 @@ pub fn default_lines(defaults: &[DifferentDefault]) -> Vec<String> {
             }
         };
         let services = common::explain::list(services);
-        format!("{} of {services}: {} where nothing else is said ({others})", default.key, default.here)
+        format!("{} of {services}: by default {} ({others})", default.key, default.here)
     };
     by_default.iter().map(line).collect()
 }
 
-/// A default, and when it matters: a path that is absent although something else is there.
+/// A default and its condition: the key at the path is absent although another key is present.
 struct Rule {
     key: &'static str,
     matters: fn(&Field<'_>, &ServiceSpec) -> bool,
@@ -65,8 +65,8 @@ const RULES: [Rule; 8] = [
                 && service.get("restart").is_none()
                 && !has(service, &["deploy", "restart_policy", "condition"])
         },
-        here: "started again whenever it ends",
-        compose: Some("not started again"),
+        here: "restarted whenever it ends",
+        compose: Some("not restarted"),
         swarm: None,
     },
     Rule {
@@ -117,9 +117,9 @@ const RULES: [Rule; 8] = [
     Rule {
         key: "logging",
         matters: |service, _| !has(service, &["logging"]),
-        here: "three files of 10 MiB are kept",
-        compose: Some("all of it is kept"),
-        swarm: Some("all of it is kept"),
+        here: "at most three files of 10 MiB",
+        compose: Some("unlimited"),
+        swarm: Some("unlimited"),
     },
     Rule {
         key: "ports",
@@ -140,7 +140,7 @@ fn has(service: &Field<'_>, path: &[&str]) -> bool {
     service.along(path).is_some()
 }
 
-/// The rules as rows of a table.
+/// The rules as rows of a Markdown table.
 pub(crate) fn rows() -> String {
     let row = |rule: &Rule| {
         let same = "the same";
@@ -151,7 +151,7 @@ pub(crate) fn rows() -> String {
     format!("| key | wharf | compose | Swarm |\n|---|---|---|---|\n{rows}")
 }
 
-/// Adds what a service leaves open.
+/// Adds the defaults that apply to a service.
 pub(super) fn of_service(name: &Name, service: &Field<'_>, spec: &ServiceSpec, found: &mut Vec<DifferentDefault>) {
     for rule in RULES.iter().filter(|rule| (rule.matters)(service, spec)) {
         found.push(DifferentDefault {

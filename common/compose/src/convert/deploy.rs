@@ -1,5 +1,4 @@
-//! How many instances, where, with how much, and what follows their end: `deploy` of a service, and the older keys
-//! that say the same.
+//! Number, placement, resources and restarts of a service: its `deploy` key, and the older keys with the same meaning.
 
 use common::{
     quantity::{Bytes, MilliCpu},
@@ -22,7 +21,7 @@ const ACTIONS: [(&str, FailureAction); 3] =
 const CONDITIONS: [(&str, RestartCondition); 3] =
     [("none", RestartCondition::None), ("on-failure", RestartCondition::OnFailure), ("any", RestartCondition::Any)];
 
-/// Reads all of it into a spec.
+/// Reads these settings into the spec.
 pub(super) fn read(service: &Field<'_>, spec: &mut ServiceSpec) {
     if let Some(cron) = service.get("x-cron") {
         spec.cron = cron_spec(&cron);
@@ -41,17 +40,17 @@ pub(super) fn read(service: &Field<'_>, spec: &mut ServiceSpec) {
     if let (Some(scale), Some(replicas)) = (scale, service.along(&["deploy", "replicas"]))
         && scale != spec.replicas
     {
-        replicas.problem(format!("scale says {scale}; take one of them away"));
+        replicas.problem(format!("it contradicts scale, which is {scale}: remove one of them"));
     }
     if let Some(sticky) = service.get("x-sticky").filter(|sticky| sticky.boolean() == Some(true)) {
         if spec.endpoint_mode == EndpointMode::Dnsrr {
-            sticky.problem("with endpoint_mode dnsrr the caller chooses");
+            sticky.problem("it has no effect with endpoint_mode dnsrr, where clients choose the instance");
         }
         spec.endpoint_mode = EndpointMode::Sticky;
     }
     spec.update.canary = service.get("x-canary").and_then(|canary| canary_of(&canary));
     if spec.mode == Mode::Job && spec.container.restart.condition == RestartCondition::Any {
-        // A job that has ended well has ended; a run that failed is followed by the next one.
+        // A job that has ended well is not restarted, and a failed scheduled run is followed by the next one.
         let scheduled = spec.cron.is_some();
         spec.container.restart.condition = if scheduled { RestartCondition::None } else { RestartCondition::OnFailure };
     }
@@ -75,7 +74,7 @@ fn deployment(deploy: &Field<'_>, spec: &mut ServiceSpec) {
     }
 }
 
-/// `x-canary: 1`, or a mapping with `instances` and `promote_after`.
+/// Reads `x-canary: 1`, or a mapping with `instances` and `promote_after`.
 fn canary_of(field: &Field<'_>) -> Option<Canary> {
     if !field.is_mapping() {
         return Some(Canary { instances: field.number()?, promote_after: None });
@@ -85,7 +84,7 @@ fn canary_of(field: &Field<'_>) -> Option<Canary> {
     Some(Canary { instances, promote_after: field.parse_of("promote_after") })
 }
 
-/// `x-cron: "*/5 * * * *"`, or a mapping with `schedule`, `timezone`, `overlap` and `catch_up`.
+/// Reads `x-cron: "*/5 * * * *"`, or a mapping with `schedule`, `timezone`, `overlap` and `catch_up`.
 fn cron_spec(field: &Field<'_>) -> Option<CronSpec> {
     if !field.is_mapping() {
         return Some(CronSpec::of(&field.text()?));
@@ -108,11 +107,11 @@ fn cron_spec(field: &Field<'_>) -> Option<CronSpec> {
     Some(cron)
 }
 
-/// Refuses other keys than these of one of wharf's own.
+/// Refuses other keys in a mapping of wharf's own.
 fn only(field: &Field<'_>, keys: &[&str]) {
     for (key, value) in field.entries() {
         if !keys.contains(&key) {
-            value.problem(format!("there is no such key; there are {}", keys.join(", ")));
+            value.problem(format!("this key does not exist; the keys are {}", keys.join(", ")));
         }
     }
 }
@@ -125,7 +124,7 @@ fn placement(field: &Field<'_>, spec: &mut ServiceSpec) {
         spec.spread.extend(preference.text_of("spread"));
         spec.prefer.extend(preference.parse_of("prefer"));
     }
-    // 0 is Swarm's way to say that there is no limit.
+    // In Swarm, 0 means no limit.
     spec.max_per_host = field.number_of("max_replicas_per_node").filter(|most| *most > 0);
 }
 
@@ -146,7 +145,7 @@ fn update_policy(field: &Field<'_>) -> UpdatePolicy {
         if (0.0..=1.0).contains(&share) {
             policy.max_failures = (share * 1000.0) as u32;
         } else {
-            ratio.problem(format!("{share} is not a share from 0 to 1"));
+            ratio.problem(format!("{share} is not between 0 and 1"));
         }
     }
     if let Some(order) = field.get("order").and_then(|order| order.word(&ORDERS)) {
@@ -158,7 +157,7 @@ fn update_policy(field: &Field<'_>) -> UpdatePolicy {
     policy
 }
 
-/// `restart:` of compose and `deploy.restart_policy` of Swarm; the latter wins.
+/// Reads compose's `restart:` and Swarm's `deploy.restart_policy`; the latter takes precedence.
 pub(super) fn restart(service: &Field<'_>, policy: &mut RestartPolicy) {
     if let Some(field) = service.get("restart") {
         simple(&field, policy);
@@ -187,7 +186,7 @@ fn simple(field: &Field<'_>, policy: &mut RestartPolicy) {
         "on-failure" => RestartCondition::OnFailure,
         _ => {
             return field.problem(format!(
-                "{:?} is not a restart policy; there are no, always, unless-stopped and on-failure[:attempts]",
+                "{:?} is not a restart policy: use no, always, unless-stopped or on-failure[:attempts]",
                 cut(&text)
             ));
         }
@@ -205,7 +204,7 @@ fn amounts(field: &Field<'_>) -> Resources {
     Resources { cpu, memory: field.parse_of::<Bytes>("memory").unwrap_or_default() }
 }
 
-/// What both a service and its `deploy.resources` may say.
+/// The limits that both a service and its `deploy.resources` can set.
 const TWICE: [(&str, [&str; 2]); 4] = [
     ("mem_limit", ["limits", "memory"]),
     ("cpus", ["limits", "cpus"]),
@@ -213,7 +212,7 @@ const TWICE: [(&str, [&str; 2]); 4] = [
     ("mem_reservation", ["reservations", "memory"]),
 ];
 
-/// Refuses two amounts of the same thing, as compose does.
+/// Refuses two different amounts for the same limit, as compose does.
 fn contradictions(service: &Field<'_>) {
     for (key, [kind, of]) in TWICE {
         let (Some(own), Some(deploy)) = (service.get(key), service.along(&["deploy", "resources", kind, of])) else {
@@ -225,12 +224,12 @@ fn contradictions(service: &Field<'_>) {
             if of == "cpus" { text.parse::<MilliCpu>().ok().map(|cpu| cpu.0) } else { bytes() }
         };
         if amount(&own) != amount(&deploy) {
-            own.problem(format!("deploy.resources.{kind}.{of} says something else: keep one of the two"));
+            own.problem(format!("it contradicts deploy.resources.{kind}.{of}: remove one of them"));
         }
     }
 }
 
-/// Reads how much a container needs and may use.
+/// Reads the reservations and limits of a container.
 pub(super) fn resources(service: &Field<'_>, spec: &mut ContainerSpec) {
     contradictions(service);
     if let Some(memory) = service.parse_of("mem_limit") {
@@ -251,7 +250,7 @@ pub(super) fn resources(service: &Field<'_>, spec: &mut ContainerSpec) {
     }
 }
 
-/// What is stated of `by`, and the rest of what was.
+/// The amounts of `by`, where they are set, else those of `was`.
 fn over(was: Resources, by: Resources) -> Resources {
     Resources {
         cpu: if by.cpu.0 == 0 { was.cpu } else { by.cpu },

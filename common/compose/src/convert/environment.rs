@@ -1,4 +1,4 @@
-//! The variables of a container: those of env files, and its own above them.
+//! The variables of a container: those from env files, overridden by its own.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     place::Place,
 };
 
-/// The variables of a service, or of a step of it.
+/// The variables of a service or of one of its steps.
 pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap<String, String> {
     let own = service.entries_of("environment");
     let mut surroundings = context.variables.clone();
@@ -26,7 +26,7 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
     }
     for (key, value) in own {
         if value.node.is_null() {
-            // It was to have its value from the surroundings, and there is none.
+            // The variable takes its value from the environment, which has none.
             variables.remove(key);
         } else if let Some(text) = value.text() {
             variables.insert(key.to_owned(), text);
@@ -35,7 +35,7 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
     variables
 }
 
-/// Labels: those of files, and the own ones above them.
+/// The labels of a container: those from label files, overridden by its own.
 pub(super) fn labels(service: &Field<'_>, context: &Context<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     let surroundings = context.variables.clone();
@@ -47,7 +47,7 @@ pub(super) fn labels(service: &Field<'_>, context: &Context<'_>) -> BTreeMap<Str
     labels
 }
 
-/// A mapping of texts.
+/// A mapping whose values are texts.
 pub(super) fn texts(of: &Field<'_>, key: &str) -> BTreeMap<String, String> {
     let text = |(key, value): (&str, Field<'_>)| value.text().map(|text| (key.to_owned(), text));
     of.entries_of(key).into_iter().filter_map(text).collect()

@@ -1,4 +1,4 @@
-//! `configs` and `secrets`: the top-level ones are read here, the services name what they get.
+//! Reads `configs` and `secrets`: the top-level declarations, and the files that services ask for.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use common::{
 use super::{Context, adapted, mounts::permissions, name_of};
 use crate::field::Field;
 
-/// A file that the top level declares.
+/// A config or secret from the top level.
 pub(super) struct Declared {
-    /// Its name here: in the environment, if it is the environment's.
+    /// Its name in wharf; for an external one, the name in the environment.
     name: Name,
     is_external: bool,
 }
 
-/// What the top level declares, by kind and the key that people wrote.
+/// The top-level declarations, by kind and by the key as written.
 pub(super) type Files = BTreeMap<(FileKind, String), Declared>;
 
 fn word(kind: FileKind) -> &'static str {
@@ -29,7 +29,7 @@ fn word(kind: FileKind) -> &'static str {
     }
 }
 
-/// Reads what the top level declares, and the contents that come with it.
+/// Reads the top-level declarations and the contents that they include.
 pub(super) fn declared(root: &Field<'_>, context: &Context<'_>, contents: &mut Vec<PutFile>) -> Files {
     let mut files = Files::new();
     for kind in [FileKind::Config, FileKind::Secret] {
@@ -46,7 +46,7 @@ pub(super) fn declared(root: &Field<'_>, context: &Context<'_>, contents: &mut V
             let Some(name) = name else { continue };
             let is_twin = |put: &PutFile| put.kind == kind && put.name == name;
             if !is_external && contents.iter().any(is_twin) {
-                field.problem(format!("two {} become {name} here; rename one of them", word(kind)));
+                field.problem(format!("two {} have the name {name} in wharf: rename one of them", word(kind)));
                 continue;
             }
             if !is_external && let Some(content) = content(&field, context) {
@@ -73,17 +73,17 @@ fn content(field: &Field<'_>, context: &Context<'_>) -> Option<Vec<u8>> {
     } else if let Some(content) = field.get("content") {
         content.text()?.into_bytes()
     } else {
-        field.problem("it needs file, environment or content; or external: true, if the cluster has it already");
+        field.problem("it needs file, environment or content, or external: true if the cluster already has it");
         return None;
     };
     if content.len() > MAX_CONTENT {
-        field.problem(format!("{} bytes are more than the {MAX_CONTENT} allowed", content.len()));
+        field.problem(format!("it has {} bytes, and at most {MAX_CONTENT} are allowed", content.len()));
         return None;
     }
     Some(content)
 }
 
-/// What a service gets of them.
+/// The configs and secrets that a service gets.
 pub(super) fn of_service(service: &Field<'_>, files: &Files) -> Vec<FileSpec> {
     let of_kind = |kind: FileKind| {
         let items = service.items_of(word(kind));

@@ -1,11 +1,11 @@
-//! What keeps a container and its host apart.
+//! The isolation of a container from its host.
 
 use common::spec::{CgroupMode, HostDevice, IpcMode, Isolation};
 
 use super::Context;
 use crate::field::Field;
 
-/// Reads all of it.
+/// Reads these settings.
 pub(super) fn isolation(service: &Field<'_>, context: &Context<'_>) -> Isolation {
     Isolation {
         privileged: service.is("privileged"),
@@ -26,7 +26,7 @@ pub(super) fn isolation(service: &Field<'_>, context: &Context<'_>) -> Isolation
     }
 }
 
-/// An option as Docker takes it; a seccomp profile is a file here, and its text there.
+/// A security option in Docker's format. Compose files name a seccomp profile by its file, and Docker takes its text.
 fn security(item: &Field<'_>, context: &Context<'_>) -> Option<String> {
     let text = item.text()?;
     let profile = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
@@ -43,7 +43,7 @@ fn security(item: &Field<'_>, context: &Context<'_>) -> Option<String> {
 
 fn device(item: &Field<'_>) -> Option<HostDevice> {
     let Some(source) = item.text_of("source") else {
-        item.problem("source is missing: the path of the host's device");
+        item.problem("source is missing: the path of the device on the host");
         return None;
     };
     let target = item.text_of("target").unwrap_or_else(|| source.clone());

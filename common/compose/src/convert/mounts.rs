@@ -1,4 +1,4 @@
-//! What a service mounts: volumes, paths of the host, memory.
+//! Reads the mounts of a service: volumes, host paths, tmpfs.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ const PROPAGATIONS: [(&str, Propagation); 6] = [
     ("rslave", Propagation::Rslave),
 ];
 
-/// Reads `volumes`.
+/// Reads the key `volumes`.
 pub(super) fn mounts(service: &Field<'_>, context: &Context<'_>) -> Vec<MountSpec> {
     service.items_of("volumes").iter().filter_map(|item| mount(item, context)).collect()
 }
@@ -27,7 +27,7 @@ fn mount(item: &Field<'_>, context: &Context<'_>) -> Option<MountSpec> {
         return None;
     }
     let Some(target) = item.text_of("target") else {
-        item.problem("target is missing: where it is mounted in the container");
+        item.problem("target is missing: the path in the container");
         return None;
     };
     let kind = item.text_of("type").unwrap_or_else(|| "volume".to_owned());
@@ -40,15 +40,15 @@ fn mount(item: &Field<'_>, context: &Context<'_>) -> Option<MountSpec> {
         ("volume", None) => MountSource::Anonymous,
         ("tmpfs", None) => MountSource::Tmpfs(memory(item)),
         ("bind", None) => {
-            item.problem("source is missing: the path of the host that is mounted");
+            item.problem("source is missing: the path on the host");
             return None;
         }
         ("tmpfs", Some(source)) => {
-            source.problem("memory has no source; take it away");
+            source.problem("a tmpfs has no source: remove it");
             return None;
         }
         (other, _) => {
-            item.problem(format!("mounts of type {other:?} are not done; there are bind, volume and tmpfs"));
+            item.problem(format!("mounts of type {other:?} are not supported: use bind, volume or tmpfs"));
             return None;
         }
     };
@@ -66,19 +66,19 @@ fn mount(item: &Field<'_>, context: &Context<'_>) -> Option<MountSpec> {
     Some(mount)
 }
 
-/// A path of the hosts.
+/// A path on the hosts.
 fn host_path(source: &Field<'_>, context: &Context<'_>) -> Option<String> {
     let path = source.text()?;
     if path.starts_with('~') {
-        source.problem("'~' is another place on each host: write the whole path");
+        source.problem("'~' differs between hosts: write the full path");
         return None;
     }
     if path == "/var/run/docker.sock" || path == "/run/docker.sock" {
-        source.warn("whoever can write to Docker's socket is root on the host");
+        source.warn("access to Docker's socket amounts to root access on the host");
     }
     let below = path.strip_prefix(context.directory).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     if below.is_some() {
-        source.note(format!("{path} must be on every host that runs it: nothing copies it there"));
+        source.note(format!("{path} must exist on every host that runs it: wharf does not copy it there"));
     }
     Some(path)
 }
@@ -90,24 +90,24 @@ fn memory(item: &Field<'_>) -> TmpfsOptions {
     TmpfsOptions { size, mode }
 }
 
-/// Permission bits: `0440`, which YAML takes for a number, and `"0440"` mean their digits; `0o440` is what it is.
+/// Permission bits. `0440`, which YAML reads as a number, and `"0440"` are octal digits; `0o440` is an octal number.
 pub(super) fn permissions(field: &Field<'_>, most: u32) -> Option<u32> {
     let text = field.text()?;
     let digits = text.strip_prefix("0o").or_else(|| text.strip_prefix('0').filter(|rest| !rest.is_empty()));
     let mode = match digits {
         Some(digits) => u32::from_str_radix(digits, 8).ok(),
-        // A number without a zero in front is a number; text is its digits.
+        // A YAML number without a leading zero is a plain number; text is octal digits.
         None if field.is_number() => text.parse().ok(),
         None => u32::from_str_radix(&text, 8).ok(),
     };
     let mode = mode.filter(|mode| *mode <= most);
     if mode.is_none() {
-        field.problem("these are not permission bits, which look like 0440");
+        field.problem("these are not permission bits such as 0440");
     }
     mode
 }
 
-/// Reads `tmpfs`: paths with the options of their mounts.
+/// Reads `tmpfs`: paths and their mount options.
 pub(super) fn tmpfs(service: &Field<'_>) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for item in service.items_of("tmpfs") {

@@ -1,5 +1,5 @@
-//! Networks: those that are external are other environments, which a service joins; the others say who of the stack
-//! reaches whom.
+//! Networks. External ones are other environments, which a service joins; the others determine which services of the
+//! stack reach each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,28 +11,28 @@ use common::{
 use super::{adapted, name_of};
 use crate::field::Field;
 
-/// A network that a file declares.
+/// A network in a file.
 pub(super) enum Network {
     /// Another environment.
     Environment(Name),
-    /// One that is refused.
+    /// A network with an error, which was reported.
     Unreadable,
-    /// One of the stack's own.
+    /// A network of the stack.
     Own {
-        /// Its name.
+        /// Its name in the stack.
         name: Name,
-        /// Whether it leads nowhere outside.
+        /// Whether it leads nowhere outside the cluster.
         internal: bool,
     },
 }
 
-/// The networks that a file declares, by the key that people wrote.
+/// The networks in a file, by the key as written.
 pub(super) type Networks = BTreeMap<String, Network>;
 
-/// The network that every service is on that names none, whether or not a file declares it.
+/// The network of all services that name none; it need not be declared.
 const DEFAULT: &str = "default";
 
-/// Reads the file's networks.
+/// Reads the top-level networks.
 pub(super) fn declared(root: &Field<'_>) -> Networks {
     let mut found = Networks::new();
     let mut names = BTreeSet::new();
@@ -54,7 +54,7 @@ pub(super) fn declared(root: &Field<'_>) -> Networks {
         }
         let Some(name) = adapted(key, &field) else { continue };
         if !names.insert(name.clone()) {
-            field.problem(format!("two networks become {name} here; rename one of them"));
+            field.problem(format!("two networks have the name {name} in wharf: rename one of them"));
         }
         found.insert(key.to_owned(), Network::Own { name, internal: is_given && field.is("internal") });
     }
@@ -65,20 +65,20 @@ fn check_driver(driver: &Field<'_>) {
     match driver.text().as_deref() {
         None | Some("bridge" | "overlay" | "default" | "") => {}
         Some(mode @ ("host" | "none")) => {
-            driver.problem(format!("say network_mode: {mode} in the service, and take the network away"));
+            driver.problem(format!("set network_mode: {mode} in the service, and remove the network"));
         }
         Some(other) => driver.problem(format!(
-            "{other:?} is not known; there are bridge and overlay, and both are the cluster's overlay"
+            "{other:?} is not supported: use bridge or overlay, which both mean the cluster's overlay"
         )),
     }
 }
 
-/// Reads which networks a service is on and how it is called there.
+/// Reads the networks of a service and its aliases there.
 pub(super) fn read(service: &Field<'_>, declared: &Networks, spec: &mut ServiceSpec) {
     spec.network_mode = mode(service);
     if let Some(networks) = service.get("networks") {
         if spec.network_mode != NetworkMode::Cluster {
-            return networks.problem("network_mode leaves no network; take one of the two away");
+            return networks.problem("network_mode excludes networks: remove one of them");
         }
         for (key, field) in networks.entries() {
             attach(key, &field, declared, spec);
@@ -104,7 +104,7 @@ fn attach(key: &str, field: &Field<'_>, declared: &Networks, spec: &mut ServiceS
     match declared.get(key) {
         Some(Network::Environment(environment)) => {
             if !aliases.is_empty() {
-                field.problem("in another environment it is called by its own name, with the stack's behind it");
+                field.problem("aliases have no effect in another environment, where its name is service.stack");
             }
             spec.joins.insert(environment.clone());
         }
@@ -128,18 +128,18 @@ fn mode(service: &Field<'_>) -> NetworkMode {
         Some(text) if text.starts_with("service:") => NetworkMode::Cluster,
         Some(text) if text.starts_with("container:") => {
             field.problem(
-                "containers that wharf did not make cannot be joined; make it a service, and say service:<name>",
+                "containers outside of wharf cannot share their network: make it a service, and write service:<name>",
             );
             NetworkMode::Cluster
         }
         Some(_) => {
-            field.problem("it is none, host, bridge or service:<name>; networks are named under networks");
+            field.problem("it must be none, host, bridge or service:<name>; list networks under networks");
             NetworkMode::Cluster
         }
     }
 }
 
-/// Gives a service a further name on every network that it is on.
+/// Adds an alias to a service on all its networks.
 pub(super) fn call(spec: &mut ServiceSpec, alias: Alias) {
     if spec.network_mode != NetworkMode::Cluster {
         return;

@@ -20,14 +20,14 @@ const CONDITIONS: [(&str, Condition); 3] = [
 ];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
-/// A service of the file.
+/// A service in the file.
 struct Written<'a> {
-    /// As people wrote it.
+    /// The key as written.
     key: &'a str,
     field: Field<'a>,
 }
 
-/// The services of a file by their name.
+/// The services in a file, by their names in wharf.
 type All<'a> = BTreeMap<Name, Written<'a>>;
 
 pub(super) fn services(
@@ -57,7 +57,7 @@ pub(super) fn services(
                 unit::check_sidekick(field, root);
                 grouped.insert(name.clone(), (root.clone(), Grouped { container, depends_on }));
             }
-            Ok(root) => field.problem(format!("it is to be a sidekick of {root}, and there is no service {root} here")),
+            Ok(root) => field.problem(format!("it is a sidekick of {root}, but there is no service {root}")),
             Err(at) => field.problem(format!("it is a sidekick of itself, through {at}")),
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn services(
     services
 }
 
-/// The services by their name here, which is a DNS label: compose allows more.
+/// The services by their names in wharf, which are DNS labels. Compose allows more.
 fn written<'a>(field: &Field<'a>) -> All<'a> {
     let mut all = All::new();
     for (key, field) in field.entries() {
@@ -76,7 +76,7 @@ fn written<'a>(field: &Field<'a>) -> All<'a> {
             continue;
         }
         if let Some(twin) = all.get(&name) {
-            field.problem(format!("{} and {key} are both {name} here; rename one of them", twin.key));
+            field.problem(format!("{} and {key} both have the name {name} in wharf: rename one of them", twin.key));
             continue;
         }
         all.insert(name, Written { key, field });
@@ -84,7 +84,7 @@ fn written<'a>(field: &Field<'a>) -> All<'a> {
     all
 }
 
-/// Further names: how people wrote it, the name of its container, and what others call it by `links`.
+/// Adds aliases: the name as written, the container name, and the names that others use in `links`.
 fn names(all: &All<'_>, services: &mut BTreeMap<Name, ServiceSpec>) {
     for (name, Written { key, field }) in all {
         let mut wanted = Vec::new();
@@ -138,7 +138,7 @@ fn port(field: &Field<'_>) -> Option<PortSpec> {
     let published = match field.get("published").filter(|field| field.node.as_text() != Some("")) {
         None => None,
         Some(field) if field.text()?.contains('-') => {
-            field.problem("a range of ports to choose from is not known here; name one, or none for a free one");
+            field.problem("a range of host ports is not supported: write one port, or none to get a free one");
             return None;
         }
         Some(field) => Some(field.number()?),
@@ -149,7 +149,7 @@ fn port(field: &Field<'_>) -> Option<PortSpec> {
 fn exposed(field: &Field<'_>) -> Vec<ExposedPort> {
     let Some(text) = field.text() else { return Vec::new() };
     if text.contains(':') {
-        field.problem(format!("{text:?} is more than a port of the container: \"ports\" publishes it on its host"));
+        field.problem(format!("{text:?} is not just a container port: to publish it on the host, use \"ports\""));
         return Vec::new();
     }
     let port = |port: short::Port| {
@@ -165,7 +165,7 @@ fn exposed(field: &Field<'_>) -> Vec<ExposedPort> {
     }
 }
 
-/// What a service waits for: `depends_on`, and the other services of `links`.
+/// The dependencies of a service: `depends_on`, and the services in its `links`.
 fn dependencies(service: &Field<'_>, all: &All<'_>, context: &Context<'_>) -> BTreeMap<Name, Condition> {
     let mut found = BTreeMap::new();
     for (key, field) in service.entries_of("depends_on") {
@@ -185,7 +185,7 @@ fn dependencies(service: &Field<'_>, all: &All<'_>, context: &Context<'_>) -> BT
     found
 }
 
-/// The name of another service, if there is one of it.
+/// The name of another service, if it exists.
 fn known(key: &str, field: &Field<'_>, is_required: bool, all: &All<'_>, context: &Context<'_>) -> Option<Name> {
     let name = adapted(key, field)?;
     if all.contains_key(&name) {
@@ -194,7 +194,7 @@ fn known(key: &str, field: &Field<'_>, is_required: bool, all: &All<'_>, context
     match context.off.get(key) {
         _ if !is_required => {}
         Some(profiles) => field.problem(format!(
-            "{key} is off, as no profile of it is asked for; ask for one: --profile {}",
+            "{key} is not enabled, because none of its profiles is: enable one with --profile {}",
             profiles.first().map_or("NAME", String::as_str)
         )),
         None => field.problem(format!("there is no service {key} in these files")),

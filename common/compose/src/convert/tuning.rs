@@ -1,4 +1,4 @@
-//! What the kernel gives a container beside processor time and memory.
+//! Kernel limits and weights of a container besides CPU and memory.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use common::{
 use super::environment::texts;
 use crate::field::{Field, cut, whole};
 
-/// Reads all of it.
+/// Reads these settings.
 pub(super) fn tuning(service: &Field<'_>) -> Tuning {
     let of_deploy = service.along(&["deploy", "resources", "limits", "pids"]);
     let pids = of_deploy.or_else(|| service.get("pids_limit"));
@@ -35,7 +35,7 @@ pub(super) fn tuning(service: &Field<'_>) -> Tuning {
     }
 }
 
-/// An amount of memory, or -1 for as much as there is.
+/// An amount of memory, or -1 for no limit.
 fn bytes_or_none(field: &Field<'_>) -> Option<i64> {
     if field.text()? == "-1" {
         return Some(-1);
@@ -43,7 +43,7 @@ fn bytes_or_none(field: &Field<'_>) -> Option<i64> {
     i64::try_from(field.parse::<Bytes>()?.0).ok()
 }
 
-/// A number of microseconds, or a duration such as `400ms`.
+/// Reads a number of microseconds, or a duration such as `400ms`.
 fn microseconds<T: TryFrom<i64>>(field: &Field<'_>) -> Option<T> {
     let text = field.text()?;
     let duration = || text.parse::<Span>().ok().and_then(|span| i64::try_from(span.0).ok()?.checked_mul(1000));
@@ -59,7 +59,7 @@ fn ulimits(service: &Field<'_>) -> BTreeMap<String, Ulimit> {
     for (name, field) in service.entries_of("ulimits") {
         let limit = if field.is_mapping() {
             let (Some(soft), Some(hard)) = (field.get("soft"), field.get("hard")) else {
-                field.problem("soft and hard are needed, or one number for both");
+                field.problem("both soft and hard are required, or one number for both");
                 continue;
             };
             soft.number().zip(hard.number()).map(|(soft, hard)| Ulimit { soft, hard })

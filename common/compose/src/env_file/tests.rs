@@ -65,15 +65,15 @@ fn values_are_read_as_compose_documents_them() {
 #[test]
 fn a_refusal_names_the_line_and_nothing_of_it() {
     let cases = [
-        ("A=1\nsecret value\n", "line 2: it does not begin with the name of a variable"),
-        ("=secret", "line 1: it does not begin"),
-        ("sec ret=1", "line 1: it does not begin"),
-        ("{\"secret\": 1}", "line 1: it does not begin"),
-        ("A=1\n\nB=\"secret\nmore", "line 3: the quote \" that begins here is not closed"),
-        ("A='secret", "line 1: the quote ' that begins here"),
-        ("A=\"secret\" secret", "line 1: something follows the closing quote"),
-        ("A=\"x\ny\"secret", "line 2: something follows"),
-        ("A=secret${", "line 1: a ${ has no }"),
+        ("A=1\nsecret value\n", "line 2: it does not start with the name of a variable"),
+        ("=secret", "line 1: it does not start"),
+        ("sec ret=1", "line 1: it does not start"),
+        ("{\"secret\": 1}", "line 1: it does not start"),
+        ("A=1\n\nB=\"secret\nmore", "line 3: the quote \" that starts here is not closed"),
+        ("A='secret", "line 1: the quote ' that starts here"),
+        ("A=\"secret\" secret", "line 1: only a comment may follow the closing quote"),
+        ("A=\"x\ny\"secret", "line 2: only a comment may follow"),
+        ("A=secret${", "line 1: a ${ is not closed"),
         ("A=1\nB=${NO:?set it}", "line 2: the variable NO is not set: set it"),
     ];
     for (text, expected) in cases {

@@ -41,10 +41,10 @@ fn every_form_is_expanded() {
 #[test]
 fn what_is_malformed_or_missing_is_refused_without_the_text() {
     let cases = [
-        ("secret${", "has no } that closes it"),
-        ("secret${}", "names no variable"),
-        ("secret${1}", "names no variable"),
-        ("secret${A", "has no }"),
+        ("secret${", "is not closed by a }"),
+        ("secret${}", "is not followed by the name of a variable"),
+        ("secret${1}", "is not followed by the name of a variable"),
+        ("secret${A", "is not closed by a }"),
         ("secret${A!x}", "is followed by '!'"),
         ("secret${A/x/y}", "is followed by '/'"),
         ("secret${A:}", "ends too early"),
@@ -90,8 +90,8 @@ fn keys_are_taken_as_they_are() {
     assert_eq!(
         told,
         [
-            "a.yaml:1:14: b[0]: the variable X is not set: it is empty here",
-            "a.yaml:1:20: b[1]: the variable X is not set: it is empty here"
+            "a.yaml:1:14: b[0]: the variable X is not set, so it is empty here",
+            "a.yaml:1:20: b[1]: the variable X is not set, so it is empty here"
         ]
     );
 }
@@ -114,14 +114,14 @@ proptest! {
         let _ = expand(&text, &variables(), &mut BTreeSet::new());
     }
 
-    /// Escaping every `$` gives the text back.
+    /// Escaping every `$` preserves the text.
     #[test]
     fn escaped_texts_come_back(text in "\\PC{0,60}") {
         let escaped = text.replace('$', "$$");
         prop_assert_eq!(expand(&escaped, &variables(), &mut BTreeSet::new()), Ok(text));
     }
 
-    /// Values that come in are not expanded again.
+    /// Inserted values are not expanded again.
     #[test]
     fn values_are_not_expanded(value in "\\PC{0,30}") {
         let variables = BTreeMap::from([("V".to_owned(), value.clone())]);

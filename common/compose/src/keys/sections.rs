@@ -1,31 +1,28 @@
-//! The keys of a file and of what it declares beside services.
+//! The top-level keys, and the keys of declarations other than services.
 
 use super::{Below::*, Key, done, ignored, partly, refused, service::SERVICE, warned};
 
 pub(super) const TOP: &[Key] = &[
     done("configs").below(Named(CONFIG)),
     done("include").below(Items(&[done("env_file"), done("path"), done("project_directory")])),
-    refused("models", "there is no model runner; run the model as a service and name its address in environment"),
+    refused("models", "wharf has no model runner: run the model as a service and put its address into environment"),
     done("name"),
     done("networks").below(Named(NETWORK)),
     done("secrets").below(Named(SECRET)),
     done("services").below(Named(SERVICE)),
-    ignored("version", "no version of compose reads it any more"),
+    ignored("version", "compose itself ignores it"),
     done("volumes").below(Named(VOLUME)),
 ];
 
 const ADDRESSES: &str = "addresses come from the cluster's range";
 
 const NETWORK: &[Key] = &[
-    ignored("attachable", "wharf alone puts containers on its networks"),
-    partly(
-        "driver",
-        "bridge and overlay, which are the cluster's overlay; host and none are asked for by network_mode",
-    ),
-    refused("driver_opts", "the overlay has no options of Docker's; it is encrypted by wharf up --overlay wireguard"),
+    ignored("attachable", "only wharf attaches containers to its networks"),
+    partly("driver", "bridge and overlay both mean the cluster's overlay; for host and none, use network_mode"),
+    refused("driver_opts", "the overlay has no Docker options; to encrypt it, use wharf up --overlay wireguard"),
     ignored("enable_ipv4", ADDRESSES),
-    refused("enable_ipv6", "the overlay has IPv4 addresses alone; take it away"),
-    partly("external", "it is another environment, which the service joins"),
+    refused("enable_ipv6", "the overlay has only IPv4 addresses: remove this key"),
+    partly("external", "the network is another environment, which the service joins"),
     done("internal"),
     warned("ipam", ADDRESSES).below(Keys(&[
         ignored("config", ADDRESSES).below(Items(&[
@@ -34,11 +31,11 @@ const NETWORK: &[Key] = &[
             ignored("ip_range", ADDRESSES),
             ignored("subnet", ADDRESSES),
         ])),
-        refused("driver", "addresses are given by the cluster; take it away").unless(&["default"]),
+        refused("driver", "the cluster assigns addresses: remove this key").unless(&["default"]),
         ignored("options", ADDRESSES),
     ])),
-    warned("labels", "a network is not a thing of Docker's that could have labels"),
-    partly("name", "of an external one, the environment; of others it is not used"),
+    warned("labels", "wharf's networks are not Docker networks, so they have no labels"),
+    partly("name", "the environment of an external network; otherwise it has no effect"),
 ];
 
 const VOLUME: &[Key] = &[done("driver"), done("driver_opts"), done("external"), done("labels"), done("name")];
@@ -48,19 +45,19 @@ const CONFIG: &[Key] = &[
     done("environment"),
     done("external"),
     done("file"),
-    warned("labels", "nothing reads labels of configs and secrets"),
-    partly("name", "of an external one"),
-    refused("template_driver", "contents are given as they are; interpolation fills in variables of a content"),
+    warned("labels", "wharf does not use labels of configs and secrets"),
+    partly("name", "only of external ones"),
+    refused("template_driver", "wharf does not render templates; variables in content are interpolated"),
 ];
 
 const SECRET: &[Key] = &[
     done("content"),
-    refused("driver", "secrets are kept by the cluster; set it with wharf secret set, and say external: true"),
-    refused("driver_opts", "secrets are kept by the cluster; set it with wharf secret set, and say external: true"),
+    refused("driver", "the cluster stores secrets: set it with wharf secret set, and write external: true"),
+    refused("driver_opts", "the cluster stores secrets: set it with wharf secret set, and write external: true"),
     done("environment"),
     done("external"),
     done("file"),
-    warned("labels", "nothing reads labels of configs and secrets"),
-    partly("name", "of an external one"),
-    refused("template_driver", "contents are given as they are; interpolation fills in variables of a content"),
+    warned("labels", "wharf does not use labels of configs and secrets"),
+    partly("name", "only of external ones"),
+    refused("template_driver", "wharf does not render templates; variables in content are interpolated"),
 ];

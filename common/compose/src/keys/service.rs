@@ -1,27 +1,24 @@
-//! The keys of a service.
+//! The keys of a service, and of the mappings below them.
 
 use super::{Below::*, Key, done, ignored, partly, refused, warned};
 
-const WINDOWS: &str = "only containers of Windows know it, and hosts run Linux; take it away";
-const HOOKS: &str = "commands inside of a running container are not done; make it part of the image's own start or end, \
-                     or use pre_start for what comes before";
+const WINDOWS: &str = "it applies only to Windows containers, and hosts run Linux: remove this key";
+const HOOKS: &str = "wharf does not run commands inside running containers: make it part of the image's entrypoint, \
+                     or use pre_start for work before the start";
 
 pub(super) const SERVICE: &[Key] = &[
     done("annotations"),
     ignored("attach", "wharf logs shows the output of every service"),
     done("blkio_config").below(Keys(BLKIO)),
-    refused(
-        "build",
-        "images are not built here, until there is a registry: build and push it, then name it under image",
-    )
-    .below(Keys(BUILD)),
+    refused("build", "wharf does not build images: build and push the image, then name it under image")
+        .below(Keys(BUILD)),
     done("cap_add"),
     done("cap_drop"),
     done("cgroup"),
     done("cgroup_parent"),
     done("command"),
     done("configs").below(Items(GRANT)),
-    partly("container_name", "others reach the service by it, too; the container's own name says which instance it is"),
+    partly("container_name", "it is another name for the service; containers are named after their instances"),
     refused("cpu_count", WINDOWS),
     refused("cpu_percent", WINDOWS),
     done("cpu_period"),
@@ -46,10 +43,7 @@ pub(super) const SERVICE: &[Key] = &[
     done("environment"),
     done("expose"),
     done("extends").below(Keys(EXTENDS)),
-    refused(
-        "external_links",
-        "containers that wharf did not make are not reached by name; name an address in extra_hosts",
-    ),
+    refused("external_links", "containers outside of wharf have no names: add their addresses to extra_hosts"),
     done("extra_hosts"),
     done("gpus").below(Items(GPU)),
     done("group_add"),
@@ -57,34 +51,34 @@ pub(super) const SERVICE: &[Key] = &[
     done("hostname"),
     done("image"),
     done("init"),
-    partly("ipc", "private, shareable, host and none; memory is not shared with another container"),
+    partly("ipc", "private, shareable, host and none; not another container's"),
     refused("isolation", WINDOWS).unless(&["default"]),
     done("label_file"),
     done("labels"),
-    partly("links", "the service waits for the other one; a name given to it holds for all who reach it"),
+    partly("links", "the service waits for the other one; an alias applies to all services that reach it"),
     done("logging").below(Keys(LOGGING)),
-    refused("mac_address", "hardware addresses belong to the overlay; take it away"),
+    refused("mac_address", "the overlay assigns hardware addresses: remove this key"),
     done("mem_limit"),
     done("mem_reservation"),
     done("mem_swappiness"),
     done("memswap_limit"),
-    refused("models", "there is no model runner; run the model as a service and name its address in environment"),
-    partly("network_mode", "none, host, bridge and service:<name> (a sidekick); no container's of somebody else"),
+    refused("models", "wharf has no model runner: run the model as a service and put its address into environment"),
+    partly("network_mode", "none, host, bridge and service:<name> (a sidekick); not container:<name>"),
     done("networks").below(Named(ATTACHMENT)),
     done("oom_kill_disable"),
     done("oom_score_adj"),
-    partly("pid", "host; processes are not shared with another container"),
+    partly("pid", "host; not another container's"),
     done("pids_limit"),
     done("platform"),
     done("ports").below(Items(PORT)),
     refused("post_start", HOOKS),
-    partly("pre_start", "each step runs in every instance: per_replica: true").below(Items(STEP)),
+    partly("pre_start", "each step runs in every instance, so it needs per_replica: true").below(Items(STEP)),
     refused("pre_stop", HOOKS),
     done("privileged"),
     done("profiles"),
-    refused("provider", "programs that make a service are not called; run it as a service with an image"),
-    partly("pull_policy", "always, missing and never; an image is not pulled again by the clock, and not built"),
-    refused("pull_refresh_after", "images are not pulled by the clock; name the version of the image"),
+    refused("provider", "wharf does not call providers: run it as a service with an image"),
+    partly("pull_policy", "always, missing and never; not daily, weekly, every_<time> or build"),
+    refused("pull_refresh_after", "wharf does not pull images periodically: use an image with a version tag"),
     done("read_only"),
     done("restart"),
     done("runtime"),
@@ -102,22 +96,25 @@ pub(super) const SERVICE: &[Key] = &[
     done("ulimits").below(Named(ULIMIT)),
     refused(
         "use_api_socket",
-        "the Docker socket is given to no container by itself; mount /var/run/docker.sock if you mean it",
+        "wharf does not mount the Docker socket implicitly: if you need it, mount /var/run/docker.sock",
     ),
     done("user"),
     partly("userns_mode", "host"),
     partly("uts", "host"),
     done("volumes").below(Items(MOUNT)),
-    refused("volumes_from", "name the volumes of the other service under volumes here, too"),
+    refused("volumes_from", "list the other service's volumes under volumes here as well"),
     done("working_dir"),
 ];
 
-const DEPENDENCY: &[Key] =
-    &[done("condition"), done("required"), warned("restart", "a service is not restarted because another one is")];
+const DEPENDENCY: &[Key] = &[
+    done("condition"),
+    done("required"),
+    warned("restart", "wharf does not restart a service because another one was restarted"),
+];
 
 const EXTENDS: &[Key] = &[done("service"), done("file")];
 
-const ENV_FILE: &[Key] = &[done("path"), done("required"), partly("format", "raw, or compose's own if it is absent")];
+const ENV_FILE: &[Key] = &[done("path"), done("required"), partly("format", "raw; without it, compose's own format")];
 
 const GRANT: &[Key] = &[done("source"), done("target"), done("uid"), done("gid"), done("mode")];
 
@@ -130,7 +127,7 @@ const GPU: &[Key] = &[
     done("count"),
     done("device_ids"),
     partly("driver", "nvidia"),
-    refused("options", "options of device drivers are not passed on"),
+    refused("options", "wharf does not pass options to device drivers"),
 ];
 
 const HEALTHCHECK: &[Key] = &[
@@ -147,21 +144,21 @@ const LOGGING: &[Key] = &[done("driver"), done("options")];
 
 const ATTACHMENT: &[Key] = &[
     done("aliases"),
-    refused("driver_opts", "networks have no drivers of Docker's; take it away"),
-    warned("gw_priority", "a container has one way out"),
-    refused("interface_name", "every container has its network as eth0"),
-    refused("ipv4_address", "addresses are given by the cluster; others reach the service by its name"),
-    refused("ipv6_address", "addresses are given by the cluster; others reach the service by its name"),
-    refused("link_local_ips", "addresses are given by the cluster; others reach the service by its name"),
-    refused("mac_address", "hardware addresses belong to the overlay; take it away"),
-    ignored("priority", "a container has one network"),
+    refused("driver_opts", "wharf's networks have no Docker drivers: remove this key"),
+    warned("gw_priority", "a container has only one gateway"),
+    refused("interface_name", "the interface in every container is eth0"),
+    refused("ipv4_address", "the cluster assigns addresses: use the service's name to reach it"),
+    refused("ipv6_address", "the cluster assigns addresses: use the service's name to reach it"),
+    refused("link_local_ips", "the cluster assigns addresses: use the service's name to reach it"),
+    refused("mac_address", "the overlay assigns hardware addresses: remove this key"),
+    ignored("priority", "a container has only one network interface"),
 ];
 
 const PORT: &[Key] = &[
-    ignored("app_protocol", "nothing asks for it"),
+    ignored("app_protocol", "wharf has no use for it"),
     done("host_ip"),
-    partly("mode", "host: a port is open on the hosts that run an instance"),
-    ignored("name", "nothing asks for it"),
+    partly("mode", "always host: the port is open on the hosts that run an instance"),
+    ignored("name", "wharf has no use for it"),
     done("protocol"),
     done("published"),
     done("target"),
@@ -180,19 +177,18 @@ const MOUNT: &[Key] = &[
     done("bind").below(Keys(&[
         done("create_host_path"),
         done("propagation"),
-        refused("recursive", "mounts below the folder come with it; take it away").unless(&["enabled"]),
-        warned("selinux", "files of hosts are not relabelled; where SELinux is on, label them there"),
+        refused("recursive", "nested mounts are always included: remove this key").unless(&["enabled"]),
+        warned("selinux", "wharf does not relabel files on hosts: with SELinux, label them there"),
     ])),
-    ignored("consistency", "there is one way on Linux"),
-    refused("image", "files of another image are not mounted; copy them in a step of pre_start")
-        .below(Keys(&[done("subpath")])),
+    ignored("consistency", "it has no effect on Linux"),
+    refused("image", "wharf does not mount images: copy the files in a pre_start step").below(Keys(&[done("subpath")])),
     done("read_only"),
     done("source"),
     done("target"),
     done("tmpfs").below(Keys(&[done("mode"), done("size")])),
     partly("type", "bind, volume and tmpfs"),
     done("volume").below(Keys(&[
-        refused("labels", "label the volume where it is declared, under the top-level volumes"),
+        refused("labels", "set the labels of the volume under the top-level volumes"),
         done("nocopy"),
         done("subpath"),
     ])),
@@ -209,9 +205,9 @@ const BLKIO: &[Key] = &[
 
 const RATE: &[Key] = &[done("path"), done("rate")];
 
-const PART_OF_BUILD: &str = "it belongs to build";
+const PART_OF_BUILD: &str = "it is a part of build";
 
-/// They are named so that a typing error is found; what becomes of them is what becomes of `build`.
+/// They are listed so that typing errors are found; the treatment of `build` applies to all of them.
 const BUILD: &[Key] = &[
     ignored("additional_contexts", PART_OF_BUILD),
     ignored("args", PART_OF_BUILD),
@@ -242,7 +238,7 @@ const BUILD: &[Key] = &[
 
 const DEPLOY: &[Key] = &[
     partly("endpoint_mode", "vip and dnsrr"),
-    warned("labels", "nothing reads labels of services: container labels are under labels"),
+    warned("labels", "wharf does not use service labels: write container labels under labels"),
     partly("mode", "replicated, global and replicated-job"),
     done("placement").below(Keys(&[
         done("constraints"),
@@ -261,7 +257,7 @@ const DEPLOY: &[Key] = &[
         ])),
     ])),
     done("restart_policy").below(Keys(&[done("condition"), done("delay"), done("max_attempts"), done("window")])),
-    warned("rollback_config", "a service goes back as update_config says").below(Keys(UPDATE)),
+    warned("rollback_config", "rollbacks use update_config").below(Keys(UPDATE)),
     done("update_config").below(Keys(UPDATE)),
 ];
 
@@ -274,7 +270,7 @@ const UPDATE: &[Key] = &[
     done("parallelism"),
 ];
 
-/// Keys that are wharf's own, which compose leaves alone.
+/// wharf's own keys, which compose ignores.
 pub(super) const OWN: &[Key] = &[
     done("x-canary").below(Keys(&[done("instances"), done("promote_after")])),
     done("x-cron").below(Keys(&[done("schedule"), done("timezone"), done("overlap"), done("catch_up")])),

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The keys of the specification's schema, by the path of what holds them. Those of `build` are in the table as well.
+/// The keys in the specification's schema, by the path of their parent. The table also has those of `build`.
 const SPECIFICATION: [(&str, &str); 12] = [
     ("", "version name include services models networks volumes secrets configs"),
     (

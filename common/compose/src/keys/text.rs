@@ -1,13 +1,13 @@
-//! The table as people read it: a summary for the README, all of it for the documentation.
+//! The table as Markdown: a summary for the README, and all of it for the documentation.
 
 use std::fmt::Write;
 
 use super::{Below, Does, Key, OWN, TOP};
 
-/// Widest line.
+/// The maximum width of a line.
 const WIDTH: usize = 118;
 
-/// A key with the path that leads to it, such as `services.*.deploy.mode`.
+/// A key with its full path, such as `services.*.deploy.mode`.
 struct Row {
     path: String,
     key: Key,
@@ -32,7 +32,7 @@ fn all() -> Vec<Row> {
     found
 }
 
-/// How many keys are done, refused and harmless.
+/// The numbers of supported, refused and ignored keys.
 pub fn counts() -> (usize, usize, usize) {
     let all = all();
     let count = |which: fn(Does) -> bool| all.iter().filter(|row| which(row.key.does)).count();
@@ -43,7 +43,7 @@ pub fn counts() -> (usize, usize, usize) {
     )
 }
 
-/// The README's section: what is done, refused and left out, by name.
+/// The README's section: supported, refused and ignored keys by name.
 pub fn summary() -> String {
     let all = all();
     let of = |above: &str, which: fn(Does) -> bool| -> String {
@@ -74,7 +74,7 @@ pub fn summary() -> String {
     paragraphs.iter().map(|text| wrapped(text)).collect::<Vec<_>>().join("\n")
 }
 
-/// The whole table.
+/// The complete table.
 pub fn markdown() -> String {
     let mut text = String::from("| key | wharf |\n|---|---|\n");
     for row in all() {

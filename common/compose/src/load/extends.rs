@@ -1,4 +1,4 @@
-//! `extends`: a service that is another one, of this file or of another, with something changed.
+//! `extends`: a service based on another one, of the same or another file.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::{
     paths, yaml,
 };
 
-/// Longest chain of services that extend one another.
+/// The maximum number of services that extend one another in a chain.
 const MAX_CHAIN: usize = 32;
 
-/// A service on the way to the one that extends it.
+/// The services that are being extended, as (file, name), to find cycles.
 type Chain = Vec<(String, String)>;
 
 impl Loader<'_> {
-    /// Puts what the services of a file extend below them.
+    /// Merges each service of a file onto the service that it extends.
     pub(super) fn extend(&self, file: &mut Node, name: &str, around: &Surroundings) {
         let Some(services) = file.get_mut("services").and_then(Node::as_map_mut) else { return };
         if services.entries.iter().all(|entry| entry.node.get("extends").is_none()) {
@@ -33,7 +33,7 @@ impl Loader<'_> {
         }
     }
 
-    /// A service with all that it extends below it; nothing if the file has no such service.
+    /// A service merged onto all that it extends; `None` if the file has no such service.
     fn extended(
         &self,
         services: &Map,
@@ -48,7 +48,7 @@ impl Loader<'_> {
         let path = format!("services.{name}.extends");
         let refuse = |reason: String| self.findings.problem(Some(&extends.place), &path, reason);
         let Some(of) = extends.get("service").and_then(Node::as_text) else {
-            refuse("service is missing: the name of the service that is extended".to_owned());
+            refuse("service is missing: the name of the service to extend".to_owned());
             return Some(service);
         };
         let here = (file.to_owned(), name.to_owned());
@@ -78,7 +78,7 @@ impl Loader<'_> {
         Some(merged)
     }
 
-    /// A service of another file; relative paths in it start from where that file lies.
+    /// A service of another file. Its relative paths start from that file's folder.
     fn of_file(
         &self,
         file: &str,

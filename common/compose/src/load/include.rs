@@ -12,12 +12,12 @@ use crate::{
     place::Place,
 };
 
-/// Deepest nesting of files that include others.
+/// The maximum nesting depth of includes.
 const MAX_DEPTH: usize = 16;
 const SECTIONS: [&str; 6] = ["services", "networks", "volumes", "configs", "secrets", "models"];
 
 impl Loader<'_> {
-    /// Adds what a file includes to it.
+    /// Adds the included projects to a file.
     pub(super) fn include(&self, file: &mut Node, around: &Surroundings) -> Result<(), ComposeError> {
         let Some(include) = file.as_map_mut().and_then(|map| map.remove("include")) else { return Ok(()) };
         let Some(items) = include.as_list() else {
@@ -40,19 +40,16 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// One item: what it includes, or why it cannot.
+    /// Loads one item of `include`, or says why it cannot.
     fn included(&self, item: &Node, around: &Surroundings) -> Result<Result<Node, ComposeError>, String> {
         let known = ["path", "project_directory", "env_file"];
         if let Some(other) =
             item.as_map().and_then(|map| map.entries.iter().find(|entry| !known.contains(&entry.key.as_str())))
         {
-            return Err(format!(
-                "{:?} is not a key of include; there are path, project_directory and env_file",
-                other.key
-            ));
+            return Err(format!("{:?} is not a key of include: use path, project_directory or env_file", other.key));
         }
         let named: Vec<&str> = texts(item.get("path"));
-        let Some(first) = named.first() else { return Err("path is missing: the file that is included".to_owned()) };
+        let Some(first) = named.first() else { return Err("path is missing: the file to include".to_owned()) };
         let absolute = |path: &str| {
             paths::to_read(path, &around.directory, &around.variables).map_err(|reason| format!("{path}: {reason}"))
         };
@@ -73,7 +70,7 @@ impl Loader<'_> {
         Ok(self.model(&sources, &Surroundings { directory, variables, within }))
     }
 
-    /// The variables of what is included: the own ones, and what its env files add to them.
+    /// The variables of an included project: the current ones, extended by its env files.
     fn variables(
         &self,
         item: &Node,
@@ -115,7 +112,7 @@ impl Loader<'_> {
         Ok(variables)
     }
 
-    /// Adds the parts of another model. What both have and say differently is a conflict.
+    /// Adds the sections of another model. Different values for the same name are a conflict.
     fn import(&self, file: &mut Node, mut model: Node) {
         for section in SECTIONS {
             let Some(Value::Map(theirs)) =
@@ -135,8 +132,8 @@ impl Loader<'_> {
                     Some(there) if there.same(&entry.node) => {}
                     Some(_) => {
                         let reason = format!(
-                            "{} gives it too, and differently; to change what is included, name both files in one \
-                             list under path, or say it in a file of its own with another -f",
+                            "{} defines it differently; to change an included definition, list both files in one \
+                             item under path, or use a further file with -f",
                             entry.place.file
                         );
                         let place = ours.entries.iter().find(|own| own.key == entry.key).map(|own| &own.place);

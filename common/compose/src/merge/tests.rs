@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{normal, render, yaml};
 
-/// What two files become, in YAML; or what is wrong with them.
+/// The merge of two files as YAML, or its problems.
 fn merged(base: &str, over: &str) -> Result<Node, String> {
     let findings = Findings::default();
     let read = |name: &str, text: &str| {
@@ -42,12 +42,12 @@ fn sort(node: &mut Node) {
     }
 }
 
-/// A row for each rule: what a file says, what a later one says, what that means.
+/// One row per rule: a file, a later file, and their merge.
 const ROWS: &[(&str, &str, &str)] = &[
     // Single values are replaced.
     ("image: a, user: x", "image: b", "image: b, user: x"),
     ("image: a", "image: null", "image: a"),
-    // Commands are replaced as a whole, also by nothing.
+    // Commands are replaced as a whole, also by null.
     ("command: [a, b]", "command: c", "command: [c]"),
     ("command: [a, b]", "command: null", "command: null"),
     ("entrypoint: a b", "entrypoint: []", "entrypoint: []"),
@@ -62,15 +62,15 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("labels: [a=1, b]", "labels: {a: 2}", "labels: {a: 2, b: ''}"),
     ("sysctls: [net.a=1]", "sysctls: {net.b: 2}", "sysctls: {net.a: '1', net.b: 2}"),
     ("deploy: {labels: [a=1]}", "deploy: {labels: {a: 2}}", "deploy: {labels: {a: 2}}"),
-    // Ports are one if address, host's port, port and protocol are.
+    // Ports are the same if address, host port, port and protocol are.
     ("ports: ['80:80', '81:81']", "ports: ['80:80', '82:81']", "ports: ['80:80', '81:81', '82:81']"),
     ("ports: ['80:80']", "ports: ['80:80/udp', '127.0.0.1:80:80']", "ports: ['80:80', '80:80/udp', '127.0.0.1:80:80']"),
     ("ports: ['8000-8001:80-81']", "ports: ['8001:81']", "ports: ['8000:80', '8001:81']"),
-    // Mounts and devices are one if their target is.
+    // Mounts and devices are the same if their target is.
     ("volumes: ['/a:/x', 'v:/y']", "volumes: ['/b:/x:ro']", "volumes: ['/b:/x:ro', 'v:/y']"),
     ("volumes: ['/a:/x']", "volumes: [{type: tmpfs, target: /x}]", "volumes: [{type: tmpfs, target: /x}]"),
     ("devices: ['/dev/a:/dev/x']", "devices: ['/dev/b:/dev/x:r', /dev/c]", "devices: ['/dev/b:/dev/x:r', /dev/c]"),
-    // Configs and secrets are one if they lie at one place.
+    // Configs and secrets are the same if their target is.
     ("secrets: [a, b]", "secrets: [{source: c, target: a}]", "secrets: [{source: c, target: a}, b]"),
     (
         "secrets: [a]",
@@ -78,7 +78,7 @@ const ROWS: &[(&str, &str, &str)] = &[
         "secrets: [{source: c, target: /run/secrets/a}]",
     ),
     ("configs: [a]", "configs: [{source: a, target: /x}]", "configs: [a, {source: a, target: /x}]"),
-    // Lists grow, and have nothing twice.
+    // Lists are appended, without duplicates.
     ("expose: [80, 81]", "expose: ['80', 82]", "expose: ['80', 81, 82]"),
     ("cap_add: [A]", "cap_add: [B, A]", "cap_add: [A, B]"),
     ("dns: 1.1.1.1", "dns: [8.8.8.8]", "dns: [1.1.1.1, 8.8.8.8]"),
@@ -121,7 +121,7 @@ const ROWS: &[(&str, &str, &str)] = &[
         "ulimits: {nofile: {soft: 2, hard: 3}, nproc: 4}",
     ),
     ("build: a", "build: {args: [X=1]}", "build: {context: a, args: {X: '1'}}"),
-    // What people choose.
+    // Tags chosen by the user.
     ("ports: ['80:80', '81:81']", "ports: !override ['82:82']", "ports: ['82:82']"),
     ("ports: ['80:80'], image: a", "ports: !reset []", "image: a"),
     ("environment: {A: 1, B: 2}", "environment: {A: !reset null}", "environment: {B: 2}"),
@@ -186,7 +186,7 @@ mod laws {
     }
 
     proptest! {
-        /// To say the same again changes nothing.
+        /// Merging a file with itself changes nothing.
         #[test]
         fn a_file_over_itself_is_itself(file in service()) {
             let once = merged(&file, "{}").expect("is merged");

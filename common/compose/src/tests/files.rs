@@ -1,4 +1,4 @@
-//! Files that name other files: `extends`, `include`, and what is printed of all of them.
+//! Files that refer to other files: `extends`, `include`, and the printed result.
 
 use super::*;
 
@@ -59,7 +59,7 @@ services:
     has(&found, &["published: \"81\"", "      - ONE\n      - TWO\n", "image: other"]);
     assert!(!found.contains("published: \"80\"") && !found.contains("extends"), "{found}");
 
-    // What a service that extends another takes away is also taken from earlier files.
+    // Keys that an extending service resets are also removed from earlier files.
     let first = "services: {web: {image: a, ports: ['1:1'], user: x}}";
     let second =
         "services: {b: {image: b, ports: ['2:2']}, web: {extends: b, ports: !override ['3:3'], user: !reset null}}";
@@ -83,7 +83,7 @@ fn what_cannot_be_extended_is_refused() {
         ("services: {a: {extends: {file: lib.yaml}}}", "service is missing"),
         ("services: {a: {extends: {service: loop, file: lib.yaml}}}", "loop extends itself"),
         ("services: {a: {extends: {service: x, file: bad.yaml}}}", "bad.yaml: bad.yaml:2:1: it is not YAML"),
-        ("services: {a: {extends: {service: x, file: 'https://a/b.yaml'}}}", "files from elsewhere are not fetched"),
+        ("services: {a: {extends: {service: x, file: 'https://a/b.yaml'}}}", "wharf does not fetch remote files"),
         ("services: {a: {extends: {service: x, fille: b}}}", "services.a.extends"),
     ];
     let files = [("lib.yaml", "services: {loop: {extends: {service: loop, file: lib.yaml}}}"), ("bad.yaml", "a: [")];
@@ -138,9 +138,9 @@ fn what_cannot_be_included_is_refused() {
         ("include: ok.yaml", "expected a list, found text"),
         (
             "include: [ok.yaml]\nservices: {a: {image: y}}",
-            "compose0.yaml:2:12: services.a: ok.yaml gives it too, and differently",
+            "compose0.yaml:2:12: services.a: ok.yaml defines it differently",
         ),
-        ("include: [{path: ok.yaml, env_file: bad.env}]", "bad.env: line 2: it does not begin"),
+        ("include: [{path: ok.yaml, env_file: bad.env}]", "bad.env: line 2: it does not start"),
     ];
     let files = [
         ("loop.yaml", "include: [loop.yaml]"),

@@ -1,4 +1,4 @@
-//! What people wrote and was read wrongly once.
+//! Real files that were once read wrongly.
 
 use super::*;
 
@@ -24,13 +24,13 @@ fn services_whose_profiles_are_off_do_not_run() {
     let found = needs("depends_on: [db]").expect_err("what it needs is off");
     assert!(
         found.contains(
-            "services.web.depends_on.db: db is off, as no profile of it is asked for; ask for one: --profile data"
+            "services.web.depends_on.db: db is not enabled, because none of its profiles is: enable one with --profile data"
         ),
         "{found}"
     );
     assert_eq!(needs("depends_on: {db: {condition: service_started, required: false}}"), Ok(1));
 
-    // To name a service is to ask for its profiles, as in compose.
+    // As in compose, naming a service enables its profiles.
     let project = |wanted: &[String]| {
         let sources = [Source { name: "a".into(), text: text.into() }];
         let read = |_: &str| Err(ReadError::Missing);
@@ -53,8 +53,8 @@ fn optional_env_files_may_be_missing_and_nothing_else() {
     let found = with("A=1\nnot a variable\n").expect_err("it is there and cannot be read").to_string();
     assert_eq!(
         found,
-        "compose0.yaml:1:39: services.web.env_file[0]: opt.env: line 2: it does not begin with the name of a variable, \
-         which has letters, digits and _, and is followed by ="
+        "compose0.yaml:1:39: services.web.env_file[0]: opt.env: line 2: it does not start with the name of a variable \
+         (letters, digits and _) followed by ="
     );
     let required = "services: {web: {image: a, env_file: [none.env]}}";
     assert!(
@@ -76,7 +76,7 @@ fn env_files_are_read_as_compose_documents_them() {
     assert_eq!(variables(&composed), "EMPTY= HOST=db K=own NO= PEM=---\nx\n--- PW=a # b T=\t URL=postgres://a # b@db/");
     assert_eq!(
         warned(&composed),
-        "my.env:9:1: services.web.env_file[0]: the variable NOBODY is not set: it is empty here"
+        "my.env:9:1: services.web.env_file[0]: the variable NOBODY is not set, so it is empty here"
     );
 }
 
@@ -104,9 +104,9 @@ fn each_variable_that_is_not_set_is_warned_of() {
     let composed = read(&[text]).expect("is accepted");
     assert_eq!(
         warned(&composed),
-        "compose0.yaml:1:38: services.web.volumes[0]: the variable NOT_SET is not set: it is empty here\n\
-         compose0.yaml:1:80: services.web.environment.PW: the variable NOT_SET is not set: it is empty here\n\
-         compose0.yaml:1:80: services.web.environment.PW: the variable OTHER is not set: it is empty here"
+        "compose0.yaml:1:38: services.web.volumes[0]: the variable NOT_SET is not set, so it is empty here\n\
+         compose0.yaml:1:80: services.web.environment.PW: the variable NOT_SET is not set, so it is empty here\n\
+         compose0.yaml:1:80: services.web.environment.PW: the variable OTHER is not set, so it is empty here"
     );
 }
 
@@ -132,14 +132,14 @@ fn warnings_stand_beside_what_is_refused() {
     );
     let problems = error.to_string();
     for part in [
-        "services.web.ipc: \"service:db\" is not known here; there are none, private, shareable and host",
+        "services.web.ipc: \"service:db\" is not supported here: use none, private, shareable or host",
         "services.web.mac_address",
     ] {
         assert!(problems.contains(part), "{part} in {problems}");
     }
 }
 
-/// One service with everything that Docker does.
+/// A service that uses every supported key.
 const ALL: &str = r#"
 services:
   web:
@@ -238,32 +238,32 @@ fn what_docker_cannot_do_is_refused() {
     let cases = [
         (
             "network_mode: 'container:x'",
-            "services.web.network_mode: containers that wharf did not make cannot be joined",
+            "services.web.network_mode: containers outside of wharf cannot share their network",
         ),
-        ("network_mode: none, networks: [default]", "services.web.networks: network_mode leaves no network"),
+        ("network_mode: none, networks: [default]", "services.web.networks: network_mode excludes networks"),
         ("security_opt: ['seccomp=no.json']", "services.web.security_opt[0]: no.json: there is no such file"),
-        ("volumes: [{type: image, source: a, target: /x}]", "mounts of type \"image\" are not done"),
+        ("volumes: [{type: image, source: a, target: /x}]", "mounts of type \"image\" are not supported"),
         (
             "mem_limit: 64m, deploy: {resources: {limits: {memory: 128m}}}",
-            "services.web.mem_limit: deploy.resources.limits.memory says something else: keep one of the two",
+            "services.web.mem_limit: it contradicts deploy.resources.limits.memory: remove one of them",
         ),
         (
             "pids_limit: 3, deploy: {resources: {limits: {pids: 4}}}",
-            "services.web.pids_limit: deploy.resources.limits.pids",
+            "services.web.pids_limit: it contradicts deploy.resources.limits.pids",
         ),
-        ("pull_policy: build", "services.web.pull_policy: \"build\" is not known here"),
-        ("ulimits: {nofile: {soft: 1}}", "services.web.ulimits.nofile: soft and hard are needed"),
+        ("pull_policy: build", "services.web.pull_policy: \"build\" is not supported here"),
+        ("ulimits: {nofile: {soft: 1}}", "services.web.ulimits.nofile: both soft and hard are required"),
         ("cpu_quota: soon", "is neither a number of microseconds nor a duration"),
         ("extra_hosts: [a]", "services.web.extra_hosts: \"a\" is not a host and its address"),
-        ("ports: ['80:80/sctp']", "only tcp and udp are known"),
-        ("ports: [{target: 80, published: '80-90'}]", "a range of ports to choose from"),
+        ("ports: ['80:80/sctp']", "only tcp and udp are supported"),
+        ("ports: [{target: 80, published: '80-90'}]", "a range of host ports is not supported"),
         (
             "environment: [{A: 1}]",
             "services.web.environment[0]: expected KEY=value, found a mapping; a mapping has no '-'",
         ),
         (
             "networks: {default: {ipv4_address: 10.0.0.2}}",
-            "services.web.networks.default.ipv4_address: addresses are given by the cluster",
+            "services.web.networks.default.ipv4_address: the cluster assigns addresses",
         ),
     ];
     for (more, expected) in cases {
@@ -272,7 +272,7 @@ fn what_docker_cannot_do_is_refused() {
     }
     let external =
         refused("services: {web: {image: a, volumes: ['x:/x']}}\nvolumes: {x: {external: true, driver: nfs}}");
-    assert!(external.contains("volumes.x.driver: an external volume is there already"), "{external}");
+    assert!(external.contains("volumes.x.driver: an external volume already exists"), "{external}");
 }
 
 #[test]
@@ -280,25 +280,25 @@ fn keys_that_are_not_known_are_refused_with_what_was_meant() {
     let cases = [
         (
             "services: {web: {image: a, enviroment: {}}}",
-            "services.web.enviroment: there is no such key; did you mean environment?",
+            "services.web.enviroment: this key does not exist; did you mean environment?",
         ),
         (
             "services: {web: {image: a, deploy: {replica: 2}}}",
-            "services.web.deploy.replica: there is no such key; did you mean replicas?",
+            "services.web.deploy.replica: this key does not exist; did you mean replicas?",
         ),
-        ("service: {}", "service: there is no such key; did you mean services?"),
+        ("service: {}", "service: this key does not exist; did you mean services?"),
         (
             "services: {web: {image: a, banana: 1}}",
-            "services.web.banana: there is no such key; one that begins with x- may be anything",
+            "services.web.banana: this key does not exist; only keys that start with x- are free",
         ),
         ("services: {web: {image: a, healthcheck: {tset: x}}}", "did you mean test?"),
         (
             "services: {web: {image: a}, off: {image: b, profiles: [x], prots: []}}",
-            "services.off.prots: there is no such key; did you mean ports?",
+            "services.off.prots: this key does not exist; did you mean ports?",
         ),
         (
             "services: {web: {image: a, ports: [{target: 80, publish: 80}]}}",
-            "services.web.ports[0].publish: there is no such key; did you mean published?",
+            "services.web.ports[0].publish: this key does not exist; did you mean published?",
         ),
     ];
     for (text, expected) in cases {
@@ -314,11 +314,11 @@ fn an_image_is_used_and_not_built() {
     let composed = read(&["services: {web: {image: a, build: {context: ., target: x}}}"]).expect("is accepted");
     assert_eq!(
         warned(&composed),
-        "compose0.yaml:1:28: services.web.build: images are not built here: the one under image is pulled, so build and push it before"
+        "compose0.yaml:1:28: services.web.build: wharf does not build images: it pulls the one under image, so build and push that first"
     );
     let found = refused("services: {web: {build: {contxt: .}}}");
     assert!(
-        found.contains("did you mean context?") && found.contains("build and push it, then name it under image"),
+        found.contains("did you mean context?") && found.contains("build and push the image, then name it under image"),
         "{found}"
     );
 }
@@ -345,7 +345,7 @@ secrets: {db_password: {environment: PW}}
     let file = &composed.spec.services[&"my-app".parse().expect("a name")].container.files[0];
     assert_eq!((file.name.as_str(), file.target.as_str()), ("db-password", "/run/secrets/db_password"));
     let twins = refused("services: {a_b: {image: x}, a-b: {image: y}}");
-    assert!(twins.contains("a_b and a-b are both a-b here"), "{twins}");
+    assert!(twins.contains("a_b and a-b both have the name a-b in wharf"), "{twins}");
 }
 
 #[test]
@@ -362,10 +362,10 @@ fn defaults_that_differ_are_told_with_their_place() {
     assert_eq!(
         told,
         [
-            "2 restart: started again whenever it ends (not started again/-)",
+            "2 restart: restarted whenever it ends (not restarted/-)",
             "2 healthcheck.interval: 10s (30s/30s)",
             "2 healthcheck.timeout: 5s (30s/30s)",
-            "2 logging: three files of 10 MiB are kept (all of it is kept/all of it is kept)",
+            "2 logging: at most three files of 10 MiB (unlimited/unlimited)",
             "2 ports: open on the hosts that run an instance (-/open on every host)",
         ]
     );
@@ -379,7 +379,7 @@ fn paths_of_the_project_are_noted() {
         composed.spec.services.values().flat_map(|s| &s.container.mounts).map(|m| format!("{:?}", m.source)).collect();
     assert_eq!(sources, ["Bind(\"/srv/shop/conf\")", "Bind(\"/srv/up\")", "Bind(\"/etc\")"]);
     assert!(
-        lines(&composed.notes).contains("/srv/shop/conf must be on every host that runs it"),
+        lines(&composed.notes).contains("/srv/shop/conf must exist on every host that runs it"),
         "{:?}",
         composed.notes
     );
@@ -446,7 +446,7 @@ mod any_text {
             let _ = read(&[&text]);
         }
 
-        /// What is printed reads as what it was.
+        /// Printed YAML parses to the same value.
         #[test]
         fn yaml_that_is_printed_says_the_same(value in "\\PC{0,40}", key in "[\\PC&&[^\u{0}]]{1,10}") {
             let place = Place { file: "a".into(), line: 1, column: 1 };

@@ -1,4 +1,4 @@
-//! What is checked of a service's network.
+//! Checks of a service's network settings.
 
 use super::{super::attachment::is_host_name, Check, MAX_JOINS, cut};
 use crate::{
@@ -6,13 +6,13 @@ use crate::{
     spec::{ContainerSpec, NetworkMode, ServiceSpec},
 };
 
-/// Most further names of a service on a network.
+/// The maximum number of aliases of a service on a network.
 const MAX_ALIASES: usize = 50;
-/// Most lines of `/etc/hosts` that a container is given.
+/// The maximum number of extra lines in a container's `/etc/hosts`.
 const MAX_HOSTS: usize = 200;
-/// Resolvers ask no more than three (resolv.conf(5)).
+/// Resolvers use at most three servers (resolv.conf(5)).
 const MAX_SERVERS: usize = 3;
-/// Most domains, and most options, of a resolver.
+/// The maximum number of search domains, and of resolver options.
 const MAX_WORDS: usize = 32;
 
 impl Check<'_> {
@@ -20,7 +20,10 @@ impl Check<'_> {
         let container = &service.container;
         self.names(container);
         if service.networks.len() > MAX_JOINS {
-            self.refuse("networks", format!("{} are more than the {MAX_JOINS} allowed", service.networks.len()));
+            self.refuse(
+                "networks",
+                format!("it has {} networks, and at most {MAX_JOINS} are allowed", service.networks.len()),
+            );
         }
         for (name, attachment) in &service.networks {
             if attachment.aliases.len() > MAX_ALIASES {
@@ -30,7 +33,7 @@ impl Check<'_> {
         let mode = match service.network_mode {
             NetworkMode::Cluster => {
                 if service.is_internal() && !service.ports.is_empty() {
-                    self.refuse("ports", "nobody outside reaches a service whose networks are all internal");
+                    self.refuse("ports", "a service whose networks are all internal cannot be reached from outside");
                 }
                 return;
             }
@@ -38,23 +41,23 @@ impl Check<'_> {
             NetworkMode::Host => "host",
         };
         if !service.networks.is_empty() || !service.joins.is_empty() {
-            self.refuse("networks", format!("with network_mode {mode} it is on no network"));
+            self.refuse("networks", format!("with network_mode {mode} a service cannot be on networks"));
         }
         for (index, port) in service.ports.iter().enumerate() {
             if service.network_mode == NetworkMode::None {
-                self.refuse(&format!("ports[{index}]"), "with network_mode none nobody reaches a port of it");
+                self.refuse(&format!("ports[{index}]"), "with network_mode none its ports cannot be reached");
             } else if port.published != Some(port.container) || port.host_ip.is_some() {
-                let (port, what) = (port.container, "its program itself listens on the host's port");
-                self.refuse(&format!("ports[{index}]"), format!("with network_mode host {what}: say {port}:{port}"));
+                let (port, what) = (port.container, "the program listens on the host's port directly");
+                self.refuse(&format!("ports[{index}]"), format!("with network_mode host {what}: write {port}:{port}"));
             }
         }
         let has_net = container.tuning.sysctls.keys().any(|key| key.starts_with("net."));
         if service.network_mode == NetworkMode::Host && has_net {
-            self.refuse("sysctls", "with network_mode host, net.* are the host's own: set them there");
+            self.refuse("sysctls", "with network_mode host, net.* parameters belong to the host: set them there");
         }
     }
 
-    /// What only the main container says, because the others share its network.
+    /// Refuses settings that only the main container can have, because the other parts share its network.
     pub(super) fn shares_network(&mut self, container: &ContainerSpec, main: &Name) {
         let said = [
             ("hostname", container.hostname.is_some()),
@@ -66,24 +69,24 @@ impl Check<'_> {
             ("sysctls", container.tuning.sysctls.keys().any(|key| key.starts_with("net."))),
         ];
         for (field, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
-            self.refuse(field, format!("it shares the network of {main}: say it there"));
+            self.refuse(field, format!("it shares the network of {main}: set it there"));
         }
     }
 
     fn names(&mut self, container: &ContainerSpec) {
         let resolver = &container.resolver;
         if resolver.servers.len() > MAX_SERVERS {
-            self.refuse("dns", format!("resolvers ask {MAX_SERVERS} servers at most"));
+            self.refuse("dns", format!("resolvers use at most {MAX_SERVERS} servers"));
         }
         if let Some(own) = resolver.servers.iter().find(|server| server.is_loopback() || server.is_unspecified()) {
-            self.refuse("dns", format!("{own} is not an address under which the host finds a server"));
+            self.refuse("dns", format!("the host cannot reach a DNS server at {own}"));
         }
         for (field, words) in [("dns_search", &resolver.search), ("dns_opt", &resolver.options)] {
             let is_bad = |word: &String| word.is_empty() || word.len() > 253 || word.contains(char::is_whitespace);
             if words.len() > MAX_WORDS || words.iter().any(is_bad) {
                 self.refuse(
                     field,
-                    format!("there are more than {MAX_WORDS}, or one has a blank or more than 253 bytes"),
+                    format!("there are more than {MAX_WORDS}, or one contains a space or is longer than 253 bytes"),
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What is checked of a container's surroundings: its disks, what keeps it apart, what the kernel gives it.
+//! Checks of a container's mounts, isolation, devices and kernel limits.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -7,9 +7,9 @@ use crate::spec::{
     ContainerSpec, MountSource, MountSpec, StackSpec, attachment::is_host_name, privilege::capability, template,
 };
 
-/// Most entries of each list of a container's surroundings.
+/// The maximum number of entries in each list of these settings.
 const MAX_LIST: usize = 100;
-/// Limits of processes that Docker knows (setrlimit(2)).
+/// The process limits that Docker supports (setrlimit(2)).
 const ULIMITS: [&str; 16] = [
     "as",
     "core",
@@ -40,11 +40,11 @@ pub(super) fn volumes(stack: &StackSpec, found: &mut Vec<Violation>) {
         if volume.external && has_own {
             found.push(violation(
                 &place,
-                "somebody else made an external volume: driver, options and labels are theirs",
+                "an external volume already exists, so it cannot have driver, options or labels here",
             ));
         }
         if volume.driver.as_ref().is_some_and(|driver| !is_word(driver)) {
-            found.push(violation(&format!("{place}.driver"), "it is not the name of a driver"));
+            found.push(violation(&format!("{place}.driver"), "it is not a valid driver name"));
         }
         for (field, map) in [("driver_opts", &volume.driver_opts), ("labels", &volume.labels)] {
             if let Some(reason) = texts(map) {
@@ -54,23 +54,25 @@ pub(super) fn volumes(stack: &StackSpec, found: &mut Vec<Violation>) {
     }
 }
 
-/// What is wrong with a map of texts; values are not shown.
+/// The rule that a map of texts breaks, if any. The message does not show values, which may be secret.
 fn texts(map: &BTreeMap<String, String>) -> Option<String> {
     let is_bad = |(key, value): (&String, &String)| {
         key.is_empty() || key.len() > 255 || key.contains('\0') || value.len() > MAX_TEXT || value.contains('\0')
     };
     if map.len() > MAX_LIST || map.iter().any(is_bad) {
-        return Some(format!("there are more than {MAX_LIST}, a key is empty, or a text is too long or has a NUL"));
+        return Some(format!(
+            "there are more than {MAX_LIST}, a key is empty, or a text is too long or contains a NUL"
+        ));
     }
     map.values().find_map(|value| template::without_templates(value).err())
 }
 
-/// A driver, runtime or group: no blanks, nothing that could be read as something else.
+/// Whether a text can be the name of a driver, runtime or group, without spaces or special characters.
 fn is_word(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-/:@".contains(c))
 }
 
-/// A rule for devices as the kernel takes it: `c 1:3 mr`.
+/// Whether a text is a device rule in the kernel's syntax: `c 1:3 mr`.
 fn is_device_rule(rule: &str) -> bool {
     let words: Vec<&str> = rule.split(' ').collect();
     let is_number = |text: &str| text == "*" || text.parse::<u32>().is_ok();
@@ -100,7 +102,7 @@ fn is_cpuset(text: &str) -> bool {
     text.split(',').all(is_range)
 }
 
-/// What is wrong with an option of security.
+/// The rule that a security option breaks, if any.
 fn security_option(option: &str) -> Option<&'static str> {
     let (kind, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
     let is_known = match kind {
@@ -138,7 +140,7 @@ impl Check<'_> {
     }
 
     fn mount(&mut self, field: &str, mount: &MountSpec, stack: &StackSpec) {
-        // With templates filled in by something harmless.
+        // Templates are replaced by a harmless letter first.
         let Some(target) = self.without_templates(field, &mount.target) else { return };
         if !clean_absolute(&target) || target == "/" {
             self.refuse(field, format!("target {:?} is not an absolute path below / without '..'", cut(&mount.target)));
@@ -161,20 +163,20 @@ impl Check<'_> {
         let (is_bind, is_volume) =
             (matches!(mount.source, MountSource::Bind(_)), matches!(mount.source, MountSource::Volume(_)));
         if !is_bind && (mount.propagation.is_some() || mount.create_host_path) {
-            self.refuse(field, "propagation and create_host_path are for paths of the host");
+            self.refuse(field, "propagation and create_host_path apply only to host paths");
         }
         if !is_volume && (mount.subpath.is_some() || mount.nocopy) {
-            self.refuse(field, "subpath and nocopy are for named volumes");
+            self.refuse(field, "subpath and nocopy apply only to named volumes");
         }
         if let Some(subpath) = &mount.subpath {
             let Some(plain) = self.without_templates(field, subpath) else { return };
             if plain.starts_with('/') || !clean_absolute(&format!("/{plain}")) || subpath.is_empty() {
-                self.refuse(field, "subpath is not a path below the volume without '..'");
+                self.refuse(field, "subpath must be a relative path without '..'");
             }
         }
     }
 
-    /// A text with templates filled in by a letter; refused if one of them is unknown.
+    /// Replaces templates in a text by a letter. Refuses unknown templates.
     fn without_templates<'a>(&mut self, field: &str, text: &'a str) -> Option<Cow<'a, str>> {
         template::without_templates(text).map_err(|reason| self.refuse(field, reason)).ok()
     }
@@ -198,26 +200,26 @@ impl Check<'_> {
         for (field, text) in [("hostname", &container.hostname), ("domainname", &container.domainname)] {
             let Some(text) = text else { continue };
             let Some(plain) = self.without_templates(field, text) else { continue };
-            // What a template is filled in with is not known yet; one letter stands for it.
+            // The values of templates are not known yet, so one letter stands for each.
             let plain = if plain.len() < text.len() { format!("x{plain}x") } else { plain.into_owned() };
             let is_name = is_host_name(&plain) && (field != "hostname" || plain.len() <= 63);
             if !is_name {
-                self.refuse(field, format!("{:?} is not the name of a host", cut(text)));
+                self.refuse(field, format!("{:?} is not a valid hostname", cut(text)));
             }
         }
         if container.stop_signal.as_ref().is_some_and(|signal| !is_signal(signal)) {
-            self.refuse("stop_signal", "it is not a signal, which looks like SIGTERM or 15");
+            self.refuse("stop_signal", "it is not a signal such as SIGTERM or 15");
         }
         let words = [("runtime", &container.runtime), ("cgroup_parent", &container.isolation.cgroup_parent)];
         for (field, _) in words.iter().filter(|(_, text)| text.as_ref().is_some_and(|text| !is_word(text))) {
-            self.refuse(field, "it has only letters, digits and '_.-/:@'");
+            self.refuse(field, "only letters, digits and '_.-/:@' are allowed");
         }
         if let Some(platform) = &container.platform {
             let parts: Vec<&str> = platform.split('/').collect();
             let is_part =
                 |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             if parts.len() > 3 || !parts.iter().all(is_part) {
-                self.refuse("platform", format!("{:?} is not os/arch, such as linux/arm64", cut(platform)));
+                self.refuse("platform", format!("{:?} is not a platform such as linux/arm64", cut(platform)));
             }
         }
     }
@@ -233,7 +235,7 @@ impl Check<'_> {
             ("group_add", isolation.group_add.len()),
         ];
         for (field, count) in lists.into_iter().filter(|(_, count)| *count > MAX_LIST) {
-            self.refuse(field, format!("{count} are more than the {MAX_LIST} allowed"));
+            self.refuse(field, format!("it has {count} entries, and at most {MAX_LIST} are allowed"));
         }
         for (field, names) in [("cap_add", &isolation.cap_add), ("cap_drop", &isolation.cap_drop)] {
             let is_name = |name: &String| {
@@ -241,7 +243,7 @@ impl Check<'_> {
                 (1..=40).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
             };
             if let Some(name) = names.iter().find(|name| !is_name(name)) {
-                self.refuse(field, format!("{:?} is not a capability, such as NET_ADMIN", cut(name)));
+                self.refuse(field, format!("{:?} is not a capability such as NET_ADMIN", cut(name)));
             }
         }
         for option in &isolation.security_opt {
@@ -254,13 +256,12 @@ impl Check<'_> {
                 || !clean_absolute(&device.target)
                 || !are_permissions(&device.permissions)
             {
-                let reason =
-                    format!("{:?} is not a device, which looks like /dev/ttyUSB0:/dev/tty0:rwm", cut(&device.source));
+                let reason = format!("{:?} is not a device such as /dev/ttyUSB0:/dev/tty0:rwm", cut(&device.source));
                 self.refuse("devices", reason);
             }
         }
         if let Some(rule) = isolation.device_cgroup_rules.iter().find(|rule| !is_device_rule(rule)) {
-            self.refuse("device_cgroup_rules", format!("{:?} is not a rule, which looks like c 1:3 mr", cut(rule)));
+            self.refuse("device_cgroup_rules", format!("{:?} is not a rule such as c 1:3 mr", cut(rule)));
         }
         if let Some(group) = isolation.group_add.iter().find(|group| !is_word(group)) {
             self.refuse("group_add", format!("{:?} is not the name or number of a group", cut(group)));
@@ -270,37 +271,43 @@ impl Check<'_> {
     fn tuning(&mut self, container: &ContainerSpec) {
         let tuning = &container.tuning;
         if tuning.pids_limit.is_some_and(|limit| limit < -1 || limit == 0) {
-            self.refuse("pids_limit", "it is at least 1, or -1 for no limit");
+            self.refuse("pids_limit", "it must be at least 1, or -1 for no limit");
         }
         let memory = container.limits.memory.0;
         if let Some(swap) = tuning.memory_swap.filter(|swap| *swap != -1) {
             if memory == 0 {
-                self.refuse("memswap_limit", "it needs a limit of memory: mem_limit");
+                self.refuse("memswap_limit", "it needs a memory limit: set mem_limit");
             } else if u64::try_from(swap).map_or(true, |swap| swap < memory) {
-                self.refuse("memswap_limit", "it is memory and swap together, at least the limit of memory, or -1");
+                self.refuse(
+                    "memswap_limit",
+                    "it is the sum of memory and swap, so it must be at least the memory limit, or -1",
+                );
             }
         }
         if tuning.memory_swappiness.is_some_and(|value| value > 100) {
-            self.refuse("mem_swappiness", "it is between 0 and 100");
+            self.refuse("mem_swappiness", "it must be between 0 and 100");
         }
         if tuning.oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
-            self.refuse("oom_score_adj", "it is between -1000 and 1000");
+            self.refuse("oom_score_adj", "it must be between -1000 and 1000");
         }
         for (name, limit) in &tuning.ulimits {
             let is_over = limit.hard != -1 && (limit.soft == -1 || limit.soft > limit.hard);
             if !ULIMITS.contains(&name.as_str()) {
-                self.refuse("ulimits", format!("{:?} is none of {}", cut(name), ULIMITS.join(", ")));
+                self.refuse("ulimits", format!("{:?} is not one of {}", cut(name), ULIMITS.join(", ")));
             } else if limit.soft < -1 || limit.hard < -1 || is_over {
-                self.refuse("ulimits", format!("{name}: soft is at most hard, and -1 is no limit"));
+                self.refuse("ulimits", format!("{name}: soft must not exceed hard, where -1 means no limit"));
             }
         }
         for (key, value) in &tuning.sysctls {
             let is_key = key.contains('.') && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
             let own = ["kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.", "net.", "kernel.domainname"];
             if !is_key || key.len() > 255 || value.len() > 255 || value.contains(['\0', '\n']) {
-                self.refuse("sysctls", format!("{:?} is not a parameter of the kernel with its value", cut(key)));
+                self.refuse("sysctls", format!("{:?} is not a kernel parameter with a value", cut(key)));
             } else if !own.iter().any(|prefix| key.starts_with(prefix)) {
-                self.refuse("sysctls", format!("{key} is the whole host's, not a container's: set it on the hosts"));
+                self.refuse(
+                    "sysctls",
+                    format!("{key} belongs to the whole host, not to a container: set it on the hosts"),
+                );
             }
         }
         if tuning.sysctls.len() > MAX_LIST {
@@ -311,16 +318,16 @@ impl Check<'_> {
     fn processor(&mut self, container: &ContainerSpec) {
         let tuning = &container.tuning;
         if container.limits.cpu.0 != 0 && (tuning.cpu_quota.is_some() || tuning.cpu_period.is_some()) {
-            self.refuse("cpu_quota", "a limit in cores (cpus) is a quota and a period already: give one of them");
+            self.refuse("cpu_quota", "a limit in cores (cpus) already sets quota and period: use one of the two");
         }
         if tuning.cpu_quota.is_some_and(|quota| quota != -1 && quota < 1000) {
-            self.refuse("cpu_quota", "it is at least 1000 microseconds, or -1 for no limit");
+            self.refuse("cpu_quota", "it must be at least 1000 microseconds, or -1 for no limit");
         }
         if tuning.cpu_period.is_some_and(|period| !(1000..=1_000_000).contains(&period)) {
-            self.refuse("cpu_period", "it is between 1000 and 1000000 microseconds");
+            self.refuse("cpu_period", "it must be between 1000 and 1000000 microseconds");
         }
         if tuning.cpuset.as_ref().is_some_and(|set| !is_cpuset(set)) {
-            self.refuse("cpuset", "it is not a list of cores, which looks like 0-2,4");
+            self.refuse("cpuset", "it is not a list of cores such as 0-2,4");
         }
     }
 
@@ -335,27 +342,30 @@ impl Check<'_> {
             self.refuse("blkio_config", format!("a path is not absolute, or there are more than {MAX_LIST}"));
         }
         if weights.any(|weight| !(10..=1000).contains(weight)) {
-            self.refuse("blkio_config", "a weight is between 10 and 1000");
+            self.refuse("blkio_config", "a weight must be between 10 and 1000");
         }
     }
 
     fn logging(&mut self, container: &ContainerSpec) {
         let log = &container.log;
         if !is_word(log.driver()) {
-            self.refuse("logging.driver", format!("{:?} is not the name of a driver", cut(log.driver())));
+            self.refuse("logging.driver", format!("{:?} is not a valid driver name", cut(log.driver())));
         }
         if log.options.len() > MAX_LIST
             || log.options.iter().any(|(key, value)| key.len() > 255 || value.len() > MAX_TEXT || value.contains('\0'))
         {
-            self.refuse("logging.options", format!("there are more than {MAX_LIST}, or one is too long or has a NUL"));
+            self.refuse(
+                "logging.options",
+                format!("there are more than {MAX_LIST}, or one is too long or contains a NUL"),
+            );
         }
         if !["json-file", "local"].contains(&log.driver()) {
             return;
         }
-        // Docker would refuse each container with it.
+        // Docker would refuse every container with it.
         let is_count = |text: &String| text.parse::<u32>().is_ok_and(|count| count > 0);
         if log.options.get("max-file").is_some_and(|text| !is_count(text)) {
-            self.refuse("logging.options.max-file", "it is a number of files, at least 1");
+            self.refuse("logging.options.max-file", "it must be a number of files, at least 1");
         }
         let is_size = |text: &String| {
             let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
@@ -364,7 +374,7 @@ impl Check<'_> {
             (is_unit && number.parse::<f64>().is_ok_and(|number| number > 0.0)) || text == "-1"
         };
         if log.options.get("max-size").is_some_and(|text| !is_size(text)) {
-            self.refuse("logging.options.max-size", "it is a size such as 10m, or -1 for no limit");
+            self.refuse("logging.options.max-size", "it must be a size such as 10m, or -1 for no limit");
         }
     }
 }
@@ -487,6 +497,6 @@ mod tests {
             spec.sidekicks
                 .insert("log".parse().expect("a name"), Sidekick { container, depends_on: Default::default() });
         });
-        assert_eq!(found, "services.log.dns: it shares the network of web: say it there");
+        assert_eq!(found, "services.log.dns: it shares the network of web: set it there");
     }
 }

@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(
             fates(&fixture),
             [
-                "agent/1.1 ends here; its service goes on on the other hosts",
+                "agent/1.1 ends here; its service keeps running on the other hosts",
                 "db/1.1 until the deadline: slot 1 cannot leave its host: its data is there",
                 "job/1.1 until the deadline: slot 1 cannot leave its host: it may run to its end",
                 "once/1.1 → h2",

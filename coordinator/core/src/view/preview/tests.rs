@@ -64,12 +64,12 @@ fn a_new_service_is_shown_whole() {
         &[("agent", agent), ("api", api), ("db", db)],
         &[
             "  + agent  web:1",
-            "           3 instances: one on each of h1, h2 and h3, and on each host that joins and suits it",
+            "           3 instances: one on each of h1, h2 and h3, and on each matching host that joins",
             "           its host's /var/run/docker.sock at /var/run/docker.sock",
             "           env A and B; command",
             "           opens 8080/tcp (to 80 in the container) on h1, h2 and h3, at every address",
             "           opens 53/udp on h1, h2 and h3, at every address",
-            "           speaks with its host's Docker (/var/run/docker.sock): it can do there what root can",
+            "           can control its host's Docker (/var/run/docker.sock), which amounts to root access",
             "  + api    web:1",
             "           2 instances on h1 and h2",
             "           sidekick proxy: image proxy:1",
@@ -78,8 +78,8 @@ fn a_new_service_is_shown_whole() {
             "           1 instance on h3",
             "           volume data at /data",
             "           user 1000; waits for agent (healthy)",
-            "           opens 5432/tcp (to 80 in the container) on the host that runs it, h3, for the host itself alone",
-            "  volume data of db is made on h3, unless it is there, and ties db to it",
+            "           opens 5432/tcp (to 80 in the container) on the host that runs it, h3, reachable only from the host itself",
+            "  volume data of db is created on h3 if it is missing, and ties db to it",
         ],
     );
 }
@@ -116,21 +116,21 @@ fn an_update_names_what_is_down_and_which_ports_change() {
         &[
             "  ~ db     image db:1 → db:2",
             "           1 instance on h1",
-            "           replaced one at a time, stop-first: two instances cannot have the same host port; back to the old one if it fails",
-            "           down from its stop (at most 10s) until its successor serves",
+            "           replaced one at a time, stop-first: two instances cannot use the same host port; rolled back if it fails",
+            "           down from its stop (at most 10s) until its replacement serves",
             "           closes 81/tcp (to 80 in the container)",
             "           keeps open 5432/tcp (to 80 in the container) on the host that runs it, h1, at every address",
             "           opens 82/tcp (to 80 in the container) on the host that runs it, h1, at every address",
             "  ~ free   replicas 3 → 4; env TOKEN added",
             "           3 → 4 instances on h1 and h2",
-            "           replaced one at a time, start-first where a host has room for both; back to the old one if it fails",
+            "           replaced one at a time, start-first where a host has room for both; rolled back if it fails",
             "  - old    1 instance stops",
             "           closes 5432/tcp (to 80 in the container)",
             "           closes 99/tcp (to 80 in the container)",
             "  ~ stops  user added: 1000",
             "           3 instances on h1 and h2",
-            "           replaced one at a time, stop-first; back to the old one if it fails",
-            "           meanwhile 1 fewer serves: each is down from its stop (at most 10s) until its successor serves",
+            "           replaced one at a time, stop-first; rolled back if it fails",
+            "           meanwhile 1 fewer serves: each is down from its stop (at most 10s) until its replacement serves",
             "  volume data of db is kept on h1, which ties db to it",
         ],
     );
@@ -144,7 +144,7 @@ fn numbers_are_as_they_will_be() {
         spec.constraints = vec!["node.hostname == h2".parse().expect("a constraint")];
     };
     let lines = plan_of(&fixture, &[("web", web(on_one))]);
-    assert_eq!(lines[1].trim(), "1 instance: one on each host that suits it, now h2");
+    assert_eq!(lines[1].trim(), "1 instance: one on each matching host, at present h2");
     fixture.deploy(&[("web", web(on_one))]);
     fixture.settle();
     let lines = plan_of(&fixture, &[("web", web(|spec| spec.mode = Mode::Global))]);
@@ -163,7 +163,7 @@ fn what_the_internet_reaches_is_named() {
     let open = |address: Option<IpAddr>| web(move |spec| spec.ports = vec![port(80, |port| port.host_ip = address)]);
     let warned = |address| {
         plan_of(&fixture, &[("web", open(address))])
-            .contains(&"  ! web: the internet reaches 80/tcp, unless a firewall is before it".to_owned())
+            .contains(&"  ! web: the internet can reach 80/tcp unless a firewall blocks it".to_owned())
     };
     assert!(warned(None));
     assert!(warned(Some([0, 0, 0, 0].into())));

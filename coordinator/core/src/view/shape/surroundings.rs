@@ -223,8 +223,8 @@ pub(super) fn mount(mount: &MountSpec) -> String {
     let notes = [
         read_only.then(|| "read-only".to_owned()),
         propagation.map(|propagation| format!("{propagation:?}").to_lowercase()),
-        create_host_path.then(|| "made if it is not there".to_owned()),
-        nocopy.then(|| "without a copy of the image's".to_owned()),
+        create_host_path.then(|| "created if missing".to_owned()),
+        nocopy.then(|| "without a copy of the image's files".to_owned()),
     ];
     let notes: Vec<String> = notes.into_iter().flatten().collect();
     if notes.is_empty() { format!("{what}{within}") } else { format!("{what}{within} ({})", notes.join(", ")) }
