@@ -1,4 +1,4 @@
-//! One question and one answer on a stream of their own, over a connection that is kept.
+//! Calls with one question and one answer on their own stream, over a connection that stays open.
 
 use std::{
     net::SocketAddr,
@@ -17,13 +17,13 @@ use tracing::{info, warn};
 
 use crate::{Connection, LinkError, Transport};
 
-/// The time until a dial that has no result is begun once more beside the first; doubled each time.
+/// The time after which a dial without a result gets a second attempt beside it; doubled each time.
 const NEXT_DIAL: Duration = Duration::from_millis(300);
-/// The longest such time.
+/// The maximum of this time.
 const NEXT_DIAL_CAP: Duration = Duration::from_secs(1);
 
-/// Dials until one attempt has a result. A process that dies in the middle of a handshake leaves the
-/// attempt without an answer until it times out: the process that follows it cannot know of it.
+/// Dials until one attempt has a result. If a process dies during a handshake, that attempt hangs until it times out,
+/// because the process that replaces it does not know of it.
 async fn dial(transport: &dyn Transport, address: SocketAddr) -> Result<Connection, LinkError> {
     let mut attempts = FuturesUnordered::new();
     let mut pause = NEXT_DIAL;
@@ -36,7 +36,7 @@ async fn dial(transport: &dyn Transport, address: SocketAddr) -> Result<Connecti
     }
 }
 
-/// Asks over `connection` and waits for the one answer.
+/// Sends a question over `connection` and waits for its answer.
 pub async fn ask<A: DeserializeOwned>(connection: &Connection, question: &Open) -> Result<A, LinkError> {
     let mut stream = connection.open().await?;
     stream.outgoing.send(question).await?;
@@ -44,7 +44,7 @@ pub async fn ask<A: DeserializeOwned>(connection: &Connection, question: &Open) 
     stream.incoming.receive().await?.ok_or(LinkError::Ended)
 }
 
-/// A peer that is asked often: the connection is made when it is needed, and anew when it is gone.
+/// A peer that is called often. The connection is made when needed, and again after it has failed.
 #[derive(Clone)]
 pub struct Caller {
     transport: Arc<dyn Transport>,
@@ -52,8 +52,8 @@ pub struct Caller {
     line: Arc<Mutex<Line>>,
 }
 
-/// A dial that many may wait for. It goes on when one of them loses patience: a network whose round
-/// trip is longer than that patience would otherwise never get a connection.
+/// A dial that several callers can wait for. It continues when one of them gives up; otherwise, a network with a round
+/// trip longer than their timeout would never get a connection.
 type Dialing = Shared<BoxFuture<'static, Result<Connection, Arc<LinkError>>>>;
 
 enum Line {
@@ -63,12 +63,12 @@ enum Line {
 }
 
 impl Caller {
-    /// A caller of the coordinator at `address`.
+    /// A caller of the coordinator at `address`; it does not connect yet.
     pub fn new(transport: Arc<dyn Transport>, address: SocketAddr) -> Caller {
         Caller { transport, address, line: Arc::new(Mutex::new(Line::Idle { failed: false })) }
     }
 
-    /// Where it calls.
+    /// The address that it calls.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -77,7 +77,7 @@ impl Caller {
         self.line.lock().expect("no panic while it is held")
     }
 
-    /// The connection, made if there is none.
+    /// The connection; makes one if there is none.
     pub async fn connection(&self) -> Result<Connection, LinkError> {
         let dialing = {
             let mut line = self.line();
@@ -102,7 +102,7 @@ impl Caller {
         async move { dial(&*transport, address).await.map_err(Arc::new) }.boxed().shared()
     }
 
-    /// Notes what became of a dial, and tells it once.
+    /// Stores the result of a dial, and logs a change once.
     fn settle(&self, result: &Result<Connection, Arc<LinkError>>) {
         let mut line = self.line();
         let Line::Dialing { failed, .. } = *line else { return };
@@ -122,7 +122,7 @@ impl Caller {
         }
     }
 
-    /// Asks and waits for the answer, at most `timeout`.
+    /// Sends a question and waits for the answer, at most `timeout`.
     pub async fn ask<A: DeserializeOwned>(&self, question: &Open, timeout: Duration) -> Result<A, LinkError> {
         let mut used = None;
         let asking = async {
@@ -140,9 +140,9 @@ impl Caller {
         asked.unwrap_or(Err(LinkError::TimedOut(timeout)))
     }
 
-    /// Dials anew for the next question: not a packet came while this one waited, so the other side may have
-    /// died before it knew of the connection, and its successor ignores what it cannot read. Whoever
-    /// still waits on the connection may go on.
+    /// Uses a new connection for the next question. No packet arrived while this question waited, so the peer may have
+    /// died before it knew of the connection, and its successor ignores packets that it cannot decrypt. Others may
+    /// still wait on the old connection.
     fn turn_away_from(&self, connection: &Connection) {
         let mut line = self.line();
         if matches!(&*line, Line::Connected(present) if present.is_same(connection)) {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::memory::{End, Network};
 
-    /// The first dial meets a process that dies before it has said a word.
+    /// The first dial hangs, like one to a process that dies before it answers.
     struct FirstDialHangs {
         end: End,
         dials: AtomicUsize,

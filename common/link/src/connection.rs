@@ -1,4 +1,4 @@
-//! Connections and the streams of frames on them.
+//! Connections to peers, and the streams of frames on them.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,47 +12,47 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::memory;
 
-/// Why a peer could not be reached or spoken with.
+/// Why a peer cannot be reached or does not answer properly.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// No connection could be made.
     #[error("{to} cannot be reached: {reason}")]
     Unreachable {
-        /// The address.
+        /// The address that was dialled.
         to: SocketAddr,
-        /// Why.
+        /// The reason, as a sentence.
         reason: String,
     },
-    /// The peer speaks only other versions of the wire protocol.
-    #[error("{to} speaks no version of the wire protocol that is known here: upgrade the older side")]
+    /// The peer supports only other versions of the wire protocol.
+    #[error("{to} supports no version of the wire protocol that this binary supports: upgrade the older side")]
     NoCommonProtocol {
-        /// The address.
+        /// The address that was dialled.
         to: SocketAddr,
     },
-    /// A dial that others waited for as well has failed.
+    /// A dial shared with other callers has failed.
     #[error("{0}")]
     Dial(Arc<LinkError>),
     /// The connection or stream broke.
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),
-    /// The peer ended the stream before it had answered.
+    /// The peer ended the stream before it answered.
     #[error("the peer ended the stream without an answer")]
     Ended,
-    /// No answer came in time.
+    /// There was no answer in time.
     #[error("no answer came within {0:?}")]
     TimedOut(Duration),
-    /// A frame is larger than frames may be.
+    /// A frame exceeds the size limit.
     #[error("a frame of {0} bytes is larger than the {MAX_FRAME} allowed")]
     TooLarge(usize),
-    /// A frame cannot be read.
+    /// A frame cannot be decoded.
     #[error("a frame cannot be read: {0}")]
     Malformed(#[from] codec::CodecError),
-    /// The certificates or keys cannot be used.
+    /// The certificates or keys are unusable.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
 }
 
-/// A connection to a peer whose certificate was checked. Clones share it.
+/// A connection to a peer with a verified certificate. Clones share it.
 #[derive(Clone)]
 pub struct Connection {
     peer: PeerIdentity,
@@ -71,22 +71,22 @@ impl Connection {
         Connection { peer, remote, inner }
     }
 
-    /// Who is at the other end.
+    /// The peer's identity, from its certificate.
     pub fn peer(&self) -> PeerIdentity {
         self.peer
     }
 
-    /// The host at the other end.
+    /// The peer's host, from its certificate.
     pub fn host(&self) -> HostId {
         self.peer.host
     }
 
-    /// Where the other end is.
+    /// The peer's address.
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
 
-    /// Opens a stream; the peer learns of it with the first frame.
+    /// Opens a stream. The peer notices it with the first frame.
     pub async fn open(&self) -> Result<Stream, LinkError> {
         match &self.inner {
             Inner::Quic(connection) => {
@@ -97,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// The next stream that the peer opens. Cancel-safe.
+    /// Waits for the next stream that the peer opens. Cancel-safe.
     pub async fn accept(&self) -> Result<Stream, LinkError> {
         match &self.inner {
             Inner::Quic(connection) => {
@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection and all its streams.
+    /// Closes the connection and all its streams.
     pub fn close(&self, reason: &str) {
         match &self.inner {
             Inner::Quic(connection) => connection.close(0u32.into(), reason.as_bytes()),
@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// How many packets have come from the peer; none are counted within one process.
+    /// The number of packets received from the peer; always 0 within one process.
     pub(crate) fn heard(&self) -> u64 {
         match &self.inner {
             Inner::Quic(connection) => connection.stats().udp_rx.datagrams,
@@ -124,7 +124,7 @@ impl Connection {
         }
     }
 
-    /// Whether both are the same connection.
+    /// Whether both values are the same connection.
     pub(crate) fn is_same(&self, other: &Connection) -> bool {
         match (&self.inner, &other.inner) {
             (Inner::Quic(a), Inner::Quic(b)) => a.stable_id() == b.stable_id(),
@@ -133,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         match &self.inner {
             Inner::Quic(connection) => connection.close_reason().is_some(),
@@ -142,11 +142,11 @@ impl Connection {
     }
 }
 
-/// A stream of frames in both directions.
+/// A bidirectional stream of frames.
 pub struct Stream {
-    /// What the peer says.
+    /// The frames from the peer.
     pub incoming: Receiver,
-    /// What we say.
+    /// The frames to the peer.
     pub outgoing: Sender,
 }
 
@@ -170,7 +170,7 @@ impl Stream {
 }
 
 impl Sender {
-    /// Sends one frame: its length in four bytes, and its bincode form.
+    /// Sends one frame: its length in four bytes, then its bincode encoding.
     pub async fn send<T: Serialize>(&mut self, value: &T) -> Result<(), LinkError> {
         let body = codec::encode(value)?;
         if body.len() > MAX_FRAME {
@@ -184,15 +184,15 @@ impl Sender {
         Ok(())
     }
 
-    /// Tells the peer that nothing more comes.
+    /// Tells the peer that no more frames follow.
     pub async fn finish(&mut self) -> Result<(), LinkError> {
         Ok(self.write.shutdown().await?)
     }
 }
 
 impl Receiver {
-    /// The next frame, or `None` at the end of the stream. Not cancel-safe: a frame that was read
-    /// in part is lost, so give each receiver a task of its own or drop it afterwards.
+    /// Waits for the next frame; `None` at the end of the stream. Not cancel-safe: a partly read frame is lost, so run
+    /// each receiver in its own task, or drop it afterwards.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LinkError> {
         let mut length = [0u8; 4];
         match self.read.read_exact(&mut length).await {

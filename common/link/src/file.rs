@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole: written beside, synced, renamed.
+//! Replaces files atomically: writes a new file beside, syncs, renames.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,11 +7,10 @@ use std::{
     path::Path,
 };
 
-/// Bytes that are given to the disk at a time: whoever else waits for it waits for one such piece, and not for all of a
-/// large file.
+/// The number of bytes between syncs. Other writers to the disk then wait for one piece instead of a whole large file.
 const PIECE: usize = 4 << 20;
 
-/// Replaces a file durably; a crash leaves the old one or the new one. Only its owner may read it.
+/// Replaces a file durably. After a crash there is either the old file or the new one. Only the owner can read it.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     crate::private::ensure_folder(directory)?;
@@ -25,12 +24,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Reads a file that may not be there.
+/// Reads a file; `None` if it does not exist.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if_there(fs::read(path))
 }
 
-/// What came of something that is as good if the file or folder is not there.
+/// Turns "not found" into `None`.
 pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,8 +1,8 @@
-//! The cluster's certificate authority and the certificates that it gives.
+//! The cluster's certificate authority, and the certificates that it issues.
 //!
-//! A certificate says who its holder is in DNS names below the cluster's own: `<host>.host.…` for
-//! every host, and `<member>.member.…` and `coordinator.…` for coordinators in addition. What a
-//! request asks for beyond its key is ignored: the authority writes the names itself.
+//! A certificate identifies its holder by DNS names below the cluster's own: `<host>.host.…` for every host, and also
+//! `<member>.member.…` and `coordinator.…` for coordinators. The authority uses only the key of a request and writes
+//! the names itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,35 +22,35 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkc
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509CertificationRequest};
 
-/// How long a host's certificate is valid.
+/// The validity of a host's certificate, in days.
 pub const HOST_CERTIFICATE_DAYS: i64 = 30;
 const ROOT_DAYS: i64 = 365 * 20;
-/// Certificates begin in the past, for clocks that are behind.
+/// Certificates start in the past, to tolerate clocks that are behind.
 const BACKDATE_HOURS: i64 = 1;
 
-/// Why a certificate or request cannot be used.
+/// Why a certificate or request is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A certificate or key cannot be made or signed.
+    /// A certificate or key cannot be created or signed.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
-    /// A certificate or request cannot be read.
+    /// A certificate or request cannot be parsed.
     #[error("malformed {what}: {reason}")]
     Malformed {
-        /// What was read.
+        /// The kind of input.
         what: &'static str,
-        /// Why it cannot be.
+        /// Why it cannot be parsed.
         reason: String,
     },
-    /// The request is not signed by the key that it is for, or by a kind of key that is not allowed.
+    /// The request is not signed by its own key, or the kind of key is not allowed.
     #[error("the request is not signed by an ECDSA P-256 or Ed25519 key of its own")]
     BadRequest,
-    /// The certificate names nobody of this cluster.
+    /// The certificate names no host of this cluster.
     #[error("the certificate names no host of the cluster {0}")]
     Foreign(ClusterId),
 }
 
-/// A key and the certificate that goes with it.
+/// A private key and its certificate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certified {
     /// The certificate (DER).
@@ -59,20 +59,20 @@ pub struct Certified {
     pub key: Secret<Vec<u8>>,
 }
 
-/// All that a process needs to prove who it is and to check others.
+/// Everything that a process needs to prove its identity and to verify others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Credentials {
-    /// The cluster.
+    /// The cluster that the certificates belong to.
     pub cluster: ClusterId,
-    /// Who the holder is.
+    /// The holder's host and member number.
     pub identity: PeerIdentity,
-    /// Its certificate and key.
+    /// The holder's certificate and key.
     pub own: Certified,
     /// The cluster's root certificate (DER).
     pub root: Vec<u8>,
 }
 
-/// The name that coordinators' certificates carry, and that every dialler checks.
+/// The DNS name in coordinators' certificates, which every client verifies.
 pub fn coordinator_name(cluster: ClusterId) -> String {
     format!("coordinator.{cluster}.wharf")
 }
@@ -87,7 +87,7 @@ fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
     params.not_after = days_from(now, days);
 }
 
-/// Makes the root of a new cluster.
+/// Creates the root of a new cluster.
 pub fn make_root(cluster: ClusterId, now: Timestamp) -> Result<Certified, IdentityError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
@@ -98,7 +98,7 @@ pub fn make_root(cluster: ClusterId, now: Timestamp) -> Result<Certified, Identi
     certified(params.self_signed(&key)?, &key)
 }
 
-/// Makes the self-signed certificate of the join key: it is pinned, never checked by a chain.
+/// Creates the self-signed certificate of the join key. Clients pin it and never verify a chain.
 pub fn make_join_certificate(now: Timestamp) -> Result<Certified, IdentityError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(vec!["join.wharf".to_owned()])?;
@@ -113,7 +113,7 @@ fn certified(certificate: rcgen::Certificate, key: &KeyPair) -> Result<Certified
     Ok(Certified { certificate: certificate.der().to_vec(), key: Secret::new(key.serialize_der()) })
 }
 
-/// Makes a host's key; it never leaves the host.
+/// Creates a host's private key, which never leaves the host.
 pub fn make_key() -> Result<Secret<Vec<u8>>, IdentityError> {
     Ok(Secret::new(KeyPair::generate()?.serialize_der()))
 }
@@ -122,7 +122,7 @@ fn load_key(key: &Secret<Vec<u8>>) -> Result<KeyPair, IdentityError> {
     Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.expose().as_slice()))?)
 }
 
-/// The identity that belongs to a host's key.
+/// Derives the host id from a host's key.
 pub fn host_of_key(key: &Secret<Vec<u8>>) -> Result<HostId, IdentityError> {
     use rcgen::PublicKeyData;
     Ok(host_of_spki(&load_key(key)?.subject_public_key_info()))
@@ -135,21 +135,21 @@ fn host_of_spki(spki: &[u8]) -> HostId {
     HostId(id)
 }
 
-/// A request for a certificate for `key` (DER).
+/// Creates a certificate request for `key` (DER).
 pub fn make_request(key: &Secret<Vec<u8>>) -> Result<Vec<u8>, IdentityError> {
     let params = CertificateParams::new(Vec::new())?;
     Ok(params.serialize_request(&load_key(key)?)?.der().to_vec())
 }
 
-/// The host whose key a request is for, after checking that the key signed it.
+/// Checks that a request is signed by its own key, and derives the host id from that key.
 pub fn host_of_request(request: &[u8]) -> Result<HostId, IdentityError> {
     let malformed = |reason: String| IdentityError::Malformed { what: "certificate request", reason };
     let (rest, parsed) = X509CertificationRequest::from_der(request).map_err(|e| malformed(e.to_string()))?;
     if !rest.is_empty() {
-        return Err(malformed("bytes are left over".into()));
+        return Err(malformed("bytes follow after the request".into()));
     }
     let spki = &parsed.certification_request_info.subject_pki;
-    // Ed25519 keys and points on P-256 are this short; RSA keys and other curves are longer.
+    // Ed25519 keys and points on P-256 are this short; RSA keys and points on other curves are longer.
     if spki.raw.len() > 91 {
         return Err(IdentityError::BadRequest);
     }
@@ -158,7 +158,7 @@ pub fn host_of_request(request: &[u8]) -> Result<HostId, IdentityError> {
     checked.map(|_| host).map_err(|_| IdentityError::BadRequest)
 }
 
-/// Signs a host's request. Only the key is taken from it.
+/// Signs a host's request, of which it uses only the key.
 pub fn sign(
     root: &Certified,
     cluster: ClusterId,
@@ -187,7 +187,7 @@ pub fn sign(
     Ok(asked.signed_by(&issuer)?.der().to_vec())
 }
 
-/// Who a certificate of this cluster names. The chain has been checked before.
+/// The identity in a certificate of this cluster, whose chain has already been verified.
 pub fn identity_of(certificate: &[u8], cluster: ClusterId) -> Result<PeerIdentity, IdentityError> {
     let parsed = parse_certificate(certificate)?;
     let suffix = format!(".{cluster}.wharf");
@@ -203,7 +203,7 @@ pub fn identity_of(certificate: &[u8], cluster: ClusterId) -> Result<PeerIdentit
     host.map(|host| PeerIdentity { host, member }).ok_or(IdentityError::Foreign(cluster))
 }
 
-/// The cluster that a coordinator's certificate speaks for.
+/// The cluster in a coordinator's certificate.
 pub fn cluster_of(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     let parsed = parse_certificate(certificate)?;
     let named =
@@ -211,7 +211,7 @@ pub fn cluster_of(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     named.ok_or_else(|| IdentityError::Malformed { what: "certificate", reason: "it is not a coordinator's".into() })
 }
 
-/// The cluster that a root certificate is of, by its name `wharf <cluster>`.
+/// The cluster in a root certificate's name, `wharf <cluster>`.
 pub fn cluster_of_root(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     let parsed = parse_certificate(certificate)?;
     let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
@@ -219,14 +219,14 @@ pub fn cluster_of_root(certificate: &[u8]) -> Result<ClusterId, IdentityError> {
     cluster.ok_or_else(|| IdentityError::Malformed { what: "certificate", reason: "it is no cluster's root".into() })
 }
 
-/// When a certificate begins and ends.
+/// The start and the end of a certificate's validity.
 pub fn validity_of(certificate: &[u8]) -> Result<(Timestamp, Timestamp), IdentityError> {
     let parsed = parse_certificate(certificate)?;
     let at = |time: x509_parser::time::ASN1Time| Timestamp(time.timestamp().max(0).unsigned_abs() * 1000);
     Ok((at(parsed.validity().not_before), at(parsed.validity().not_after)))
 }
 
-/// The pin of a certificate's key.
+/// The pin of a certificate's public key.
 pub fn pin_of(certificate: &[u8]) -> Result<Pin, IdentityError> {
     Ok(Pin::of(parse_certificate(certificate)?.public_key().raw))
 }
@@ -252,7 +252,7 @@ fn dns_names<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &
         })
 }
 
-/// The HMAC by which a host proves that it has a token, without sending the token's secret.
+/// The HMAC by which a host proves that it has a token without sending the token's secret.
 pub fn join_proof(secret: &common::token::SecretHash, request: &[u8], cluster: ClusterId, nonce: &str) -> [u8; 32] {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret.0);
     let mut context = ring::hmac::Context::with_key(&key);
@@ -264,7 +264,7 @@ pub fn join_proof(secret: &common::token::SecretHash, request: &[u8], cluster: C
     proof
 }
 
-/// `N` bytes that nobody can guess.
+/// `N` bytes from the kernel's random generator.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)

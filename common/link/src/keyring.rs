@@ -1,4 +1,4 @@
-//! Who this host is, on its disk: its key, its certificate and the cluster that it belongs to.
+//! The keyring: a host's key, its certificate and its cluster, on disk.
 
 use std::{
     io,
@@ -17,57 +17,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Credentials, file, identity::Certified};
 
-/// How the file is sealed.
+/// The format of the file.
 pub const KEYRING_FORMAT: Format = Format { magic: b"WKEY", version: 1, limit: 1 << 20 };
 const FILE: &str = "identity";
 const KEY_FILE: &str = "host.key";
 
-/// All that a host knows of itself.
+/// Everything that a host knows about its identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Keyring {
     /// The cluster that it belongs to.
     pub cluster: ClusterId,
-    /// Its identity.
+    /// The host's id, derived from its key.
     pub host: HostId,
-    /// The coordinator that it runs, if it runs one.
+    /// The number of its coordinator, if it runs one.
     pub member: Option<MemberId>,
-    /// Its name.
+    /// The host's name in the cluster.
     pub name: Name,
-    /// Its certificate (DER).
+    /// The host's certificate (DER).
     pub certificate: Vec<u8>,
     /// Its private key (PKCS #8).
     pub key: Secret<Vec<u8>>,
     /// The cluster's root certificate (DER).
     pub root: Vec<u8>,
-    /// Where coordinators were when it joined.
+    /// The addresses of the coordinators when the host joined.
     pub coordinators: Vec<SocketAddr>,
-    /// Where its own coordinator is reached by others.
+    /// The address at which others reach its coordinator.
     pub advertise: Option<SocketAddr>,
 }
 
-/// Why a keyring cannot be used.
+/// Why a keyring is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("{} cannot be used: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error from the system.
         source: io::Error,
     },
-    /// It is damaged.
+    /// The content of the file is invalid.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// How.
+        /// The reason, as a sentence.
         reason: String,
     },
 }
 
 impl Keyring {
-    /// Reads the keyring of a state folder; none if the host belongs to no cluster.
+    /// Reads the keyring in a state folder; `None` if the host does not belong to a cluster.
     pub fn load(directory: &Path) -> Result<Option<Keyring>, KeyringError> {
         let path = directory.join(FILE);
         let bytes = file::read(&path).map_err(|source| KeyringError::Io { path: path.clone(), source })?;
@@ -77,7 +77,7 @@ impl Keyring {
         bytes.map(open).transpose()
     }
 
-    /// Writes it durably.
+    /// Writes the keyring durably.
     pub fn save(&self, directory: &Path) -> Result<(), KeyringError> {
         let path = directory.join(FILE);
         let bytes = KEYRING_FORMAT
@@ -86,7 +86,7 @@ impl Keyring {
         file::replace(&path, &bytes).map_err(|source| KeyringError::Io { path, source })
     }
 
-    /// What the link needs of it.
+    /// The credentials for connections.
     pub fn credentials(&self) -> Credentials {
         Credentials {
             cluster: self.cluster,
@@ -97,7 +97,8 @@ impl Keyring {
     }
 }
 
-/// The key of a host that has not joined yet: made once, so that a repeated join asks with the same.
+/// The key of a host that has not joined yet. It is stored when first created, so that a repeated join uses the same
+/// key.
 pub fn pending_key(directory: &Path) -> Result<Secret<Vec<u8>>, KeyringError> {
     let path = directory.join(KEY_FILE);
     let io = |source| KeyringError::Io { path: path.clone(), source };
@@ -110,7 +111,7 @@ pub fn pending_key(directory: &Path) -> Result<Secret<Vec<u8>>, KeyringError> {
     Ok(key)
 }
 
-/// Forgets who this host was: the next join makes a new identity.
+/// Deletes the host's identity. The next join creates a new one.
 pub fn forget(directory: &Path) -> io::Result<()> {
     for name in [FILE, KEY_FILE] {
         match std::fs::remove_file(directory.join(name)) {

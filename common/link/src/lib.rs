@@ -1,9 +1,7 @@
-//! How the parts of a cluster talk: streams of frames over connections that know who is at the
-//! other end.
+//! Communication within a cluster: streams of frames over connections with authenticated peers.
 //!
-//! The real transport is QUIC with mutual TLS from the cluster's own authority ([`quic`]); the
-//! other one lives in memory and can be cut ([`memory`]). What is said is defined in
-//! [`common::wire`].
+//! The real transport is QUIC with mutual TLS under the cluster's own authority ([`quic`]). The other one works in
+//! memory and can be interrupted ([`memory`]). [`common::wire`] defines the messages.
 
 pub mod call;
 pub mod clock;
@@ -25,7 +23,7 @@ pub use transport::Transport;
 
 use std::sync::Arc;
 
-/// The one place that chooses the cryptography.
+/// The cryptography of all TLS connections, chosen only here.
 pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -1,4 +1,4 @@
-//! A transport within one process, for tests: every pair of ends can be cut and healed.
+//! A transport within one process, for tests. The connection between any two ends can be cut and healed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{Connection, LinkError, Stream, Transport, connection::Inner};
 
-/// Bytes that a stream holds before its writer waits.
+/// The number of bytes that a stream buffers before its writer waits.
 const STREAM_BUFFER: usize = 256 << 10;
 
-/// All ends that can reach each other.
+/// A network of ends that can reach each other.
 #[derive(Clone, Default)]
 pub struct Network {
     state: Arc<Mutex<State>>,
@@ -29,7 +29,7 @@ struct State {
     open: Vec<(SocketAddr, SocketAddr, watch::Sender<bool>)>,
 }
 
-/// One end of the network: a process.
+/// An end of the network, which stands for a process.
 pub struct End {
     address: SocketAddr,
     identity: PeerIdentity,
@@ -50,14 +50,14 @@ impl Network {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// A new end at `address`; one that was there before is gone.
+    /// Adds an end at `address`, replacing an earlier one.
     pub fn end(&self, address: SocketAddr, identity: PeerIdentity) -> End {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.state().ends.insert(address, (identity, sender));
         End { address, identity, network: self.clone(), accepted: tokio::sync::Mutex::new(receiver) }
     }
 
-    /// Breaks all connections between two ends and refuses new ones.
+    /// Breaks all connections between two ends, and refuses new ones.
     pub fn cut(&self, a: SocketAddr, b: SocketAddr) {
         let mut state = self.state();
         state.cut.extend([(a, b), (b, a)]);
@@ -122,7 +122,7 @@ impl Half {
     }
 }
 
-/// A reader that fails once its connection is closed.
+/// A reader that fails when its connection is closed.
 struct Severable<R> {
     inner: R,
     severed: std::pin::Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
@@ -131,7 +131,7 @@ struct Severable<R> {
 impl<R> Severable<R> {
     fn new(inner: R, mut closed: watch::Receiver<bool>) -> Severable<R> {
         let severed = async move {
-            // An error means that the connection is gone altogether, which ends the stream anyway.
+            // An error means that the connection has ended, which ends the stream as well.
             let _ = closed.wait_for(|closed| *closed).await;
         };
         Severable { inner, severed: Box::pin(severed) }

@@ -1,5 +1,5 @@
-//! Folders and files that their owner alone may read. A state folder holds the host's key; a coordinator's holds the
-//! authority of the whole cluster: any local user who reads it has the cluster.
+//! Folders and files that only their owner can read. A state folder holds the host's key, and a coordinator's holds the
+//! cluster's authority: a local user who can read it controls the cluster.
 
 use std::{
     fs::{self, DirBuilder, Metadata, Permissions},
@@ -13,26 +13,26 @@ use rustix::{fs::Mode, process};
 
 use crate::file::if_there;
 
-/// The permissions of group and others.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
-/// What containers are given has modes of its own, and lies in a folder that only its owner enters.
+/// Files for containers have their own modes, and lie in a folder that only the owner can enter.
 const FOR_CONTAINERS: [&str; 2] = ["configs", "wharf"];
-/// Most paths that a problem names.
+/// The maximum number of paths that a problem names.
 const MOST_NAMED: usize = 8;
 
-/// Has everything that this process makes from now on readable by its owner alone, unless it says otherwise.
+/// Sets the umask so that only the owner can read new files and folders, unless they ask for other modes.
 pub fn for_owner_alone() {
     process::umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Has a folder that its owner alone may enter.
+/// Creates a folder that only its owner can enter, unless it already exists.
 pub fn ensure_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Whether a state folder may be used: it and what lies in it must be closed to everybody but the owner. An empty
-/// folder is closed, for nothing in it can have been read; a looser one that holds something is refused, since
-/// somebody should know that its keys may be known to others.
+/// Checks that only the owner can read a state folder and its content. An empty folder with looser permissions is
+/// closed, because it had no secrets. A non-empty one is refused, because somebody must learn that its keys may have
+/// leaked.
 pub fn check_state(state: &Path) -> Result<(), Problem> {
     let failed = |error: io::Error| {
         Problem::new(Code::InstallFailed, format!("The state folder {} cannot be used", state.display()))
@@ -47,14 +47,14 @@ pub fn check_state(state: &Path) -> Result<(), Problem> {
     match (found.uid() == owner, open.is_empty()) {
         (true, true) => Ok(()),
         (false, _) => Err(exposed(state)
-            .why(format!("it belongs to user {}, and wharf runs as user {owner}", found.uid()))
-            .fix(format!("Give it to the right one: chown -R {owner} {}", state.display()))),
+            .why(format!("it belongs to user {}, but wharf runs as user {owner}", found.uid()))
+            .fix(format!("Change its owner: chown -R {owner} {}", state.display()))),
         (true, false) => Err(refusal(state, &open)),
     }
 }
 
 fn exposed(state: &Path) -> Problem {
-    Problem::new(Code::StateExposed, format!("The state folder {} is open to other users", state.display()))
+    Problem::new(Code::StateExposed, format!("The state folder {} is accessible to other users", state.display()))
 }
 
 fn refusal(state: &Path, open: &[PathBuf]) -> Problem {
@@ -62,9 +62,9 @@ fn refusal(state: &Path, open: &[PathBuf]) -> Problem {
     let more = open.len().saturating_sub(MOST_NAMED);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     exposed(state)
-        .why(format!("it holds keys, and others may read or enter {}{rest}", named.join(", ")))
-        .fix(format!("Close it, and start again: chmod go= {}", named.join(" ")))
-        .fix("If other people use this machine, its keys may be known to them: let the host leave and join anew")
+        .why(format!("it holds keys, but other users can read or enter {}{rest}", named.join(", ")))
+        .fix(format!("Change the permissions and start again: chmod go= {}", named.join(" ")))
+        .fix("If other people use this machine, they may have copied its keys: let the host leave and join again")
 }
 
 fn is_open(found: &Metadata) -> bool {
@@ -75,7 +75,7 @@ fn is_empty(folder: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(folder)?.next().is_none())
 }
 
-/// What others may read or enter: the folder itself, and what lies in it down to the last file.
+/// The paths that others can read or enter: the folder itself, and everything in it.
 fn open_paths(state: &Path, found: &Metadata) -> io::Result<Vec<PathBuf>> {
     let mut open = Vec::new();
     if is_open(found) {
@@ -92,7 +92,7 @@ fn open_paths(state: &Path, found: &Metadata) -> io::Result<Vec<PathBuf>> {
 }
 
 fn collect(path: &Path, open: &mut Vec<PathBuf>) -> io::Result<()> {
-    // A file may go while it is looked at; what a link leads to is not ours.
+    // Files may disappear during the walk, and the targets of symbolic links do not count.
     let Some(found) = if_there(fs::symlink_metadata(path))?.filter(|found| !found.is_symlink()) else { return Ok(()) };
     if is_open(&found) {
         open.push(path.to_owned());
@@ -153,7 +153,7 @@ mod tests {
                 .collect();
             assert_eq!(problem.code, Code::StateExposed);
             assert!(problem.fix[0].ends_with(&format!("chmod go= {}", paths.join(" "))), "{problem}");
-            // What it says helps.
+            // The suggested fix works.
             for path in paths {
                 let mode = fs::metadata(&path).expect("it is there").mode();
                 fs::set_permissions(&path, Permissions::from_mode(mode & 0o700)).expect("it is closed");

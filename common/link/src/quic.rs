@@ -1,5 +1,5 @@
-//! The real transport: QUIC with mutual TLS. The ALPN names carry the protocol version, so the
-//! handshake itself negotiates it, and peers without a common version refuse each other by name.
+//! The real transport: QUIC with mutual TLS. The ALPN names contain the protocol version, so the handshake negotiates
+//! it, and peers without a common version get a specific error.
 
 use std::{
     collections::BTreeSet,
@@ -36,29 +36,28 @@ use crate::{
     provider, socket,
 };
 
-/// A connection of whose peer nothing is heard for so long is lost.
+/// A connection is lost after this time without packets from the peer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
-/// Who has dialled says after so much silence that it is there, and repeats it until that is acknowledged: so each
-/// hears the other, and a coordinator of ten thousand agents has not to ask for them. It is longer than the usual
-/// time between two heartbeats, which say the same.
+/// The dialling side sends a keep-alive after this much silence, and repeats it until it is acknowledged. So both sides
+/// hear each other, and a coordinator of ten thousand agents need not send any. It is longer than the usual heartbeat
+/// interval, because heartbeats serve the same purpose.
 const KEEP_ALIVE: Duration = Duration::from_millis(5500);
-/// Largest packet that is tried: a log entry in three of them instead of twenty costs much less where
-/// the network takes jumbo frames.
+/// The maximum packet size to try. With jumbo frames a log entry needs three packets instead of twenty, which costs
+/// much less.
 const LARGEST_PACKET: u16 = 8900;
-/// Streams that one peer may have open at a time: outputs that are followed, most of all. Each takes room from the
-/// beginning on, used or not, in all connections.
+/// The number of streams that one peer may have open, mostly for outputs that are followed. Each one takes memory in
+/// every connection, even if unused.
 const MAX_STREAMS: u32 = 256;
-/// Handshakes that may be under way at a time; more are refused.
+/// The maximum number of simultaneous handshakes; more are refused.
 const MAX_HANDSHAKES: usize = 256;
-/// Handshakes that members may have under way beside those: ten thousand agents that come at once must not
-/// keep the members apart.
+/// Additional handshakes for members, so that ten thousand agents that connect at once do not keep the members apart.
 const MEMBERS_HANDSHAKES: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that may wait in the socket of who accepts. All peers send to it: while the process looks elsewhere for
-/// a few milliseconds, what ten thousand agents say is more than the kernel's usual 208 KiB, and the rest is lost.
+/// The receive buffer of the listening socket, in bytes. All peers send to this socket. If the process is busy for a
+/// few milliseconds, packets of ten thousand agents exceed the kernel's default of 208 KiB, and the rest would be lost.
 const BUFFER: usize = 16 << 20;
 
-/// What an endpoint that accepts speaks, and how many it lets in at a time.
+/// The protocols of a listening endpoint, and its limit of handshakes.
 struct Door<'a> {
     versions: &'a [u16],
     handshakes: usize,
@@ -66,7 +65,7 @@ struct Door<'a> {
 
 const DOOR: Door = Door { versions: &PROTOCOLS, handshakes: MAX_HANDSHAKES };
 
-/// A QUIC endpoint with the credentials that it uses at the moment.
+/// A QUIC endpoint with its current credentials.
 pub struct Quic {
     endpoint: quinn::Endpoint,
     credentials: RwLock<Credentials>,
@@ -78,7 +77,7 @@ pub struct Quic {
     _accepting: JoinSet<()>,
 }
 
-/// Where members were met, dialled or dialling: what their certificates said.
+/// The addresses of known members, dialled or dialling, according to their certificates.
 #[derive(Clone, Default)]
 struct Members(Arc<RwLock<BTreeSet<SocketAddr>>>);
 
@@ -159,8 +158,8 @@ fn server_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::S
     Ok(config)
 }
 
-/// Peers of a process that was started anew learn at once that their connections are gone: what
-/// resets them comes from the host's key, so it is the same as before (RFC 9000, section 10.3).
+/// After a restart of this process, its peers notice at once that their connections are gone: the key for stateless
+/// resets is derived from the host's key, so it stays the same (RFC 9000, section 10.3).
 fn endpoint_config(credentials: &Credentials) -> quinn::EndpointConfig {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, credentials.own.key.expose());
     let reset = hmac::sign(&secret, b"wharf quic stateless reset");
@@ -169,7 +168,7 @@ fn endpoint_config(credentials: &Credentials) -> quinn::EndpointConfig {
     config
 }
 
-/// Connection ids that say nothing, not even which process made them.
+/// Random connection ids, which reveal nothing, not even the process that made them.
 struct RandomIds;
 
 impl ConnectionIdGenerator for RandomIds {
@@ -190,12 +189,12 @@ fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIde
     let chain =
         connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate =
-        chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer shows no certificate"))?;
+        chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer sent no certificate"))?;
     identity_of(&certificate, cluster).map_err(tls_error)
 }
 
 impl Quic {
-    /// An endpoint that dials and accepts.
+    /// An endpoint that dials and accepts connections.
     pub fn listen(address: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
         Quic::open(&DOOR, address, credentials)
     }
@@ -239,7 +238,7 @@ impl Quic {
         })
     }
 
-    /// Uses new credentials from now on; connections that exist go on.
+    /// Uses new credentials for new connections; existing ones stay.
     pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), LinkError> {
         let client = client_config(&credentials, &PROTOCOLS)?;
         if self.accepts {
@@ -250,12 +249,12 @@ impl Quic {
         Ok(())
     }
 
-    /// The credentials in use.
+    /// The current credentials.
     pub fn credentials(&self) -> Credentials {
         self.credentials.read().expect("no panic while it is held").clone()
     }
 
-    /// The address that it listens on.
+    /// The local address of the socket.
     pub fn local_address(&self) -> Result<SocketAddr, LinkError> {
         Ok(self.endpoint.local_addr()?)
     }
@@ -315,7 +314,7 @@ impl Transport for Quic {
             .connect_with(client, to, &coordinator_name(cluster))
             .map_err(|e| unreachable(e.to_string()))?;
         let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
-        let connection = match connected.map_err(|_| unreachable("it does not answer".into()))? {
+        let connection = match connected.map_err(|_| unreachable("there was no answer".into()))? {
             Ok(connection) => connection,
             Err(quinn::ConnectionError::ConnectionClosed(closed)) if closed.error_code == no_common_protocol() => {
                 return Err(LinkError::NoCommonProtocol { to });
@@ -392,7 +391,7 @@ mod tests {
         let address = server.local_address().expect("an address");
         member.dial(address).await.expect("the door is free");
         server.accept().await.expect("they have met");
-        // Who comes through here hears no answer, and so never ends its handshake.
+        // A peer behind this relay gets no answers, so its handshake never ends.
         let bind = || tokio::net::UdpSocket::bind(loopback());
         let (one_way, onward) = (bind().await.expect("binds"), bind().await.expect("binds"));
         let dead_end = one_way.local_addr().expect("an address");
@@ -431,7 +430,7 @@ mod tests {
             let connection = caller.connection().await.expect("connects");
             (caller, connection)
         });
-        // The process dies without a word, and another one takes its port.
+        // The process dies silently, and another one takes its port.
         their_runtime.shutdown_background();
         drop(first);
         our_runtime.block_on(async {

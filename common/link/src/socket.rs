@@ -1,4 +1,4 @@
-//! Sockets: which process holds a port, from `/proc`; how an address is reached; how much may wait in one.
+//! Sockets: the process that holds a port, from `/proc`; the local address for a destination; buffer sizes.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 
 use rustix::net::sockopt;
 
-/// Lets so many bytes wait in a socket, either way; as many as the kernel's limits allow who may not go beyond them.
+/// Sets the send and receive buffers of a socket. Processes without privileges get at most the kernel's limit.
 pub fn make_room(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
     if sockopt::set_socket_recv_buffer_size_force(socket, bytes).is_err() {
         sockopt::set_socket_recv_buffer_size(socket, bytes)?;
@@ -16,7 +16,7 @@ pub fn make_room(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
     Ok(sockopt::set_socket_send_buffer_size(socket, bytes)?)
 }
 
-/// The program and process id that listen on a TCP or UDP port, if this process may see them.
+/// The program and process id listening on a TCP or UDP port, if this process may see them.
 pub fn holder_of(port: u16) -> Option<String> {
     let inodes: Vec<String> = ["tcp", "tcp6", "udp", "udp6"]
         .iter()
@@ -39,7 +39,7 @@ pub fn holder_of(port: u16) -> Option<String> {
     )
 }
 
-/// The inodes of sockets that listen on `port`, from a table of `/proc/net`.
+/// The inodes of sockets listening on `port`, from a table in `/proc/net`.
 fn inodes_of(table: &str, port: u16, any_state: bool) -> Vec<String> {
     let wanted = format!(":{port:04X}");
     table
@@ -53,7 +53,7 @@ fn inodes_of(table: &str, port: u16, any_state: bool) -> Vec<String> {
         .collect()
 }
 
-/// The local address from which `to` would be reached; no packet is sent.
+/// The local address from which packets to `to` would be sent; no packet is sent.
 pub fn local_address_towards(to: SocketAddr) -> io::Result<std::net::IpAddr> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;

@@ -1,14 +1,13 @@
-//! Named tasks that run as long as the process: one that ends unasked is known by its name.
+//! Named tasks that run as long as the process. If one ends unexpectedly, the process learns its name.
 //!
-//! Without this a task that panicked would be missing, and nothing would say so: the process would go on without its
-//! planner.
+//! Without this, a task that panicked would silently be missing: the process would continue without its planner.
 
 use std::{collections::HashMap, fmt};
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// The tasks of a process, or of a part of it, which end together.
+/// The tasks of a process or of a part of it; they end together.
 #[derive(Debug)]
 pub struct Supervisor {
     tasks: JoinSet<()>,
@@ -19,16 +18,16 @@ pub struct Supervisor {
 #[derive(Debug, Clone, Copy)]
 struct Task {
     name: &'static str,
-    /// Whether it may end by itself.
+    /// Whether the task may end by itself.
     may_end: bool,
 }
 
-/// A task that ended unasked, and how.
+/// A task that ended unexpectedly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedTask {
-    /// Its name.
+    /// The name given to `spawn`.
     pub name: &'static str,
-    /// What it said when it panicked; none if it returned.
+    /// The panic message; none if the task returned.
     pub panicked: Option<String>,
 }
 
@@ -42,27 +41,27 @@ impl fmt::Display for EndedTask {
 }
 
 impl Supervisor {
-    /// No tasks yet; all that it is given end when `stop` is cancelled.
+    /// A supervisor without tasks. Cancelling `stop` ends all of its tasks.
     pub fn new(stop: CancellationToken) -> Supervisor {
         Supervisor { tasks: JoinSet::new(), running: HashMap::new(), stop }
     }
 
-    /// What ends all tasks.
+    /// The token that ends all tasks.
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Runs work that never ends by itself.
+    /// Runs a task that never ends by itself.
     pub fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.add_until_stop(Task { name, may_end: false }, work);
     }
 
-    /// Runs work that is done at some time.
+    /// Runs a task that ends by itself.
     pub fn spawn_once(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.add_until_stop(Task { name, may_end: true }, work);
     }
 
-    /// Runs work that looks at `stop` itself, and ends some time after it.
+    /// Runs a task that watches `stop` itself, and ends some time after it.
     pub fn spawn_heeding_stop(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.add(Task { name, may_end: false }, work);
     }
@@ -83,7 +82,7 @@ impl Supervisor {
         self.running.insert(handle.id(), task);
     }
 
-    /// Completes when a task has ended unasked. Cancel-safe.
+    /// Waits until a task has ended unexpectedly. Cancel-safe.
     pub async fn failed(&mut self) -> EndedTask {
         loop {
             let Some(joined) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
@@ -93,7 +92,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends all tasks and waits for them; the first of them that panicked on the way.
+    /// Ends all tasks and waits for them; returns the first one that panicked meanwhile.
     pub async fn end(mut self) -> Option<EndedTask> {
         self.stop.cancel();
         let mut first = None;
@@ -117,7 +116,7 @@ impl Supervisor {
 fn message(error: JoinError) -> String {
     let payload = error.into_panic();
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it did not say why".to_owned())
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
 #[cfg(test)]

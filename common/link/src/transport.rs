@@ -1,4 +1,4 @@
-//! How connections come about.
+//! Ways to make connections.
 
 use std::net::SocketAddr;
 
@@ -9,9 +9,9 @@ use crate::{Connection, LinkError};
 /// A way to reach coordinators and, for a coordinator, to be reached.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    /// Connects to the coordinator at an address, after checking that it is one of this cluster.
+    /// Connects to the coordinator at an address, after verifying that it belongs to this cluster.
     async fn dial(&self, to: SocketAddr) -> Result<Connection, LinkError>;
 
-    /// The next connection that somebody of this cluster made; `None` when the transport has ended.
+    /// Waits for the next connection from a peer of this cluster; `None` after the transport has ended.
     async fn accept(&self) -> Option<Connection>;
 }
