@@ -24,7 +24,7 @@ pub(crate) async fn watch(state: PathBuf, findings: Findings) {
                 let ends = validity.and_then(|(begins, ends)| ends_soon(begins, ends, clock::now()));
                 findings.put(Source::Certificate, ends.map(|ends| Finding::Certificate { ends }));
             }
-            Err(error) => warn!(error, "the host's certificate cannot be looked at"),
+            Err(error) => warn!(error, "the host's certificate cannot be checked"),
         }
         tokio::time::sleep(EVERY).await;
     }

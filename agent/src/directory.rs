@@ -54,7 +54,7 @@ pub async fn keep(state: &Path, cluster: ClusterId, mut directory: watch::Receiv
         let contents = Contents { cluster, directory: Directory::default().difference(&now) };
         let sealed = DIRECTORY_FORMAT.seal(&contents).map_err(io::Error::other);
         if let Err(error) = sealed.and_then(|bytes| file::replace(&state.join(FILE), &bytes)) {
-            warn!(%error, "the names cannot be written; after a restart they are known once a coordinator answers");
+            warn!(%error, "the directory cannot be stored; after a restart, names need a coordinator");
         }
         tokio::time::sleep(GATHER.max(began.elapsed() * REST)).await;
     }

@@ -50,7 +50,7 @@ pub async fn run(known: Known, findings: Findings) {
         let holder = link::socket::holder_of(PORT).map_or_else(String::new, |holder| format!(": {holder}"));
         let why = format!("port {PORT} of {}: {error}{holder}", own.gateway());
         if findings.put(Source::Names, [Finding::Names { why: why.clone() }]) {
-            warn!(why, "containers get no names from this host; it is tried again");
+            warn!(why, "this host cannot answer DNS queries of its containers; trying again");
         }
         tokio::time::sleep(AGAIN).await;
     };
@@ -62,7 +62,7 @@ async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<In
     let address = SocketAddrV4::new(own.gateway(), PORT);
     let udp = Arc::new(UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?);
     let tcp = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
-    info!(%address, "names are answered");
+    info!(%address, "answering DNS queries");
     findings.put(Source::Names, []);
     let (questions, connections) =
         (Arc::new(Semaphore::new(MOST_QUESTIONS)), Arc::new(Semaphore::new(MOST_CONNECTIONS)));

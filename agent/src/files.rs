@@ -115,7 +115,7 @@ impl Places {
         }
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         rustix::mount::mount("tmpfs", folder, "tmpfs", flags, MEMORY_SIZE)
-            .map_err(|error| io::Error::other(format!("no tmpfs can be mounted at {}: {error}", folder.display())))?;
+            .map_err(|error| io::Error::other(format!("a tmpfs cannot be mounted at {}: {error}", folder.display())))?;
         if is_in_memory()? { Ok(()) } else { Err(io::Error::other(format!("{} is not in memory", folder.display()))) }
     }
 
@@ -192,9 +192,9 @@ impl Files {
             Err(_) => return Err(waits(format!("the coordinator did not answer within {TIMEOUT:?}"))),
         };
         if contents.len() != instance.spec.files().count() {
-            return Err(ActionResult::Failed("the coordinator gave other files than were asked for".to_owned()));
+            return Err(ActionResult::Failed("the coordinator sent other files than requested".to_owned()));
         }
-        let failed = |why: io::Error| ActionResult::Failed(format!("its configs and secrets cannot be kept: {why}"));
+        let failed = |why: io::Error| ActionResult::Failed(format!("its configs and secrets cannot be stored: {why}"));
         if instance.spec.files().any(|(_, file)| file.kind == FileKind::Secret) {
             self.places.ensure_in_memory().map_err(failed)?;
         }

@@ -37,7 +37,7 @@ pub fn is_asked_for() -> bool {
 pub fn run() -> u8 {
     let mut arguments = std::env::args_os().skip(1);
     let Some(program) = arguments.next() else {
-        eprintln!("wharf: there is no program to guard");
+        eprintln!("wharf: no program to guard was given");
         return NOT_FOUND;
     };
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -51,13 +51,13 @@ pub fn run() -> u8 {
 
 async fn guard(program: OsString, arguments: Vec<OsString>, lease: &Path) -> u8 {
     if is_over(lease) {
-        eprintln!("wharf: the lease of this instance is over; its program is not started");
+        eprintln!("wharf: the lease of this instance has expired, so its program is not started");
         return KILLED;
     }
     let mut ended = match signal(SignalKind::child()) {
         Ok(ended) => ended,
         Err(error) => {
-            eprintln!("wharf: the guard cannot hear of ends: {error}");
+            eprintln!("wharf: the guard cannot watch for ended processes: {error}");
             return NOT_FOUND;
         }
     };
@@ -76,7 +76,7 @@ async fn guard(program: OsString, arguments: Vec<OsString>, lease: &Path) -> u8 
         tokio::select! {
             _ = ended.recv() => if let Some(status) = bury(pid) { return code(status) },
             () = tokio::time::sleep(LOOK) => if is_over(lease) {
-                eprintln!("wharf: the lease is over, and nobody has extended it; the program is killed");
+                eprintln!("wharf: the lease has expired without an extension, so the program is killed");
                 return KILLED;
             },
         }
@@ -91,7 +91,7 @@ fn is_over(lease: &Path) -> bool {
 async fn pass_on(passed: Signal, to: Pid) {
     let mut heard = match signal(SignalKind::from_raw(passed.as_raw())) {
         Ok(heard) => heard,
-        Err(error) => return eprintln!("wharf: {passed:?} cannot be passed on: {error}"),
+        Err(error) => return eprintln!("wharf: {passed:?} cannot be forwarded: {error}"),
     };
     while heard.recv().await.is_some() {
         // It may have ended in this moment.

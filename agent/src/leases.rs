@@ -143,12 +143,12 @@ impl Leases {
             if file.exists()
                 && let Err(error) = write(&file, ends)
             {
-                warn!(%instance, %error, "its lease cannot be written; it ends when the last one does");
+                warn!(%instance, %error, "its lease cannot be stored; it ends when the previous one expires");
                 continue;
             }
             self.held().insert(instance.clone(), ends);
             if before.soft <= BootTime::now() {
-                info!(%instance, "it has a lease");
+                info!(%instance, "lease stored");
                 self.wake.notify_one();
             }
         }

@@ -87,7 +87,7 @@ pub enum RunError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The host's key of WireGuard can neither be read nor written.
-    #[error("the host's key of WireGuard in {}: {source}", folder.display())]
+    #[error("the host's WireGuard key in {}: {source}", folder.display())]
     Key {
         /// The state folder.
         folder: PathBuf,

@@ -58,7 +58,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub async fn run(known: Known) {
     let serving = async |own| {
         let Err(error) = serve(&known, own).await;
-        warn!(%error, port = METADATA_PORT, "containers get no metadata from this host; it is tried again");
+        warn!(%error, port = METADATA_PORT, "this host cannot serve metadata to its containers; trying again");
         sleep(AGAIN).await;
     };
     for_own_subnet(known.assignment.clone(), serving).await;
@@ -147,11 +147,11 @@ async fn converse(known: Known, stream: TcpStream, from: Ipv4Addr) {
 
 async fn respond(known: Known, from: Ipv4Addr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "metadata can only be read\n".to_owned());
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "metadata is read-only\n".to_owned());
     }
     let own = known.residents.borrow().as_ref().and_then(|residents| Some(residents.get(&from)?.instance.clone()));
     let Some(own) = own else {
-        return plain(StatusCode::FORBIDDEN, format!("{from} is no instance of this cluster on this host\n"));
+        return plain(StatusCode::FORBIDDEN, format!("{from} is not an instance of this cluster on this host\n"));
     };
     let wanted = Wanted::of(request.uri().query().unwrap_or_default());
     let Some(value) = find(known, (&own, from), request.uri().path(), &wanted).await else {

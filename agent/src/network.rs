@@ -97,9 +97,9 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
             if let (Err(why), before) = (&done, &problem)
                 && before.as_ref() != Some(why)
             {
-                warn!(%why, "this host's network is not as it should be");
+                warn!(%why, "this host's network cannot be set up");
             } else if done.is_ok() && problem.is_some() {
-                info!("this host's network is as it should be again");
+                info!("this host's network works again");
             }
             problem = done.err();
             self.findings.put(Source::Network, problem.clone().map(|why| Finding::Network { why }));

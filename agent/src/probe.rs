@@ -49,7 +49,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub async fn run(known: Known, findings: Findings) {
     let probing = async |own| {
         if let Err(error) = probe(own, known.clone(), &findings).await {
-            warn!(%error, "other hosts are not probed; it is tried again");
+            warn!(%error, "other hosts cannot be probed; trying again");
         }
         sleep(AGAIN).await;
     };

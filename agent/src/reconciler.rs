@@ -130,7 +130,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
             Ok(containers) => containers,
             Err(reason) => {
                 if !std::mem::replace(&mut self.blind, true) {
-                    warn!(reason, "Docker does not answer; nothing is concluded from that");
+                    warn!(reason, "Docker does not answer; the state of containers is unknown");
                 }
                 self.look_without_docker();
                 return Instant::now() + RETRY;
@@ -151,7 +151,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         let next = reconcile(situation, &mut self.memory);
         // The ledger has it on disk before anything is done or reported.
         if let Err(error) = self.ledger.update(&assignment, &self.memory).await {
-            warn!(%error, "the ledger cannot be written; nothing is done until it can");
+            warn!(%error, "the ledger cannot be written; actions wait until it can");
             return Instant::now() + RETRY;
         }
         for action in next.actions {

@@ -108,7 +108,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                 End::Redirected(Some(leader)) => attempt.leader = Some(leader),
                 End::Redirected(None) => debug!("the coordinators have no leader at the moment"),
                 End::Refused(problem) => {
-                    error!(%problem, "this host is refused");
+                    error!(%problem, "the coordinator refused this host");
                     if problem.code == Code::HostRemoved {
                         self.dismiss();
                     }
@@ -156,7 +156,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         let mut stream = connection.open().await?;
         let heartbeat = self.greet(&mut stream, facts.clone(), search).await?;
         self.leader.send_replace(Some(connection.clone()));
-        info!(coordinator = %address, "a session has begun");
+        info!(coordinator = %address, "session opened");
         let Stream { incoming, mut outgoing } = stream;
         let (said, mut heard) = mpsc::channel::<ToAgent>(16);
         let reading = pass_on(incoming, said);
@@ -183,7 +183,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                     }
                     _ = beats.tick() => {
                         if unanswered >= MISSED_BEATS {
-                            return Err(End::Broken("heartbeats stay unanswered".into()));
+                            return Err(End::Broken("heartbeats were not answered".into()));
                         }
                         unanswered += 1;
                         // Others have to know a new address of this host at once.
@@ -238,7 +238,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             }
             Some(ToAgent::Redirect { leader }) => Err(End::Redirected(leader)),
             Some(ToAgent::Refused(problem)) => Err(End::Refused(problem)),
-            _ => Err(End::Broken("it answered something else".into())),
+            _ => Err(End::Broken("the coordinator sent an unexpected message".into())),
         }
     }
 
@@ -255,7 +255,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             ToAgent::Farewell => return Err(End::Left),
             ToAgent::Redirect { leader } => return Err(End::Redirected(leader)),
             ToAgent::Refused(problem) => return Err(End::Refused(problem)),
-            ToAgent::Welcome { .. } => return Err(End::Broken("it greeted twice".into())),
+            ToAgent::Welcome { .. } => return Err(End::Broken("the coordinator sent a second welcome".into())),
         }
         Ok(())
     }
@@ -279,7 +279,10 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             let dismissed = current.dismissed(&report);
             let changes = !current.instances.is_empty() || current.surplus != dismissed.surplus;
             if changes {
-                warn!(instances = dismissed.surplus.len(), "this host was removed: what runs here is ended");
+                warn!(
+                    instances = dismissed.surplus.len(),
+                    "this host was removed from the cluster; its instances are stopped"
+                );
                 *current = dismissed;
             }
             changes

@@ -41,12 +41,12 @@ pub(crate) async fn start(link: &str) -> Result<(), String> {
     // It outlives the reader of this process's output.
     command.arg0(PROGRAM).arg(link).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
     let mut child = Command::from(command).spawn().map_err(|error| failed(&error))?;
-    let mut said = child.stdout.take().ok_or_else(|| failed(&"it says nothing"))?;
+    let mut said = child.stdout.take().ok_or_else(|| failed(&"it has no output"))?;
     let mut text = String::new();
     match tokio::time::timeout(READY_WITHIN, said.read_to_string(&mut text)).await {
         Err(_) => {
             let ended = child.kill().await;
-            Err(failed(&format!("it is not ready within {READY_WITHIN:?} ({ended:?})")))
+            Err(failed(&format!("it was not ready within {READY_WITHIN:?} ({ended:?})")))
         }
         Ok(Err(error)) => Err(failed(&error)),
         Ok(Ok(_)) if text.trim() == READY => Ok(()),
@@ -72,7 +72,7 @@ async fn hold(link: &str) -> Result<(), String> {
     // The end of the agent's terminal or session does not end this.
     rustix::process::setsid().map_err(|error| format!("setsid: {error}"))?;
     rustix::thread::set_name(c"wharf-tunnel").map_err(|error| format!("its name: {error}"))?;
-    let _alone = alone(link).map_err(|error| format!("the one before it does not end: {error}"))?;
+    let _alone = alone(link).map_err(|error| format!("the previous process does not end: {error}"))?;
     let builder = device::build().with_default_udp().create_tun(link).map_err(|error| error.to_string())?;
     let configured_by = UapiServer::default_unix_socket(link, None, None).map_err(|error| error.to_string())?;
     let mut device = builder.with_uapi(configured_by).build().await.map_err(|error| error.to_string())?;

@@ -57,7 +57,7 @@ fn internal(what: &str, why: impl std::fmt::Display) -> Problem {
 /// Makes a cluster on this host. Nothing is shared yet: a crash before the end leaves a host that
 /// belongs to no cluster, and the next call begins anew.
 pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
-    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be made", why);
+    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be created", why);
     let cluster = ClusterId(random_bytes());
     let member = MemberId(1);
     let root = make_root(cluster, now()).map_err(|e| failed(&e))?;
@@ -106,7 +106,7 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
 /// it is there, for the process may die between any two steps.
 pub async fn finish(config: &Config, consensus: &Consensus) -> Result<(), Problem> {
     let path = config.state.join(GENESIS_FILE);
-    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be made", why);
+    let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be created", why);
     let Some(bytes) = file::read(&path).map_err(|e| failed(&e))? else { return Ok(()) };
     let GenesisFile { genesis, admin: (id, secret) } = GENESIS_FORMAT.open(&bytes).map_err(|e| failed(&e))?;
     consensus.found(genesis.address).await?;
@@ -190,7 +190,7 @@ pub fn store_problem(error: StoreError) -> Problem {
             .fix("Give this coordinator its own state folder"),
         StoreError::Failed { .. } => Problem::new(Code::StoreFailed, "This coordinator's store cannot be used")
             .why(error.to_string())
-            .fix("Free some space, or look at the disk: df -h, dmesg"),
+            .fix("Free some space, or check the disk: df -h, dmesg"),
     }
 }
 
@@ -199,7 +199,7 @@ pub fn port_problem(address: SocketAddr, reason: &str) -> Problem {
     let problem = Problem::new(Code::PortTaken, format!("Cannot listen on {address}"));
     match link::socket::holder_of(address.port()) {
         Some(holder) => problem
-            .why(format!("port {} is held by {holder}", address.port()))
+            .why(format!("port {} is used by {holder}", address.port()))
             .fix("Stop that process, or choose another port: wharf up --listen"),
         None => problem.why(reason).fix("Choose another address: wharf up --listen"),
     }
@@ -207,7 +207,7 @@ pub fn port_problem(address: SocketAddr, reason: &str) -> Problem {
 
 /// The host joined as an agent.
 pub fn not_a_coordinator(keyring: &Keyring) -> Problem {
-    Problem::new(Code::MemberRefused, format!("Host {} is no coordinator", keyring.name))
+    Problem::new(Code::MemberRefused, format!("Host {} is not a coordinator", keyring.name))
         .why("it joined as an agent")
         .fix("Run its agent: wharf agent")
 }

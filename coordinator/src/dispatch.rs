@@ -206,7 +206,7 @@ impl Dispatch {
         let instance = published.cluster.instances().get(&request.part.instance);
         let Some(host) = instance.map(|instance| instance.host) else {
             return Err(Problem::new(Code::NotFound, format!("There is no instance {}", request.part.instance))
-                .fix("See which there are: wharf ps"));
+                .fix("List the instances: wharf ps"));
         };
         let own = self.hosts().get(&host).map(|live| live.connection.clone());
         let connection = match way(self.consensus.leadership().leads, own, self.consensus.leader_address()) {

@@ -100,8 +100,8 @@ pub fn other_ways(script: &str, coordinator: SocketAddr, token: &str) -> Vec<Str
 
 /// The script that the line fetches.
 pub fn script(coordinator: &Coordinator, cluster: &State) -> Result<String, Problem> {
-    let missing = |why: String| Problem::new(Code::Internal, "The join script cannot be made").why(why);
-    let pin = join_pin(cluster).ok_or_else(|| missing("the cluster is not made yet".into()))?;
+    let missing = |why: String| Problem::new(Code::Internal, "The join script cannot be created").why(why);
+    let pin = join_pin(cluster).ok_or_else(|| missing("the cluster does not exist yet".into()))?;
     let sum = coordinator.binary.sha256().map_err(|e| missing(e.to_string()))?;
     Ok(SCRIPT
         .replace("@PIN@", &pin)
@@ -119,9 +119,9 @@ pub async fn admit(
     from: std::net::IpAddr,
 ) -> Result<JoinReply, Problem> {
     let refuse = |why: String| {
-        Problem::new(Code::RequestRefused, "The certificate request is refused")
+        Problem::new(Code::RequestRefused, "The certificate request was refused")
             .why(why)
-            .fix("Join with the script of the pasted line")
+            .fix("Join with the script in the pasted line")
     };
     let published = coordinator.consensus.read().await?;
     let cluster = &published.cluster;
@@ -139,7 +139,7 @@ pub async fn admit(
     let Some(record) = record.filter(|_| proven) else {
         return Err(Problem::new(
             Code::TokenUnknown,
-            "Token rejected: this cluster has no such token, or its secret does not fit",
+            "Token rejected: this cluster has no such token, or its secret is wrong",
         )
         .why("it was revoked long ago, or belongs to another cluster")
         .fix("Make a new line: wharf host add"));
@@ -152,7 +152,7 @@ pub async fn admit(
         return Err(Problem::new(Code::Internal, "The host was not admitted"));
     };
     if role == JoinRole::Coordinator && member.is_none() {
-        return Err(Problem::new(Code::Conflict, "The host was admitted before and is no coordinator any more"));
+        return Err(Problem::new(Code::Conflict, "The host was admitted before and is no longer a coordinator"));
     }
     let root = root_of(&identity.authority);
     let certificate = sign(&root, identity.id, &csr, member, now()).map_err(|e| refuse(e.to_string()))?;
@@ -175,7 +175,7 @@ fn check_clock(theirs: Timestamp, ours: Timestamp) -> Result<(), Problem> {
     }
     let direction = if ahead > behind { "ahead of" } else { "behind" };
     Err(Problem::new(Code::ClockSkew, "Host not admitted: its clock is wrong")
-        .why(format!("it is {apart} {direction} the coordinator's; certificates would not be valid"))
+        .why(format!("it is {apart} {direction} the coordinator's; so certificates would not be valid"))
         .fix("Set the clock: timedatectl set-ntp true"))
 }
 
@@ -183,15 +183,15 @@ fn check_clock(theirs: Timestamp, ours: Timestamp) -> Result<(), Problem> {
 /// one that cannot do it.
 fn check_overlay(plan: &NetworkPlan, request: &JoinRequest) -> Result<(), Problem> {
     if plan.backend == Backend::Wireguard && !request.wireguard {
-        return Err(Problem::new(Code::Conflict, "Host not admitted: it cannot encrypt what it sends to the others")
+        return Err(Problem::new(Code::Conflict, "Host not admitted: it cannot encrypt its packets to other hosts")
             .why("this cluster's overlay is WireGuard, and the host lacks wg, or both the kernel's WireGuard and /dev/net/tun")
-            .fix("Install and load what is missing, and paste the line again: apt-get install wireguard-tools; modprobe tun"));
+            .fix("Install and load them, and paste the line again: apt-get install wireguard-tools; modprobe tun"));
     }
     if let Some(why) = plan.conflict(&request.routes) {
         return Err(Problem::new(Code::Conflict, "Host not admitted: it has a route to the cluster's own addresses")
             .why(why)
             .fix("Remove the route, and paste the line again")
-            .fix("Or make a cluster with other ranges: wharf up --cluster-cidr … --service-cidr …"));
+            .fix("Or create a cluster with other ranges: wharf up --cluster-cidr … --service-cidr …"));
     }
     Ok(())
 }

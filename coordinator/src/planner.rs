@@ -55,7 +55,7 @@ pub async fn run(consensus: Consensus) {
         }
         let at = now();
         if std::mem::replace(&mut last_look, Clocks::now()).have_parted() {
-            warn!("this host's clock was set; whatever waits for a time waits anew");
+            warn!("this host's clock was set; all timers are recomputed");
             leading_since = None;
             planner.forget();
         }
@@ -108,7 +108,7 @@ async fn propose(consensus: &Consensus, plan: Plan) -> bool {
                     .iter()
                     .filter_map(|outcome| if let Outcome::Rejected(problem) = outcome { Some(problem) } else { None })
                 {
-                    debug!(%problem, "a command no longer fitted");
+                    debug!(%problem, "a planned command no longer applied");
                 }
             }
             Err(reason) => {

@@ -221,7 +221,7 @@ impl Consensus {
     /// Makes this member the first of a new group, unless the group exists.
     pub async fn found(&self, address: SocketAddr) -> Result<(), Problem> {
         let internal =
-            |error: String| Problem::new(Code::Internal, "The group of coordinators cannot be founded").why(error);
+            |error: String| Problem::new(Code::Internal, "The group of coordinators cannot be created").why(error);
         if self.raft.is_initialized().await.map_err(|e| internal(e.to_string()))? {
             return Ok(());
         }
@@ -303,7 +303,8 @@ impl Consensus {
                     return Err(Problem::new(Code::TooLarge, "The change was not made").why(too_large.to_string()));
                 }
                 Err(NotProposed::Busy) if !may_be_made => {
-                    return Err(Problem::new(Code::Busy, "The change was not made: too many wait").fix("Try again"));
+                    return Err(Problem::new(Code::Busy, "The change was not made: too many changes are waiting")
+                        .fix("Try again"));
                 }
                 Err(reason) => {
                     // Even a member that says that it does not lead may have led when it took it.
@@ -318,8 +319,8 @@ impl Consensus {
             tokio::time::sleep(RETRY_DELAY).await;
         }
         let unknown =
-            Problem::new(Code::ResultUnknown, "It is not known whether the change was made").why(cause.to_string());
-        Err(unknown.fix("Repeat it with the same Idempotency-Key, or look: wharf ls"))
+            Problem::new(Code::ResultUnknown, "It is unknown whether the change was made").why(cause.to_string());
+        Err(unknown.fix("Repeat it with the same Idempotency-Key, or check: wharf ls"))
     }
 
     /// Whether this member leads and a majority has said so in the last moments, by a look at the clock: a
@@ -359,7 +360,7 @@ impl Consensus {
                 Ok(MemberAnswer::Proposed(result)) => result,
                 Ok(MemberAnswer::Refused(Refusal::Removed)) => Err(NotProposed::Removed),
                 Ok(MemberAnswer::Refused(refusal)) => Err(NotProposed::Unknown(refusal.to_string())),
-                Ok(_) => Err(NotProposed::Unknown("the leader answered something else".into())),
+                Ok(_) => Err(NotProposed::Unknown("the leader sent an unexpected answer".into())),
                 Err(error) => {
                     Err(NotProposed::Unknown(format!("the leader at {address} does not answer: {error}")))
                 }
@@ -512,7 +513,7 @@ pub enum NotProposed {
     #[error("this member was removed from the group")]
     Removed,
     /// More proposals wait than are allowed.
-    #[error("too many proposals wait")]
+    #[error("too many proposals are waiting")]
     Busy,
     /// A command needs a feature level that the cluster does not have yet.
     #[error("a command needs feature level {needed}, and the cluster has {level}")]
@@ -523,7 +524,7 @@ pub enum NotProposed {
         level: u16,
     },
     /// The proposal is larger than a message to the others may be.
-    #[error("it has {size} bytes, and {limit} are the limit")]
+    #[error("it has {size} bytes, and the limit is {limit}")]
     TooLarge {
         /// How many bytes it has.
         size: usize,
@@ -535,8 +536,8 @@ pub enum NotProposed {
 /// The problem of a coordinator that is none any more.
 pub fn removed_from_the_group() -> Problem {
     Problem::new(Code::MemberRefused, "This coordinator was removed from the group")
-        .fix("Ask another one: wharf ctx ls shows which are known")
-        .fix("To have it back: wharf uninstall, then join the host with a line of: wharf member add")
+        .fix("Use another coordinator: wharf ctx ls lists the known ones")
+        .fix("To add it again: wharf uninstall, then join the host with a line of: wharf member add")
 }
 
 /// The problem of a group without a leader.

@@ -74,7 +74,7 @@ impl Seals {
         let damaged = |why: String| {
             Problem::new(Code::InstallFailed, format!("The sealing key {} cannot be used", path.display()))
                 .why(why)
-                .fix("Move it away: another coordinator has it too, and this one gets it from there")
+                .fix("Move it away: this coordinator then gets the key from another one")
         };
         let key = OnceLock::new();
         if let Some(bytes) = file::read(&path).map_err(|e| damaged(e.to_string()))? {
@@ -100,15 +100,15 @@ impl Seals {
                     Ok(Some(key)) => match save(&self.path, &key) {
                         Ok(()) => {
                             self.key.get_or_init(|| key);
-                            return tracing::info!(from = %address, "this coordinator has the sealing key now");
+                            return tracing::info!(from = %address, "received the sealing key");
                         }
                         Err(error) => {
-                            tracing::error!(%error, path = %self.path.display(), "the sealing key cannot be kept")
+                            tracing::error!(%error, path = %self.path.display(), "the sealing key cannot be stored")
                         }
                     },
                     Ok(None) => tracing::debug!(%address, "that coordinator has no sealing key either"),
                     Err(error) => {
-                        tracing::debug!(%address, %error, "a coordinator could not be asked for the sealing key")
+                        tracing::debug!(%address, %error, "a coordinator did not provide the sealing key")
                     }
                 }
             }
@@ -118,9 +118,9 @@ impl Seals {
 
     fn held(&self) -> Result<&SealingKey, Problem> {
         let missing = || {
-            Problem::new(Code::SealingKeyMissing, "Secrets cannot be used on this coordinator now")
-                .why(format!("there is no {}, and no other coordinator has given the key yet", self.path.display()))
-                .fix("Start the other coordinators, or put the file back from a backup")
+            Problem::new(Code::SealingKeyMissing, "This coordinator cannot use secrets at present")
+                .why(format!("there is no {}, and no other coordinator has provided the key yet", self.path.display()))
+                .fix("Start the other coordinators, or restore the file from a backup")
         };
         self.key.get().ok_or_else(missing)
     }
@@ -158,7 +158,7 @@ impl Seals {
     /// The content of a secret.
     pub fn open(&self, id: &FileId, sealed: &[u8]) -> Result<Secret<Vec<u8>>, Problem> {
         let foreign = || {
-            Problem::new(Code::SealingKeyMissing, format!("{id} cannot be opened"))
+            Problem::new(Code::SealingKeyMissing, format!("{id} cannot be decrypted"))
                 .why("it was sealed with another key, or for another secret")
                 .fix(format!("Set it again: wharf secret set {}", id.name))
         };

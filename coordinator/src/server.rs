@@ -94,7 +94,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
     let published = coordinator.consensus.current();
     if !asked.allowed_for(&peer) {
         warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
-        connection.close("this is not allowed for you");
+        connection.close("not allowed");
         return Ok(());
     }
     if asked.is_inside()
@@ -172,15 +172,15 @@ async fn relay(mut source: Stream, mut sink: Stream) -> Result<(), LinkError> {
 
 fn renew(coordinator: &Coordinator, peer: &PeerIdentity, request: &[u8]) -> Renewed {
     let refuse =
-        |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate is not renewed").why(why));
+        |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate was not renewed").why(why));
     let published = coordinator.consensus.current();
-    let Some(identity) = &published.cluster.identity() else { return refuse("the cluster is not made yet".into()) };
+    let Some(identity) = &published.cluster.identity() else { return refuse("the cluster does not exist yet".into()) };
     if !published.cluster.is_admitted(peer.host) {
         return Renewed::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster"));
     }
     match link::identity::host_of_request(request) {
         Ok(host) if host == peer.host => {}
-        Ok(_) => return refuse("the request is for another host's key".into()),
+        Ok(_) => return refuse("the request has another host's key".into()),
         Err(error) => return refuse(error.to_string()),
     }
     let member = published.cluster.member_on(peer.host);
@@ -225,7 +225,7 @@ pub async fn serve_https(
 ) {
     let own = match own_certificate(&keyring) {
         Ok(own) => own,
-        Err(error) => return error!(%error, "the coordinator's certificate cannot be used; HTTPS is off"),
+        Err(error) => return error!(%error, "the coordinator's certificate is unusable; HTTPS is off"),
     };
     let threads = match Threads::start("api") {
         Ok(threads) => threads,

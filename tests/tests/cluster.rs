@@ -198,7 +198,7 @@ async fn a_host_whose_docker_is_silent_is_named_and_gets_nothing_new() {
     };
     until_async(SOON, "the doctor names it", async || {
         let found = doctor().await;
-        ensure!(found.iter().any(|what| what.starts_with("Docker on h2 does not answer since ")), "{found:?}");
+        ensure!(found.iter().any(|what| what.starts_with("Docker on h2 has not answered since ")), "{found:?}");
         anyhow::Ok(())
     })
     .await;

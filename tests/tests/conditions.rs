@@ -108,11 +108,11 @@ services:
     until(TOLD_WITHIN, "ten calls in a row are answered", || (0..10).try_for_each(|_| call()));
     until(TOLD_WITHIN, "doctor names the host", || {
         let found = doctor(&lab)?;
-        ensure!(found.iter().any(|what| what.starts_with("Docker on h2 does not answer since ")), "{found:?}");
+        ensure!(found.iter().any(|what| what.starts_with("Docker on h2 has not answered since ")), "{found:?}");
         anyhow::Ok(())
     });
     let shown = lab.exec("h1", &["wharf", "ps", "shop/web"]).expect("they are shown");
-    assert!(shown.contains("its process is gone, and Docker does not answer"), "{shown}");
+    assert!(shown.contains("its process has ended, and Docker does not answer"), "{shown}");
     (0..20).try_for_each(|_| call()).expect("what is gone is not called");
 
     silence("CONT").expect("Docker speaks again");

@@ -50,11 +50,11 @@ fn a_broken_path_is_named_with_its_direction() {
     let found = wait_for(&lab, NAMED, "the path is named", |findings| !findings.is_empty());
     eprintln!("a path that carries nothing in one direction was named after {:.1} s", began.elapsed().as_secs_f64());
     let [silent] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
-    assert_eq!(silent.what, "No packet of the overlay arrives from h1 at h2");
+    assert_eq!(silent.what, "No overlay packets from h1 arrive at h2");
     assert!(silent.why[0].ends_with("UDP 8472 from 10.97.0.1 to 10.97.0.2 is lost on the way"), "{silent:?}");
     let narrow = |found: &FindingView| matches!(found.finding, Some(Finding::Narrow { mtu: 1450, .. }));
     let found = wait_for(&lab, NARROW, "the narrow path is named, too", |findings| findings.len() == 2);
-    assert!(found.iter().any(|f| narrow(f) && f.what.ends_with("from h1 at h3")), "{found:?}");
+    assert!(found.iter().any(|f| narrow(f) && f.what.ends_with("from h1 do not arrive at h3")), "{found:?}");
     let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
     assert!(code == 1 && said.contains("✓ 3 of 3 hosts") && said.contains("· 4 of 6 paths"), "{code} {said}");
     let state = |from: &str, to: &str| match (from, to) {
@@ -113,7 +113,7 @@ fn what_forwards_nothing_is_named() {
     );
     let found = wait_for(&lab, NAMED, "the service is named", |findings| !findings.is_empty());
     let [astray] = found.as_slice() else { panic!("nothing else is wrong: {found:?}") };
-    assert_eq!(astray.what, "The address of default/web/web (10.43.0.1) leads nowhere at h2");
+    assert_eq!(astray.what, "On h2, the address of default/web/web (10.43.0.1) leads nowhere");
     sh(&lab, "h2", "nft delete table ip lost");
     wait_for(&lab, NAMED, "all is well, with a service to be asked", <[FindingView]>::is_empty);
 
@@ -121,7 +121,7 @@ fn what_forwards_nothing_is_named() {
     lab.run(&["kill", "h2"]).expect("its power is cut");
     let found = wait_for(&lab, NAMED, "it is missed", |findings| findings.iter().any(|f| f.what.contains("(down)")));
     let found = found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>();
-    assert_eq!(found, ["The agent of h2 is not heard by the coordinators (down)"]);
+    assert_eq!(found, ["The coordinators get no heartbeats from the agent of h2 (down)"]);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn whoever_leads_knows() {
     lose(&lab, "h3", "ip saddr 10.97.0.2 udp dport 8472 drop");
     let found = wait_for(&lab, NAMED, "a follower knows it, too", |findings| !findings.is_empty());
     assert!(lab.leader().is_ok_and(|leader| leader != "h1"), "h1 follows");
-    assert_eq!(found[0].what, "No packet of the overlay arrives from h2 at h3");
+    assert_eq!(found[0].what, "No overlay packets from h2 arrive at h3");
     sh(&lab, "h3", "nft delete table ip lost");
     wait_for(&lab, NAMED, "all is well once more", <[FindingView]>::is_empty);
     what_a_pause_explains_is_no_finding(&lab);
@@ -156,7 +156,7 @@ fn what_a_pause_explains_is_no_finding(lab: &Lab) {
     };
     assert_eq!(answers().expect("they are listed"), Some(true));
     sh(lab, &host, "pkill -STOP -x wharf");
-    let absent = format!("The agent of {host} is not heard by the coordinators");
+    let absent = format!("The coordinators get no heartbeats from the agent of {host}");
     let is_absent = |findings: &[FindingView]| findings.len() == 1 && findings[0].what.starts_with(&absent);
     wait_for(lab, NAMED, "it is missed", |findings| is_absent(findings) && findings[0].what.contains("(down)"));
     until(NAMED, "the member does not answer", || {

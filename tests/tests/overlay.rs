@@ -451,7 +451,7 @@ fn is_read_on_the_way(overlay: &Overlay) -> bool {
 
 fn who_does_not_fit_is_not_admitted(lab: &Lab) {
     for (begin, why, end) in [
-        ("mount -t tmpfs none /dev/net", "it cannot encrypt what it sends to the others", "umount /dev/net"),
+        ("mount -t tmpfs none /dev/net", "it cannot encrypt its packets to other hosts", "umount /dev/net"),
         ("ip route add 10.42.7.0/24 dev eth0", "it has a route to 10.42.7.0/24 (eth0)", "ip route del 10.42.7.0/24"),
     ] {
         sh(lab, "h3", begin);

@@ -134,7 +134,7 @@ fn retries_are_counted(stage: &Stage) {
     let failing = stage.service("failing", "echo try >> /d/tries; exit 1", "restart: 'on-failure:2'");
     let (code, said) = stage.deploy("tries", std::slice::from_ref(&failing));
     assert_eq!(code, 4, "{said}");
-    assert!(said.contains("tried again 2 times, which is the limit"), "{said}");
+    assert!(said.contains("retried 2 times, which is the limit"), "{said}");
     let other = stage.service("other", "exec /bin/busybox sleep 3600", "stop_grace_period: 1s");
     let (code, said) = stage.deploy("tries", &[failing, other]);
     assert_eq!(code, 0, "{said}");

@@ -131,7 +131,7 @@ fn what_a_spec_says_holds() {
     // What Docker would make up is refused, and comes when it is there.
     until(SOON, "the missing volume is named", || {
         let instances = lab.exec("h1", &["wharf", "events", "default/sur/lost"])?;
-        ensure!(instances.contains("volume outside is external and is not on this host"), "{instances}");
+        ensure!(instances.contains("volume outside is external and does not exist on this host"), "{instances}");
         Ok(())
     });
     assert!(lab.docker("h2", &["volume", "inspect", "outside"]).is_err(), "nobody made it");

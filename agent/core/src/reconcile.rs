@@ -281,9 +281,9 @@ fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local)
     let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
     let stopped = local.stopped.take();
     let at_once = match stopped {
-        _ if run.outlived_lease => Some("its lease was over and it was stopped"),
-        Some(Stopped::WithoutLease) => Some("its lease was over and it was stopped"),
-        Some(Stopped::WithoutNetwork) => Some("its network was made anew"),
+        _ if run.outlived_lease => Some("its lease expired, so it was stopped"),
+        Some(Stopped::WithoutLease) => Some("its lease expired, so it was stopped"),
+        Some(Stopped::WithoutNetwork) => Some("its network was recreated"),
         Some(Stopped::Unhealthy) | None => None,
     };
     if let Some(why) = at_once {
@@ -294,10 +294,10 @@ fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local)
     let unhealthy = stopped == Some(Stopped::Unhealthy);
     let failed = unhealthy || !matches!(run.end, End::Exited(0));
     let cause = match (unhealthy, rebooted, run.end) {
-        (true, ..) => "it was unhealthy and was stopped".to_owned(),
-        (_, _, End::OutOfMemory) => "it used more memory than its limit and was killed".to_owned(),
+        (true, ..) => "it was unhealthy, so it was stopped".to_owned(),
+        (_, _, End::OutOfMemory) => "it exceeded its memory limit and was killed".to_owned(),
         (_, _, End::NeverBegan(why)) => why,
-        (_, true, _) => "the host was started anew".to_owned(),
+        (_, true, _) => "the host was restarted".to_owned(),
         (.., End::Exited(code)) => format!("it ended with exit code {code}"),
     };
     if failed {
@@ -321,7 +321,7 @@ fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local)
     }
     let retries = local.observed.retries;
     if !rebooted && policy.max_attempts.is_some_and(|most| retries >= most) {
-        local.enter(Phase::Failed, format!("{cause}; tried again {retries} times, which is the limit"));
+        local.enter(Phase::Failed, format!("{cause}; it was retried {retries} times, which is the limit"));
         return;
     }
     let delay = policy.delay.doubled(local.failures, RESTART_DELAY_CAP.max(policy.delay));
@@ -330,7 +330,7 @@ fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local)
     local.observed.restart += 1;
     // A restart of the host has ended the run, which is no failure of the program.
     local.observed.retries += u32::from(!rebooted);
-    local.enter(Phase::Starting, format!("{cause}; started again after {delay}"));
+    local.enter(Phase::Starting, format!("{cause}; it restarts after {delay}"));
 }
 
 fn run(
@@ -373,7 +373,8 @@ fn run(
             if local.observed.phase < Phase::Ready {
                 local.enter(Phase::Ready, "");
             }
-            let waits = lease_over.then_some("it waits for its lease: no coordinator has answered its host lately");
+            let waits =
+                lease_over.then_some("it waits for its lease, because no coordinator has answered its host recently");
             if let Some(why) = waits.or(around.waits.as_deref()) {
                 local.enter(local.observed.phase, why);
                 return None;
@@ -400,7 +401,7 @@ fn make(situation: Situation<'_>, id: &PartId, around: &Surroundings, local: &mu
     if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
         // A person has removed the container of a running instance.
         local.observed.restart += 1;
-        local.enter(Phase::Pulling, "its container was removed; it is made again");
+        local.enter(Phase::Pulling, "its container was removed and is being recreated");
         local.prepared = false;
     }
     if local.prepared {

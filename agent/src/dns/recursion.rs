@@ -33,7 +33,7 @@ pub(super) async fn ask(
 ) -> Result<Vec<u8>, String> {
     let text = tokio::fs::read_to_string(Path::new(RESOLVERS)).await.map_err(|e| format!("{RESOLVERS}: {e}"));
     let text = if named.is_empty() { text? } else { String::new() };
-    let mut why = format!("{RESOLVERS} names nobody who could be asked");
+    let mut why = format!("{RESOLVERS} names no DNS server");
     for server in whom(named, &text, is_own) {
         let server = SocketAddr::new(server, PORT);
         let asking = async {
@@ -45,7 +45,7 @@ pub(super) async fn ask(
         match tokio::time::timeout(TIMEOUT, asking).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => why = format!("{server}: {error}"),
-            Err(_) => why = format!("{server} does not answer within {TIMEOUT:?}"),
+            Err(_) => why = format!("{server} did not answer within {TIMEOUT:?}"),
         }
     }
     Err(why)

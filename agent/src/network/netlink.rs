@@ -77,12 +77,10 @@ impl Netlink {
         let has = |attribute: &AddressAttribute| *attribute == AddressAttribute::Address(IpAddr::V4(address));
         let found = all.iter().find(|message| message.attributes.iter().any(has));
         let link = found.map(|message| message.header.index).ok_or_else(|| {
-            format!(
-                "no link of this host has {address}, under which others reach it (--advertise says which one it is)"
-            )
+            format!("no interface of this host has {address}, at which others reach it (--advertise sets that address)")
         })?;
         let mut links = self.handle.link().get().match_index(link).execute();
-        let message = links.try_next().await.map_err(&what)?.ok_or("the link is gone")?;
+        let message = links.try_next().await.map_err(&what)?.ok_or("the network interface is gone")?;
         Ok(Underlay { link, address, mtu: mtu_of(&message) })
     }
 
@@ -106,7 +104,7 @@ impl Netlink {
         let found = self.handle.link().get().match_name(name).execute().try_next().await;
         match found {
             Err(error) if is_gone(&error) => Ok(None),
-            found => found.map_err(failed("links cannot be read")),
+            found => found.map_err(failed("network interfaces cannot be read")),
         }
     }
 
@@ -120,7 +118,7 @@ impl Netlink {
         let Some(bridge) = self.link(BRIDGE).await? else { return Ok(BTreeSet::new()) };
         let mut ports: BTreeMap<i32, Vec<String>> = BTreeMap::new();
         let mut links = self.handle.link().get().execute();
-        while let Some(link) = links.try_next().await.map_err(failed("links cannot be read"))? {
+        while let Some(link) = links.try_next().await.map_err(failed("network interfaces cannot be read"))? {
             if let Some((namespace, name)) = port_of(&link, bridge.header.index) {
                 ports.entry(namespace).or_default().push(name);
             }
@@ -259,7 +257,7 @@ impl Netlink {
 
     /// Makes the overlay's link: of WireGuard without a key yet, by a process of our own if the kernel has none.
     async fn make_tunnel(&self, tunnel: Tunnel) -> Result<(), String> {
-        let what = failed("the overlay's link cannot be made");
+        let what = failed("the overlay's interface cannot be created");
         let message = match tunnel.carrier {
             Carrier::Vxlan { link, address, own } => {
                 let vxlan = LinkVxlan::new(TUNNEL, VNI).dev(link).local(address).port(PORT).learning(false);
@@ -280,7 +278,7 @@ impl Netlink {
         let Some(link) = self.link(TUNNEL).await? else { return Ok(()) };
         match self.handle.link().del(link.header.index).execute().await {
             Err(error) if is_gone(&error) => Ok(()),
-            removed => removed.map_err(failed("the overlay's link cannot be removed")),
+            removed => removed.map_err(failed("the overlay's interface cannot be removed")),
         }
     }
 }

@@ -39,7 +39,7 @@ impl OwnKey {
         let file = state.join(FILE);
         let known = file::read(&file)?.map(|text| read_secret(&text));
         if known.as_ref().is_some_and(Option::is_none) {
-            warn!(file = %file.display(), "the host's key of WireGuard is damaged; it gets a new one");
+            warn!(file = %file.display(), "the host's WireGuard key is damaged; creating a new one");
         }
         let secret = match known.flatten() {
             Some(secret) => secret,
@@ -79,7 +79,7 @@ pub(super) async fn show() -> Result<Option<Shown>, String> {
     // A link is replaced only after `wg` has reported an error: a timeout is no reason to cut connections.
     let output = ask("wg", &["show", TUNNEL, "dump"], "").await?;
     if !output.status.success() {
-        warn!(why = %String::from_utf8_lossy(&output.stderr).trim(), "the overlay's link does not answer");
+        warn!(why = %String::from_utf8_lossy(&output.stderr).trim(), "the overlay's interface does not answer");
         return Ok(None);
     }
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
@@ -131,7 +131,7 @@ pub(super) async fn greet(peers: &BTreeMap<WireguardKey, WireguardPeer>) -> Resu
         }
         io::Result::Ok(())
     };
-    greeting.await.map_err(|error| format!("peers cannot be greeted: {error}"))
+    greeting.await.map_err(|error| format!("peers cannot be contacted: {error}"))
 }
 
 /// Sets something for each of some peers.

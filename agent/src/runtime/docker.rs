@@ -390,7 +390,7 @@ impl ContainerRuntime for Docker {
             let label = labels.get(INSTANCE_LABEL)?;
             let part = labels.get(PART_LABEL).map_or(Ok(Part::Main), |label| label.parse());
             let (Ok(instance), Ok(part)) = (label.parse::<InstanceId>(), part) else {
-                debug!(container = %id, label, "a container has labels that are no instance's");
+                debug!(container = %id, label, "a container has labels that match no instance");
                 return None;
             };
             Some((instance.part(part), id, short_form(summary)))
@@ -413,7 +413,7 @@ impl ContainerRuntime for Docker {
             wake.notify_one();
             match self.listen(wake).await {
                 Ok(()) => debug!("Docker's events ended; listening again"),
-                Err(error) => debug!(%error, "Docker's events cannot be heard; trying again"),
+                Err(error) => debug!(%error, "Docker's events cannot be read; trying again"),
             }
             self.known_client().take();
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -503,7 +503,7 @@ impl ContainerRuntime for Docker {
             let keeps_nothing = why.contains("does not support reading");
             let problem = Problem::new(Code::NotFound, what).why(why);
             LogFrame::Failed(if keeps_nothing {
-                problem.fix("Its logging driver keeps nothing on the host: look where the driver sends it, or say logging: {driver: local}")
+                problem.fix("Its logging driver keeps nothing on the host: look where the driver sends it, or set logging: {driver: local}")
             } else {
                 problem
             })

@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(fixture.filled(), ["web/1.3@h2"], "it moves, and stops first");
         let id = stack().service(name("web"));
         let two = fixture.refused(Command::ScaleService { id, replicas: 2 });
-        assert!(two.contains("one instance at most"), "{two}");
+        assert!(two.contains("at most one instance"), "{two}");
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl State {
 
     fn initialize(&mut self, genesis: &Genesis) -> Applied {
         if self.basics.identity.is_some() {
-            return Err(Problem::new(Code::Conflict, "The cluster has been made already"));
+            return Err(Problem::new(Code::Conflict, "The cluster already exists"));
         }
         self.basics.identity =
             Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));

@@ -42,7 +42,7 @@ async fn binary(State(coordinator): State<Coordinator>, At(file): At<String>) ->
     let served = format!("wharf-linux-{}", join::Binary::architecture());
     if file != served {
         return Err(Problem::new(Code::NotFound, format!("There is no {file:?} here"))
-            .why(format!("this coordinator serves {served}"))
+            .why(format!("this coordinator serves only {served}"))
             .into());
     }
     let failed =
@@ -73,7 +73,7 @@ pub async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 
 /// No route has this address and method.
 pub async fn nothing_here(request: Request) -> ApiError {
-    Problem::new(Code::NotFound, format!("There is nothing at {} {}", request.method(), request.uri().path()))
+    Problem::new(Code::NotFound, format!("There is no route {} {}", request.method(), request.uri().path()))
         .fix("The routes are listed at /api/v1/openapi.json")
         .into()
 }

@@ -87,6 +87,8 @@ impl IntoResponse for ApiError {
 
 /// A handler panicked: the caller learns that much, the log has the rest.
 pub fn panicked(_panic: Box<dyn Any + Send>) -> Response<Body> {
-    ApiError(Problem::new(Code::Internal, "The request met a fault of wharf").fix("Look at the coordinator's log"))
-        .into_response()
+    ApiError(
+        Problem::new(Code::Internal, "The request failed because of a bug in wharf").fix("See the coordinator's log"),
+    )
+    .into_response()
 }

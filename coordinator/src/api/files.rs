@@ -47,7 +47,7 @@ fn views(cluster: &coordinator_core::State, environment: &Name, kind: FileKind) 
 fn content(seals: &Seals, id: &FileId, bytes: &[u8]) -> Result<Content, Problem> {
     if bytes.len() > MAX_CONTENT {
         return Err(Problem::new(Code::TooLarge, format!("{id} was not set"))
-            .why(format!("{} bytes are more than the {MAX_CONTENT} allowed", bytes.len())));
+            .why(format!("it has {} bytes, and at most {MAX_CONTENT} are allowed", bytes.len())));
     }
     Ok(match id.kind {
         FileKind::Config => Content::Plain(Arc::from(bytes)),
@@ -163,7 +163,7 @@ pub async fn get_config(
     match published.cluster.files().get(&id).and_then(FileRecord::newest).map(|(_, newest)| &newest.content) {
         Some(Content::Plain(bytes)) => Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes.to_vec())),
         _ => Err(Problem::new(Code::NotFound, format!("There is no {id}"))
-            .fix("See which there are: wharf config ls")
+            .fix("List the configs: wharf config ls")
             .into()),
     }
 }

@@ -110,7 +110,7 @@ pub async fn oversubscribe(
 }
 
 fn missing(host: &str) -> Problem {
-    Problem::new(Code::NotFound, format!("There is no host {host:?}")).fix("See which there are: wharf host ls")
+    Problem::new(Code::NotFound, format!("There is no host {host:?}")).fix("List the hosts: wharf host ls")
 }
 
 fn find(cluster: &coordinator_core::State, text: &str) -> Result<HostId, Problem> {

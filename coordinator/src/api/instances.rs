@@ -70,9 +70,7 @@ pub async fn rebalance(
     let wanted = wanted.filter(|(_, service)| asked.service.is_some() || service.stays().is_none());
     let services: Vec<ServiceId> = wanted.map(|(id, _)| id).collect();
     if services.is_empty() && asked.service.is_some() {
-        return Err(Problem::new(Code::NotFound, "There is no such service")
-            .fix("See which there are: wharf ls")
-            .into());
+        return Err(Problem::new(Code::NotFound, "There is no such service").fix("List the services: wharf ls").into());
     }
     let items = view::rebalance_plan(cluster, &services, now());
     if !asked.dry_run && !services.is_empty() {
@@ -119,14 +117,13 @@ pub async fn logs(
     Asked(query): Asked<LogQuery>,
 ) -> Result<Response, ApiError> {
     let service = StackId { environment, stack }.service(service);
-    let malformed =
-        |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance, which looks like 1.1"));
+    let malformed = |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance such as 1.1"));
     let id: InstanceId = format!("{service}/{instance}").parse().map_err(malformed)?;
     let part = id.part(query.part.unwrap_or(Part::Main));
     let LogQuery { tail, follow, after, .. } = query;
     if let Some(after) = after.as_deref().filter(|after| !is_moment(after)) {
         return Err(
-            Problem::new(Code::InvalidRequest, format!("{after:?} is not the moment of a piece of output")).into()
+            Problem::new(Code::InvalidRequest, format!("{after:?} is not the time of a piece of output")).into()
         );
     }
     let mut stream = coordinator.dispatch.logs(LogRequest { part, tail, follow, after }).await?;

@@ -67,7 +67,7 @@ pub async fn put(
     let what = put.what.unwrap_or_else(|| "deployed".to_owned());
     if what.len() > MAX_WHAT {
         return Err(Problem::new(Code::InvalidRequest, format!("Stack {id} cannot be deployed"))
-            .why(format!("what: {} bytes are more than the {MAX_WHAT} allowed", what.len()))
+            .why(format!("what: it has {} bytes, and at most {MAX_WHAT} are allowed", what.len()))
             .into());
     }
     let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
@@ -141,12 +141,12 @@ pub async fn rollout(
     let service = StackId { environment, stack }.service(service);
     if put.state == RolloutState::Done {
         return Err(Problem::new(Code::InvalidRequest, format!("The rollout of {service} was not changed"))
-            .why("it is done when all instances serve; there are paused and rolling")
+            .why("only paused and rolling can be requested; it becomes done when all instances serve")
             .into());
     }
     if put.promote && put.state != RolloutState::Rolling {
         return Err(Problem::new(Code::InvalidRequest, format!("The rollout of {service} was not changed"))
-            .why("what is promoted goes on: state rolling")
+            .why("a promotion needs the state rolling")
             .into());
     }
     let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {}", by.name));
@@ -173,5 +173,5 @@ pub async fn revisions(
 }
 
 fn missing(id: &StackId) -> Problem {
-    Problem::new(Code::NotFound, format!("There is no stack {id}")).fix("See which there are: wharf ls")
+    Problem::new(Code::NotFound, format!("There is no stack {id}")).fix("List the stacks: wharf ls")
 }

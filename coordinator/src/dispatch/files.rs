@@ -23,7 +23,8 @@ fn contents(cluster: &State, seals: &Seals, host: HostId, id: &InstanceId) -> Re
         .filter(|instance| cluster.is_admitted(host) && instance.host == host && instance.desired.want <= Want::Run);
     // Whether there is such an instance elsewhere is nobody's business.
     let instance = instance.ok_or_else(|| {
-        Problem::new(Code::Denied, format!("The files of {id} are not given")).why("no such instance is to run there")
+        Problem::new(Code::Denied, format!("The files of {id} were not sent"))
+            .why("no such instance should run on that host")
     })?;
     let content = |file: &common::file::FileSpec| {
         let id = file.id(id.stack());

@@ -31,7 +31,7 @@ pub async fn run(dispatch: Dispatch) {
         if !proposals.is_empty()
             && let Err(reason) = dispatch.consensus.propose(proposals).await
         {
-            tracing::warn!(%reason, "what became of hosts could not be written; trying again");
+            tracing::warn!(%reason, "the new state of hosts could not be stored; trying again");
         }
     }
 }

@@ -147,7 +147,7 @@ impl Session {
         let published = consensus.read().await.map_err(|_| Ended::NotLeader)?;
         let peer = Principal::Peer(connection.peer());
         if access::authorize(&peer, &Action::Host(self.host), &published.cluster).is_err() {
-            let removed = Problem::new(Code::HostRemoved, "This host is not part of the cluster any more")
+            let removed = Problem::new(Code::HostRemoved, "This host is no longer part of the cluster")
                 .why("it was removed")
                 .fix("On the host: wharf uninstall, then join it with a new line");
             return Err(Ended::Refused(removed));
@@ -158,7 +158,7 @@ impl Session {
         let coordinators = view::coordinators(&published.cluster);
         let heartbeat = published.cluster.settings().heartbeat;
         outgoing.send(&ToAgent::Welcome { heartbeat, coordinators: coordinators.clone() }).await?;
-        info!("a session has begun");
+        info!("session opened");
         Ok(Telling::new(published.cluster.index(), changed, coordinators))
     }
 

@@ -74,7 +74,7 @@ pub async fn run(consensus: Consensus) {
     loop {
         let began = Instant::now();
         tokio::time::sleep(TICK).await;
-        late.note("its processors have too much to do", began.elapsed().saturating_sub(TICK));
+        late.note("its CPUs are overloaded", began.elapsed().saturating_sub(TICK));
         if consensus.is_raft_leader() || consensus.contact.is_fresh() || !is_voter(&consensus) {
             continue;
         }
@@ -84,7 +84,7 @@ pub async fn run(consensus: Consensus) {
         if consensus.contact.is_fresh() || !majority_agrees(&consensus).await {
             continue;
         }
-        tracing::info!(silence = ?consensus.contact.silence(), "the leader is not heard: standing for election");
+        tracing::info!(silence = ?consensus.contact.silence(), "no heartbeat from the leader: standing for election");
         if let Err(error) = consensus.raft.trigger().elect().await {
             tracing::error!(%error, "the Raft core has ended");
             return;

@@ -203,11 +203,11 @@ async fn must_answer(consensus: &Consensus, id: MemberId, address: SocketAddr) -
     let connected = tokio::time::timeout(ANSWER_TIMEOUT, connecting.connection()).await;
     let connection = connected.map_err(|_| silent("no answer".to_owned()))?.map_err(|e| silent(e.to_string()))?;
     if connection.peer().member != Some(id) {
-        return Err(silent("somebody else answers".to_owned()));
+        return Err(silent("another process answers".to_owned()));
     }
     match consensus.call(address, &MemberCall::Group, ANSWER_TIMEOUT).await {
         Ok(MemberAnswer::Group(_)) => Ok(()),
-        Ok(_) => Err(silent("it answered something else".to_owned())),
+        Ok(_) => Err(silent("it sent an unexpected answer".to_owned())),
         Err(error) => Err(silent(error.to_string())),
     }
 }
@@ -227,7 +227,7 @@ async fn must_follow(consensus: &Consensus, id: MemberId) -> Result<(), NotTaken
             Ok(Ok(now)) => before = acknowledged(&now),
             Ok(Err(_)) => return Err(NotTaken::Failed("the Raft core has ended".to_owned())),
             Err(_) => {
-                return Err(NotTaken::Silent(format!("it acknowledged {before} of {newest} entries, and no more")));
+                return Err(NotTaken::Silent(format!("it acknowledged only {before} of {newest} entries")));
             }
         }
     }
@@ -253,7 +253,7 @@ async fn note(
         }
         Err(NotTaken::Silent(why)) => {
             let one = silent.entry(id).or_insert_with(|| {
-                info!(member = id.0, why, "a coordinator is to join the group and does not answer");
+                info!(member = id.0, why, "a coordinator that should join the group does not answer");
                 Silent { since: began, again: began }
             });
             one.again = Instant::now() + PAUSE;
@@ -268,7 +268,7 @@ async fn note(
     let Some(reached) = reached.filter(|reached| *reached == is_said) else { return };
     let command = Command::MemberReached { member: id, reached };
     if let Err(error) = consensus.propose(vec![command.into()]).await {
-        warn!(%error, "what became of a coordinator could not be written; trying again");
+        warn!(%error, "the new state of a coordinator could not be stored; trying again");
     }
 }
 

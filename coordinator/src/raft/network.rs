@@ -132,7 +132,7 @@ impl Client {
     }
 
     fn unexpected<E: std::error::Error>(&self) -> CallError<E> {
-        let error = std::io::Error::other(format!("member {} answered something else", self.target));
+        let error = std::io::Error::other(format!("member {} sent an unexpected answer", self.target));
         RPCError::Network(NetworkError::new(&error))
     }
 

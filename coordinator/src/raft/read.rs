@@ -50,7 +50,9 @@ async fn round(consensus: &Consensus) -> Result<(), Problem> {
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
-    Err(no_leader().why("no majority confirmed a leader in time").fix("Read what this coordinator knows: add ?stale"))
+    Err(no_leader()
+        .why("no majority confirmed a leader in time")
+        .fix("To read this coordinator's own state, add ?stale"))
 }
 
 async fn find_index(consensus: &Consensus) -> Option<u64> {

@@ -158,7 +158,7 @@ impl Store {
                 self.write_blocking(batch)
                     .map_err(|e| StoreError::Failed { path: self.path.clone(), reason: e.to_string() })
             }
-            None => Err(self.corrupt("it holds entries and does not say whose they are".into())),
+            None => Err(self.corrupt("it holds entries without their owner".into())),
         }
     }
 
@@ -226,7 +226,7 @@ impl Store {
         for item in self.db.scan_prefix(b"l").keys() {
             let key = item.map_err(|e| self.corrupt(e.to_string()))?;
             let Some((index, chunk)) = parse_entry_key(&key) else {
-                return Err(self.corrupt(format!("the key {key:02x?} is no entry's")));
+                return Err(self.corrupt(format!("the key {key:02x?} is not that of an entry")));
             };
             // What lies below the purge mark was on its way out when the process ended.
             if chunk != 0 || purged.is_some_and(|purged| index <= purged) {
@@ -426,7 +426,7 @@ impl Writer {
                 self.db.flush().map_err(io::Error::from)?;
                 // Always, even if sled thinks that there was nothing to flush.
                 self.file.sync_data()?;
-                self.late.note("its disk took long to make something durable", began.elapsed());
+                self.late.note("its disk was slow to sync", began.elapsed());
             }
             Ok(())
         });

@@ -86,7 +86,7 @@ impl Accepted {
         for (connection, has_session) in self.open().connections.values() {
             let peer = connection.peer();
             if is_over(cluster, peer, has_session.load(Ordering::Relaxed)) {
-                info!(host = %peer.host, "the connection of who was removed is closed");
+                info!(host = %peer.host, "closed the connection of a removed host or member");
                 connection.close("you were removed from the cluster");
             }
         }

@@ -412,7 +412,7 @@ fn a_failure_is_told_with_what_was_printed_last_and_stays_known_while_it_runs_ag
     assert_eq!(told(&next), unhealthy);
     assert_eq!(next.report.instances[0].1.message, CHECK_FAILS);
     let next = host.pass(&wanted, &printed(exited(143, 1000, 3000), "bye"), 3000);
-    let stopped = ("it was unhealthy and was stopped".to_owned(), unhealthy.1);
+    let stopped = ("it was unhealthy, so it was stopped".to_owned(), unhealthy.1);
     assert_eq!((phase(&next), told(&next)), ((1, Phase::Starting), stopped), "the check's output says why");
 
     let mut host = Host::new();

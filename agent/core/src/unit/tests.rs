@@ -174,7 +174,7 @@ fn parts_start_in_turn_and_serve_together() {
     host.end("_step-1", 1);
     let told = host.settle();
     assert_eq!((told.phase, told.restart), (Phase::Ready, 1));
-    assert!(told.message.contains("step 1: it ended with exit code 1; started again after 1s"), "{}", told.message);
+    assert!(told.message.contains("step 1: it ended with exit code 1; it restarts after 1s"), "{}", told.message);
     host.now += 1000;
     host.settle();
     host.end("_step-1", 0);

@@ -38,7 +38,7 @@ pub(super) struct DockerNetwork {
 
 impl Default for DockerNetwork {
     fn default() -> DockerNetwork {
-        let unknown = Err("the cluster has not said yet which addresses this host has".to_owned());
+        let unknown = Err("this host has not received its addresses from the cluster yet".to_owned());
         DockerNetwork { wanted: watch::Sender::new(unknown), one_at_a_time: Mutex::default(), last: Mutex::default() }
     }
 }
@@ -143,7 +143,7 @@ impl Docker {
                 self.client().await?.remove_network(&id).await?;
             } else if !fits {
                 return Err(failed(format!(
-                    "Docker has a network {NETWORK} already that is not this cluster's: docker network rm {NETWORK}"
+                    "Docker already has a network {NETWORK} that does not belong to this cluster: docker network rm {NETWORK}"
                 )));
             }
         }
@@ -166,7 +166,7 @@ impl Docker {
         let taken: BTreeSet<Ipv4Addr> = addresses.collect();
         let before = last.or(taken.last().copied()).unwrap_or(subnet.gateway());
         let next = subnet.containers_after(before).find(|next| !taken.contains(next));
-        let next = next.ok_or_else(|| failed(format!("all {} addresses of {subnet} are taken", taken.len())))?;
+        let next = next.ok_or_else(|| failed(format!("all {} addresses of {subnet} are in use", taken.len())))?;
         *last = Some(next);
         Ok(Some(next))
     }

@@ -18,7 +18,7 @@ impl Docker {
             let api = (version.major_version, version.minor_version);
             if api < SUBPATH_API {
                 return Ok(Some(format!(
-                    "{} is a subpath of a volume, which Docker 26 and later mount: this host's Docker speaks API {}.{}",
+                    "{} is a subpath of a volume, which needs Docker 26 or later: this host's Docker has API {}.{}",
                     mount.target, api.0, api.1
                 )));
             }
@@ -45,7 +45,7 @@ fn differs(
     found: Option<(&str, &std::collections::HashMap<String, String>)>,
 ) -> Option<String> {
     let Some((driver, options)) = found else {
-        let missing = format!("volume {name} is external and is not on this host: docker volume create {name}");
+        let missing = format!("volume {name} is external and does not exist on this host: docker volume create {name}");
         return declared.external.then_some(missing);
     };
     if declared.external {
@@ -53,14 +53,14 @@ fn differs(
     }
     let wanted = declared.driver.as_deref().unwrap_or("local");
     if wanted != driver {
-        let cure = "remove it, which removes its data, or give the new one another name";
+        let cure = "remove it with its data, or give the new one another name";
         return Some(format!("volume {name} is on this host with driver {driver}, not {wanted}: {cure}"));
     }
     let is_same = declared.driver_opts.len() == options.len()
         && declared.driver_opts.iter().all(|(key, value)| options.get(key) == Some(value));
     (!is_same).then(|| {
         format!(
-            "volume {name} is on this host with other driver_opts: remove it, which removes its data, or give the new \
+            "volume {name} is on this host with other driver_opts: remove it with its data, or give the new \
              one another name"
         )
     })
@@ -84,7 +84,7 @@ mod tests {
             (&plain, None, ""),
             (&plain, Some(("local", &none)), ""),
             (&plain, Some(("local", &nfs)), "other driver_opts"),
-            (&external, None, "is external and is not on this host"),
+            (&external, None, "is external and does not exist on this host"),
             (&external, Some(("other", &nfs)), ""),
             (&remote, None, ""),
             (&remote, Some(("local", &nfs)), ""),

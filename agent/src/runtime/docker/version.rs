@@ -65,10 +65,10 @@ fn client(socket: &str, api: Api, prefix: String) -> Result<Docker, Error> {
 
 /// The version to speak with an engine that says from which one to which one it speaks.
 fn choose(engine: &str, (oldest, newest): (Option<&str>, Option<&str>)) -> Result<Api, String> {
-    let works = format!("wharf works with Docker 20.10 to 29, which speak API {OLDEST} to {NEWEST}");
+    let works = format!("wharf works with Docker 20.10 to 29, which have API {OLDEST} to {NEWEST}");
     let parsed = |text: Option<&str>| text.and_then(|text| text.parse::<Api>().ok());
     let Some(newest) = parsed(newest) else {
-        return Err(format!("Docker {engine} does not say which API it speaks; {works}"));
+        return Err(format!("Docker {engine} does not report its API version; {works}"));
     };
     // Engines that do not say it are old enough.
     let oldest = parsed(oldest).unwrap_or(OLDEST);
@@ -102,8 +102,8 @@ mod tests {
             ("?", None, Some("1.41"), Ok(Api(1, 41))),
             ("19.03", Some("1.12"), Some("1.40"), Err("Docker 19.03 is too old: its newest API is 1.40")),
             ("40", Some("1.54"), Some("1.60"), Err("Docker 40 is too new: its oldest API is 1.54")),
-            ("x", None, Some("one"), Err("does not say which API it speaks")),
-            ("x", Some("1.41"), None, Err("does not say which API it speaks")),
+            ("x", None, Some("one"), Err("does not report its API version")),
+            ("x", Some("1.41"), None, Err("does not report its API version")),
         ];
         for (engine, oldest, newest, expected) in cases {
             match (choose(engine, (oldest, newest)), expected) {

@@ -36,7 +36,7 @@ impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Blocked::Awaits(Awaited { on, failed: Some(why), .. }) if why.is_empty() => {
-                write!(f, "it waits for {on}, which is held up")
+                write!(f, "it waits for {on}, which is blocked")
             }
             Blocked::Awaits(Awaited { on, failed: Some(why), .. }) => {
                 write!(f, "it waits for {on}, which failed: {why}")
@@ -50,7 +50,7 @@ impl fmt::Display for Blocked {
                 write!(f, "it waits for {on}: {reached} of {wanted} {word}")
             }
             Blocked::BacksOff { slot, failures, retry_at, why } => {
-                write!(f, "slot {slot} failed {failures} times in a row and is tried again at {retry_at}: {why}")
+                write!(f, "slot {slot} failed {failures} times in a row and will be retried at {retry_at}: {why}")
             }
             Blocked::Waits { slot, why } => write!(f, "slot {slot} {why}"),
             Blocked::Unplaced(why) => f.write_str(why),
@@ -79,7 +79,7 @@ impl HostTable {
                     Refusal::NotReady(word) => format!("{count} {verb} {word}"),
                     Refusal::NotAvailable(word) => format!("{count} {verb} {word}"),
                     Refusal::Flapping => format!(
-                        "{count} {} and {} too often lately to get anything new",
+                        "{count} {} and {} too often to get new instances at present",
                         if rows.len() == 1 { "comes" } else { "come" },
                         if rows.len() == 1 { "goes" } else { "go" }
                     ),
@@ -87,7 +87,7 @@ impl HostTable {
                         format!("{count} {} not have its data", if rows.len() == 1 { "does" } else { "do" })
                     }
                     Refusal::Full(most) => format!(
-                        "{count} {} {most} of its instances, the most that it allows on one host",
+                        "{count} {} {most} of its instances, its maximum per host",
                         if rows.len() == 1 { "has" } else { "have" }
                     ),
                     Refusal::DiskFull => format!("a disk is full on {count}"),

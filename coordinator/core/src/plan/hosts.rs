@@ -117,7 +117,7 @@ impl HostTable {
         let ready = self.rows.iter().filter(|row| row.host.liveness == Liveness::Ready).count();
         (ready * 2 < known).then(|| {
             format!(
-                "{} of {known} hosts are away: nothing is replaced until they return or are removed (wharf host rm)",
+                "{} of {known} hosts are away: no instances are replaced until they return or are removed (wharf host rm)",
                 known - ready
             )
         })

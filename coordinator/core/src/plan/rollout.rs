@@ -222,13 +222,12 @@ fn failure(instance: &Instance, is_late: bool) -> Option<String> {
         Some("its health check fails".to_owned())
     } else if observed.restart > 0 {
         Some(message(
-            &observed.exit_code.map_or_else(
-                || "it had to be started again".to_owned(),
-                |code| format!("it ended with exit code {code}"),
-            ),
+            &observed
+                .exit_code
+                .map_or_else(|| "it had to be restarted".to_owned(), |code| format!("it ended with exit code {code}")),
         ))
     } else if is_late && !observed.is_serving() && observed.phase != Phase::Completed {
-        Some(message("it does not come to serve in time"))
+        Some(message("it did not serve in time"))
     } else {
         None
     }
@@ -303,11 +302,11 @@ fn drain<'a>(
     plan: &mut Plan,
 ) -> bool {
     if instance.spec.mode == Mode::Job {
-        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: it may run to its end"));
+        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: it may finish its run"));
         return false;
     }
     if instance.spec.is_pinned() {
-        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: its data is there"));
+        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host, which holds its data"));
         return false;
     }
     // A strict singleton stops first; where it goes is found out before it does.

@@ -26,7 +26,7 @@ pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {
     if first < earliest {
         match schedule.next_after(Timestamp(earliest.0.saturating_sub(1))).filter(|next| *next <= now) {
             Some(next) => due = next,
-            None => return propose(earliest, Some("nobody could begin it in time")),
+            None => return propose(earliest, Some("no coordinator could start it in time")),
         }
     }
     while let Some(next) = schedule.next_after(due).filter(|next| *next <= now) {
@@ -36,7 +36,7 @@ pub(super) fn plan_runs(subject: &Subject<'_>, plan: &mut Plan) {
     let runs = |instance: &Instance| instance.fills_slot() && instance.is_current(service) && instance.may_run();
     let is_over = |slot: &SlotId| subject.cluster.has_ended(slot, service.task());
     let goes_on = subject.instances.iter().any(|(id, instance)| runs(instance) && !is_over(&id.slot));
-    propose(due, (goes_on && cron.overlap == Overlap::Skip).then_some("the run before has not ended"));
+    propose(due, (goes_on && cron.overlap == Overlap::Skip).then_some("the previous run has not ended"));
 }
 
 #[cfg(test)]

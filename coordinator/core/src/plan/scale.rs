@@ -267,14 +267,14 @@ impl<'a> Subject<'a> {
             let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
             plan.block(
                 self.id,
-                Blocked::of_slot(id.slot.slot, format!("waits for {host}: what runs there has no lease")),
+                Blocked::of_slot(id.slot.slot, format!("waits for {host}, where an instance without a lease may run")),
             );
         } else if at > self.at.now {
             plan.wake(at);
         } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
         } else if instance.spec.is_pinned() {
-            plan.block(self.id, Blocked::of_slot(id.slot.slot, "waits for its host, which has its data"));
+            plan.block(self.id, Blocked::of_slot(id.slot.slot, "waits for its host, which holds its data"));
         } else {
             self.fill(&id.slot, Some(id), placer, plan);
         }
@@ -318,7 +318,7 @@ impl<'a> Subject<'a> {
     {
         let is_strict = self.service.spec.strict_singleton;
         if is_strict && !self.cluster.settings().allow_leases() {
-            return Err("lost_after is too short for a strict singleton: no lease fits into it".to_owned().into());
+            return Err("lost_after is too short for the lease of a strict singleton".to_owned().into());
         }
         // Another leader may have said until when, by another clock.
         let from_now = self.at.leading_since + self.cluster.longest_lease();
@@ -338,7 +338,7 @@ impl<'a> Subject<'a> {
                     return Ok(Some(id));
                 }
                 plan.wake(over);
-                Err(Blocked::of_slot(slot.slot, format!("waits until its lease on {host} is over, at {over}")))
+                Err(Blocked::of_slot(slot.slot, format!("waits until its lease on {host} expires, at {over}")))
             }
             _ => Err(Blocked::of_slot(slot.slot, format!("waits until {id} has ended on {host}"))),
         }

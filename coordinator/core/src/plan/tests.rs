@@ -256,7 +256,7 @@ fn a_service_that_fits_nowhere_says_everything_that_is_in_its_way() {
         "host h4 does not match node.platform.arch == amd64",
         "host h5 lacks cpu: it needs 1 cores, and the most free is 0.5 on h5",
         "host h6 lacks memory: it needs 1.0 GiB, and the most free is 64 MiB on h6",
-        "host h8 has 1 of its instances, the most that it allows on one host",
+        "host h8 has 1 of its instances, its maximum per host",
         "host h7 has port 80/tcp booked by another instance",
     ];
     assert_eq!(why, expected);
@@ -274,7 +274,7 @@ fn a_host_that_comes_and_goes_gets_nothing_new_for_a_while() {
     fixture.deploy(&[("web", web(|_| {}))]);
     let waiting = plan(&fixture.cluster, fixture.now);
     let why: Vec<String> = waiting.blocked.into_values().flatten().map(|blocked| blocked.to_string()).collect();
-    assert_eq!(why, ["host h1 comes and goes too often lately to get anything new"]);
+    assert_eq!(why, ["host h1 comes and goes too often to get new instances at present"]);
     assert_eq!(waiting.wake_at, Some(fixture.now + Span::minutes(5)));
     fixture.pass(Span::minutes(5), &|_| {});
     assert_eq!(fixture.filled(), ["web/1.1@h1"]);
@@ -292,7 +292,7 @@ fn what_backs_off_is_tried_at_once_when_a_person_asks_for_it() {
         .flatten()
         .map(|blocked| blocked.to_string())
         .collect();
-    assert!(why[0].starts_with("slot 1 failed 1 times in a row and is tried again at "), "{why:?}");
+    assert!(why[0].starts_with("slot 1 failed 1 times in a row and will be retried at "), "{why:?}");
     fixture.done(Command::Retry(service.clone()));
     let again = plan(&fixture.cluster, fixture.now).commands;
     assert!(again.iter().any(|command| matches!(command, Command::Place(_))), "{again:?}");
@@ -367,7 +367,7 @@ fn a_schedule_begins_a_run_at_each_time_and_leaves_out_what_overlaps() {
     assert_eq!(fixture.filled(), ["web/1.1@h1"]);
     fixture.pass(Span::minutes(10), &|_| {});
     assert_eq!(events(&fixture, "run-begun"), ["run 1, due at 1970-01-01T00:20:00.000Z"]);
-    let left_out = ["the run due at 1970-01-01T00:30:00.000Z was left out: the run before has not ended"];
+    let left_out = ["the run due at 1970-01-01T00:30:00.000Z was left out: the previous run has not ended"];
     assert_eq!(events(&fixture, "run-left-out"), left_out);
     fixture.observe("web/1.1", Phase::Completed);
     fixture.pass(Span::minutes(10), &|_| {});
@@ -545,7 +545,7 @@ fn a_host_can_be_reserved_more_than_once() {
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h1"]);
     let said = fixture
         .refused(Command::Oversubscribe { host: host(1), oversubscription: Oversubscription { cpu: 5, memory: 100 } });
-    assert!(said.contains("5 and 100 hundredths are not between 10 and 1000"), "{said}");
+    assert!(said.contains("5 % and 100 % are not both between 10 % and 1000 %"), "{said}");
 }
 
 #[test]

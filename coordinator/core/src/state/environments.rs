@@ -41,8 +41,8 @@ impl State {
         if self.environments.made.contains_key(name) {
             return Ok(());
         }
-        let problem = not_found("environment", name).fix("See which there are: wharf env ls");
-        Err(problem.fix(format!("Make it: wharf env create {name}")))
+        let problem = not_found("environment", name).fix("List the environments: wharf env ls");
+        Err(problem.fix(format!("Or create it: wharf env create {name}")))
     }
 
     pub(super) fn put_environment(&mut self, name: &Name) -> Applied {
@@ -50,8 +50,8 @@ impl State {
             return self.done();
         }
         if self.environments.made.len() >= MAX_ENVIRONMENTS {
-            return Err(Problem::new(Code::Conflict, format!("The environment {name} was not made"))
-                .why(format!("there are {MAX_ENVIRONMENTS}, which is the limit")));
+            return Err(Problem::new(Code::Conflict, format!("The environment {name} was not created"))
+                .why(format!("there are already {MAX_ENVIRONMENTS} environments, which is the limit")));
         }
         self.environments.made.insert(name.clone(), self.basics.clock);
         self.record(name, "environment-made", "the environment was made");
@@ -62,7 +62,7 @@ impl State {
         self.known_environment(name)?;
         let refused = || Problem::new(Code::Conflict, format!("The environment {name} was not removed"));
         if *name == default_environment() {
-            return Err(refused().why("every cluster has it"));
+            return Err(refused().why("every cluster needs this environment"));
         }
         let held: Vec<String> = self.held_by(name).take(MAX_TOLD + 1).collect();
         if !held.is_empty() {
@@ -116,7 +116,7 @@ mod tests {
     fn an_environment_goes_only_when_it_holds_nothing_and_nobody_has_joined_it() {
         let mut fixture = Fixture::of_hosts(1);
         assert!(refused(&mut fixture, "shared").contains("There is no environment shared"));
-        assert!(refused(&mut fixture, "default").contains("every cluster has it"));
+        assert!(refused(&mut fixture, "default").contains("every cluster needs this environment"));
         let joining = web(|spec| spec.joins = [name("shared")].into());
         let spec = StackSpec { services: [(name("web"), joining.clone())].into(), ..StackSpec::default() };
         let (id, spec, files, what) = (stack(), Arc::new(spec), Vec::new(), String::new());

@@ -176,19 +176,19 @@ impl State {
         let unknown = new.iter().filter(|(id, _)| !self.files.records.contains_key(id)).count();
         if self.files.records.len() + unknown > MAX_FILES {
             return Err(Problem::new(Code::InvalidRequest, "The configs and secrets were not set")
-                .why(format!("there are {}, and {MAX_FILES} is the limit", self.files.records.len())));
+                .why(format!("there are already {}, and the limit is {MAX_FILES}", self.files.records.len())));
         }
         let versions = self.files.records.values().flat_map(|record| record.versions.values());
         let kept: usize = versions.map(|version| version.content.size()).sum();
         let bytes = kept + new.iter().map(|(_, content)| content.size()).sum::<usize>();
         if bytes > MAX_BYTES {
             return Err(Problem::new(Code::TooLarge, "The configs and secrets were not set")
-                .why(format!("all versions would take {bytes} bytes, and {MAX_BYTES} is the limit"))
-                .fix("Remove those that are not needed: wharf config ls, wharf secret ls"));
+                .why(format!("all versions would take {bytes} bytes, and the limit is {MAX_BYTES}"))
+                .fix("Remove unused ones; to list them: wharf config ls, wharf secret ls"));
         }
         if let Some((id, _)) = new.iter().find(|(id, content)| !content.fits(id.kind)) {
             return Err(Problem::new(Code::InvalidRequest, format!("{id} was not set"))
-                .why("secrets are sealed, and configs are not"));
+                .why("secrets must be sealed, and configs must not"));
         }
         for (id, content) in new {
             let version = FileVersion { content, at: self.basics.clock, by: self.actor().cloned() };
@@ -248,7 +248,7 @@ impl State {
             let users: Vec<String> = users.iter().map(ToString::to_string).collect();
             return Err(Problem::new(Code::Conflict, format!("{id} was not removed"))
                 .why(format!("it is used by {}", users.join(", ")))
-                .fix("Deploy them without it first"));
+                .fix("First deploy them without it"));
         }
         self.files.records.remove(id);
         self.record(id, "file-removed", "all its versions are gone");
@@ -362,7 +362,7 @@ mod tests {
         let without = fixture.refused(put_stack(uses(FileKind::Secret, "key", true), Vec::new()));
         assert!(without.contains("services.web: there is no secret key"), "{without}");
         let bare = fixture.refused(put(&key, plain("hunter2")));
-        assert!(bare.contains("secrets are sealed"), "{bare}");
+        assert!(bare.contains("secrets must be sealed"), "{bare}");
 
         fixture.done(put(&key, sealed("1")));
         fixture.done(put_stack(uses(FileKind::Secret, "key", true), Vec::new()));
@@ -397,7 +397,7 @@ mod tests {
             fixture.done(put(&file(FileKind::Config, &format!("c{number}")), large.clone()));
         }
         let refused = fixture.refused(put(&file(FileKind::Config, "more"), large.clone()));
-        assert!(refused.contains(&format!("and {MAX_BYTES} is the limit")), "{refused}");
+        assert!(refused.contains(&format!("and the limit is {MAX_BYTES}")), "{refused}");
         fixture.done(Command::RemoveFile(file(FileKind::Config, "c0")));
         fixture.done(put(&file(FileKind::Config, "more"), large));
     }

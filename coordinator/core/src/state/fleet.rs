@@ -265,7 +265,7 @@ impl State {
         let range = Oversubscription::RANGE;
         if !range.contains(&cpu) || !range.contains(&memory) {
             return Err(Problem::new(Code::InvalidRequest, "The host was not changed").why(format!(
-                "{cpu} and {memory} hundredths are not between {} and {}",
+                "{cpu} % and {memory} % are not both between {} % and {} %",
                 range.start(),
                 range.end()
             )));
@@ -283,15 +283,15 @@ impl State {
     pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
         let size = size_of(facts);
         if size > MAX_FACTS {
-            return Err(Problem::new(Code::TooLarge, "The facts of the host were not noted")
-                .why(format!("they have {size} bytes, and {MAX_FACTS} is the limit")));
+            return Err(Problem::new(Code::TooLarge, "The facts of the host were not stored")
+                .why(format!("they have {size} bytes, and the limit is {MAX_FACTS}")));
         }
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         if host.machine.is_some_and(|known| known != machine) {
             let name = host.name.clone();
             self.record(id, "clone-refused", format!("another machine uses the key of {name}"));
             return Err(Problem::new(Code::Cloned, format!("This disk was cloned from {name}"))
-                .why("two machines use the same key; the newcomer is refused")
+                .why("two machines use the same key, and the first one keeps it")
                 .fix("On the copy: wharf agent reset-identity, then join it with a new line"));
         }
         let is_back = host.left_at.take().is_some();
@@ -315,14 +315,14 @@ impl State {
 
     pub(super) fn host_conditions(&mut self, id: HostId, conditions: &[HostCondition]) -> Applied {
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
-        let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The conditions were not noted").why(why));
+        let refuse = |why: String| Err(Problem::new(Code::InvalidRequest, "The conditions were not stored").why(why));
         if conditions.len() > HostCondition::MOST {
-            return refuse(format!("a host has at most {}", HostCondition::MOST));
+            return refuse(format!("a host can have at most {}", HostCondition::MOST));
         }
         let is_long =
             |condition: &HostCondition| matches!(condition, HostCondition::DiskFull { path, .. } if path.len() > 4096);
         if conditions.iter().any(is_long) {
-            return refuse("a path has at most 4096 bytes".into());
+            return refuse("a path can have at most 4096 bytes".into());
         }
         let before = std::mem::replace(&mut host.conditions, conditions.to_vec());
         let name = host.name.clone();
@@ -404,7 +404,7 @@ impl State {
         let too_long = |text: &String| text.is_empty() || text.len() > 255;
         if labels.len() > 64 || labels.iter().any(|(key, value)| too_long(key) || value.len() > 255) {
             return Err(Problem::new(Code::InvalidRequest, "The labels were not changed")
-                .why("a host has at most 64 labels of at most 255 bytes"));
+                .why("a host can have at most 64 labels of at most 255 bytes each"));
         }
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         host.labels = labels.clone();
@@ -418,7 +418,7 @@ impl State {
         if let Some((member, _)) = self.fleet.members.iter().find(|(_, member)| member.host == id) {
             return Err(Problem::new(Code::Conflict, format!("Host {name} was not removed"))
                 .why(format!("it runs coordinator {member}"))
-                .fix(format!("First: wharf member rm {member}")));
+                .fix(format!("Remove the coordinator first: wharf member rm {member}")));
         }
         self.abandon_instances_on(id);
         if let Some(host) = self.fleet.hosts.remove(&id) {
@@ -476,7 +476,7 @@ impl State {
         let member = self.fleet.members.get_mut(&id).ok_or_else(|| not_found("member", id))?;
         if staying == 0 {
             return Err(Problem::new(Code::MemberRefused, format!("Member {id} was not removed"))
-                .why("it is the last one that answers, and it holds the cluster's state")
+                .why("it is the last member that answers, and it holds the cluster's state")
                 .fix("Add another coordinator first: wharf member add"));
         }
         if member.state == MemberState::Present {
@@ -489,7 +489,7 @@ impl State {
     pub(super) fn forget_member(&mut self, id: MemberId) -> Applied {
         let member = self.fleet.members.get(&id).ok_or_else(|| not_found("member", id))?;
         if member.state != MemberState::Leaving {
-            return Err(Problem::new(Code::Conflict, format!("Member {id} is to stay")));
+            return Err(Problem::new(Code::Conflict, format!("Member {id} was not asked to leave")));
         }
         self.fleet.members.remove(&id);
         self.record(format!("member {id}"), "member-left", "it left the group");

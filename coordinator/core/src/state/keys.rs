@@ -63,17 +63,17 @@ impl State {
         self.known_environment(environment)?;
         if key.is_empty() || key.len() > MAX_KEY || value.len() > MAX_VALUE {
             return Err(Problem::new(Code::InvalidRequest, "The key was not written")
-                .why(format!("a key has 1 to {MAX_KEY} bytes and a value at most {MAX_VALUE}")));
+                .why(format!("a key must have 1 to {MAX_KEY} bytes, and a value at most {MAX_VALUE}")));
         }
         let id = (environment.clone(), key.clone());
         let before = self.keys.entries.get(&id).map(|known| key.len() + known.value.len());
         let bytes = self.keys.bytes - before.unwrap_or(0) + key.len() + value.len();
         if before.is_none() && self.keys.entries.len() >= MAX_KEYS {
-            return Err(too_many(format!("there are {MAX_KEYS} keys, which is the limit")));
+            return Err(too_many(format!("there are already {MAX_KEYS} keys, which is the limit")));
         }
         if bytes > MAX_BYTES {
             return Err(too_many(format!(
-                "all keys and values would take {bytes} bytes, and {MAX_BYTES} is the limit"
+                "all keys and values would take {bytes} bytes, and the limit is {MAX_BYTES}"
             )));
         }
         let modify_index = self.touch();
@@ -93,7 +93,7 @@ impl State {
 fn too_many(why: String) -> Problem {
     Problem::new(Code::TooLarge, "The key was not written")
         .why(why)
-        .fix("Remove keys that are not needed, or keep large values elsewhere")
+        .fix("Remove unused keys, or store large values elsewhere")
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
             fixture.done(put(number));
         }
         let refused = fixture.refused(put(room));
-        assert!(refused.contains(&format!("and {MAX_BYTES} is the limit")), "{refused}");
+        assert!(refused.contains(&format!("and the limit is {MAX_BYTES}")), "{refused}");
         fixture.done(put(0));
         fixture.done(Command::RemoveKey { environment: default_environment(), key: "key-000001".into() });
         fixture.done(put(room));

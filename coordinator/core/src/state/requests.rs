@@ -63,7 +63,7 @@ impl Requests {
 }
 
 fn another_request() -> Problem {
-    Problem::new(Code::Conflict, "The change was not made: its Idempotency-Key was used for another one before")
-        .why("the same key came with another body a short while ago")
-        .fix("Send each change with a key of its own, and a repetition of it unchanged")
+    Problem::new(Code::Conflict, "The change was not made: its Idempotency-Key was already used for another change")
+        .why("another request with the same key but another body came a short time ago")
+        .fix("Use a new key for each change, and repeat a request only unchanged")
 }

@@ -40,10 +40,10 @@ fn placements_are_checked_again_when_they_are_applied() {
     let cases: [(&str, Change); 6] = [
         ("its incarnation is 0, not 7", |p| p.expect_incarnation = 7),
         ("its revision is 1, not 2", |p| p.expect_revision = 2),
-        ("its host is gone", |p| p.host = host(9)),
+        ("its host was removed", |p| p.host = host(9)),
         ("the service wants fewer instances", |p| p.slot.slot = 2),
-        ("its ports do not fit its spec", |p| p.ports = vec![80]),
-        ("another instance fills its slot", |p| p.replaces = Some(instance("web/1.1"))),
+        ("its ports do not match its spec", |p| p.ports = vec![80]),
+        ("another instance already fills its slot", |p| p.replaces = Some(instance("web/1.1"))),
     ];
     for (why, change) in cases {
         let refusal = deployed().refused(placement(change));
@@ -54,7 +54,7 @@ fn placements_are_checked_again_when_they_are_applied() {
     let twice = fixture.refused(placement(|_| {}));
     assert!(twice.contains("its incarnation is 1, not 0"), "{twice}");
     let beside = fixture.refused(placement(|p| p.expect_incarnation = 1));
-    assert!(beside.contains("another instance fills its slot"), "{beside}");
+    assert!(beside.contains("another instance already fills its slot"), "{beside}");
     let reachable = placement(|p| {
         p.expect_incarnation = 1;
         p.replaces = Some(instance("web/1.1"));
@@ -214,7 +214,7 @@ fn removing_a_host_forgets_its_instances_and_refuses_coordinators() {
     fixture.settle();
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.2@h1"]);
     let last = fixture.refused(Command::RemoveMember(MemberId(1)));
-    assert!(last.contains("the last one"), "{last}");
+    assert!(last.contains("the last member"), "{last}");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn the_specs_of_all_instances_have_a_limit_that_those_that_go_give_back() {
         fixture.done(place(number));
     }
     let refused = fixture.refused(place(room as u32 + 1));
-    assert!(refused.contains("536870912 is the limit"), "{refused}");
+    assert!(refused.contains("the limit is 536870912"), "{refused}");
     fixture.cluster.forget_instance(&instance("web/1.1"));
     fixture.done(place(room as u32 + 1));
 }

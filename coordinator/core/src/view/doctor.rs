@@ -50,7 +50,7 @@ fn absent(host: &Host) -> Option<FindingView> {
     if host.liveness == Liveness::Ready {
         return None;
     }
-    let what = format!("The agent of {} is not heard by the coordinators ({})", host.name, host.liveness.word());
+    let what = format!("The coordinators get no heartbeats from the agent of {} ({})", host.name, host.liveness.word());
     let fix = format!("On {}: systemctl status wharf, and journalctl -u wharf", host.name);
     Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
 }
@@ -61,17 +61,17 @@ fn conditions(cluster: &State, host: &Host) -> Vec<FindingView> {
     let told = |condition: &HostCondition| {
         let (what, why, fix) = match condition {
             HostCondition::DockerSilent { since } => (
-                format!("Docker on {name} does not answer since {since}"),
+                format!("Docker on {name} has not answered since {since}"),
                 format!(
-                    "{name} gets nothing new; what runs there goes on, and what ends there is run elsewhere after {}",
+                    "{name} gets no new instances; those that end are replaced elsewhere after {}",
                     cluster.settings().lost_after
                 ),
                 format!("On {name}: systemctl status docker, and journalctl -u docker; systemctl restart docker"),
             ),
             HostCondition::DiskFull { path, size } => (
-                format!("A disk of {name} is full: it gets nothing new"),
-                format!("of the {size} at {path}, less than a fiftieth is free"),
-                "Free some space: docker system df says what Docker holds".to_owned(),
+                format!("A disk of {name} is full, so it gets no new instances"),
+                format!("less than 2 % of the {size} at {path} is free"),
+                "Free some space; docker system df shows what Docker uses".to_owned(),
             ),
         };
         let finding = Some(Finding::Condition(condition.clone()));
@@ -92,43 +92,43 @@ fn explain(cluster: &State, found: &Found, (id, host): (HostId, &Host), finding:
         Finding::Narrow { peer, mtu } => {
             let (_, other) = of_subnet(cluster, *peer)?;
             (
-                format!("Large packets of the overlay do not arrive from {} at {name}", other.name),
-                format!("small ones do; those of {mtu} bytes should"),
-                "The network between them carries less than their links say: lower the links' MTU".to_owned(),
+                format!("Large overlay packets from {} do not arrive at {name}", other.name),
+                format!("small packets arrive; packets of {mtu} bytes should, too"),
+                "The network between them carries less than the MTU of their interfaces: lower that MTU".to_owned(),
             )
         }
         Finding::Network { why } => (
-            format!("The network of {name} is not as it should be"),
+            format!("The agent of {name} cannot set up the host's network"),
             why.clone(),
-            "The agent tries again every two seconds; take away what is in its way".to_owned(),
+            "Remove the cause; the agent tries again every two seconds".to_owned(),
         ),
         Finding::Names { why } => (
-            format!("Containers of {name} get no names from their own host"),
+            format!("{name} cannot answer DNS queries of its containers"),
             why.clone(),
             format!("Free port 53 of {}", host.subnet.gateway()),
         ),
         Finding::Disk { path, .. } if is_full(host, path) => return None,
         Finding::Disk { path, size } => (
             format!("A disk of {name} is nearly full"),
-            format!("of the {size} at {path}, less than a twentieth is free"),
-            "Free some space: docker system df says what Docker holds".to_owned(),
+            format!("less than 5 % of the {size} at {path} is free"),
+            "Free some space; docker system df shows what Docker uses".to_owned(),
         ),
         Finding::Clock { seconds } => (
-            format!("The clock of {name} is wrong, or the leader's"),
-            format!("they are more than {seconds} s apart"),
-            format!("Let both follow a time server: timedatectl on {name}"),
+            format!("The clock of {name} or of the leader is wrong"),
+            format!("they differ by more than {seconds} s"),
+            format!("Synchronise both with a time server: timedatectl on {name}"),
         ),
         Finding::Certificate { ends } => (
-            format!("The certificate of {name} ends soon, at {ends}"),
-            "it should have been renewed at half of its life".to_owned(),
-            format!("Its log says why it was not: on {name}, journalctl -u wharf | grep certificate"),
+            format!("The certificate of {name} expires soon, at {ends}"),
+            "the agent should have renewed it after half of its validity".to_owned(),
+            format!("Find the reason in its log: on {name}, journalctl -u wharf | grep certificate"),
         ),
         Finding::Service { service } => led_astray(cluster, found, (id, host), service)?,
         Finding::Connections { most } => (
-            format!("The kernel of {name} has nearly no room for more connections"),
-            format!("it knows four fifths of {most} and more; what finds no room is dropped"),
+            format!("The connection table of {name}'s kernel is nearly full"),
+            format!("more than 80 % of {most} entries are used; when it is full, the kernel drops new connections"),
             format!(
-                "On {name}, see who makes so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
+                "On {name}, find out what opens so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
             ),
         ),
         // A disk that is full is told as such.
@@ -153,18 +153,18 @@ fn unheard(
     let address = |host: &Host| host.facts.as_ref().map(|facts| facts.address);
     let (to, from) = (address(host)?, address(other)?);
     let (here, there): (&Name, &Name) = (&host.name, &other.name);
-    let what = format!("No packet of the overlay arrives from {there} at {here}");
+    let what = format!("No overlay packets from {there} arrive at {here}");
     let (why, fix) = if has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
-        (format!("the network of {there} is not as it should be"), format!("Mend {there} first"))
+        (format!("the agent of {there} cannot set up the host's network"), format!("Fix {there} first"))
     } else if answers {
         (
             format!("{there} answers {here} on the underlay: UDP 8472 from {from} to {to} is lost on the way"),
-            format!("Let UDP 8472 pass from {from} to {to}: firewalls of both hosts, and what is between them"),
+            format!("Allow UDP 8472 from {from} to {to} in the firewalls of both hosts and between them"),
         )
     } else {
         (
             format!("{there} ({from}) does not answer {here} ({to}) on the underlay either"),
-            format!("Look at the network between them: on {here}, ping {from} and ip route get {from}"),
+            format!("Check the network between them: on {here}, ping {from} and ip route get {from}"),
         )
     };
     Some((what, why, fix))
@@ -189,9 +189,9 @@ fn led_astray(
     }
     let (name, address) = (&host.name, cluster.service(service)?.address?);
     Some((
-        format!("The address of {service} ({address}) leads nowhere at {name}"),
-        "instances of it serve, and no path to them is broken".to_owned(),
-        format!("On {name}, look for rules about {address} that are not wharf's: nft list ruleset, iptables-save"),
+        format!("On {name}, the address of {service} ({address}) leads nowhere"),
+        "some of its instances serve, and all paths to them work".to_owned(),
+        format!("On {name}, look for rules about {address} that wharf did not create: nft list ruleset, iptables-save"),
     ))
 }
 
@@ -227,8 +227,8 @@ fn unreached(cluster: &State, found: &Found, peer: Subnet, by: &[(HostId, &Host)
         host: name.clone(),
         finding: Some(Finding::Unreached { peer }),
         what: format!("No instance of {name} answers {from}"),
-        why: vec![format!("{name} itself is heard: what it forwards to its containers is lost, or what they answer")],
-        fix: vec![format!("On {name}, look for rules that drop it: iptables -S FORWARD, nft list ruleset")],
+        why: vec![format!("{name} itself answers, so packets are lost between the host and its containers")],
+        fix: vec![format!("On {name}, look for rules that drop them: iptables -S FORWARD, nft list ruleset")],
     })
 }
 
@@ -273,20 +273,20 @@ mod tests {
         let blocked = told(&fixture, &[(2, unheard(&fixture, 1, true))]);
         assert_eq!(
             blocked,
-            ["No packet of the overlay arrives from h1 at h2: h1 answers h2 on the underlay: UDP 8472 from 10.0.0.1 \
+            ["No overlay packets from h1 arrive at h2: h1 answers h2 on the underlay: UDP 8472 from 10.0.0.1 \
               to 10.0.0.2 is lost on the way"]
         );
         let apart = told(&fixture, &[(2, unheard(&fixture, 1, false))]);
         assert!(apart[0].contains("does not answer h2 (10.0.0.2) on the underlay either"), "{apart:?}");
         let broken = Finding::Network { why: "no".into() };
         let two = told(&fixture, &[(1, broken), (2, unheard(&fixture, 1, true))]);
-        assert!(two[1].ends_with("the network of h1 is not as it should be"), "{two:?}");
+        assert!(two[1].ends_with("the agent of h1 cannot set up the host's network"), "{two:?}");
 
         let liveness = Liveness::Down { since: fixture.now };
         fixture.done(Command::HostLiveness { host: host(1), liveness });
         let down = told(&fixture, &[(2, unheard(&fixture, 1, true)), (3, unheard(&fixture, 1, false))]);
         assert_eq!(down.len(), 1, "one cause, told once: {down:?}");
-        assert!(down[0].starts_with("The agent of h1 is not heard by the coordinators (down)"), "{down:?}");
+        assert!(down[0].starts_with("The coordinators get no heartbeats from the agent of h1 (down)"), "{down:?}");
     }
 
     #[test]
@@ -295,11 +295,11 @@ mod tests {
         let misses = |by: u8| (by, Finding::Unreached { peer: subnet(&fixture, 2) });
         let all = told(&fixture, &[misses(1), misses(3), misses(4), misses(5), misses(6)]);
         assert_eq!(all.len(), 1, "{all:?}");
-        assert!(all[0].starts_with("No instance of h2 answers h1, h3, h4 and 2 more: h2 itself is heard"), "{all:?}");
+        assert!(all[0].starts_with("No instance of h2 answers h1, h3, h4 and 2 more: h2 itself answers"), "{all:?}");
 
         let silent = |at: u8, from: u8| (at, Finding::Unheard { peer: subnet(&fixture, from), answers: true });
         let one = told(&fixture, &[misses(1), silent(1, 2)]);
-        assert!(one.len() == 1 && one[0].starts_with("No packet of the overlay"), "{one:?}");
+        assert!(one.len() == 1 && one[0].starts_with("No overlay packets"), "{one:?}");
         let other_way = told(&fixture, &[misses(1), misses(3), silent(2, 1)]);
         assert!(other_way.iter().any(|text| text.starts_with("No instance of h2 answers h3: ")), "{other_way:?}");
         let broken = told(&fixture, &[misses(1), (2, Finding::Network { why: "no".into() })]);
@@ -316,8 +316,8 @@ mod tests {
         fixture.done(Command::HostConditions { host: host(2), conditions });
         let told = told(&fixture, &[(2, Finding::Disk { path, size })]);
         assert_eq!(told.len(), 2, "that the disk is nearly full goes without saying: {told:?}");
-        assert!(told[0].starts_with("Docker on h2 does not answer since "), "{told:?}");
-        assert!(told[1].starts_with("A disk of h2 is full: it gets nothing new"), "{told:?}");
+        assert!(told[0].starts_with("Docker on h2 has not answered since "), "{told:?}");
+        assert!(told[1].starts_with("A disk of h2 is full, so it gets no new instances"), "{told:?}");
         fixture.done(Command::HostLiveness { host: host(2), liveness: Liveness::Down { since: fixture.now } });
         let view = doctor(&fixture.cluster, &Found::new());
         assert_eq!(view.findings.len(), 1, "nobody knows any more: {view:?}");
@@ -330,7 +330,7 @@ mod tests {
         let service: ServiceId = "default/shop/web".parse().expect("an id");
         let address = fixture.cluster.service(&service).and_then(|service| service.address).expect("it has one");
         let astray = || (2, Finding::Service { service: service.clone() });
-        let text = format!("The address of default/shop/web ({address}) leads nowhere at h2");
+        let text = format!("On h2, the address of default/shop/web ({address}) leads nowhere");
         assert!(told(&fixture, &[astray()])[0].starts_with(&text));
         for (at, reason) in [
             (2, Finding::Unheard { peer: subnet(&fixture, 1), answers: true }),
@@ -368,7 +368,7 @@ mod tests {
             ];
             let told = told(&fixture, &follows);
             assert_eq!(told.len(), 1, "one cause, one finding: {told:?}");
-            assert!(told[0].starts_with("The agent of h2 is not heard"), "{told:?}");
+            assert!(told[0].starts_with("The coordinators get no heartbeats from the agent of h2"), "{told:?}");
         }
         // A fault of its own is told beside it.
         let mut fixture = Fixture::of_hosts(3);

@@ -82,7 +82,7 @@ fn reasons(plan: &Plan, id: &InstanceId) -> Vec<String> {
     let all = plan.blocked.get(id.service()).into_iter().flatten();
     let of_this = all.filter(|blocked| blocked.slot().is_none_or(|slot| slot == id.slot.slot));
     let found: Vec<String> = of_this.map(ToString::to_string).collect();
-    if found.is_empty() { vec!["others of its service move first".to_owned()] } else { found }
+    if found.is_empty() { vec!["other instances of its service move first".to_owned()] } else { found }
 }
 
 /// Which instances rebalancing these services would move now.
@@ -162,8 +162,8 @@ mod tests {
             fates(&fixture),
             [
                 "agent/1.1 ends here; its service keeps running on the other hosts",
-                "db/1.1 until the deadline: slot 1 cannot leave its host: its data is there",
-                "job/1.1 until the deadline: slot 1 cannot leave its host: it may run to its end",
+                "db/1.1 until the deadline: slot 1 cannot leave its host, which holds its data",
+                "job/1.1 until the deadline: slot 1 cannot leave its host: it may finish its run",
                 "once/1.1 → h2",
                 "stuck/1.1 until the deadline: slot 1 cannot leave its host yet: host h1 is draining; host h2 does not match node.hostname == h1",
                 "web/1.1 → h2",

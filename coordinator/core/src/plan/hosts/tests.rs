@@ -113,10 +113,12 @@ fn a_placement_with_devices_of_others_is_refused() {
     };
     type Change = fn(&mut Vec<BoundDevice>);
     let cases: [(&str, Change); 4] = [
-        ("are not those that it asks for", |devices| devices.clear()),
-        ("are not those that it asks for", |devices| devices.push(devices[0].clone())),
-        ("are not those that it asks for", |devices| devices[0].id = "GPU-99".into()),
-        ("does not ask for all", |devices| devices.push(BoundDevice { kind: "card".into(), ..devices[0].clone() })),
+        ("are not the ones in its spec", |devices| devices.clear()),
+        ("are not the ones in its spec", |devices| devices.push(devices[0].clone())),
+        ("are not the ones in its spec", |devices| devices[0].id = "GPU-99".into()),
+        ("its spec does not request", |devices| {
+            devices.push(BoundDevice { kind: "card".into(), ..devices[0].clone() })
+        }),
     ];
     for (reason, change) in cases {
         let refused = fixture.refused(placed(&placements[0], &change));
@@ -124,6 +126,6 @@ fn a_placement_with_devices_of_others_is_refused() {
     }
     fixture.done(placements[0].clone());
     let refused = fixture.refused(placed(&placements[1], &|devices| devices[0].id = "GPU-10".into()));
-    assert!(refused.contains("gpu GPU-10 is booked on its host"), "{refused}");
+    assert!(refused.contains("gpu GPU-10 is already booked on its host"), "{refused}");
     fixture.done(placements[1].clone());
 }

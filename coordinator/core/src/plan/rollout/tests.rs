@@ -231,7 +231,8 @@ fn what_has_no_place_elsewhere_stays_until_the_deadline_and_says_why() {
     drain(&mut fixture, 1, Span::minutes(10));
     fixture.pass(Span::minutes(9), &at_least(3));
     let why = blocked(&fixture);
-    let expected = "slot 1 cannot leave its host yet: host h1 is draining; 2 hosts have 1 of its instances, the most that it allows on one host";
+    let expected =
+        "slot 1 cannot leave its host yet: host h1 is draining; 2 hosts have 1 of its instances, its maximum per host";
     assert!(why.contains(&expected.to_owned()), "{why:?}");
     fixture.pass(Span::minutes(2), &at_least(2));
     assert_eq!(fixture.filled(), ["web/2.1@h2", "web/3.1@h3"]);
@@ -278,7 +279,7 @@ fn what_has_its_data_on_a_host_waits_for_that_host() {
     let since = fixture.now;
     fixture.done(Command::HostLiveness { host: host(1), liveness: common::host::Liveness::Down { since } });
     fixture.pass(Span::minutes(10), &at_least(2));
-    assert_eq!(blocked(&fixture), ["slot 1 waits for its host, which has its data"]);
+    assert_eq!(blocked(&fixture), ["slot 1 waits for its host, which holds its data"]);
     // A host that is removed has no data any more.
     fixture.done(Command::HostLiveness { host: host(2), liveness: common::host::Liveness::Down { since } });
     fixture.done(Command::RemoveHost(host(2)));
@@ -354,7 +355,7 @@ fn nothing_is_replaced_when_most_hosts_seem_gone() {
     }
     fixture.pass(Span::minutes(10), &|_| {});
     assert_eq!(fixture.filled(), ["web/1.1@h1", "web/2.1@h2", "web/3.1@h3"]);
-    let why = "2 of 3 hosts are away: nothing is replaced until they return or are removed (wharf host rm)";
+    let why = "2 of 3 hosts are away: no instances are replaced until they return or are removed (wharf host rm)";
     assert_eq!(blocked(&fixture), [why]);
     fixture.done(Command::RemoveHost(host(3)));
     fixture.pass(MINUTE, &|_| {});
@@ -408,7 +409,7 @@ fn a_canary_waits_for_a_person() {
         assert_eq!(images(&fixture), ["web:2", "web:2", "web:2"]);
         assert_eq!(service(&fixture).rollout.state, RolloutState::Done);
         let said = fixture.refused(Command::Promote { service: service_id(), expect_revision: 2 });
-        assert!(said.contains("it has no canary that waits for it"), "{said}");
+        assert!(said.contains("it has no canary that waits for a promotion"), "{said}");
     }
 }
 
@@ -494,5 +495,5 @@ fn a_host_that_came_later_gets_its_share() {
         }),
     )]);
     let said = fixture.refused(Command::Rebalance { services: vec![service_id()] });
-    assert!(said.contains("its data stays where it is"), "{said}");
+    assert!(said.contains("its data is tied to its host"), "{said}");
 }

@@ -122,7 +122,7 @@ fn of_a_dependant_nothing_changes_when_its_dependency_fails() {
         pass(&mut fixture, 1);
         assert_eq!(filled_of(&fixture, "app"), ["app/1.2@h1"], "{how}");
         let said = fixture.refused(Command::Retry(id("migrate")));
-        assert!(said.contains("what has ended well is not done again"), "{said}");
+        assert!(said.contains("runs that ended well are not repeated"), "{said}");
     }
 }
 
@@ -370,7 +370,7 @@ fn a_placement_is_refused_while_it_waits_or_when_it_is_over() {
     assert!(said.contains("it waits for migrate"), "{said}");
     fixture.observe("migrate/1.1", Phase::Failed);
     let said = fixture.refused(place("migrate", 1, 1));
-    assert!(said.contains("what it is to do has ended"), "{said}");
+    assert!(said.contains("its task has already ended"), "{said}");
     let resumed = fixture.apply(Command::MoveRollout {
         service: id("migrate"),
         expect_revision: 1,

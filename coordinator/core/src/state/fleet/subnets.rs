@@ -22,8 +22,8 @@ impl State {
             || self.fleet.released_subnets.iter().min_by_key(|(_, at)| **at).map(|(subnet, _)| *subnet);
         let subnet = lowest_released.or_else(never_leased).or_else(oldest_released).ok_or_else(|| {
             Problem::new(Code::Conflict, "The host was not admitted")
-                .why(format!("all {} subnets of {} are taken", self.fleet.hosts.len(), self.basics.network.containers))
-                .fix("Remove hosts that are gone (wharf host rm), or make a cluster with a larger --cluster-cidr")
+                .why(format!("all {} subnets of {} are in use", self.fleet.hosts.len(), self.basics.network.containers))
+                .fix("Remove hosts that are gone (wharf host rm), or create a cluster with a larger --cluster-cidr")
         })?;
         self.fleet.released_subnets.remove(&subnet);
         self.fleet.last_subnet = self.fleet.last_subnet.max(Some(subnet));
@@ -64,7 +64,7 @@ mod tests {
         fixture.cluster.basics.network.containers = "10.42.0.0/23".parse().expect("a range");
         fixture.apply(Command::Admit(Box::new(admission(2))));
         let refused = fixture.refused(Command::Admit(Box::new(admission(3))));
-        assert!(refused.contains("all 2 subnets of 10.42.0.0/23 are taken"), "{refused}");
+        assert!(refused.contains("all 2 subnets of 10.42.0.0/23 are in use"), "{refused}");
         // One that is kept back is better than none.
         fixture.done(Command::RemoveHost(host(2)));
         fixture.apply(Command::Admit(Box::new(admission(3))));

@@ -38,8 +38,8 @@ impl State {
         let free: Vec<Ipv4Addr> = in_turn.filter(|address| !taken.contains(address)).take(new.len()).collect();
         if free.len() < new.len() {
             return Err(Problem::new(Code::Conflict, format!("Stack {id} was not deployed"))
-                .why(format!("of the {count} addresses of {range} for services, {} are free", free.len()))
-                .fix("Remove stacks that are not needed, or make a cluster with a larger --service-cidr"));
+                .why(format!("the range {range} for services has {count} addresses, of which {} are free", free.len()))
+                .fix("Remove unused stacks, or create a cluster with a larger --service-cidr"));
         }
         Ok(new.into_iter().cloned().zip(free).collect())
     }

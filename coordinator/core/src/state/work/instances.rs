@@ -218,7 +218,10 @@ impl State {
     pub(in crate::state) fn desire(&mut self, id: &InstanceId, desired: Desired) -> Applied {
         let instance = self.work.instances.get_mut(id).ok_or_else(|| not_found("instance", id))?;
         if desired.want <= instance.desired.want {
-            return Err(Problem::new(Code::Conflict, format!("{id} is wanted to {:?} already", instance.desired.want)));
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("{id} already has the order {:?}", instance.desired.want),
+            ));
         }
         instance.desired = desired;
         let reason = match desired.reason {

@@ -22,7 +22,7 @@ impl State {
         let refuse =
             |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
         let Some(service) = self.service(&placement.slot.service).cloned() else {
-            return refuse("its service is gone".into());
+            return refuse("its service was removed".into());
         };
         let incarnation = self.incarnation(&placement.slot);
         if incarnation != placement.expect_incarnation {
@@ -35,7 +35,7 @@ impl State {
         let versions = [Some(service.version()), self.held_back(service_id, &service).cloned()];
         let Some(version) = versions.into_iter().flatten().find(|version| version.revision == placement.revision)
         else {
-            return refuse(format!("no instance is to be of revision {}", placement.revision));
+            return refuse(format!("no instance should have revision {}", placement.revision));
         };
         let awaited = self.awaited(service_id, &service).filter(|_| version.revision == service.revision);
         if let Some(awaited) = awaited {
@@ -45,16 +45,16 @@ impl State {
             return refuse(service.rollout.why);
         }
         if self.has_its_canary(placement, &service) {
-            return refuse("its canary is complete".into());
+            return refuse("its canary is already complete".into());
         }
         let Some(host) = self.hosts().get(&placement.host) else {
-            return refuse("its host is gone".into());
+            return refuse("its host was removed".into());
         };
         if host.liveness != Liveness::Ready {
             return refuse(format!("host {} is {}", host.name, host.liveness.word()));
         }
         if let Some(condition) = host.conditions.first() {
-            return refuse(format!("host {} gets nothing new: {condition}", host.name));
+            return refuse(format!("host {} gets no new instances: {condition}", host.name));
         }
         if host.availability != Availability::Active {
             return refuse(format!("host {} is {}", host.name, host.availability.word()));
@@ -64,13 +64,13 @@ impl State {
                 return refuse("the service wants fewer instances".into());
             }
             Mode::Global if placement.slot.slot != host.number => {
-                return refuse("the slot is another host's".into());
+                return refuse("the slot belongs to another host".into());
             }
             Mode::Replicated | Mode::Job | Mode::Global => {}
         }
         let task = service.task_of(version.revision);
         if self.has_ended(&placement.slot, task) {
-            return refuse("what it is to do has ended".into());
+            return refuse("its task has already ended".into());
         }
         if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
             return refuse(why);
@@ -84,7 +84,7 @@ impl State {
         let bytes = self.work.spec_bytes + size_of(&*version.spec);
         if bytes > MAX_SPEC_BYTES {
             return refuse(format!(
-                "the specs of all instances would take {bytes} bytes, and {MAX_SPEC_BYTES} is the limit"
+                "the specs of all instances would take {bytes} bytes, and the limit is {MAX_SPEC_BYTES}"
             ));
         }
         self.insert_placed(placement, version, task)
@@ -99,7 +99,7 @@ impl State {
             return Ok(());
         }
         if current.map(|(id, _)| id) != placement.replaces.as_ref() {
-            return Err("another instance fills its slot".into());
+            return Err("another instance already fills its slot".into());
         }
         let Some((id, instance)) = current.filter(|(_, instance)| instance.verdict == Verdict::Reachable) else {
             return Ok(());
@@ -108,7 +108,7 @@ impl State {
             return Err("the instance that it replaces is reachable".into());
         }
         if self.instances_of_slot(slot).filter(|(_, i)| i.fills_slot()).count() > 1 {
-            return Err("another instance takes its slot already".into());
+            return Err("another instance is already taking its slot".into());
         }
         Ok(())
     }
@@ -164,16 +164,16 @@ impl State {
         // More than all may be reserved if somebody has lowered what may be; who needs nothing more still fits.
         let fits = |need: u64, sum: u64, all: u64| need == 0 || sum <= all;
         if !fits(need.memory.0, sum.memory.0, capacity.memory.0) || !fits(need.cpu.0, sum.cpu.0, capacity.cpu.0) {
-            return Some("its host has not enough left".into());
+            return Some("its host does not have enough free resources".into());
         }
         if placement.ports.len() != spec.ports.len() {
-            return Some("its ports do not fit its spec".into());
+            return Some("its ports do not match its spec".into());
         }
         let mut wanted = BTreeSet::new();
         for (port, asked) in placement.ports.iter().zip(&spec.ports) {
             let booking = (*port, asked.protocol);
             if taken.ports.contains(&booking) || !wanted.insert(booking) {
-                return Some(format!("port {port}/{} is booked on its host", asked.protocol));
+                return Some(format!("port {port}/{} is already booked on its host", asked.protocol));
             }
         }
         self.devices_do_not_fit(placement, spec, &taken)
@@ -187,16 +187,16 @@ impl State {
             let own: Vec<String> = left.extract_if(.., |device| is_its_own(device)).map(|d| d.id.clone()).collect();
             let of_kind = on_host.get(kind).map_or(&[][..], Vec::as_slice);
             if request.amount.choose(of_kind, |id| own.iter().any(|own| own == id)).as_ref() != Some(&own) {
-                return Some(format!("its {kind} devices are not those that it asks for"));
+                return Some(format!("its {kind} devices are not the ones in its spec"));
             }
         }
         if !left.is_empty() {
-            return Some("it does not ask for all of its devices".into());
+            return Some("it has devices that its spec does not request".into());
         }
         let mut wanted = BTreeSet::new();
         let mut bookings = placement.devices.iter().map(BoundDevice::booking);
         let booked = bookings.find(|booking| taken.devices.contains(booking) || !wanted.insert(booking.clone()));
-        booked.map(|(kind, id)| format!("{kind} {id} is booked on its host"))
+        booked.map(|(kind, id)| format!("{kind} {id} is already booked on its host"))
     }
 
     fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {

@@ -134,13 +134,16 @@ impl State {
             return self.done();
         }
         if service.rollout.state == RolloutState::Done {
-            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} is over"))
+            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} has already ended"))
                 .why(format!("all of it is at revision {expect_revision}")));
         }
         if service.rollout.state == RolloutState::Failed {
             return Err(Problem::new(Code::Conflict, format!("The rollout of {id} has failed for good"))
                 .why(service.rollout.why.clone())
-                .fix(format!("Deploy a mended file, or: wharf retry {}/{}", id.stack.stack, id.service)));
+                .fix(format!(
+                    "Fix the file and deploy it again, or retry: wharf retry {}/{}",
+                    id.stack.stack, id.service
+                )));
         }
         let back = service.rollout.back_from;
         let output = match state {
@@ -179,7 +182,7 @@ impl State {
         let service = self.changing(id, expect_revision)?;
         if service.rollout.promoted || matches!(service.rollout.state, RolloutState::Done | RolloutState::Failed) {
             return Err(Problem::new(Code::Conflict, format!("{id} was not promoted"))
-                .why("it has no canary that waits for it"));
+                .why("it has no canary that waits for a promotion"));
         }
         let state = RolloutState::Rolling;
         let (why, output, before) = (String::new(), LastLines::default(), service.rollout.clone());
@@ -193,7 +196,7 @@ impl State {
         let service = self.changing(id, expect_revision)?;
         let Some(to) = service.stable.as_ref().map(|stable| stable.revision).filter(|to| *to != expect_revision) else {
             return Err(Problem::new(Code::Conflict, format!("{id} was not rolled back"))
-                .why("no earlier revision of it has served whole"));
+                .why("no earlier revision of it was fully up"));
         };
         let waiting = self.waiting_for(id);
         let mut specs = vec![(id.clone(), self.return_to_stable(id, why, None)?)];

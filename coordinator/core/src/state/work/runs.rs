@@ -204,7 +204,7 @@ impl State {
             return refuse("it has no schedule".into());
         }
         if due <= service.runs.last {
-            return refuse(format!("what was due at {due} was dealt with"));
+            return refuse(format!("the run due at {due} was already handled"));
         }
         service.runs.last = due;
         match left_out {
@@ -238,8 +238,8 @@ impl State {
             return self.done();
         }
         if slots.is_empty() {
-            return Err(Problem::new(Code::Conflict, format!("{id} was not tried again"))
-                .why("nothing of it has failed; what has ended well is not done again"));
+            return Err(Problem::new(Code::Conflict, format!("{id} was not retried"))
+                .why("none of its instances has failed, and runs that ended well are not repeated"));
         }
         let (count, clock) = (slots.len(), self.basics.clock);
         let is_over = slots.iter().any(|(_, for_good)| *for_good);

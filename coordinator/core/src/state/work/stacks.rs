@@ -106,11 +106,11 @@ impl Service {
     /// Why its instances are not moved for the sake of balance, if they are not.
     pub fn stays(&self) -> Option<&'static str> {
         if self.spec.mode != Mode::Replicated {
-            Some("only replicated services are moved")
+            Some("only replicated services can be moved")
         } else if self.spec.strict_singleton {
-            Some("a strict singleton moves with a gap")
+            Some("a strict singleton would be down during the move")
         } else if self.spec.is_pinned() {
-            Some("its data stays where it is")
+            Some("its data is tied to its host")
         } else if self.rollout.state != RolloutState::Done {
             Some("its rollout is not done")
         } else {
@@ -229,13 +229,13 @@ impl State {
         let existing = self.work.stacks.get(id);
         if existing.is_some_and(|stack| stack.removing) {
             return Err(Problem::new(Code::Conflict, format!("Stack {id} is being removed"))
-                .fix("Try again when its last instance is gone: wharf ps"));
+                .fix("Retry when its last instance is gone; to check: wharf ps"));
         }
         let revision = existing.map_or(0, |stack| stack.revision);
         if let Some(expected) = expect.filter(|expected| *expected != revision) {
             return Err(Problem::new(Code::Conflict, format!("Stack {id} was changed in the meantime"))
                 .why(format!("its revision is {revision}, and the request expects {expected}"))
-                .fix("Look at the new plan: wharf diff"));
+                .fix("Check the new plan: wharf diff"));
         }
         let violations = spec.validate();
         if !violations.is_empty() {
@@ -267,12 +267,12 @@ impl State {
             Err(problem.fix("Remove stacks that are not needed: wharf rm"))
         };
         if !self.work.stacks.contains_key(id) && self.work.stacks.len() >= MAX_STACKS {
-            return refuse(format!("there are {MAX_STACKS} stacks, which is the limit"));
+            return refuse(format!("there are already {MAX_STACKS} stacks, which is the limit"));
         }
         let revisions = self.work.stacks.values().flat_map(|stack| &stack.history);
         let bytes = size_of(spec) + revisions.map(|revision| revision.bytes as usize).sum::<usize>();
         if bytes > MAX_SPEC_BYTES {
-            return refuse(format!("all revisions would take {bytes} bytes, and {MAX_SPEC_BYTES} is the limit"));
+            return refuse(format!("all revisions would take {bytes} bytes, and the limit is {MAX_SPEC_BYTES}"));
         }
         Ok(())
     }
@@ -354,7 +354,7 @@ impl State {
     pub(in crate::state) fn scale_service(&mut self, id: &ServiceId, replicas: u32) -> Applied {
         if replicas > 10_000 {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
-                .why(format!("{replicas} are more than the 10000 instances allowed")));
+                .why(format!("{replicas} exceeds the limit of 10000 instances")));
         }
         let stack = self
             .work
@@ -368,11 +368,11 @@ impl State {
         }
         if service.spec.mode == Mode::Global {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
-                .why("it is global: it has one instance on each host that its constraints allow"));
+                .why("it is global: it has one instance on each host that matches its constraints"));
         }
         if service.spec.strict_singleton && replicas > 1 {
             return Err(Problem::new(Code::InvalidRequest, format!("Service {id} was not scaled"))
-                .why("it is a strict singleton: it has one instance at most"));
+                .why("it is a strict singleton, which has at most one instance"));
         }
         let (before, revision, spec) = (service.spec.replicas, stack.revision + 1, stack.spec.clone());
         // It is one more revision that is kept.
@@ -414,7 +414,7 @@ impl State {
         let service = self.work.stacks.get_mut(&id.stack).and_then(|stack| stack.services.get_mut(&id.service));
         let service = service.ok_or_else(|| not_found("service", id))?;
         if service.revision != expect_revision || service.digest.is_some() {
-            return Err(Problem::new(Code::Conflict, format!("The image of {id} is pinned or was changed")));
+            return Err(Problem::new(Code::Conflict, format!("The image of {id} is already pinned or was changed")));
         }
         service.digest = Some(digest.to_owned());
         let message = format!("{} is {digest} for this revision", service.spec.container.image);
