@@ -1,5 +1,5 @@
-//! A cluster in one process: real coordinators with real stores, real agents with containers that
-//! exist only in memory, a network that can be cut, and the API by real HTTPS.
+//! A cluster in one process: real coordinators with real stores, real agents with containers only in memory, a network
+//! that can be cut, and the API over real HTTPS.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -34,14 +34,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{join, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(15);
-/// What is down for that long is replaced.
+/// After this time, instances on a host that is down are replaced.
 pub const LOST_AFTER: Span = Span(3000);
 
 /// A host of the cluster.
 pub struct Host {
-    /// Where it is reached, on the link and by HTTPS.
+    /// Its address for both the link and HTTPS.
     pub address: SocketAddr,
-    /// Its containers.
+    /// Its fake Docker.
     pub runtime: Arc<Fake>,
     keyring: Keyring,
     folder: TempDir,
@@ -51,11 +51,11 @@ pub struct Host {
     ended: watch::Receiver<Option<Ended>>,
 }
 
-/// All hosts; the first one made the cluster.
+/// All hosts; the first one created the cluster.
 pub struct TestCluster {
-    /// The hosts.
+    /// The hosts, all of them coordinators.
     pub hosts: Vec<Host>,
-    /// What lies between them.
+    /// The network between the hosts.
     pub network: Network,
     context: Context,
 }
@@ -78,7 +78,7 @@ fn problem(problem: Problem) -> anyhow::Error {
 }
 
 impl TestCluster {
-    /// A cluster of so many hosts, all coordinators, all ready.
+    /// Starts a cluster of this many hosts, all coordinators, and waits until all are ready.
     pub async fn start(count: usize) -> TestCluster {
         let network = Network::default();
         let (folder, address) = (TempDir::new().expect("a folder"), free_address());
@@ -115,7 +115,7 @@ impl TestCluster {
             runtime: Arc::default(),
             keyring,
             folder,
-            // Secrets lie in memory alone.
+            // Secrets may only be stored in memory.
             memory: TempDir::new_in("/dev/shm").expect("memory can hold a folder"),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
@@ -145,23 +145,23 @@ impl TestCluster {
         Ok(())
     }
 
-    /// Where it is reached, and with which token.
+    /// The context with the servers and the admin token.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// The API through whichever coordinator answers.
+    /// A client that uses whichever coordinator answers.
     pub fn client(&self) -> Client {
         Client::of_context(&self.context).expect("the context is right")
     }
 
-    /// The API of one coordinator.
+    /// A client of one coordinator.
     pub fn client_of(&self, host: usize) -> Client {
         let context = Context { servers: vec![self.hosts[host].address], ..self.context.clone() };
         Client::of_context(&context).expect("the context is right")
     }
 
-    /// The API of one coordinator, with another token.
+    /// A client of one coordinator with another token.
     pub fn client_with(&self, host: usize, token: &str) -> Client {
         let servers = vec![self.hosts[host].address];
         let context = Context { servers, token: token.to_owned(), ..self.context.clone() };
@@ -190,14 +190,14 @@ impl TestCluster {
         .await;
     }
 
-    /// The host whose coordinator leads, as another one says.
+    /// The host whose coordinator leads, according to the given one.
     pub async fn leader(&self, asked: usize) -> anyhow::Result<usize> {
         let view = self.view(asked).await?;
         let leader = view.members.iter().find(|member| Some(member.id) == view.leader).context("it is no member")?;
         self.hosts.iter().position(|host| host.address == leader.address).context("it is no host of ours")
     }
 
-    /// Deploys a stack of one service.
+    /// Deploys a stack with one service.
     pub async fn deploy(&self, stack: &str, service: ServiceSpec) -> Result<StackPlan, Problem> {
         let spec = StackSpec { services: [(name("web"), service)].into(), ..StackSpec::default() };
         let put =
@@ -205,19 +205,19 @@ impl TestCluster {
         self.client().send_json(Method::PUT, &format!("/api/v1/environments/default/stacks/{stack}"), &put).await
     }
 
-    /// All instances.
+    /// All instances of the cluster.
     pub async fn instances(&self) -> anyhow::Result<Vec<InstanceView>> {
         let list: List<InstanceView> =
             self.client().get("/api/v1/environments/default/instances").await.map_err(problem)?;
         Ok(list.items)
     }
 
-    /// How many programs run on each host.
+    /// The number of running programs on each host.
     pub fn running(&self) -> Vec<usize> {
         self.hosts.iter().map(|host| host.runtime.running().len()).collect()
     }
 
-    /// Waits until so many programs run in all.
+    /// Waits until this many programs run in total.
     pub async fn wait_for_running(&self, wanted: usize) {
         until_async(SOON, &format!("{wanted} programs run"), async || {
             let running = self.running();
@@ -236,7 +236,7 @@ impl TestCluster {
 }
 
 impl Host {
-    /// What its certificate says.
+    /// The identity in the host's certificate.
     pub fn identity(&self) -> PeerIdentity {
         PeerIdentity { host: self.keyring.host, member: self.keyring.member }
     }
@@ -246,7 +246,7 @@ impl Host {
         self.folder.path()
     }
 
-    /// The folder of what it keeps in memory.
+    /// The folder of the files that it keeps in memory.
     pub fn memory(&self) -> &Path {
         self.memory.path()
     }

@@ -1,4 +1,4 @@
-//! HTTP as a load generator needs it: one connection a client, kept open, with or without TLS.
+//! HTTP for load generators: one connection per client, kept open, with or without TLS.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 
-/// Whom to speak with, and how.
+/// The servers to call, and how.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// The servers; any of them takes any request.
+    /// The servers; each of them accepts every request.
     pub servers: Vec<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, String)>,
     authorization: Option<String>,
@@ -59,12 +59,12 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(stream).await?;
-    // Ends with the sender.
+    // Ends when the sender is dropped.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// A connection.
+/// An open connection to a server.
 pub struct Client {
     sender: http1::SendRequest<Full<Bytes>>,
     host: String,
@@ -72,7 +72,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sends a request and reads the whole answer; `key` makes a write one that may be repeated.
+    /// Sends a request and reads the whole answer. With `key`, a write can be repeated.
     pub async fn send(
         &mut self,
         method: Method,

@@ -1,4 +1,4 @@
-//! Joining without an installation: what the pasted line does, in this process.
+//! Joins without an installation: the work of the pasted line, in this process.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -18,7 +18,7 @@ use link::{
     keyring::{Keyring, pending_key},
 };
 
-/// Joins as a host of that name; its keyring lies in the folder then.
+/// Joins as a host with this name. Its keyring is then in the folder.
 pub async fn join(
     client: &Client,
     cluster: ClusterId,

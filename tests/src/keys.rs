@@ -1,4 +1,4 @@
-//! The documents that are written from the table of compose's keys.
+//! The documents that are generated from the table of compose keys.
 
 use std::{
     fs, io,
@@ -9,7 +9,7 @@ const KEYS: &str = "<!-- from the table of keys: scripts/keys writes it -->\n";
 const DEFAULTS: &str = "<!-- from the table of defaults: scripts/keys writes it -->\n";
 const END: &str = "<!-- end -->";
 
-/// The documents as the table says that they should be, by their path.
+/// The documents as the table defines them, by their paths.
 pub fn documents() -> io::Result<Vec<(PathBuf, String)>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let readme = root.join("README.md");
@@ -20,7 +20,7 @@ pub fn documents() -> io::Result<Vec<(PathBuf, String)>> {
     Ok(vec![(readme, summary), (all, table)])
 }
 
-/// Puts a text between a mark and the end of its part.
+/// Replaces the text between a mark and the end mark.
 fn with(document: &str, mark: &str, text: &str) -> io::Result<String> {
     let parts = document.split_once(mark).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = parts.ok_or_else(|| io::Error::other(format!("{} is not there", mark.trim())))?;

@@ -16,22 +16,22 @@ use crate::{
     wait::until,
 };
 
-/// A lab of hosts; it is taken down when it is dropped.
+/// A lab of hosts; dropping it takes it down.
 pub struct Lab {
     folder: PathBuf,
     script: PathBuf,
     hosts: usize,
     seat: Seat,
-    /// What differs from the script's defaults.
+    /// Variables that differ from the script's defaults.
     environment: Vec<(&'static str, String)>,
 }
 
-/// The number of a lab, which no other lab of this machine has at the same time. Labs of different numbers have
-/// folders, namespaces and control groups of their own, and may have the same addresses: each hangs on a bridge in a
-/// namespace of its own. How many run side by side is the test runner's choice (`.config/nextest.toml`).
+/// The number of a lab, unique on this machine. Labs with different numbers have their own folders, namespaces and
+/// control groups, but can use the same addresses, because each has a bridge in its own namespace. The test runner
+/// decides how many run side by side (`.config/nextest.toml`).
 struct Seat {
     number: usize,
-    /// Locked while the lab exists; the kernel unlocks it even if this process is killed.
+    /// Locked while the lab exists. The kernel unlocks it even if this process is killed.
     _lock: File,
 }
 
@@ -51,8 +51,8 @@ impl Lab {
         Lab::begin(hosts, "up", Vec::new())
     }
 
-    /// The same on a Docker of newer Debians (`scripts/docker28`), which refuses versions of its API before 1.44 as Docker
-    /// 29 does.
+    /// Like [`Lab::up`], with the Docker of newer Debians (`scripts/docker28`), which refuses API versions before 1.44,
+    /// as Docker 29 does.
     pub fn on_newer_docker(hosts: usize) -> Lab {
         let fetched = Command::new(root().join("scripts/docker28")).output().context("scripts/docker28 cannot be run");
         let programs = fetched.and_then(|output| said(&output)).expect("it is fetched");
@@ -61,12 +61,12 @@ impl Lab {
         Lab::begin(hosts, "up", environment)
     }
 
-    /// Hosts with Docker alone.
+    /// Hosts with Docker only.
     pub fn bare(hosts: usize) -> Lab {
         Lab::begin(hosts, "hosts", Vec::new())
     }
 
-    /// Hosts with Docker alone, as it comes: with its own defaults.
+    /// Hosts with Docker only, with Docker's own defaults.
     pub fn plain(hosts: usize) -> Lab {
         let names: Vec<String> = (1..=hosts).map(|number| format!("h{number}")).collect();
         Lab::begin(hosts, "hosts", vec![("WHARF_LAB_PLAIN", names.join(" "))])
@@ -81,7 +81,7 @@ impl Lab {
             seat,
             environment,
         };
-        // Whatever an earlier run that was ended by force has left.
+        // Removes the remains of an earlier run that was killed.
         lab.run(&["down"]).expect("the lab's remains can be removed");
         lab.run(&[how, &hosts.to_string()]).expect("the lab comes up");
         lab
@@ -98,18 +98,18 @@ impl Lab {
         command
     }
 
-    /// Runs a command of the script; its output.
+    /// Runs a command of the script; returns its output.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.command(arguments).stdin(Stdio::null()).output().context("scripts/lab cannot be run")?;
         said(&output).with_context(|| format!("lab {}", arguments.join(" ")))
     }
 
-    /// Runs something in a host; its output.
+    /// Runs a command in a host; returns its output.
     pub fn exec(&self, host: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.run(&[&["exec", host], arguments].concat())
     }
 
-    /// Runs something in a host; exit code, stdout, stderr.
+    /// Runs a command in a host; returns exit code, stdout and stderr.
     pub fn try_exec(&self, host: &str, arguments: &[&str]) -> (i32, String, String) {
         let output = self.command(&[&["exec", host], arguments].concat()).stdin(Stdio::null()).output();
         let output = output.expect("scripts/lab can be run");
@@ -117,28 +117,28 @@ impl Lab {
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
     }
 
-    /// Runs a host's Docker.
+    /// Runs `docker` in a host; returns its output.
     pub fn docker(&self, host: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.run(&[&["docker", host], arguments].concat())
     }
 
-    /// What `wharf ARGUMENTS -o json` says on a host.
+    /// Runs `wharf ARGUMENTS -o json` in a host; returns the decoded output.
     pub fn wharf<T: DeserializeOwned>(&self, host: &str, arguments: &[&str]) -> anyhow::Result<T> {
         let said = self.exec(host, &[&["wharf"], arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&said).with_context(|| format!("wharf {} said {said}", arguments.join(" ")))
     }
 
-    /// All instances, as a host's command line sees them.
+    /// All instances, as listed by a host's command line.
     pub fn instances(&self, host: &str) -> anyhow::Result<Vec<InstanceView>> {
         self.wharf::<List<InstanceView>>(host, &["ps"]).map(|list| list.items)
     }
 
-    /// All hosts.
+    /// All hosts, as listed by a host's command line.
     pub fn hosts(&self, host: &str) -> anyhow::Result<Vec<HostView>> {
         self.wharf::<List<HostView>>(host, &["host", "ls"]).map(|list| list.items)
     }
 
-    /// The members.
+    /// All members, as listed by a host's command line.
     pub fn members(&self, host: &str) -> anyhow::Result<Vec<MemberView>> {
         self.wharf(host, &["member", "ls"])
     }
@@ -160,12 +160,12 @@ impl Lab {
         load().with_file_name("wharf").display().to_string()
     }
 
-    /// The path of the load generator, which every host sees, and containers may be given.
+    /// The path of the load generator, which every host sees, and which can be mounted into containers.
     pub fn load(&self) -> String {
         load().display().to_string()
     }
 
-    /// Copies one host's state folder to another, as a cloned disk would.
+    /// Copies one host's state folder to another, like a cloned disk.
     pub fn copy_state(&self, from: &str, to: &str) {
         let (from, to) = (self.folder.join(from).join("wharf"), self.folder.join(to).join("wharf"));
         let copied = Command::new("cp").arg("-a").arg(format!("{}/.", from.display())).arg(&to).status();
@@ -173,7 +173,7 @@ impl Lab {
         std::fs::remove_file(to.join("wharf.log")).ok();
     }
 
-    /// Waits until a host's log says something; the whole log.
+    /// Waits until a host's log contains some words; returns the whole log.
     pub fn wait_for_log(&self, host: &str, limit: Duration, words: &str) -> String {
         let path = self.folder.join(host).join("wharf/wharf.log");
         until(limit, &format!("{host} logs {words}"), || {
@@ -183,14 +183,14 @@ impl Lab {
         })
     }
 
-    /// Writes a file into a host's home; its path there.
+    /// Writes a file into a host's home; returns its path there.
     pub fn put_file(&self, host: &str, name: &str, text: &str) -> String {
         let path = self.folder.join(host).join("root").join(name);
         std::fs::write(&path, text).expect("the home is there");
         path.display().to_string()
     }
 
-    /// The containers of a cluster on a host that run: name and Docker's id.
+    /// The cluster's running containers on a host: name and Docker id.
     pub fn running(&self, host: &str) -> anyhow::Result<Vec<(String, String)>> {
         let listed = self.docker(host, &["ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"])?;
         let mut running: Vec<_> = listed
@@ -213,7 +213,7 @@ impl Lab {
         self.exec("h1", &["wharf", "deploy", "-f", &path, "-n", name, "-y", "--wait", "60s"]).expect("it is deployed");
     }
 
-    /// Waits until so many containers run in all.
+    /// Waits until this many containers run in total.
     pub fn wait_for_running(&self, limit: Duration, wanted: usize) -> Vec<(String, Vec<(String, String)>)> {
         until(limit, &format!("{wanted} containers run"), || {
             let running = self.all_running();
@@ -244,7 +244,7 @@ impl Lab {
         Caller::start(self.command(&["exec", host, &load().display().to_string(), "call", service]))
     }
 
-    /// Expects every acknowledged write to be there; how many there were.
+    /// Checks that every acknowledged write exists; returns their number.
     pub fn verify(&self, host: &str, acknowledged: &[String]) -> usize {
         load::verify(self.command(&["exec", host, &load().display().to_string(), "verify"]), acknowledged)
     }

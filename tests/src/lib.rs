@@ -1,4 +1,4 @@
-//! What the tests share: a lab of real hosts, load, waiting.
+//! Shared parts of the tests: a lab of real hosts, load, waiting.
 
 pub mod cluster;
 pub mod http;

@@ -1,4 +1,4 @@
-//! The load generator, run as a process of its own: in a lab's host, or here.
+//! The load generator as a separate process: in a lab's host, or here.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::lab::said;
 
-/// How long a write may take until it is acknowledged, whatever happens to the cluster.
+/// The longest time until a write is acknowledged, whatever happens to the cluster.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The repository's root.
@@ -18,26 +18,26 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
 }
 
-/// The load generator's binary: built with this test, it lies beside its folder.
+/// The path of the load generator, which is built with this test and lies beside its folder.
 pub fn load() -> PathBuf {
     let test = std::env::current_exe().expect("a process knows its binary");
     test.parent().and_then(Path::parent).expect("tests lie in a folder of their own").join("load")
 }
 
-/// Expects every acknowledged write to be there, asked by `load verify`; how many there were.
+/// Checks with `load verify` that every acknowledged write exists; returns their number.
 pub fn verify(mut command: Command, acknowledged: &[String]) -> usize {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it can be run");
     let mut stdin = child.stdin.take().expect("it is piped");
     let text = acknowledged.iter().fold(String::new(), |text, line| text + line + "\n");
-    // It may end early, and then says why.
+    // The program may end early, and then prints why.
     let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()).ok());
     let output = child.wait_with_output().expect("it ends");
     writing.join().expect("no panic");
     said(&output).expect("every acknowledged write is there").trim().parse().expect("a number")
 }
 
-/// A loop of writes under way: `load write`.
+/// A running loop of writes: `load write`.
 pub struct Writer {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -61,7 +61,7 @@ impl Writer {
         Writer { child, lines, acknowledged: Vec::new() }
     }
 
-    /// Waits for the next acknowledgements; the time of the last of them, in milliseconds.
+    /// Waits for more acknowledgements; returns the time of the last one, in milliseconds.
     pub fn wait_for_more(&mut self, count: usize) -> u64 {
         let mut last = 0;
         for _ in 0..count {
@@ -72,13 +72,13 @@ impl Writer {
         last
     }
 
-    /// Takes what has been acknowledged by now, without waiting; the time of the last, if any came.
+    /// Takes the acknowledgements so far without waiting; returns the time of the last one, if any.
     pub fn catch_up(&mut self) -> Option<u64> {
         self.acknowledged.extend(self.lines.try_iter());
         self.acknowledged.last().map(|line| time_of(line))
     }
 
-    /// Waits for the first acknowledgement at or after a time; that acknowledgement's time.
+    /// Waits for the first acknowledgement at or after a time; returns its time.
     pub fn wait_past(&mut self, moment: u64) -> u64 {
         loop {
             let at = self.wait_for_more(1);
@@ -88,7 +88,7 @@ impl Writer {
         }
     }
 
-    /// Ends the loop; all that was acknowledged.
+    /// Ends the loop; returns all acknowledged keys.
     pub fn stop(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
         self.child.wait().expect("it is ours");
@@ -96,7 +96,7 @@ impl Writer {
         std::mem::take(&mut self.acknowledged)
     }
 
-    /// Ends the loop at once, even if it waits for an answer; all that was acknowledged.
+    /// Ends the loop at once, even during a write; returns all acknowledged keys.
     pub fn abort(mut self) -> Vec<String> {
         self.child.kill().expect("it is ours");
         self.child.wait().expect("it is ours");
@@ -105,7 +105,7 @@ impl Writer {
     }
 }
 
-/// A loop of calls under way: `load call`.
+/// A running loop of calls: `load call`.
 pub struct Caller(Child);
 
 impl Caller {
@@ -115,7 +115,7 @@ impl Caller {
         Caller(command.spawn().expect("it can be run"))
     }
 
-    /// Ends the loop; how many calls were made, and what was said of those that failed.
+    /// Ends the loop; returns the number of calls and the messages of the failed ones.
     pub fn stop(mut self) -> (usize, Vec<String>) {
         drop(self.0.stdin.take());
         let stdout = self.0.stdout.take().expect("it is piped");

@@ -1,14 +1,14 @@
-//! Waiting for conditions, with an end.
+//! Waiting for conditions, with a time limit.
 
 use std::{
     fmt::Display,
     time::{Duration, Instant},
 };
 
-/// How often a condition is looked at.
+/// The interval between checks of a condition.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Waits until `condition` gives a value; its last complaint ends the test after `limit`.
+/// Waits until `condition` returns a value. After `limit` the test fails with its last error.
 #[track_caller]
 pub fn until<T, E: Display>(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + limit;
@@ -21,7 +21,7 @@ pub fn until<T, E: Display>(limit: Duration, what: &str, mut condition: impl FnM
     }
 }
 
-/// As [`until`], for conditions that await.
+/// Like [`until`], for async conditions.
 pub async fn until_async<T, E: Display>(
     limit: Duration,
     what: &str,

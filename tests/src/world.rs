@@ -1,4 +1,4 @@
-//! The state of a large cluster, with no host behind it: for measuring what the pure core does with it.
+//! The state of a large cluster without real hosts, to measure the pure core.
 
 use std::collections::BTreeMap;
 
@@ -20,30 +20,30 @@ use coordinator_core::{
     command::{Admission, Authority, Genesis, NewJoinToken},
 };
 
-/// What a join token admits at most.
+/// The maximum number of hosts that a join token admits.
 const USES: u32 = 1000;
 
-/// A name that is known to be one.
+/// Parses a valid name.
 pub fn name(text: &str) -> Name {
     Name::parse(text).expect("it is a name")
 }
 
-/// The host of that number.
+/// The host with this number.
 pub fn host_id(number: u32) -> HostId {
     let mut id = [0; 10];
     id[..4].copy_from_slice(&number.to_be_bytes());
     HostId(id)
 }
 
-/// A cluster's state and the time.
+/// A cluster's state and the current time.
 pub struct World {
-    /// The state.
+    /// The replicated state, as a coordinator holds it.
     pub cluster: State,
     now: Timestamp,
 }
 
 impl World {
-    /// So many hosts with nothing on them.
+    /// A cluster of this many empty hosts.
     pub fn of_hosts(count: u32) -> World {
         let none = || Secret::new(Vec::new());
         let authority =
@@ -94,7 +94,7 @@ impl World {
         world
     }
 
-    /// What a host says of itself, with the third byte of its address.
+    /// The report of a host; `third` is the third byte of its address.
     pub fn reported(number: u32, third: u8) -> Command {
         let facts = HostFacts {
             hostname: format!("h{number}"),
@@ -113,7 +113,7 @@ impl World {
         Command::HostReported { host: host_id(number), facts, machine: [0; 16] }
     }
 
-    /// Applies commands, none of which is refused.
+    /// Applies commands, none of which may be refused.
     pub fn apply(&mut self, commands: Vec<Command>) {
         let proposals = commands.into_iter().map(Into::into).collect();
         for outcome in self.cluster.apply(&Batch { at: self.now, proposals }) {
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// Deploys a service of that many replicas.
+    /// Deploys a service with this many replicas.
     pub fn deploy(&mut self, stack: &str, replicas: u32) -> ServiceId {
         let mut spec = ServiceSpec::of_image("web:1");
         spec.replicas = replicas;
@@ -149,7 +149,7 @@ impl World {
         service
     }
 
-    /// Everything that is placed runs, and has done so for long.
+    /// Reports that everything placed runs, and has run for a long time.
     pub fn run_all(&mut self) {
         let starting = self.cluster.instances().iter().filter(|(_, i)| i.observed.phase == Phase::Assigned);
         let started: Vec<(InstanceId, HostId)> = starting.map(|(id, i)| (id.clone(), i.host)).collect();
@@ -164,7 +164,7 @@ impl World {
         self.now = self.now + Span::minutes(1);
     }
 
-    /// Now, for a planner.
+    /// The current moment, for a planner.
     pub fn at(&self) -> Moment {
         Moment { now: self.now, leading_since: Timestamp(0) }
     }

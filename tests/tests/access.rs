@@ -1,5 +1,5 @@
-//! Who was removed, and whose token was revoked, has no power left: not by a certificate that lives on, and not by a
-//! stream that began before.
+//! Removed hosts and revoked tokens have no rights left: neither through a certificate that is still valid, nor through
+//! a stream that was opened before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ use tests::{cluster::TestCluster, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(20);
 const TOKENS: &str = "/api/v1/api-tokens";
-/// What a coordinator that means no good would make for itself.
+/// The token that a malicious coordinator would create for itself.
 const OWN: TokenId = TokenId([9; 5]);
 
 fn name(text: &str) -> Name {
@@ -72,7 +72,7 @@ async fn a_coordinator_that_was_removed_has_no_power_left() {
     cluster.client().delete(&format!("{TOKENS}/{}", revoked.view.id)).await.expect("it is revoked");
     let person = |token: &ApiTokenCreated| Some(Person { token: token.view.id, name: token.view.name.clone() });
 
-    // Somebody has the key of a coordinator that does not lead, and speaks in its stead.
+    // An attacker has the key of a coordinator that does not lead, and acts in its place.
     let leader = cluster.leader(0).await.expect("somebody leads");
     let stolen = (leader + 1) % 3;
     let (address, identity) = (cluster.hosts[stolen].address, cluster.hosts[stolen].identity());
@@ -129,7 +129,7 @@ async fn a_coordinator_that_was_removed_has_no_power_left() {
     assert!(tokens.items.iter().all(|token| token.id != OWN), "{:?}", tokens.items);
     assert_eq!(cluster.leader(leader).await.expect("somebody leads"), leader, "it deposed nobody");
 
-    // The one that was removed and means well learns it, and answers no more; its host goes on.
+    // A well-behaved coordinator that was removed learns it and stops answering; its host stays.
     drop(end);
     let network = cluster.network.clone();
     cluster.hosts[stolen].switch_on(&network);
@@ -148,7 +148,7 @@ async fn a_coordinator_that_was_removed_has_no_power_left() {
     .await;
 }
 
-/// All that comes until an answer ends.
+/// Everything that arrives until an answer ends.
 async fn until_it_ends(response: Response<Incoming>) -> String {
     let mut body = response.into_body();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! A cluster in one process, and what happens when parts of it go.
+//! A cluster in one process, and what happens when parts of it fail.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use tests::{cluster::TestCluster, http::Endpoint, wait::until_async};
 const SOON: Duration = Duration::from_secs(15);
 
 fn web(replicas: u32) -> ServiceSpec {
-    // What runs for a moment counts, so that updates are quick.
+    // Instances count after a moment, so that updates are quick.
     let update = UpdatePolicy { monitor: Span(100), ..UpdatePolicy::default() };
     ServiceSpec { replicas, update, ..ServiceSpec::of_image("web:1") }
 }
@@ -54,7 +54,7 @@ async fn a_stack_is_deployed_scaled_updated_and_removed() {
     })
     .await;
 
-    // Whichever coordinator is asked, it tells of all.
+    // Every coordinator knows of all hosts.
     let endpoint = Endpoint::wharf(cluster.context()).expect("a context");
     for server in 0..3 {
         let mut client = endpoint.connect(server).await.expect("it answers");
@@ -74,7 +74,7 @@ async fn a_stack_is_deployed_scaled_updated_and_removed() {
     .await;
 }
 
-/// The next message of an agent that is no heartbeat; none if so many heartbeats come before one. They are answered.
+/// The agent's next message other than a heartbeat; `None` if this many heartbeats come first. Heartbeats are answered.
 async fn said(stream: &mut Stream, beats: usize) -> Option<ToCoordinator> {
     let mut heard = 0;
     while heard < beats {
@@ -95,7 +95,7 @@ async fn an_agent_has_one_report_on_its_way() {
     tokio::time::timeout(2 * SOON, hear_an_agent()).await.expect("in time");
 }
 
-/// By a leader that acknowledges late.
+/// The other side is a leader that acknowledges late.
 async fn hear_an_agent() {
     let (network, folder) = (Network::default(), tempfile::tempdir().expect("a folder"));
     let (cluster, host) = (ClusterId([1; 10]), HostId([2; 10]));
@@ -245,7 +245,7 @@ async fn a_leader_that_is_cut_off_knows_it_and_comes_back_quietly() {
     assert_eq!(stale.value, "1");
     assert_eq!(cluster.hosts[old].runtime.running().len(), 1, "what runs there goes on");
 
-    // It is away for longer than its instances are waited for: they run elsewhere.
+    // The host is away for longer than lost_after, so its instances are replaced elsewhere.
     cluster.wait_for_running(4).await;
     let leading = cluster.leader(other).await.expect("somebody leads");
     cluster.network.heal();
@@ -396,7 +396,7 @@ async fn a_repeated_request_is_made_once_and_another_is_never_taken_for_it() {
         anyhow::Ok(())
     })
     .await;
-    // Whoever did not get the answer asks again, at another coordinator: the token is the same, and it works.
+    // A client that got no answer repeats the request at another coordinator: the token is the same, and it works.
     let asked = r#"{"name":"ci","access":"viewer"}"#;
     let (post, path) = (Method::POST, "/api/v1/api-tokens");
     let mut made = Vec::new();

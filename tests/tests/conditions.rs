@@ -1,4 +1,4 @@
-//! Hosts that cannot do what is asked of them: an image is not there, Docker's disk is full, Docker is silent.
+//! Hosts that cannot do what they should: an image is missing, Docker's disk is full, Docker does not answer.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +7,7 @@ use common::api::DoctorView;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(40);
-/// How long it may take until doctor says what a host cannot do.
+/// How long it may take until doctor reports a condition.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
 
 fn doctor(lab: &Lab) -> anyhow::Result<Vec<String>> {
@@ -16,7 +16,7 @@ fn doctor(lab: &Lab) -> anyhow::Result<Vec<String>> {
     Ok(view.findings.into_iter().map(|finding| finding.what).collect())
 }
 
-/// How many instances of a stack serve, by host.
+/// The number of serving instances of a stack, by host.
 fn serving(lab: &Lab, stack: &str) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut serving = BTreeMap::new();
     for instance in lab.instances("h1")?.into_iter().filter(|i| i.id.stack().stack.as_str() == stack) {
@@ -31,7 +31,7 @@ fn web(image: &str, replicas: u32) -> String {
     format!("services: {{web: {{image: '{image}', stop_grace_period: 1s, deploy: {{replicas: {replicas}}}}}}}")
 }
 
-/// Gives the Docker of a host a disk of its own, as large as the image needs and no larger.
+/// Gives a host's Docker its own disk, just large enough for the image.
 fn give_small_disk(lab: &Lab, host: &str) {
     let swap = "kill -9 $(cat /run/docker.pid); pkill -x containerd
         mount -t tmpfs -o size=96m tmpfs /var/lib/docker";
@@ -46,7 +46,7 @@ fn what_a_host_cannot_prepare_is_run_by_others() {
     give_small_disk(&lab, "h3");
     lab.wait_until_whole(SOON);
 
-    // An image that one host does not have, and no registry either.
+    // An image that one host lacks, without a registry.
     for host in ["h1", "h2"] {
         lab.docker(host, &["tag", "lab/web:1", "lab/only:1"]).expect("it is tagged");
     }
@@ -54,7 +54,7 @@ fn what_a_host_cannot_prepare_is_run_by_others() {
     let placed = serving(&lab, "only").expect("they are listed");
     assert!(!placed.contains_key("h3") && placed.values().sum::<usize>() == 3, "{placed:?}");
 
-    // A disk that is full.
+    // A full disk.
     lab.try_exec("h3", &["dd", "if=/dev/zero", "of=/var/lib/docker/filler", "bs=64k"]);
     until(TOLD_WITHIN, "doctor names the disk", || {
         let found = doctor(&lab)?;
@@ -69,7 +69,7 @@ fn what_a_host_cannot_prepare_is_run_by_others() {
         "services: {job: {image: lab/web:1, command: [/bin/true], deploy: {mode: replicated-job, replicas: 3}}}",
     );
 
-    // Once there is room, it takes its part again.
+    // Once there is room, the host gets instances again.
     lab.exec("h3", &["rm", "/var/lib/docker/filler"]).expect("there is room");
     until(SOON, "doctor is content", || {
         let found = doctor(&lab)?;

@@ -1,7 +1,7 @@
-//! Compose files as people publish them, and what wharf would do with each: its plan, or why it refuses the file.
+//! Published compose files, and for each the plan of wharf, or why it refuses the file.
 //!
-//! The texts are in `tests/golden/plans`. After a change that is meant: `UPDATE=1 cargo test -p tests --test corpus`, and
-//! read what git says has changed.
+//! The texts are in `tests/golden/plans`. After an intended change, run `UPDATE=1 cargo test -p tests --test corpus`,
+//! and review the differences in git.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ use coordinator_core::{
 };
 
 const NOW: Timestamp = Timestamp(1_000_000);
-/// Where the project would be on the machine of who deploys it.
+/// The home of the user on the machine from which they deploy.
 const HOME: &str = "/home/ann";
 
 fn root() -> PathBuf {
@@ -44,7 +44,7 @@ fn apply(cluster: &mut State, command: Command) {
     assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))), "{outcomes:?}");
 }
 
-/// Three hosts as people rent them: addresses of a network of their own.
+/// Three hosts in a private network, like rented ones.
 fn three_hosts() -> State {
     let mut cluster = State::default();
     let none = || Secret::new(Vec::new());
@@ -111,7 +111,7 @@ fn three_hosts() -> State {
     cluster
 }
 
-/// What `wharf diff` says of a project's folder, with these files.
+/// The output of `wharf diff` for a project's folder with these files.
 fn said(folder: &Path, sources: &[Source]) -> String {
     let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
     let home = format!("{HOME}/{name}");
@@ -162,7 +162,7 @@ fn said(folder: &Path, sources: &[Source]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A file that gives an image to each service of the text that is built.
+/// A file that adds an image to each service with `build`.
 fn images(text: &str) -> Option<Source> {
     let mut service = "";
     let mut override_text = String::new();

@@ -1,4 +1,4 @@
-//! A Docker as it is shipped today: newer, and refusing the versions of its API that older clients speak.
+//! A Docker as shipped today: newer, and without the API versions that older clients use.
 
 use std::time::Duration;
 

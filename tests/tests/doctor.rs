@@ -1,5 +1,5 @@
-//! A path that carries nothing in one direction is named within half a minute, with the likely cause, and everything
-//! else stays green. On real hosts.
+//! doctor names a path that carries nothing in one direction within half a minute, with the likely cause, and reports
+//! nothing else. On real hosts.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use common::{
 };
 use tests::{lab::Lab, wait::until};
 
-/// A silent path is named within this time.
+/// The time limit for naming a silent path.
 const NAMED: Duration = Duration::from_secs(30);
-/// After this time without a probe a peer counts as silent, with some reserve.
+/// The time without a probe after which a peer counts as silent, with some reserve.
 const SILENCE: Duration = Duration::from_secs(18);
-/// One that carries only small packets; large ones are sent four times a minute.
+/// The time limit for naming a path that carries only small packets; large probes are sent four times a minute.
 const NARROW: Duration = Duration::from_secs(90);
 
-/// What it says; an error while no coordinator leads.
+/// The output of doctor; an error while no coordinator leads.
 fn doctor(lab: &Lab) -> anyhow::Result<DoctorView> {
     let (_, said, error) = lab.try_exec("h1", &["wharf", "doctor", "-o", "json"]);
     serde_json::from_str(&said).with_context(|| format!("{said}{error}"))
 }
 
-/// Waits until exactly so much is wrong.
+/// Waits until doctor reports exactly these findings.
 fn wait_for(lab: &Lab, limit: Duration, what: &str, is_it: impl Fn(&[FindingView]) -> bool) -> Vec<FindingView> {
     until(limit, what, || {
         let findings = doctor(lab)?.findings;
@@ -43,7 +43,7 @@ fn a_broken_path_is_named_with_its_direction() {
     let (code, said, _) = lab.try_exec("h1", &["wharf", "doctor"]);
     assert!(code == 0 && said.contains("✓ 3 of 3 hosts") && said.contains("✓ 6 of 6 paths"), "{code} {said}");
 
-    // What h1 sends arrives at h3 if it is small, and at h2 not at all; the other ways are whole.
+    // Small packets from h1 arrive at h3, and none at h2; the other directions work.
     lose(&lab, "h2", "ip saddr 10.97.0.1 udp dport 8472 drop");
     lose(&lab, "h3", "ip saddr 10.97.0.1 udp dport 8472 udp length > 1400 drop");
     let began = std::time::Instant::now();
@@ -84,7 +84,7 @@ fn lose(lab: &Lab, host: &str, rule: &str) {
     sh(lab, host, &format!("nft '{table}'"));
 }
 
-/// A lab of which nothing is to be said.
+/// A lab without findings.
 fn sound_lab() -> Lab {
     let lab = Lab::up(3);
     wait_for(&lab, NAMED, "all is well", <[FindingView]>::is_empty);
@@ -94,7 +94,7 @@ fn sound_lab() -> Lab {
 #[test]
 fn what_forwards_nothing_is_named() {
     let lab = sound_lab();
-    // A host may be heard while what it forwards is lost: a firewall that somebody has turned on.
+    // A host may answer while its forwarded packets are lost: a firewall was turned on.
     lab.deploy("web", "services: {web: {image: lab/web:1, deploy: {mode: global}}}");
     sh(&lab, "h2", "iptables -I FORWARD -j DROP");
     let found = wait_for(&lab, NAMED, "it is named", |findings| !findings.is_empty());
@@ -105,7 +105,7 @@ fn what_forwards_nothing_is_named() {
     sh(&lab, "h2", "iptables -D FORWARD -j DROP");
     wait_for(&lab, NAMED, "all is well, with instances to be asked", <[FindingView]>::is_empty);
 
-    // Somebody's rule may stand before a service's address alone.
+    // A foreign rule may block only a service's address.
     sh(
         &lab,
         "h2",
@@ -117,7 +117,7 @@ fn what_forwards_nothing_is_named() {
     sh(&lab, "h2", "nft delete table ip lost");
     wait_for(&lab, NAMED, "all is well, with a service to be asked", <[FindingView]>::is_empty);
 
-    // A host that is gone is one finding, not one of each of the others.
+    // A missing host is one finding, not one from each of the others.
     lab.run(&["kill", "h2"]).expect("its power is cut");
     let found = wait_for(&lab, NAMED, "it is missed", |findings| findings.iter().any(|f| f.what.contains("(down)")));
     let found = found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>();
@@ -127,7 +127,7 @@ fn what_forwards_nothing_is_named() {
 #[test]
 fn whoever_leads_knows() {
     let lab = sound_lab();
-    // Of the coordinators, the one that leads knows: the others ask it.
+    // Only the leading coordinator has the findings: the others ask it.
     lab.run(&["stop-wharf", "h1"]).expect("the leader dies");
     until(NAMED, "another one leads", || {
         let leader = lab.leader()?;
@@ -163,7 +163,7 @@ fn what_a_pause_explains_is_no_finding(lab: &Lab) {
         ensure!(answers()? == Some(false), "it does");
         anyhow::Ok(())
     });
-    // Longer than others go without its probes before they call that a silence.
+    // Longer than peers go without its probes before they report a silence.
     let began = std::time::Instant::now();
     while began.elapsed() < SILENCE {
         let findings = doctor(lab).expect("h1 is there").findings;

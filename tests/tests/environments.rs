@@ -1,5 +1,5 @@
-//! What belongs to no environment in common does not reach each other, by name, by address or by a service's address,
-//! on the same host or across; a service that joins another environment reaches it. On real hosts.
+//! Services without a common environment do not reach each other: not by name, not by address, not by a service's
+//! address, on the same host or across hosts. A service that joins another environment reaches it. On real hosts.
 
 use std::{
     net::Ipv4Addr,
@@ -11,10 +11,10 @@ use common::api::{InstanceView, List, StackView};
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What is refused is refused within this time, and not waited for.
+/// Blocked connections must be refused within this time, instead of timing out.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// On both hosts one that answers, and asks.
+/// A stack that answers and can send requests, on both hosts.
 fn stack(joins: &str) -> String {
     format!(
         "
@@ -28,7 +28,7 @@ services:
     )
 }
 
-/// A container, and where it is reached.
+/// A container, with its host and address.
 #[derive(Clone)]
 struct Place {
     host: String,
@@ -36,7 +36,7 @@ struct Place {
     address: Ipv4Addr,
 }
 
-/// The instances of `web` in an environment, that on h1 first.
+/// The instances of `web` in an environment, the one on h1 first.
 fn places(lab: &Lab, environment: &str) -> [Place; 2] {
     let place = |host: &str| {
         until(SOON, "its address is known", || {
@@ -62,7 +62,7 @@ fn reaches(lab: &Lab, from: &Place, to: &str) -> bool {
 }
 
 fn knows(lab: &Lab, from: &Place, name: &str) -> bool {
-    // busybox says NXDOMAIN of AAAA as well, and is not content then.
+    // busybox also reports NXDOMAIN for AAAA, and then exits with an error.
     inside(lab, from, &["sh", "-c", &format!("/bin/busybox nslookup {name} 2>&1; true")]).is_ok_and(|said| {
         said.lines().any(|line| line.starts_with("Address: 10.4") || line.starts_with("Address:\t10.4"))
     })
@@ -104,7 +104,7 @@ fn environments_are_kept_apart() {
         assert!(began.elapsed() < 3 * AT_ONCE, "it is refused, and not waited for: {:?}", began.elapsed());
     }
     assert!(!knows(&lab, &own[0], "web.shop.other"), "nor is it told its name");
-    // Hosts reach all of it.
+    // Hosts reach everything.
     for place in own.iter().chain(&other) {
         let words =
             ["busybox", "timeout", "2", "busybox", "wget", "-q", "-O", "-", &format!("http://{}/", place.address)];
@@ -121,7 +121,7 @@ fn environments_are_kept_apart() {
     assert!(code == 5 && unknown.contains("There is no environment other"), "{code}: {unknown}");
 }
 
-/// The other way round: it is these rules, on both hosts, that keep environments apart.
+/// The counter-check: these rules, on both hosts, keep environments apart.
 fn the_rules_say_no(lab: &Lab, from: &Place, to: &[Place; 2]) {
     for host in ["h1", "h2"] {
         lab.run(&["stop-wharf", host]).expect("nobody mends");
@@ -159,11 +159,11 @@ fn what_joins_is_let_in(lab: &Lab, own: &[Place; 2], other: &[Place; 2]) {
         ensure!(reaches(lab, &own[0], "web.shop.other"), "nor is it led there");
         anyhow::Ok(())
     });
-    // What has begun does not go on for ever once they are apart.
+    // Existing connections do not survive the separation.
     let (to, busybox) = (&other[1], "/bin/busybox");
     let listen = ["exec", "-d", &to.container, busybox, "sh", "-c", "/bin/busybox nc -l -p 7000 >/tmp/heard"];
     lab.docker(&to.host, &listen).expect("it listens");
-    // It may begin before the other one listens.
+    // The sender may start before the other one listens.
     let send = format!(
         "while :; do while :; do echo more; {busybox} usleep 100000; done | {busybox} nc {} 7000; {busybox} usleep 100000; done",
         to.address

@@ -1,4 +1,4 @@
-//! Configs and secrets in real containers: what they read, where no disk holds it, and what waits for it.
+//! Configs and secrets in real containers: their content, that no disk holds secrets, and what waits for them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::ensure;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What no disk and no answer may show.
+/// Values that must not appear on any disk or in any answer.
 const SECRETS: [&str; 2] = ["correct-horse-battery", "staple-and-another"];
 
 const KEYED: &str = "
@@ -51,7 +51,7 @@ fn real_containers_get_their_files_and_wait_for_secrets_after_a_boot() {
         }
     }
 
-    // Without a coordinator that may answer, what needs a secret waits.
+    // Without a coordinator that can answer, services with secrets wait.
     lab.run(&["kill", "h1", "h2", "h3"]).expect("the power is cut");
     lab.run(&["start", "h1"]).expect("one host boots");
     lab.wait_for_log("h1", SOON, "it waits for its configs and secrets");
@@ -63,7 +63,7 @@ fn real_containers_get_their_files_and_wait_for_secrets_after_a_boot() {
         assert_eq!(read.expect("it runs").trim(), SECRETS[0]);
     }
 
-    // A new value of the stack's own secret is shown in the plan, by its version alone.
+    // The plan shows a new value of the stack's own secret only by its version.
     lab.put_file("h1", "key.txt", "a-third-value");
     let file = lab.put_file("h1", "shop.yaml", KEYED);
     let (code, plan, _) = lab.try_exec("h1", &["wharf", "diff", "-f", &file, "-n", "shop"]);
@@ -78,7 +78,7 @@ fn real_containers_get_their_files_and_wait_for_secrets_after_a_boot() {
         anyhow::Ok(())
     });
 
-    // What is deployed is compared with what is in use, not with what was set last.
+    // A deployment is compared with the version in use, not with the last one set.
     lab.exec("h1", &["wharf", "rollback", "shop", "-y"]).expect("the value before is in use");
     let differs = |value: &str| {
         lab.put_file("h1", "key.txt", value);

@@ -1,6 +1,6 @@
-//! Every format that outlives a process or leaves it: what was written once must be readable for
-//! ever. `WHARF_WRITE_GOLDEN=1` writes the files that are missing and never changes one; a format that
-//! changes gets a new version, a new file, and goes on reading the old one.
+//! Every format that outlives a process or leaves it: data written once must stay readable. `WHARF_WRITE_GOLDEN=1`
+//! writes missing files and never changes one. A changed format gets a new version and a new file, and still reads the
+//! old one.
 
 use std::{collections::BTreeMap, fmt::Debug, path::Path, sync::Arc};
 
@@ -64,7 +64,7 @@ fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     std::fs::read(&path).expect("the golden file is there: WHARF_WRITE_GOLDEN=1 writes those that are missing")
 }
 
-/// A sealed format: the golden file opens to the sample, and a flipped bit anywhere is noticed.
+/// A sealed format: the golden file decodes to the sample, and a flipped bit anywhere is detected.
 #[track_caller]
 fn check_sealed<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, format: &Format, sample: T) {
     let bytes = golden(name, &format.seal(&sample).expect("seals"));
@@ -78,7 +78,7 @@ fn check_sealed<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str,
     assert!(format.open::<T>(&bytes[..bytes.len() - 1]).is_err(), "{name}: a torn end is noticed");
 }
 
-/// A frame of the wire: the golden bytes decode to what encodes to them.
+/// A frame of the wire: the golden bytes decode to a value that encodes to the same bytes.
 #[track_caller]
 fn check_frame<T: Serialize + DeserializeOwned + Debug>(name: &str, samples: Vec<T>) {
     let bytes = golden(name, &codec::encode(&samples).expect("encodes"));

@@ -1,4 +1,4 @@
-//! Every way in which a host is refused, with its code, and the ways in which it is not.
+//! Every way in which a host can be refused, with its code, and joins that must succeed.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tests::{lab::Lab, wait::until};
 const SOON: Duration = Duration::from_secs(20);
 const FIRST: &str = "10.97.0.1:7443";
 
-/// h1 is a platform of its own; h2 and h3 have Docker alone.
+/// h1 is a cluster of its own; h2 and h3 have only Docker.
 fn lab() -> Lab {
     let lab = Lab::bare(3);
     lab.run(&["up", "1"]).expect("the first host starts");
@@ -21,16 +21,16 @@ fn lab() -> Lab {
 }
 
 fn token(lab: &Lab, arguments: &[&str]) -> JoinTokenCreated {
-    // On a slow machine a leader that was elected a moment ago may not answer yet.
+    // On a slow machine, a leader that has just been elected may not answer yet.
     until(SOON, "a token is made", || lab.wharf("h1", &[&["host", "add"], arguments].concat()))
 }
 
-/// Tries to join from a host; exit code and what it said.
+/// Tries to join from a host; returns exit code and output.
 fn try_join(lab: &Lab, host: &str, token: &str, arguments: &[&str]) -> (i32, String) {
     let binary = lab.binary();
     let command =
         [&[binary.as_str(), "agent", "install", "--coordinator", FIRST, "--token", token], arguments].concat();
-    // The last of two equal flags would be an error: a test that names its own coordinator comes without ours.
+    // The same flag twice would be an error, so tests with their own coordinator omit ours.
     let command = if arguments.contains(&"--coordinator") {
         [&[binary.as_str(), "agent", "install", "--token", token], arguments].concat()
     } else {
@@ -58,7 +58,7 @@ fn a_token_that_does_not_fit_is_refused_by_its_own_code() {
     let lab = lab();
     let good = token(&lab, &[]);
 
-    // Nothing is sent for what cannot be a token.
+    // Nothing is sent if the text cannot be a token.
     refused(
         try_join(&lab, "h2", &good.token[..87], &["--docker", "/nowhere"]),
         "E0101",
@@ -108,11 +108,11 @@ fn a_token_that_does_not_fit_is_refused_by_its_own_code() {
     let (code, _, stderr) = lab.try_exec("h2", &nobody);
     refused((code, stderr), "E0115", &["sudo"]);
 
-    // After all that, the token is as good as new: refusals burn nothing.
+    // After all that the token is still unused: refusals do not consume it.
     let (code, text) = try_join(&lab, "h2", &good.token, &[]);
     assert_eq!(code, 0, "{text}");
     refused(try_join(&lab, "h3", &good.token, &[]), "E0107", &["1 of 1", "h2", "wharf host rm"]);
-    // The same host again: nothing to do, and nothing burnt.
+    // The same host again: nothing to do, and no use of the token.
     let (code, text) = try_join(&lab, "h2", &good.token, &[]);
     assert!(code == 0 && text.contains("already joined as h2"), "{text}");
 }
@@ -120,17 +120,17 @@ fn a_token_that_does_not_fit_is_refused_by_its_own_code() {
 #[test]
 fn a_host_that_is_not_what_it_says_is_refused() {
     let lab = lab();
-    // Another cluster on h3: its coordinator cannot prove that it speaks for the token's.
+    // Another cluster on h3: its coordinator cannot prove that it belongs to the token's cluster.
     let binary = lab.binary();
     lab.exec("h3", &["cp", &binary, "/usr/local/bin/wharf"]).expect("copied");
     lab.exec("h3", &["wharf", "up", "--detach", "--advertise", "10.97.0.3:7443"]).expect("a second cluster");
     let good = token(&lab, &[]);
     refused(try_join(&lab, "h2", &good.token, &["--coordinator", "10.97.0.3:7443"]), "E0102", &["no secret was sent"]);
 
-    // A host of another cluster is told whose it is.
+    // A host of another cluster learns which one it belongs to.
     refused(try_join(&lab, "h3", &good.token, &[]), "E0111", &["--leave-first"]);
 
-    // A taken port is named with its holder, before or after the join alike.
+    // The message for a taken port names the process, before and after the join.
     let (code, text) = try_join_with_port_taken(&lab);
     refused((code, text), "E0116", &["7443", "busybox"]);
     lab.exec("h2", &["pkill", "-x", "busybox"]).expect("the port is free");
@@ -143,7 +143,7 @@ fn a_host_that_is_not_what_it_says_is_refused() {
         anyhow::Ok(())
     });
 
-    // A copy of h2's disk: the newcomer is refused, the original goes on.
+    // A copy of h2's disk: the copy is refused, and the original keeps working.
     lab.exec("h3", &["sh", "-c", "kill -9 $(pidof wharf); rm -rf /var/lib/wharf/*"]).expect("emptied");
     lab.copy_state("h2", "h3");
     lab.run(&["start-wharf", "h3"]).expect("the copy starts");
@@ -155,7 +155,7 @@ fn a_host_that_is_not_what_it_says_is_refused() {
     let (code, text) = try_join(&lab, "h3", &token(&lab, &[]).token, &[]);
     assert_eq!(code, 0, "{text}");
 
-    // A host that was removed: its key is refused for good.
+    // The key of a removed host is refused for good.
     until(SOON, "h3 is ready", || {
         let host = host_named(&lab, "h3")?;
         ensure!(host.liveness.word() == "ready", "{host:?}");
@@ -216,13 +216,13 @@ fn the_script_does_nothing_until_it_is_whole_and_pinned() {
     let script =
         lab.exec("h2", &["curl", "-fsSk", "--pinnedpubkey", &pin, "https://10.97.0.1:7443/join"]).expect("fetched");
 
-    // Another pin: nothing is fetched.
+    // Another pin: nothing is downloaded.
     let other = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let (code, stdout, _) =
         lab.try_exec("h2", &["curl", "-fsSk", "--pinnedpubkey", other, "https://10.97.0.1:7443/join"]);
     assert_eq!((code, stdout.as_str()), (90, ""));
 
-    // Cut anywhere: nothing happens.
+    // A script cut anywhere does nothing.
     for length in [100, 400, 900, 1500, script.len() - 12] {
         let path = lab.put_file("h2", "cut.sh", &script[..length]);
         lab.try_exec("h2", &["sh", &path, &good.token]);

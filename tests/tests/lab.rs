@@ -1,5 +1,5 @@
-//! Real hosts, real Docker, and what goes wrong with them. `WHARF_ROUNDS` and `WHARF_PARTITION`
-//! (seconds) make the long forms of what is repeated here a few times.
+//! Real hosts, real Docker, and their failures. `WHARF_ROUNDS` and `WHARF_PARTITION` (seconds) select the long forms of
+//! the repeated tests.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ services:
     stop_grace_period: 1s
     deploy: {replicas: 6}
 ";
-/// The lab's clusters replace what is lost after this.
+/// The labs' clusters replace lost instances after this time.
 const LOST_AFTER: Duration = Duration::from_secs(8);
 const SOON: Duration = Duration::from_secs(20);
 
@@ -49,14 +49,15 @@ fn killing_the_leader_costs_no_write_and_no_container() {
     for round in 0..number("WHARF_ROUNDS", 3) {
         lab.wait_until_whole(SOON);
         writer.wait_for_more(20);
-        // Whoever was started last may not have heard yet who leads.
+        // The host that started last may not know the leader yet.
         let leader = until(SOON, "there is a leader", || lab.leader());
         writer.catch_up();
-        // From before the kill is asked for: what the script takes counts as ours.
+        // The time starts before the kill, so the script's own duration counts as ours.
         let killed = now();
         lab.run(&["stop-wharf", &leader]).expect("it is killed");
         let gap = writer.wait_past(killed).saturating_sub(killed);
-        // The first one may have been acknowledged before the kill took hold: the longest of the next counts.
+        // The first write may have been acknowledged before the kill took effect: the longest gap among the next ones
+        // counts.
         let mut last = killed + gap;
         let mut longest = gap;
         for _ in 0..20 {
@@ -132,7 +133,7 @@ fn a_host_that_is_cut_off_goes_on_and_knows_that_it_has_no_quorum() {
     let before = lab.wait_for_running(SOON, 6);
     let on = |host: &str| -> Vec<(String, String)> { lab.running(host).expect("Docker answers") };
     let cut_off = on("h3");
-    // Its own people ask its own coordinator.
+    // Users on this host ask its own coordinator.
     let config = lab.exec("h1", &["sh", "-c", "cat $HOME/.config/wharf/config.toml"]).expect("h1 has a context");
     let mut contexts: Contexts = toml::from_str(&config).expect("it is TOML");
     for context in contexts.contexts.values_mut() {
@@ -201,7 +202,7 @@ fn agents_and_docker_may_restart_under_running_containers() {
     assert_eq!(ids(&lab.all_running()), ids(&before), "a stopped agent was waited for");
 }
 
-/// An agent that was asked to stop says so: what runs on its host is not replaced as that of a lost one would be.
+/// An agent that stops on request announces it, so its instances are not replaced like those of a lost host.
 fn is_waited_for_when_it_said_so(lab: &Lab) {
     let h2 = || {
         let found = lab.hosts("h1")?.into_iter().find(|host| host.name.as_str() == "h2");
@@ -231,7 +232,7 @@ fn a_leader_that_restarts_again_and_again_costs_nothing() {
     let before = lab.wait_for_running(SOON, 6);
     let leader = until(SOON, "there is a leader", || lab.leader());
 
-    // It may be one that does not lead when it is back: its sessions of before are of no use then.
+    // The old leader may not lead after its return; its earlier sessions are then of no use.
     let began = Instant::now();
     for _ in 0..3 {
         lab.run(&["stop-wharf", &leader]).expect("it is killed");
@@ -255,7 +256,7 @@ fn a_leader_that_restarts_again_and_again_costs_nothing() {
     a_living_host_is_removed(&lab);
 }
 
-/// A host that is removed while it lives ends what it runs; a member that votes has to leave first.
+/// A host that is removed while it runs stops its instances. A voting member must leave first.
 fn a_living_host_is_removed(lab: &Lab) {
     let (code, _, said) = lab.try_exec("h1", &["wharf", "host", "rm", "h3", "-y"]);
     assert!(
@@ -334,7 +335,8 @@ fn uninstalling_leaves_nothing_of_wharf_and_docker_alone() {
     assert_eq!(running.len(), 6);
 }
 
-/// The state of h1 and h2, which were made in two ways; and that h2 does not start on one that is open to others.
+/// The state folders of h1 and h2, which were created in two ways, are closed to other users; and h2 does not start
+/// with an open one.
 fn nobody_else_reads_the_state(lab: &Lab) {
     for host in ["h1", "h2"] {
         let open = lab.exec(host, &["find", "/var/lib/wharf", "/etc/wharf", "-type", "f", "-perm", "/077"]);

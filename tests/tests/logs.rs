@@ -1,4 +1,4 @@
-//! What programs print: it is kept and shown when they fail, and followed beyond the end of what prints it.
+//! Program output: it is kept and shown after failures, and followed across restarts and replacements.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ services:
 
 const TICKS: &str = "while /bin/sleep 0.3; do echo tick; done";
 
-/// The commands that a text proposes: what follows `wharf` up to the end of a line or a sign.
+/// The commands that a message suggests: the text after `wharf` up to a separator or the end of the line.
 fn proposed(said: &str) -> Vec<Vec<String>> {
     let commands =
         said.split("wharf ").skip(1).map(|rest| rest.split([';', ',', '\n', ':']).next().unwrap_or_default());
@@ -35,7 +35,7 @@ fn what_failed_is_shown_and_what_replaces_it_is_followed() {
     let lab = Lab::up(2);
     lab.deploy("shop", &web(TICKS));
 
-    // A revision that fails: its last lines are shown at once, and are still there later.
+    // A failed revision: its last lines are shown at once, and later as well.
     let broken = lab.put_file("h1", "broken.yaml", &web("echo FATAL; exit 7"));
     let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &broken, "-n", "shop", "-y", "--wait", "60s"]);
     assert_eq!(code, 4, "{said}");
@@ -50,7 +50,7 @@ fn what_failed_is_shown_and_what_replaces_it_is_followed() {
     lab.wait_for_running(SOON, 2);
     let shown = lab.exec("h1", &["wharf", "events", "shop/web"]).expect("they are shown");
     assert!(shown.contains("│ FATAL"), "its output outlives its container: {shown}");
-    // What serves now is what served last.
+    // The current revision equals the last one that served.
     let (code, _, said) = lab.try_exec("h1", &["wharf", "rollback", "shop", "-y"]);
     assert!(code == 0 && said.contains("is what it was at revision 1"), "{code}: {said}");
 
@@ -73,7 +73,7 @@ fn follow(lab: &Lab) {
     wait_for("both are read", &["shop/web/1.", "shop/web/2."]);
     lab.deploy("shop", &web(&TICKS.replace("tick", "tock")));
     let mut instances = lab.instances("h1").expect("they are listed");
-    // The last of those before may still be on its way out.
+    // The last line of the old instances may still be under way.
     instances.retain(|instance| instance.desired.want == Want::Run);
     let new: Vec<String> = instances.iter().map(|i| format!("web/{}.{}", i.id.slot.slot, i.id.incarnation)).collect();
     for name in &new {

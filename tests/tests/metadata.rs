@@ -1,5 +1,5 @@
-//! What a program asks of itself and its neighbours, at the address and the paths of rancher-metadata, from containers
-//! on real hosts.
+//! Programs in containers on real hosts query the metadata of themselves and their neighbours, at the address and the
+//! paths of rancher-metadata.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ services:
     )
 }
 
-/// What a container is told, or what it is refused with.
+/// The answer that a container gets, or the error.
 fn told(lab: &Lab, container: &str, url: &str) -> String {
     told_with(lab, container, "", url)
 }
@@ -73,7 +73,7 @@ fn a_program_learns_who_it_is() {
     assert_eq!(service["labels"]["team"], "red", "{service}");
     assert!(own("nothing").contains("404"), "{}", own("nothing"));
 
-    // Who waits is told as soon as there is anything else.
+    // A waiting request is answered as soon as something changes.
     let version = own("version");
     let again = own(&format!("version?wait=true&value={version}&maxWait=1"));
     assert_eq!(again, version, "nothing has changed");
@@ -94,7 +94,7 @@ fn others_learn_nothing(lab: &Lab, ask: &str) {
     let apart = "other.apart.ask.1.1";
     assert_eq!(told(lab, apart, "http://rancher-metadata/latest/stacks"), "0=apart\n");
     assert_eq!(told(lab, ask, "http://rancher-metadata/latest/stacks"), "0=meta\n");
-    // The service is reached by its own address alone, and answers no host.
+    // The service is reachable only at its own address, and not from hosts.
     let words = |to: &'static str| ["busybox", "timeout", "2", "busybox", "wget", "-q", "-O", "-", to];
     let (code, _, said) = lab.try_exec("h1", &words("http://10.42.0.1:8474/latest/self/container/name"));
     assert!(code != 0 && said.contains("403"), "{code}: {said}");

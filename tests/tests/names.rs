@@ -1,5 +1,5 @@
-//! Containers find each other by name, wherever they run: a service has one address, which leads to what serves,
-//! also while it is rolled, while its coordinators are gone, and while its own host's agent is. On real hosts.
+//! Containers find each other by name on any host: a service has one address, which leads to serving instances, also
+//! during rollouts, without coordinators, and without the host's own agent. On real hosts.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use anyhow::ensure;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
-/// A service whose instance is gone leads elsewhere within this time.
+/// The time within which a service whose instance is gone leads elsewhere.
 const TOLD: Duration = Duration::from_secs(5);
 
-/// `web` on both hosts, `data` on the second one alone; who asks runs on the first one.
+/// `web` on both hosts, `data` only on the second; the client runs on the first.
 fn stack(version: u32) -> String {
     format!(
         "
@@ -37,7 +37,7 @@ services:
     )
 }
 
-/// Runs busybox in a container: what it says, whether or not it is content.
+/// Runs busybox in a container; returns whether it succeeded, and its output.
 fn inside(lab: &Lab, host: &str, container: &str, words: &[&str]) -> (bool, String) {
     let words = [&["exec", container, "/bin/busybox", "timeout", "20", "/bin/busybox"], words].concat();
     match lab.docker(host, &words) {
@@ -53,22 +53,22 @@ fn container(lab: &Lab, service: &str, host: &str) -> String {
     found.unwrap_or_else(|| panic!("{service} runs on {host}"))
 }
 
-/// What a container on h1 hears of a name, good or bad.
+/// The answer that a container on h1 gets for a name, good or bad.
 fn look_up(lab: &Lab, asker: &str, words: &[&str]) -> String {
     inside(lab, "h1", asker, &["sh", "-c", &format!("/bin/busybox nslookup {} 2>&1; true", words.join(" "))]).1
 }
 
-/// The addresses that a name has for a container on h1.
+/// The addresses of a name, seen from a container on h1.
 fn addresses(lab: &Lab, asker: &str, name: &str) -> Vec<String> {
     let said = look_up(lab, asker, &[name]);
-    // The first one is the server's.
+    // The first address is that of the DNS server.
     let found = said.lines().filter_map(|line| line.strip_prefix("Address:")).skip(1);
     let mut found: Vec<String> = found.map(|address| address.trim().to_owned()).collect();
     found.sort();
     found
 }
 
-/// Calls again and again from a container on h1 while something happens; how many calls failed.
+/// Keeps calling from a container on h1 while something happens; returns the number of failed calls.
 fn under_calls(lab: &Lab, asker: &str, url: &str, happens: impl FnOnce()) -> String {
     let calls = format!(
         "n=0; failed=0; end=$(($(/bin/busybox date +%s)+120)); \
@@ -99,7 +99,7 @@ fn containers_find_each_other_by_name() {
 }
 
 fn names_lead_to_services(lab: &Lab, asker: &str) {
-    // The seed of it all: a container of one host pings one of another by its name.
+    // The basic case: a container pings one on another host by its name.
     until(SOON, "data is found", || {
         let (pinged, said) = inside(lab, "h1", asker, &["ping", "-c1", "-W2", "data"]);
         ensure!(pinged, "{said}");
@@ -138,7 +138,7 @@ fn a_service_is_all_of_its_instances(lab: &Lab, asker: &str) {
     assert!(each.iter().all(|count| *count >= 8), "chance is fair: {each:?}");
     let logs = lab.exec("h1", &["sh", "-c", "wharf logs names/web 2>&1"]).expect("it logs");
     assert!(logs.contains("10.42.0."), "who asks is known by its own address: {logs}");
-    // One that asks for its own service is led to itself half of the time.
+    // An instance that calls its own service reaches itself half of the time.
     for host in ["h1", "h2"] {
         let own = container(lab, "web", host);
         for _ in 0..4 {
@@ -146,7 +146,7 @@ fn a_service_is_all_of_its_instances(lab: &Lab, asker: &str) {
             assert!(said.contains("ok"), "{own} asks for itself: {said}");
         }
     }
-    // A host itself gets there, too, and one without an instance is refused at once.
+    // Hosts reach services, too, and a service without instances refuses at once.
     let address = addresses(lab, asker, "data").remove(0);
     for host in ["h1", "h2"] {
         let words = ["busybox", "timeout", "5", "busybox", "wget", "-q", "-O", "-", &format!("http://{address}/")];
@@ -167,7 +167,7 @@ fn a_service_is_all_of_its_instances(lab: &Lab, asker: &str) {
     });
 }
 
-/// A resolver like those that hosts have.
+/// A resolver like those in hosts' networks.
 fn other_names_are_asked_of_the_hosts_resolvers(lab: &Lab, asker: &str) {
     let said = look_up(lab, asker, &["outside.example"]);
     assert!(said.contains("SERVFAIL"), "nobody knows it: {said}");
@@ -191,7 +191,7 @@ fn a_rollout_is_not_noticed(lab: &Lab, asker: &str) {
     assert!(said.starts_with("failed 0 of"), "{said}");
 }
 
-/// A program that sends datagrams from one socket for ever is led to who serves now.
+/// A program that sends datagrams from one socket without end reaches the currently serving instance.
 fn datagrams_follow_their_service(lab: &Lab, asker: &str) {
     let log = |version: u32| {
         format!(
@@ -204,7 +204,7 @@ fn datagrams_follow_their_service(lab: &Lab, asker: &str) {
     let address = until(SOON, "it has an address", || {
         addresses(lab, asker, "log.datagrams").pop().ok_or("its name is not known")
     });
-    // One socket in the container's network; nobody listens, which changes nothing.
+    // One socket in the container's network; that nobody listens makes no difference.
     let send = format!(
         "pid=$(docker inspect -f '{{{{.State.Pid}}}}' {asker}); setsid nsenter -t $pid -n bash -c \
          'exec 3>/dev/udp/{address}/7000; while :; do echo more >&3; sleep 0.1; done' >/dev/null 2>&1 </dev/null & :"
@@ -260,7 +260,7 @@ fn services_are_led_to_as_their_file_says(lab: &Lab, asker: &str) {
     lab.exec("h1", &["wharf", "rm", "modes", "-y"]).expect("it goes");
 }
 
-/// How many calls the first and the second instance of a service have answered.
+/// The numbers of calls that the first and the second instance of a service have answered.
 fn answered(lab: &Lab, service: &str) -> [usize; 2] {
     let logs = lab.exec("h1", &["sh", "-c", &format!("wharf logs {service} 2>&1")]).expect("it logs");
     ["/1.", "/2."].map(|slot| logs.lines().filter(|line| line.contains(slot) && line.contains("response:200")).count())
@@ -274,7 +274,7 @@ fn names_go_on_without_coordinators_and_agents(lab: &Lab, asker: &str) {
             anyhow::Ok(())
         });
     };
-    // Two coordinators, one of which is gone: there is no leader.
+    // With one of two coordinators gone there is no leader.
     lab.run(&["stop-wharf", "h2"]).expect("it dies");
     reached("a name without a leader");
     lab.run(&["stop-wharf", "h1"]).expect("it dies");

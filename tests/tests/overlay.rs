@@ -1,6 +1,6 @@
-//! Containers of different hosts reach each other by address, and nobody else reaches them; what is broken is
-//! mended, and an agent that is started anew is not noticed. On real hosts, with one beside them that is not of
-//! the cluster; through VXLAN, and through WireGuard, where nobody on the way can read what passes.
+//! Containers on different hosts reach each other by address, and outsiders do not reach them. Damage is repaired, and
+//! an agent's restart goes unnoticed. On real hosts, beside one that is not in the cluster; with VXLAN, and with
+//! WireGuard, where nobody on the way can read the packets.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -9,9 +9,9 @@ use common::network::Backend;
 use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(20);
-/// Datagrams of somebody who never pauses arrive again within this time, once there is somebody to hear them.
+/// The time within which datagrams of a sender that never pauses arrive again, once there is a receiver.
 const ARRIVES: Duration = Duration::from_secs(5);
-/// A link that is missing or rules that were flushed are back within this time.
+/// The time within which a missing interface or flushed rules are restored.
 const REPAIRED: Duration = Duration::from_secs(5);
 
 const STACK: &str = "
@@ -30,10 +30,10 @@ services:
     deploy: {placement: {constraints: [node.hostname == h1]}}
 ";
 
-/// A program that runs in a host, and ends with it.
+/// A program in a host's network, which ends with the host.
 const LISTEN: &str = "busybox httpd -p 9999 -h /var";
 
-/// A container, where it is, and where it is reached.
+/// A container, with its host and address.
 struct Place {
     host: String,
     container: String,
@@ -49,7 +49,7 @@ struct Overlay {
 }
 
 impl Overlay {
-    /// Two hosts with instances, and a third one that is not of the cluster.
+    /// Two hosts with instances, and a third one that is not in the cluster.
     fn up(lab: Lab, backend: Backend) -> Overlay {
         lab.run(&["up", "2", "--overlay", &backend.to_string()]).expect("h3 stays outside");
         Overlay::deploy(lab, backend)
@@ -74,7 +74,7 @@ impl Overlay {
         Overlay { lab, backend, one, two, open }
     }
 
-    /// The largest packet that the overlay carries, in bytes.
+    /// The size of the largest packet that the overlay carries, in bytes.
     fn mtu(&self) -> u32 {
         match self.backend {
             Backend::Vxlan | Backend::None => 1450,
@@ -82,20 +82,20 @@ impl Overlay {
         }
     }
 
-    /// Whether a container gets an answer from there.
+    /// Whether a container gets an answer from this address.
     fn reaches(&self, from: &Place, to: &str) -> bool {
         let busybox = "/bin/busybox";
         let words = ["exec", &from.container, busybox, "timeout", "2", busybox, "wget", "-q", "-O", "-", to];
         self.lab.docker(&from.host, &words).is_ok_and(|said| said.contains("ok"))
     }
 
-    /// Whether a host does.
+    /// Whether a host gets an answer from this address.
     fn host_reaches(&self, from: &str, to: &str) -> bool {
         let words = ["busybox", "timeout", "2", "busybox", "wget", "-q", "-O", "-", to];
         self.lab.exec(from, &words).is_ok_and(|said| said.contains("ok"))
     }
 
-    /// How many TCP segments have come to a container.
+    /// The number of TCP segments that have arrived at a container.
     fn segments(&self, at: &Place) -> u64 {
         let words = ["exec", &at.container, "/bin/busybox", "cat", "/proc/net/snmp"];
         let said = self.lab.docker(&at.host, &words).expect("it answers");
@@ -108,8 +108,8 @@ fn url(address: Ipv4Addr) -> String {
     format!("http://{address}/")
 }
 
-/// What a host's network consists of, without counts, what Docker numbers anew, and the order of its own jumps, which
-/// it changes when it is started anew.
+/// The network configuration of a host without counters, Docker's numbering, and the order of Docker's own jumps, which
+/// changes with a restart.
 fn network_of(lab: &Lab, host: &str) -> String {
     let script = "ip -o link | sed 's/^[0-9]*: //;s/@if[0-9]*//' | cut -d' ' -f1; ip route; \
                   nft -s list ruleset | grep '^table'; iptables-save | grep -v '^[#:]' | sort";
@@ -123,7 +123,7 @@ fn sh(lab: &Lab, host: &str, script: &str) {
 #[test]
 fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
     let lab = Lab::plain(3);
-    // What Docker itself leaves behind after its first network is not ours.
+    // Docker keeps some rules after its first network; they are not ours.
     for host in ["h1", "h2"] {
         lab.docker(host, &["network", "create", "first"]).expect("it is made");
         lab.docker(host, &["network", "rm", "first"]).expect("it goes");
@@ -145,7 +145,8 @@ fn containers_of_all_hosts_are_one_network_and_nobody_elses() {
         ],
     );
     an_agent_that_is_started_anew_is_not_noticed(&overlay);
-    // What is mended is compared with what was: a service that has gone leaves an empty chain until all is loaded.
+    // The repaired state is compared with the original: the empty chain of a removed service remains until all rules
+    // are reloaded.
     datagrams_follow_a_published_port(&overlay);
     nothing_is_left_of_it(overlay.lab, &before);
 }
@@ -195,11 +196,11 @@ fn through_wireguard_a_host_may_be_given_another_address() {
     a_host_is_given_another_address(Backend::Wireguard);
 }
 
-/// As when the network gives a host another address: it says so itself, and the others follow.
+/// The network gives a host another address: its agent reports it, and the others follow.
 fn a_host_is_given_another_address(backend: Backend) {
     let lab = Lab::bare(2);
     lab.run(&["up", "1", "--overlay", &backend.to_string()]).expect("it comes up");
-    // Where a coordinator is reached is agreed; h2 is none.
+    // Coordinators have fixed addresses, but h2 is not one.
     lab.run(&["join", "h2"]).expect("it joins");
     let overlay = Overlay::deploy(lab, backend);
     let Overlay { lab, one: [first, _], two, .. } = &overlay;
@@ -260,14 +261,14 @@ fn all_reach_each_other(overlay: &Overlay) {
     let largest = ["exec", &first.container, "/bin/busybox", "ping", "-c1", "-W1", &content, &address];
     lab.docker(&first.host, &largest).expect("a packet as large as may be passes");
 
-    // Of hosts, containers reach what is published and nothing else.
+    // On hosts, containers reach only published ports.
     sh(lab, "h1", LISTEN);
     assert!(lab.exec("h2", &["busybox", "nc", "-w", "2", "10.97.0.1", "9999"]).is_ok(), "it listens");
     for (from, to) in [(first, "10.42.0.1"), (first, "10.97.0.1"), (two, "10.42.0.1"), (two, "10.42.0.0")] {
         let words = ["exec", &from.container, "/bin/busybox", "nc", "-w", "2", to, "9999"];
         assert!(lab.docker(&from.host, &words).is_err(), "{} does not reach {to}", from.container);
     }
-    // An address of services that nobody has is refused, and not waited for.
+    // An unused service address is refused instead of timing out.
     let unknown = ["exec", &open.container, "/bin/busybox", "nc", "-w", "5", "10.43.0.9", "80"];
     let began = std::time::Instant::now();
     assert!(lab.docker(&open.host, &unknown).is_err(), "nobody is there");
@@ -281,7 +282,7 @@ fn outsiders_reach_what_is_published(overlay: &Overlay) {
     assert!(!overlay.host_reaches("h3", &url(first.address)), "not a container that publishes nothing");
     assert!(!overlay.host_reaches("h3", &url(open.address)), "nor one that does, by its own address");
     sh(lab, "h3", "ip route del 10.42.0.0/24 via 10.97.0.1");
-    // Containers are seen outside as their host.
+    // Outside, containers appear with their host's address.
     sh(lab, "h3", "setsid busybox httpd -f -vv -p 7000 -h /var >/dev/null 2>/run/seen </dev/null & :");
     until(SOON, "h3 was asked by h1", || {
         overlay.reaches(first, "http://10.97.0.3:7000/");
@@ -291,8 +292,8 @@ fn outsiders_reach_what_is_published(overlay: &Overlay) {
     });
 }
 
-/// Somebody outside sends datagrams from one port and never pauses: before anything listens, while the program is
-/// killed, and while the service is another one.
+/// An outsider sends datagrams from one port without a pause: before anything listens, while the program is killed, and
+/// while the service is replaced.
 fn datagrams_follow_a_published_port(overlay: &Overlay) {
     let Overlay { lab, .. } = overlay;
     let program = lab.load();
@@ -348,7 +349,7 @@ services:
     lab.exec("h1", &["wharf", "rm", "hear", "-y"]).expect("it goes");
 }
 
-/// A neighbour that knows how the overlay works sends packets into it.
+/// A neighbour that knows the overlay sends packets into it.
 fn nobody_forges_frames(overlay: &Overlay) {
     let Overlay { lab, one: [first, _], .. } = overlay;
     sh(
@@ -365,7 +366,7 @@ fn nobody_forges_frames(overlay: &Overlay) {
         overlay.segments(first) > before
     };
     assert!(!arrives(), "what comes from no peer is dropped");
-    // The other way round: it is that rule which keeps it away.
+    // The counter-check: this rule keeps it away.
     lab.run(&["stop-wharf", "h1"]).expect("nobody mends");
     sh(lab, "h1", "nft flush chain ip wharf raw-in");
     assert!(!arrives(), "who belongs nowhere is dropped, too");
@@ -381,7 +382,7 @@ fn nobody_forges_frames(overlay: &Overlay) {
     sh(lab, "h3", "ip link del v");
 }
 
-/// A container that may do what it likes in its own network says that it is another one of its host.
+/// A container with full control of its own network pretends to be another one on its host.
 fn nobody_speaks_as_another(overlay: &Overlay) {
     let Overlay { lab, one: [other, liar], two, .. } = overlay;
     let hardware = |place: &Place| {
@@ -416,7 +417,7 @@ fn nobody_speaks_as_another(overlay: &Overlay) {
     assert!(arrives(), "as itself it is heard");
     assert_eq!(lies(), [false; 3], "by another's address, by what it says of that, by another's hardware address");
     assert!(arrives(), "as itself it is heard again");
-    // The other way round: it is that rule which keeps it away.
+    // The counter-check: this rule keeps it away.
     lab.run(&["stop-wharf", "h1"]).expect("nobody mends");
     sh(lab, "h1", "nft flush chain bridge wharf from");
     assert_eq!(lies(), [true; 3]);
@@ -429,12 +430,13 @@ fn nobody_speaks_as_another(overlay: &Overlay) {
     });
 }
 
-/// Whether who listens on the way can read what containers say to each other.
+/// Whether an eavesdropper on the way can read what containers send to each other.
 fn is_read_on_the_way(overlay: &Overlay) -> bool {
     let Overlay { lab, one: [first, _], two, .. } = overlay;
     sh(lab, "h1", "setsid tcpdump -i eth0 -U -w /run/seen.pcap >/dev/null 2>&1 </dev/null & :");
     let seen = |what: &str| lab.exec("h1", &["grep", "-c", "-a", what, "/run/seen.pcap"]).is_ok();
-    // What is said in clear is seen: before, so that it listens, and after, so that it has written down all.
+    // Packets in clear are sent before, to know that the eavesdropper listens, and after, to know that it has written
+    // everything.
     let in_clear = |what: &str| {
         until(SOON, what, || {
             overlay.host_reaches("h2", &format!("http://10.97.0.1:8080/?{what}"));
@@ -464,14 +466,14 @@ fn who_does_not_fit_is_not_admitted(lab: &Lab) {
 
 fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
     let Overlay { lab, one: [first, _], two, .. } = overlay;
-    // What is as it should be is left alone: nothing more is done to it.
+    // A healthy network is left alone: the agent makes no further changes.
     for host in ["h1", "h2"] {
         let changes = || lab.exec(host, &["grep", "-c", "the overlay changes", "/var/lib/wharf/wharf.log"]);
         let before = changes().expect("there were some");
         std::thread::sleep(REPAIRED);
         assert_eq!(changes().expect("there were some"), before, "{host} is changed again and again");
     }
-    // What a service that has gone leaves behind, an empty chain, stays until all is loaded: it is, once.
+    // The empty chain of a removed service remains until all rules are reloaded, which happens once.
     for host in ["h1", "h2"] {
         sh(lab, host, "nft delete table ip wharf");
         until(REPAIRED, "the rules are back", || {
@@ -482,7 +484,7 @@ fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
     }
     for (host, damage) in damages {
         let before = [made_on(lab, "h1"), made_on(lab, "h2")];
-        // The tunnel in user space may drop a request that comes while the agent asks it something.
+        // The tunnel in user space may drop a request while the agent queries it.
         until(SOON, "it is broken", || lab.exec(host, &["sh", "-c", damage]));
         until(REPAIRED, damage, || {
             for (host, before) in ["h1", "h2"].into_iter().zip(&before) {
@@ -503,7 +505,7 @@ fn what_is_broken_is_mended(overlay: &Overlay, damages: &[(&str, &str)]) {
     });
 }
 
-/// What the agent has made of a host's network, as far as it does not differ from one time to the next.
+/// The agent's part of a host's network, as far as it is reproducible.
 fn made_on(lab: &Lab, host: &str) -> String {
     let script = "wg show all listen-port; wg show all allowed-ips; nft -s list table ip wharf; \
                   nft -s list table bridge wharf; ip route show proto 77 | sort";
@@ -527,7 +529,7 @@ fn an_agent_that_is_started_anew_is_not_noticed(overlay: &Overlay) {
         calling.join().expect("it does not panic").expect("it is asked")
     });
     assert_eq!(said.trim(), "failed 0");
-    // What comes later finds its network, too.
+    // Later containers get the network, too.
     lab.exec("h1", &["wharf", "scale", "net/two=2"]).expect("one more is wanted");
     until(SOON, "it has an address", || {
         let instances = lab.instances("h1")?;

@@ -1,8 +1,8 @@
-//! Power cuts. The store lies on an ext4 of its own in a file; at a random moment the file is copied
-//! as it stands, which is what a disk would hold: whatever was not synced is missing. Started from
-//! the copy, every acknowledged write must be there.
+//! Power cuts. The store is on its own ext4 in a file. At a random moment the file is copied as it is, which is the
+//! content of a disk after a power cut: everything unsynced is missing. After a start from the copy, every acknowledged
+//! write must exist.
 //!
-//! `WHARF_ROUNDS` says how many cuts, one after the other, each on what the last one left. Needs root.
+//! `WHARF_ROUNDS` sets the number of cuts, each on the state after the previous one. Needs root.
 
 use std::{
     net::TcpListener,
@@ -23,7 +23,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A disk in a file, mounted while it exists.
+/// A disk in a file, mounted while the value exists.
 struct Disk {
     image: PathBuf,
     mounted: PathBuf,
@@ -51,7 +51,7 @@ impl Disk {
         run("mount", &["-o", "loop", self.image(), self.mounted.to_str().expect("our own path")]);
     }
 
-    /// What a power cut at this moment would leave.
+    /// The disk as a power cut at this moment would leave it.
     fn after_power_cut(&self, folder: &Path, number: u64) -> Disk {
         let copy = Disk::at(folder, number);
         run("cp", &["--sparse=always", self.image(), copy.image()]);
@@ -62,7 +62,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // The process that used it has just been killed and may still hold a file.
+        // The process that used it has just been killed and may still hold a file open.
         let unmounted = (0..100).any(|_| {
             let done = Command::new("umount").arg(&self.mounted).stderr(Stdio::null()).status();
             done.is_ok_and(|status| status.success()) || {
@@ -77,7 +77,7 @@ impl Drop for Disk {
     }
 }
 
-/// A coordinator of a group of one.
+/// A coordinator in a group of one.
 struct Coordinator {
     process: Child,
     log: PathBuf,
@@ -89,7 +89,7 @@ impl Coordinator {
         let log_path = folder.join("wharf.log");
         let log = std::fs::File::create(&log_path).expect("a log");
         let process = Command::new(load::load().with_file_name("wharf"))
-            // It shares this machine's network, which is not the test's to change.
+            // It shares this machine's network, which tests must not change.
             .args([
                 "up",
                 "--overlay",

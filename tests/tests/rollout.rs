@@ -1,5 +1,5 @@
-//! Updates, ways back and emptied hosts on real hosts, under calls that must not fail; schedules, whatever leaders
-//! do: `WHARF_ROUNDS` makes the long form of that.
+//! Updates, rollbacks and drained hosts, on real hosts, under calls that must not fail; and schedules across leader
+//! changes: `WHARF_ROUNDS` selects the long form of that.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use tests::{lab::Lab, wait::until};
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(90);
 
-/// Ten instances that say when they are ready, replaced two at a time.
+/// Ten instances with a health check, replaced two at a time.
 fn web(version: &str, image: &str) -> String {
     format!(
         "
@@ -72,7 +72,7 @@ fn updates_and_emptied_hosts_fail_no_call() {
     wait_for_revision(&lab, 2);
     println!("ten instances replaced within {:.1} s, the leader killed meanwhile", began.elapsed().as_secs_f64());
 
-    // An image that is nowhere: the deployment says so, and what served goes on.
+    // A missing image: the deployment reports it, and the old instances keep serving.
     let before = lab.all_running();
     let path =
         lab.put_file("h1", "bad.yaml", &web("3", "lab/nowhere:1").replace("ports:", "pull_policy: never\n    ports:"));
@@ -89,7 +89,7 @@ fn updates_and_emptied_hosts_fail_no_call() {
     let history = lab.exec("h1", &["wharf", "history", "shop"]).expect("it has one");
     assert!(history.contains("lab/nowhere:1 → lab/web:1") && history.contains("deployed from"), "{history}");
 
-    // A host is emptied; it gets nothing until it is opened again.
+    // A drained host gets no instances until it is active again.
     let began = Instant::now();
     let said = lab.exec("h1", &["wharf", "host", "drain", "h3", "-y", "--within", "60s"]);
     println!("h3 emptied in {:.1} s", began.elapsed().as_secs_f64());
@@ -108,7 +108,7 @@ fn updates_and_emptied_hosts_fail_no_call() {
     assert!(calls > 1000, "only {calls} calls were made");
 }
 
-/// The empty host gets its share of twelve instances when that is asked for.
+/// The empty host gets its share of twelve instances on request.
 fn gets_its_share(lab: &Lab) {
     let shown = |arguments: &[&str]| {
         let (code, _, said) = lab.try_exec("h1", &[&["wharf", "rebalance"], arguments].concat());
@@ -126,7 +126,7 @@ fn gets_its_share(lab: &Lab) {
     assert!(shown(&["--plan"]).contains("No instance would be better off elsewhere"));
 }
 
-/// Waits until so shortly before the next multiple of a period.
+/// Sleeps until shortly before the next multiple of a period.
 fn sleep_until_just_before(period: Duration) {
     const BEFORE: Duration = Duration::from_millis(300);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + BEFORE;
@@ -138,7 +138,7 @@ fn sleep_until_just_before(period: Duration) {
 fn a_schedule_runs_once_for_each_time_whatever_leaders_do() {
     let lab = Lab::up(3);
     let rounds: u64 = std::env::var("WHARF_ROUNDS").map_or(1, |text| text.parse().expect("a number"));
-    // Alone, the kill comes when a run is due; many come so often that some do.
+    // A single kill must hit a due run; with many kills, some do.
     let period = Duration::from_secs(if rounds == 1 { 60 } else { 10 });
     lab.deploy(
         "nightly",
@@ -193,7 +193,7 @@ fn a_canary_is_looked_at_before_the_rest_follows() {
     };
     assert_eq!(counts().expect("they are told"), (8, 2));
 
-    // A host is emptied meanwhile: what served goes on, and no more of what is new.
+    // A host is drained meanwhile: instances that serve stay available, and the canary does not grow.
     lab.exec("h1", &["wharf", "host", "drain", "h2", "-y", "--within", "60s"]).expect("it is emptied");
     until(SOON, "all is as before on the other host", || {
         let counts = counts()?;
@@ -209,7 +209,7 @@ fn a_canary_is_looked_at_before_the_rest_follows() {
     says_what_runs_nowhere(&lab);
 }
 
-/// What cannot leave a host in time is stopped and named; its port is shown as it was bound.
+/// Instances that cannot leave a host in time are stopped and named. A port is shown as it was bound.
 fn says_what_runs_nowhere(lab: &Lab) {
     let tied = "services: {pinned: {image: 'lab/web:1', ports: ['127.0.0.1:18072:81/udp'], \
                 deploy: {placement: {constraints: [node.hostname == h2]}}}}";

@@ -1,5 +1,5 @@
-//! What ends by design, on a real host: once for each revision or run, before what waits for it, and no oftener than
-//! its retries allow.
+//! Tasks that end by design, on a real host: once for each revision or run, before the services that wait for them, and
+//! no more often than their retries allow.
 
 use std::{
     path::PathBuf,
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(40);
 /// Runs are due at full minutes.
 const NEXT_RUN: Duration = Duration::from_secs(90);
 
-/// One host, and a folder of it that all programs write to.
+/// One host, and a folder on it that all programs write to.
 struct Stage {
     lab: Lab,
     folder: PathBuf,
@@ -30,14 +30,14 @@ impl Stage {
         Stage { lab, folder }
     }
 
-    /// A service whose program runs a script of the shell; with more of its keys.
+    /// A service whose program runs a shell script; `keys` adds more settings.
     fn service(&self, name: &str, script: &str, keys: &str) -> String {
         let folder = self.folder.display();
         let command = format!("command: [/bin/busybox, sh, -c, '{script}']");
         format!("  {name}: {{image: 'lab/web:1', volumes: ['{folder}:/d'], {command}, {keys}}}\n")
     }
 
-    /// Deploys services as a stack; the exit code and what was said.
+    /// Deploys services as a stack; returns exit code and messages.
     fn deploy(&self, stack: &str, services: &[String]) -> (i32, String) {
         let file = self.lab.put_file("h1", &format!("{stack}.yaml"), &format!("services:\n{}", services.concat()));
         let arguments = ["wharf", "deploy", "-f", &file, "-n", stack, "-y", "--wait", "60s"];
@@ -45,7 +45,7 @@ impl Stage {
         (code, said)
     }
 
-    /// What programs have written to a file, line by line.
+    /// The lines that programs have written to a file.
     fn written(&self, file: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -57,7 +57,7 @@ impl Stage {
         services.into_iter().find(|view| view.id.service.as_str() == service).context("it is not listed")
     }
 
-    /// How many runs of the schedule were begun.
+    /// The number of started runs of the schedule.
     fn begun(&self) -> anyhow::Result<usize> {
         let events: List<Event> = self.lab.wharf("h1", &["events", "default/nightly/backup"])?;
         Ok(events.items.iter().filter(|event| event.reason == "run-begun").count())
@@ -67,7 +67,7 @@ impl Stage {
 #[test]
 fn what_ends_by_design_is_done_once_and_in_order() {
     let stage = Stage::up();
-    // The minutes of its schedule pass while the others are looked at.
+    // The schedule's minutes pass while the other checks run.
     let backup = |end: &str| stage.service("backup", &format!("echo {end} >> /d/backup; {end}"), BACKUP);
     let (code, said) = stage.deploy("nightly", &[backup("exit 1")]);
     assert_eq!(code, 0, "{said}");
@@ -75,7 +75,7 @@ fn what_ends_by_design_is_done_once_and_in_order() {
     going_back_does_nothing_again(&stage);
     retries_are_counted(&stage);
     a_failed_run_makes_room_for_the_next(&stage, &backup("exit 0"));
-    // All of that took a while, and nothing was done again meanwhile.
+    // All of that took a while, and nothing ran again meanwhile.
     assert_eq!(stage.written("shop"), ["schema 1", "app 1", "schema 2", "app 2", "schema 3"]);
     assert_eq!(stage.written("plain"), ["once 1", "once 2"]);
     assert_eq!(stage.written("tries"), ["try"; 3]);
@@ -83,7 +83,8 @@ fn what_ends_by_design_is_done_once_and_in_order() {
 
 const BACKUP: &str = "x-cron: '* * * * *', deploy: {restart_policy: {condition: none}}";
 
-/// The program that serves waits for the migration of each deployment; if that fails, it serves on.
+/// The serving program waits for the migration of each deployment. If the migration fails, the old program keeps
+/// serving.
 fn a_dependant_changes_after_its_migration(stage: &Stage) {
     let deploy = |version: u32, end: &str| {
         let migrate = format!("/bin/busybox sleep 2; echo schema {version} >> /d/shop; {end}");
@@ -115,7 +116,7 @@ fn a_dependant_changes_after_its_migration(stage: &Stage) {
     assert_eq!(ours().expect("Docker answers"), before, "what served serves");
 }
 
-/// A plain service that ends: the revision before it is not done a second time when the next one fails.
+/// A plain service that ends: when the next revision fails, the previous one does not run again.
 fn going_back_does_nothing_again(stage: &Stage) {
     let deploy = |version: u32, end: &str| {
         let once = format!("echo once {version} >> /d/plain; {end}");
@@ -129,7 +130,7 @@ fn going_back_does_nothing_again(stage: &Stage) {
     assert_eq!(state, RolloutState::Failed, "there is nothing to go back to");
 }
 
-/// What has used up its retries has failed, and is no matter of a later deployment of another service.
+/// A task that has used up its retries has failed, and does not affect later deployments of other services.
 fn retries_are_counted(stage: &Stage) {
     let failing = stage.service("failing", "echo try >> /d/tries; exit 1", "restart: 'on-failure:2'");
     let (code, said) = stage.deploy("tries", std::slice::from_ref(&failing));
@@ -141,7 +142,7 @@ fn retries_are_counted(stage: &Stage) {
     assert_eq!(stage.view("tries", "failing").expect("it is listed").failed.len(), 1);
 }
 
-/// A run that failed is shown as failed, is done again when a person says so, and the next one comes at its time.
+/// A failed run is shown as failed, a person can have it retried, and the next run starts on time.
 fn a_failed_run_makes_room_for_the_next(stage: &Stage, mended: &str) {
     until(NEXT_RUN, "a run has failed", || {
         let view = stage.view("nightly", "backup")?;
@@ -149,7 +150,7 @@ fn a_failed_run_makes_room_for_the_next(stage: &Stage, mended: &str) {
         anyhow::Ok(())
     });
     until(NEXT_RUN, "it is tried again", || {
-        // Not where the next one, which fails in its turn, would take its place.
+        // Not at a time when the next run, which also fails, would take its place.
         let next = stage.view("nightly", "backup")?.next_run.context("it has a schedule")?;
         let left = Duration::from_millis(next.0).saturating_sub(SystemTime::now().duration_since(UNIX_EPOCH)?);
         ensure!(left > SOON / 2, "the next run is due in {left:?}");

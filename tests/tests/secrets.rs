@@ -1,4 +1,4 @@
-//! Configs and secrets: what instances get, when they get it anew, and where it must never be.
+//! Configs and secrets: what instances get, when they get a new version, and where secrets must never appear.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use hyper::Method;
 use tests::{cluster::TestCluster, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What no disk and no answer may show.
+/// Values that must not appear on any disk or in any answer.
 const SECRETS: [&str; 2] = ["correct-horse-battery", "staple-and-another"];
 
 fn name(text: &str) -> Name {
@@ -34,7 +34,7 @@ fn external(kind: FileKind, text: &str) -> FileSpec {
     FileSpec { external: true, ..FileSpec::of(kind, name(text)) }
 }
 
-/// Every file below a folder.
+/// All files below a folder.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_owned()];
@@ -53,7 +53,7 @@ fn holds(bytes: &[u8], words: &str) -> bool {
     bytes.windows(words.len()).any(|part| part == words.as_bytes())
 }
 
-/// What lies in a host's memory, by the name of the instance.
+/// The files in a host's memory, by the name of the instance.
 fn in_memory(cluster: &TestCluster) -> BTreeMap<String, String> {
     let read = |path: PathBuf| {
         let instance = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
@@ -79,7 +79,7 @@ async fn a_secret_reaches_its_instances_and_nothing_else() {
     let refused = cluster.deploy("shop", web.clone()).await.map(drop).expect_err("there is no such secret yet");
     assert!(refused.to_string().contains("there is no secret key"), "{refused}");
 
-    // Each coordinator has the key that seals, also those that joined.
+    // Each coordinator has the sealing key, including those that joined later.
     for host in 0..3 {
         until_async(SOON, "the coordinator has the sealing key", async || {
             let set = cluster.client_of(host).send(Method::PUT, &of("secrets/key"), Bytes::from(SECRETS[0])).await;
@@ -127,7 +127,7 @@ async fn a_secret_reaches_its_instances_and_nothing_else() {
     }
     let mut is_seen = false;
     for path in cluster.hosts.iter().flat_map(|host| files_below(host.folder())) {
-        // Some come and go meanwhile.
+        // Some files appear and disappear meanwhile.
         let bytes = std::fs::read(&path).unwrap_or_default();
         is_seen |= holds(&bytes, "shop");
         assert!(SECRETS.iter().all(|secret| !holds(&bytes, secret)), "{} holds a secret", path.display());

@@ -1,5 +1,5 @@
-//! Instances of several containers on real hosts: they share a network, start and end in order, and each is
-//! started again alone.
+//! Instances with several containers on real hosts: they share a network, start and stop in order, and each can be
+//! restarted alone.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tests::{lab::Lab, wait::until};
 const SOON: Duration = Duration::from_secs(40);
 const PARTS: [&str; 3] = ["", "._network", ".proxy"];
 
-/// What serves is the proxy, which reaches the program on the loopback address that both have.
+/// The proxy serves; it reaches the program on their common loopback address.
 fn web(version: &str, folder: &str) -> String {
     format!(
         "
@@ -37,7 +37,7 @@ services:
     )
 }
 
-/// The containers of the instance in a slot, each with the process that runs in it.
+/// The containers of the instance in a slot, each with its process id.
 fn pids(lab: &Lab, host: &str, instance: &str) -> anyhow::Result<Vec<String>> {
     let pid = |part: &&str| {
         let name = format!("default.shop.web.{instance}{part}");
@@ -48,7 +48,7 @@ fn pids(lab: &Lab, host: &str, instance: &str) -> anyhow::Result<Vec<String>> {
     PARTS.iter().map(pid).collect()
 }
 
-/// Waits until both instances serve through their proxies.
+/// Waits until both instances answer through their proxies.
 fn wait_until_served(lab: &Lab) {
     until(SOON, "both instances serve", || {
         let instances = lab.instances("h1")?;
@@ -76,7 +76,7 @@ fn containers_of_an_instance_live_and_end_together() {
     let told = lab.exec("h1", &["wharf", "logs", "shop/web/1.1", "--part", "_step-1"]).expect("it has output");
     assert_eq!(told.trim(), "1 1");
 
-    // Each part is started again alone; a new network takes all of them with it.
+    // Each part is restarted alone; a new network restarts all of them.
     let instances = lab.instances("h1").expect("they are told");
     let first = instances.iter().find(|i| i.id.slot.slot == 1).expect("the first slot is filled");
     let host = first.host_name.as_ref().expect("its host is there").to_string();
@@ -91,7 +91,7 @@ fn containers_of_an_instance_live_and_end_together() {
             ensure!(kept == wanted, "{kept:?} are as before");
             anyhow::Ok(after)
         });
-        // The state that is shown may be older than its end, until its restart is shown.
+        // The displayed state may be older than the end of the part, until its restart is shown.
         until(SOON, "its restart is shown", || {
             let told = lab.instances("h1")?;
             let first = told.iter().find(|i| i.id.slot.slot == 1).context("the first slot is filled")?;
@@ -113,7 +113,7 @@ fn containers_of_an_instance_live_and_end_together() {
     assert!(calls > 20 && failed.is_empty(), "{calls} calls, failed: {failed:?}");
     println!("two instances of three containers replaced under {calls} calls, none failed");
 
-    // All of a strict singleton is bound to its lease.
+    // All parts of a strict singleton are bound to its lease.
     lab.deploy(
         "one",
         "

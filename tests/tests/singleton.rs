@@ -1,5 +1,5 @@
-//! A strict singleton on real hosts that are cut off and whose agents die: never two of it. `WHARF_ROUNDS` makes
-//! the long form.
+//! A strict singleton on real hosts that are cut off and whose agents die: two instances must never run. `WHARF_ROUNDS`
+//! selects the long form.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -8,8 +8,8 @@ use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// It writes down who it is and when, twenty times a second, where all hosts see it. The hosts share a kernel,
-/// and so the time since its start.
+/// A program that writes its incarnation and the time twenty times a second to a shared folder. The hosts share a
+/// kernel, and so its time since boot.
 fn writes_to(folder: &str) -> String {
     format!(
         "
@@ -24,11 +24,11 @@ services:
     )
 }
 
-/// When each incarnation wrote first and last, in hundredths of a second.
+/// The first and last write of each incarnation, in hundredths of a second.
 fn lives(log: &PathBuf) -> anyhow::Result<BTreeMap<u64, (u64, u64)>> {
     let text = std::fs::read_to_string(log)?;
     let mut lives = BTreeMap::new();
-    // The last line may not be whole.
+    // The last line may be incomplete.
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let mut words = line.split(' ');
         let incarnation = words.next().context("an incarnation")?.parse()?;
@@ -42,7 +42,7 @@ fn lives(log: &PathBuf) -> anyhow::Result<BTreeMap<u64, (u64, u64)>> {
 #[test]
 fn a_strict_singleton_never_runs_twice() {
     let rounds: u64 = std::env::var("WHARF_ROUNDS").map_or(3, |text| text.parse().expect("a number"));
-    // A host that comes and goes three times gets nothing new for a while: no lab sees more of it.
+    // A host that comes and goes three times gets no new instances for a while, so no lab is reused more often.
     for first in (0..rounds).step_by(3) {
         lose_it(first..rounds.min(first + 3));
     }
@@ -64,14 +64,14 @@ fn lose_it(rounds: std::ops::Range<u64>) {
         let host = hosts.iter().find(|(_, containers)| !containers.is_empty()).expect("it runs").0.clone();
         let others: Vec<String> = lab.names().into_iter().filter(|name| *name != host).collect();
         match round % 3 {
-            // The agent lives and hears nobody.
+            // The agent runs but is cut off.
             0 => drop(lab.run(&["cut", &host, &others.join(",")]).expect("it is cut off")),
-            // Nobody is left on the host who knows.
+            // The agent dies, and the host is cut off.
             1 => {
                 lab.run(&["stop-wharf", &host]).expect("it is killed");
                 lab.run(&["cut", &host, &others.join(",")]).expect("it is cut off");
             }
-            // The network is well, and the agent dead.
+            // The network works, but the agent is dead.
             _ => drop(lab.run(&["stop-wharf", &host]).expect("it is killed")),
         }
         let after = until(SOON, "another one writes", || {

@@ -1,4 +1,4 @@
-//! What a spec says of a container's surroundings holds on real hosts: looked at from within, from beside, and by
+//! The settings of a spec take effect on real hosts: checked from within the container, from its neighbours, and with
 //! Docker.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tests::{lab::Lab, wait::until};
 const SOON: Duration = Duration::from_secs(60);
 const PATH: &str = "/api/v1/environments/default/stacks/sur";
 
-/// Asks the API of h1 as its command line does; the answer.
+/// Sends a request to the API of h1 as its command line does; returns the answer.
 fn put(lab: &Lab, body: &Value) -> anyhow::Result<Value> {
     let script = "
         token=$(sed -n 's/^token = \"\\(.*\\)\"$/\\1/p' \"$HOME/.config/wharf/config.toml\" | head -n1)
@@ -30,7 +30,7 @@ fn web(container: Value, more: Value) -> Value {
     service
 }
 
-/// All that a container can be given, looked at from within.
+/// A spec with all settings of a container.
 fn full() -> Value {
     let container = json!({
         "hostname": "{{.Service.Name}}-{{.Task.Slot}}",
@@ -128,7 +128,7 @@ fn what_a_spec_says_holds() {
     look_within(&lab);
     look_at_networks(&lab);
 
-    // What Docker would make up is refused, and comes when it is there.
+    // An instance with a missing volume is refused, and starts once the volume exists.
     until(SOON, "the missing volume is named", || {
         let instances = lab.exec("h1", &["wharf", "events", "default/sur/lost"])?;
         ensure!(instances.contains("volume outside is external and does not exist on this host"), "{instances}");
@@ -170,15 +170,15 @@ fn look_at_networks(lab: &Lab) {
     let connects = |service: &str, address: &str| {
         within(lab, service, 1, &format!("timeout 4 /bin/busybox nc {address} </dev/null")).is_ok()
     };
-    // No network: neither links nor a name.
+    // No network: neither interfaces nor a name.
     let links = within(lab, "alone", 1, "ls /sys/class/net").expect("it can be looked at");
     assert_eq!(links.trim(), "lo");
     calls("other", 1, "alone").expect_err("nobody finds it");
-    // The host's network: by its name, from both hosts.
+    // The host's network: reachable by its name, from both hosts.
     for slot in [1, 2] {
         until(SOON, "the host's network is reached", || calls("other", slot, "node:8099"));
     }
-    // Networks of the stack keep apart, and an internal one keeps inside.
+    // Networks of the stack separate services, and an internal one has no way outside.
     until(SOON, "who shares a network is reached", || {
         calls("front", 1, "back")?;
         calls("front", 1, "database")
@@ -189,7 +189,7 @@ fn look_at_networks(lab: &Lab) {
     let address = lab.docker(&host, &["inspect", "-f", shape, &back]).expect("it has an address");
     assert!(connects("front", &format!("{} 80", address.trim())), "they share a network");
     assert!(!connects("other", &format!("{} 80", address.trim())), "nor by its address");
-    // Of its own host a container reaches what is published; the other one is outside.
+    // On its own host a container reaches published ports; the other host is outside.
     assert!(connects("front", "10.97.0.1 7443") || connects("front", "10.97.0.2 7443"), "it reaches the outside");
     assert!(!connects("back", "10.97.0.1 7443") && !connects("back", "10.97.0.2 7443"), "it stays inside");
 }

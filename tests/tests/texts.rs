@@ -1,5 +1,5 @@
-//! What people read when instances cannot run: programs that crash, ports that others hold, hosts that do not
-//! suit. On real hosts, by the commands that people use.
+//! The messages when instances cannot run: crashing programs, ports in use, unsuitable hosts. On real hosts, with the
+//! commands that people use.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use tests::{lab::Lab, wait::until};
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// What `wharf ls` says of a stack's services.
+/// The messages of `wharf ls` about a stack's services.
 fn notes(lab: &Lab, stack: &str) -> anyhow::Result<Vec<String>> {
     let stacks: List<StackView> = lab.wharf("h1", &["ls"])?;
     let ours = stacks.items.into_iter().filter(|view| view.id.stack.as_str() == stack);
     Ok(ours.flat_map(|view| view.services).flat_map(|service| service.blocked).collect())
 }
 
-/// Deploys what does not come to run; the exit code and what was said.
+/// Deploys a stack that cannot run; returns exit code and messages.
 fn deploy(lab: &Lab, name: &str, compose: &str) -> (i32, String) {
     let file = lab.put_file("h1", &format!("{name}.yaml"), compose);
     let (code, _, said) = lab.try_exec("h1", &["wharf", "deploy", "-f", &file, "-n", name, "-y", "--wait", "30s"]);
     (code, said)
 }
 
-/// The hosts of the lab have two cards, as their Docker was told.
+/// Each host in the lab has two cards, as configured in its Docker.
 fn devices_are_given_to_one_instance_each(lab: &Lab) {
     let cards = |replicas: u32| {
         format!(
@@ -57,7 +57,7 @@ services:
     lab.exec("h1", &["wharf", "rm", "cards", "-y"]).expect("it goes");
 }
 
-/// A check that fails is said with what it printed, also while its program is started again and again.
+/// A failing health check is shown with its output, also while the program restarts repeatedly.
 fn a_failing_check_is_shown_with_its_output(lab: &Lab) {
     let flapping = "
 services:
@@ -91,7 +91,7 @@ services:
 fn what_cannot_run_says_why_and_what_to_do() {
     let lab = Lab::up(2);
 
-    // A program that crashes is tried again as often as it may be, over all hosts, and has failed then.
+    // A crashing program is retried up to its limit, over all hosts, and has then failed.
     let crashing = "
 services:
   web:
@@ -117,7 +117,7 @@ services:
     });
     lab.exec("h1", &["wharf", "rm", "crash", "-y"]).expect("it goes");
 
-    // A port that another process holds is named with it; one that another instance has, with that.
+    // The message for a port names the process that uses it, or says that another instance has it.
     lab.exec("h1", &["sh", "-c", "busybox httpd -p 8080 -h /var"]).expect("somebody else serves");
     let on_h1 = |port: u16| {
         format!(
@@ -147,7 +147,7 @@ services:
     devices_are_given_to_one_instance_each(&lab);
     a_failing_check_is_shown_with_its_output(&lab);
 
-    // What fits nowhere counts the hosts for each reason, before it is deployed as well.
+    // Services that fit nowhere: the message counts the hosts for each reason, also before the deployment.
     let too_large = "
 services:
   web:

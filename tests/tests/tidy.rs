@@ -1,4 +1,4 @@
-//! What neither the compiler nor clippy checks of the tree.
+//! Checks of the tree that neither the compiler nor clippy makes.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_path_buf()
 }
 
-/// Every file of ours that git knows or would know.
+/// Every file of ours that git tracks or would track.
 fn files(ending: &str) -> Vec<(String, String)> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])

@@ -1,4 +1,4 @@
-//! A host: a real reconciler over a Docker that exists only as a map.
+//! A host: a real reconciler over a Docker that is only a map.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,15 +27,15 @@ use crate::random::Random;
 
 /// A host with its agent, its ledger and its containers.
 pub struct Host {
-    /// What its agent says of it.
+    /// The facts that its agent reports.
     pub facts: HostFacts,
     /// Whether it has power.
     pub on: bool,
     /// Whether packets reach the coordinators.
     pub connected: bool,
-    /// What Docker shows.
+    /// The containers in its Docker.
     pub docker: BTreeMap<PartId, Container>,
-    /// What the agent observed last.
+    /// The agent's latest observation.
     pub report: Report,
     assignment: Assignment,
     memory: Memory,
@@ -43,13 +43,13 @@ pub struct Host {
     made: u64,
     /// How much faster its own clock runs, in thousandths.
     drift: i64,
-    /// Whether its agent is dead, and nobody starts it.
+    /// Whether its agent is dead and is not restarted.
     pub without_agent: bool,
-    /// Whether it hears nothing, although it is heard.
+    /// Whether packets from the host arrive, but none to it.
     pub deaf: bool,
-    /// The ends of leases by its own clock, soft and hard: they lie in memory, and outlive the agent.
+    /// The soft and hard ends of leases by the host's own clock. They are in memory and survive a restart of the agent.
     leases: BTreeMap<InstanceId, (i64, i64)>,
-    /// Containers whose first process ends with their lease.
+    /// Containers whose first process ends with the lease.
     guarded: BTreeSet<PartId>,
 }
 
@@ -80,7 +80,7 @@ impl Host {
             memory: Memory::default(),
             under_way: Vec::new(),
             made: 0,
-            // Up to a fiftieth in either direction.
+            // Up to 2 % in either direction.
             drift: (number as i64 * 7) % 41 - 20,
             without_agent: false,
             deaf: false,
@@ -89,12 +89,12 @@ impl Host {
         }
     }
 
-    /// What its own clock shows, which nobody sets.
+    /// The host's own clock, which is never adjusted.
     pub fn own_clock(&self, now: Timestamp) -> i64 {
         now.0 as i64 / 1000 * (1000 + self.drift) + now.0 as i64 % 1000
     }
 
-    /// A beat that was sent at that time by its own clock was answered.
+    /// A heartbeat sent at this time, by the host's clock, was answered.
     pub fn extend_leases(&mut self, sent: i64, grant: &Grant, now: Timestamp) {
         let clock = self.own_clock(now);
         for instance in &grant.instances {
@@ -106,7 +106,7 @@ impl Host {
         }
     }
 
-    /// What the guards do when time has passed: they know their lease and nothing else.
+    /// Lets the guards act after time has passed. They know only their lease.
     pub fn end_guarded(&mut self, now: Timestamp) {
         let clock = self.own_clock(now);
         let is_over = |id: &&PartId| self.leases.get(&id.instance).is_none_or(|(_, hard)| *hard <= clock);
@@ -114,18 +114,18 @@ impl Host {
         over.iter().for_each(|part| self.end_program(part, 137, now));
     }
 
-    /// Parts of strict singletons whose program runs.
+    /// The parts of strict singletons whose program runs.
     pub fn running_guarded(&self) -> impl Iterator<Item = &PartId> {
         self.running().filter(|id| self.guarded.contains(*id))
     }
 
-    /// Whether a strict singleton has no lease any more.
+    /// Whether a strict singleton's lease has expired.
     pub fn is_without_lease(&self, part: &PartId, now: Timestamp) -> bool {
         let soft = self.leases.get(&part.instance).map_or(0, |(soft, _)| *soft);
         self.guarded.contains(part) && soft <= self.own_clock(now)
     }
 
-    /// Whether the network that a part was started in is gone, and there is another one.
+    /// Whether the network in which a part was started has been replaced by another one.
     pub fn has_new_network(&self, part: &PartId) -> bool {
         let started_at = |part: &PartId| match self.docker.get(part)?.state {
             ContainerState::Running { started_at, .. } => Some(started_at),
@@ -133,18 +133,18 @@ impl Host {
         };
         let holder = part.instance.part(Part::Network);
         let is_later = started_at(&holder).zip(started_at(part)).is_some_and(|(network, own)| network >= own);
-        // It may have come while the part was about to be started: then that is done twice.
+        // The new network may have appeared while the start was under way; the part is then started twice.
         let came_again = self.memory.0.get(&holder).is_some_and(|local| local.observed.restart > 0);
         let noted = self.memory.0.get(part).is_some_and(|local| local.stopped == Some(Stopped::WithoutNetwork));
         is_later || (came_again && noted)
     }
 
-    /// Whether a part's program has ended with exit code 0 and is not started again.
+    /// Whether a part's program has ended with exit code 0 and is not restarted.
     pub fn has_ended_well(&self, part: &PartId) -> bool {
         self.memory.0.get(part).is_some_and(|local| local.observed.phase == Phase::Completed)
     }
 
-    /// Whether all parts of an instance are to end, because one has for good.
+    /// Whether all parts of an instance must end, because one has ended for good.
     pub fn is_over(&self, instance: &InstanceId) -> bool {
         let mut of_instance = self.memory.0.iter().filter(|(id, _)| id.instance == *instance);
         let is_end = |(id, local): (&PartId, &Local)| match local.observed.phase {
@@ -154,24 +154,24 @@ impl Host {
         of_instance.any(is_end)
     }
 
-    /// Whether its agent and the coordinators hear each other.
+    /// Whether packets pass in both directions between its agent and the coordinators.
     pub fn speaks(&self) -> bool {
         self.on && self.connected && !self.without_agent
     }
 
-    /// Whether what is sent to its agent arrives.
+    /// Whether messages to its agent arrive.
     pub fn hears(&self) -> bool {
         self.speaks() && !self.deaf
     }
 
-    /// Takes an assignment as the session does: the newest wins.
+    /// Accepts an assignment as a session does: the newest wins.
     pub fn receive(&mut self, assignment: Assignment) {
         if self.assignment.accepts(&assignment) {
             self.assignment = assignment;
         }
     }
 
-    /// One pass of the reconciler; returns the actions that it began.
+    /// Runs one pass of the reconciler; returns the actions that it started.
     pub fn pass(&mut self, now: Timestamp) -> Vec<Action> {
         let busy: BTreeSet<PartId> = self.under_way.iter().map(|action| action.part().clone()).collect();
         let clock = self.own_clock(now);
@@ -193,7 +193,7 @@ impl Host {
         next.actions
     }
 
-    /// Lets one action under way end, well or (in `failing` of 100 cases) not.
+    /// Finishes one action under way; in `failing` of 100 cases it fails.
     pub fn finish_one(&mut self, random: &mut Random, failing: usize, now: Timestamp) {
         if self.under_way.is_empty() {
             return;
@@ -216,7 +216,7 @@ impl Host {
         !self.under_way.is_empty()
     }
 
-    /// The agent dies and starts again. Of what was under way, some was done and nobody learned of it.
+    /// Restarts the agent. Some of the actions under way were done, but their results are lost.
     pub fn restart_agent(&mut self, random: &mut Random, now: Timestamp) {
         for action in std::mem::take(&mut self.under_way) {
             if random.chance(50) {
@@ -225,13 +225,13 @@ impl Host {
         }
     }
 
-    /// What the agent knew is gone.
+    /// Deletes the agent's ledger.
     pub fn lose_ledger(&mut self, nothing: Assignment) {
         self.assignment = nothing;
         self.memory = Memory::default();
     }
 
-    /// The power fails: programs end, the disk stays.
+    /// Cuts the power: programs end, the disk survives.
     pub fn lose_power(&mut self, random: &mut Random, now: Timestamp) {
         self.restart_agent(random, now);
         self.on = false;
@@ -254,7 +254,7 @@ impl Host {
         self.running().filter(|id| matches!(id.part, Part::Step(_))).cloned().collect()
     }
 
-    /// A program ends by itself.
+    /// Lets a program end by itself.
     pub fn end_program(&mut self, part: &PartId, exit_code: i64, now: Timestamp) {
         let Some(container) = self.docker.get_mut(part) else { return };
         if let ContainerState::Running { started_at, .. } = container.state {
@@ -263,7 +263,7 @@ impl Host {
         }
     }
 
-    /// What ends by design has done what it was to do, or has failed.
+    /// Lets a job end, well or with a failure.
     pub fn end_a_job(&mut self, random: &mut Random, now: Timestamp) {
         let ends = |spec: &ServiceSpec| spec.restart_of(&Part::Main).condition != RestartCondition::Any;
         let jobs = self.assignment.instances.iter().filter(|assigned| ends(&assigned.spec));
@@ -272,14 +272,14 @@ impl Host {
         }
     }
 
-    /// A health check changes its mind.
+    /// Changes the result of a health check.
     pub fn set_health(&mut self, part: &PartId, verdict: Health) {
         if let Some(Container { state: ContainerState::Running { health, .. }, .. }) = self.docker.get_mut(part) {
             *health = verdict;
         }
     }
 
-    /// What Docker does.
+    /// Docker's side of an action.
     fn perform(&mut self, action: &Action, now: Timestamp) -> ActionResult {
         let missing = || ActionResult::Failed("no such container".into());
         match action {
@@ -287,7 +287,7 @@ impl Host {
             Action::Create(part) => {
                 self.made += 1;
                 let id = format!("c{}", self.made);
-                // Docker gives addresses in turn, and again what was given up.
+                // Docker assigns addresses in turn, and reuses released ones.
                 let IpAddr::V4(host) = self.facts.address else { return missing() };
                 let address = Some([10, 42, host.octets()[3], (self.made % 250) as u8 + 2].into());
                 let container = Container {
@@ -305,7 +305,7 @@ impl Host {
                 self.docker.entry(part.clone()).or_insert(container);
                 ActionResult::Done
             }
-            // Docker says that nothing was to be done.
+            // Docker reports that there was nothing to do.
             Action::Start { part, .. } if self.running().any(|running| running == part) => ActionResult::Done,
             Action::Start { part, .. } => {
                 if let Some(port) = self.taken_port(part) {
@@ -319,7 +319,7 @@ impl Host {
                 let health = if self.is_checked(part) { Health::Starting } else { Health::Unchecked };
                 let Some(container) = self.docker.get_mut(part) else { return missing() };
                 container.state = ContainerState::Running { started_at: now, health };
-                // A guard whose lease is over does not even begin.
+                // A guard with an expired lease does not start the program.
                 self.end_guarded(now);
                 ActionResult::Done
             }
@@ -337,7 +337,7 @@ impl Host {
         }
     }
 
-    /// What the agent was told of a part's instance.
+    /// The assignment of a part's instance.
     fn assigned(&self, part: &PartId) -> Option<&AssignedInstance> {
         self.assignment.instances.iter().find(|assigned| assigned.id == part.instance)
     }
@@ -358,7 +358,7 @@ impl Host {
         others.flat_map(|other| self.ports_of(other)).find(|port| wanted.contains(port)).map(|(port, _)| port)
     }
 
-    /// Whether a health check belongs to the part.
+    /// Whether the part has a health check.
     pub fn is_checked(&self, part: &PartId) -> bool {
         let container = self.assigned(part).and_then(|assigned| assigned.spec.container_of(&part.part));
         container.is_some_and(|container| container.healthcheck.is_some())

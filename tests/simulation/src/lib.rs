@@ -1,8 +1,8 @@
-//! Both cores against a world that goes wrong: hosts come and go, letters get lost, come twice and
-//! overtake each other, leaders change, programs fail, people change their minds. After each step
-//! the invariants are checked; at the end everything is mended, and all must become as wanted.
+//! Both cores in a faulty world: hosts come and go; messages are lost, duplicated and reordered; leaders change;
+//! programs fail; users change their minds. The invariants are checked after each step. At the end all faults are
+//! repaired, and the cluster must reach the wanted state.
 //!
-//! It is deterministic: a seed that fails once fails always. Nothing waits, no thread runs.
+//! The simulation is deterministic: a failing seed always fails. It uses no timers and no threads.
 
 mod host;
 mod oracle;
@@ -14,10 +14,10 @@ use coordinator_core::{Batch, State, level};
 
 use world::World;
 
-/// How many things happen before everything is mended.
+/// The number of steps before all faults are repaired.
 const STEPS: u64 = 400;
 
-/// Runs one seed; an error names the rule that was broken.
+/// Runs one seed. The error names the broken rule.
 pub fn run(seed: u64) -> Result<(), String> {
     play(seed, level::LEVEL).map(drop)
 }

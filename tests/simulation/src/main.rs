@@ -1,4 +1,4 @@
-//! Runs many seeds: `simulation [FIRST] [COUNT] [--fail-fast]`; with the last word it ends at the first that fails.
+//! Runs many seeds: `simulation [FIRST] [COUNT] [--fail-fast]`; with the last option it stops at the first failure.
 
 use std::{
     process::ExitCode,

@@ -1,4 +1,4 @@
-//! What must hold at every moment. The numbers are those of the design's invariants.
+//! The invariants, numbered as in the design.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,35 +23,35 @@ use coordinator_core::{
 
 use crate::host::Host;
 
-/// Nothing, or which rule was broken and by what.
+/// The broken rule and its cause, if any.
 pub type Checked = Result<(), String>;
 
-/// What has been ordered so far, to judge agents by.
+/// The history of orders and events by which agents and plans are judged.
 #[derive(Default)]
 pub struct Oracle {
-    /// Instances that the cluster has at some time ordered to end, or has forgotten.
+    /// Instances that the cluster has ordered to end, or has forgotten.
     ended: BTreeSet<InstanceId>,
-    /// Instances whose container was reported gone.
+    /// Instances whose container was reported as removed.
     purged: BTreeSet<InstanceId>,
-    /// The runs of schedules that were begun, by when they were due.
+    /// The started runs of schedules, by their due time.
     begun: BTreeSet<(ServiceId, Timestamp)>,
-    /// Instances that ran again after their host had given them up. What was theirs may be another's by
-    /// then; Docker gives a port to one of them.
+    /// Instances that ran again after their host had given up on them. Their ports may have been booked for others;
+    /// Docker gives a port to only one of them.
     revived: BTreeSet<InstanceId>,
-    /// What slots have done.
+    /// The tasks that slots have completed.
     done: BTreeSet<(SlotId, Key)>,
-    /// What has failed for good in slots, since a person last had it tried again.
+    /// The tasks that have failed for good in slots since a person last requested a retry.
     failed: BTreeSet<(SlotId, Key)>,
-    /// The retries that slots have used up, by what they are for and the revision.
+    /// The retries that slots have used, by task and revision.
     retries: BTreeMap<(SlotId, Key, u64), u32>,
-    /// Slots and revisions of which an instance failed.
+    /// Slots and revisions with a failed instance.
     failures: BTreeSet<(SlotId, u64)>,
-    /// What hosts were told of names, step by step.
+    /// The directory as hosts have received it, step by step.
     directory: Directory,
 }
 
 impl Oracle {
-    /// Applies a proposal and compares the state before with the state after.
+    /// Applies a proposal and compares the states before and after.
     pub fn apply(&mut self, cluster: &mut State, batch: &Batch) -> Checked {
         let before = cluster.clone();
         for proposal in &batch.proposals {
@@ -95,14 +95,14 @@ impl Oracle {
             }
         }
         if let (Command::Retry(service), [Outcome::Done { .. }]) = (&proposal.command, &outcome[..]) {
-            // Of slots that have not failed, what was tried stays.
+            // The counters of slots that have not failed are kept.
             let is_anew =
                 |slot: &SlotId| slot.service == *service && before.slots().get(slot) != cluster.slots().get(slot);
             self.failed.retain(|(slot, _)| slot.service != *service);
             self.retries.retain(|(slot, ..), _| !is_anew(slot));
             self.failures.retain(|(slot, _)| slot.service != *service);
         }
-        // A service that is gone and comes again begins anew.
+        // A service that is removed and deployed again starts from zero.
         let is_there = |slot: &SlotId| cluster.slots().contains_key(slot);
         self.done.retain(|(slot, _)| is_there(slot));
         self.failed.retain(|(slot, _)| is_there(slot));
@@ -122,8 +122,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// I13: the directory that is followed is the one of the state, names what serves and nothing that is to end, and
-    /// no two services have the same address.
+    /// I13: the directory built from differences equals that of the state; it names instances that serve and none that
+    /// must end, and no two services share an address.
     fn names_lead_where_they_should(&mut self, before: &State, cluster: &State) -> Checked {
         view::follow(&mut self.directory, before, cluster);
         if self.directory != view::directory(cluster) {
@@ -144,7 +144,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// I3 and I4: what instances reserve exists, and a port or device is booked once.
+    /// I3 and I4: reserved resources exist, and each port and device is booked only once.
     fn hosts_are_not_overbooked(&self, cluster: &State) -> Checked {
         for (host, record) in cluster.hosts() {
             let capacity = record.capacity();
@@ -176,7 +176,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Notes what an observation that was taken says of an instance's end.
+    /// Records the end of an instance from an accepted observation.
     fn note_end(&mut self, before: &State, after: &State, host: HostId, id: &InstanceId) {
         let (Some(old), Some(new)) = (before.instances().get(id), after.instances().get(id)) else { return };
         let is_lost = matches!(old.verdict, Verdict::Lost { .. });
@@ -184,7 +184,7 @@ impl Oracle {
             return;
         }
         let (slot, task, revision) = (id.slot.clone(), key(new.task), new.revision);
-        // What is told of it after its end is no news.
+        // Observations after the end are not new.
         if !is_lost && old.observed.retries != new.observed.retries {
             self.retries.insert((slot.clone(), task, revision), new.observed.retries);
         }
@@ -210,7 +210,7 @@ impl Oracle {
         }
     }
 
-    /// I14: what has ended, well or failed for good, is not begun again, wherever and for whatever reason.
+    /// I14: a task that has ended, well or for good, is not started again anywhere.
     fn ended_is_ended(&self, before: &State, placement: &Placement) -> Checked {
         let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
         let task = task_of(service, placement.revision);
@@ -222,7 +222,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// I15: a service changes after what it depends on.
+    /// I15: a service changes only after its dependencies.
     fn dependencies_come_first(&self, before: &State, placement: &Placement) -> Checked {
         let id = &placement.slot.service;
         let Some(service) = before.service(id).filter(|service| placement.revision == service.revision) else {
@@ -234,7 +234,7 @@ impl Oracle {
         }
     }
 
-    /// What a service that changes has to wait for, if there is something.
+    /// The first dependency that a changing service must still wait for.
     fn unreached(&self, cluster: &State, id: &ServiceId, service: &Service) -> Option<String> {
         let changes = service.stable.as_ref().is_none_or(|stable| stable.revision != service.revision);
         if !changes || service.rollout.state != RolloutState::Rolling {
@@ -261,7 +261,7 @@ impl Oracle {
         None
     }
 
-    /// Whether an instance of an earlier revision is all that there is of its slot.
+    /// Whether an instance of an earlier revision is the only one in its slot.
     fn stands_in(&self, cluster: &State, id: &InstanceId, service: &Service) -> bool {
         let task = task_of(service, service.revision);
         let over = [&self.done, &self.failed].iter().any(|all| all.contains(&(id.slot.clone(), task)));
@@ -269,7 +269,7 @@ impl Oracle {
         !over && filling.all(|(other, i)| other == id && i.revision != service.revision)
     }
 
-    /// I16: retries are counted for the slot and what it is to do, over all instances and hosts.
+    /// I16: retries are counted for the slot and its task, over all instances and hosts.
     fn retries_go_on(&self, before: &State, after: &State, placement: &Placement) -> Checked {
         let Some(service) = before.service(&placement.slot.service) else { return Ok(()) };
         let slot = &placement.slot;
@@ -282,8 +282,8 @@ impl Oracle {
         }
     }
 
-    /// I17 and I18, of a plan: what does not change yet is not ended for the change, and a revision begins with a
-    /// clean slate.
+    /// I17 and I18 for plans: instances that do not change yet are not ended for the change, and a revision starts
+    /// without earlier failures.
     pub fn judge_plan(&self, cluster: &State, planned: &Plan) -> Checked {
         for command in &planned.commands {
             let Command::Desire { instance, desired } = command else { continue };
@@ -323,7 +323,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// I9: no agent ends what runs without an order or its own policy; and none starts what is over.
+    /// I9: no agent ends a running instance without an order or its own policy, and none starts an instance that is
+    /// over.
     pub fn judge_action(&self, host: &Host, action: &Action, known: &State, now: Timestamp) -> Checked {
         let part = action.part();
         let instance = &part.instance;
@@ -347,7 +348,7 @@ impl Oracle {
     }
 }
 
-/// I19: a host that says that an instance has ended runs no part of it.
+/// I19: a host that reports the end of an instance runs no part of it.
 pub fn what_has_ended_does_not_run(host: &Host) -> Checked {
     for (id, observed) in host.report.instances.iter().filter(|(_, observed)| observed.phase.is_terminal()) {
         if let Some(part) = host.running().find(|part| part.instance == *id) {
@@ -357,10 +358,10 @@ pub fn what_has_ended_does_not_run(host: &Host) -> Checked {
     Ok(())
 }
 
-/// A task as a key: a revision, or the time of a run.
+/// A task as a key: a revision, or the due time of a run.
 type Key = (u8, u64);
 
-/// The run before the first.
+/// The key before the first run.
 const BEFORE_THE_FIRST: Key = (1, 0);
 
 fn key(task: Task) -> Key {
@@ -370,12 +371,12 @@ fn key(task: Task) -> Key {
     }
 }
 
-/// What an instance of a revision is to do.
+/// The task of an instance of this revision.
 fn task_of(service: &Service, revision: u64) -> Key {
     if service.spec.cron.is_some() { (1, service.runs.due.0) } else { (0, revision) }
 }
 
-/// Nothing new comes to a host that is cordoned or emptied, and nothing to one that has not its data.
+/// Cordoned and draining hosts get no new instances, and no host gets an instance whose data is elsewhere.
 fn hosts_take_what_people_let_them(before: &State, placement: &Placement) -> Checked {
     let host = before.hosts().get(&placement.host).ok_or("a host that is gone got an instance")?;
     if host.availability != Availability::Active {
@@ -396,8 +397,7 @@ fn hosts_take_what_people_let_them(before: &State, placement: &Placement) -> Che
     }
 }
 
-/// I9: what runs on a host that has been heard of for a while is not replaced, unless it is outdated or its
-/// host is emptied.
+/// I9: an instance on a host that has been heard for a while is not replaced, unless it is outdated or its host drains.
 fn only_the_lost_are_replaced(before: &State, replaced: Option<&InstanceId>, batch: &Batch) -> Checked {
     let Some(replaced) = replaced else { return Ok(()) };
     let Some(instance) = before.instances().get(replaced) else { return Ok(()) };
@@ -409,7 +409,7 @@ fn only_the_lost_are_replaced(before: &State, replaced: Option<&InstanceId>, bat
     }
 }
 
-/// Of a revision that is not promoted there are no more than its canary, which is replaced one by one at most.
+/// A revision that is not promoted has at most its canary, which is replaced one by one.
 fn canaries_are_small(cluster: &State, id: &ServiceId) -> Checked {
     let Some((service, canary)) = cluster.service(id).and_then(|service| Some((service, service.canary()?))) else {
         return Ok(());
@@ -420,7 +420,7 @@ fn canaries_are_small(cluster: &State, id: &ServiceId) -> Checked {
     if slots.len() > most { Err(format!("{id} has a canary of {} instead of {most}", slots.len())) } else { Ok(()) }
 }
 
-/// I2: of a strict singleton's slot one instance runs at most, wherever.
+/// I2: at most one instance of a strict singleton's slot runs anywhere.
 pub fn strict_singletons_are_alone<'a>(hosts: impl Iterator<Item = &'a Host>) -> Checked {
     let mut running: BTreeMap<&SlotId, &InstanceId> = BTreeMap::new();
     for id in hosts.flat_map(Host::running_guarded).map(|part| &part.instance) {
@@ -431,7 +431,7 @@ pub fn strict_singletons_are_alone<'a>(hosts: impl Iterator<Item = &'a Host>) ->
     Ok(())
 }
 
-/// What a stack is said to be is what its services are.
+/// The state of a stack matches that of its services.
 fn stacks_say_what_is(cluster: &State) -> Checked {
     for (id, stack) in cluster.stacks() {
         let says = |(name, service): (&_, &Service)| stack.spec.services.get(name) == Some(&*service.spec);
@@ -445,7 +445,7 @@ fn stacks_say_what_is(cluster: &State) -> Checked {
     Ok(())
 }
 
-/// I1: a slot has at most one instance that fills it, or two while one takes the place of the other.
+/// I1: a slot has at most one instance that fills it, or two while one replaces the other.
 fn slots_are_filled_once(cluster: &State) -> Checked {
     let mut filled: BTreeMap<&SlotId, usize> = BTreeMap::new();
     for (id, _) in cluster.instances().iter().filter(|(_, instance)| instance.fills_slot()) {
@@ -458,7 +458,7 @@ fn slots_are_filled_once(cluster: &State) -> Checked {
     Ok(())
 }
 
-/// I5: what is observed only rises, what is desired only moves onward, and no instance moves.
+/// I5: observations only rise, wanted states only move forward, and no instance changes its host.
 fn observations_only_rise(before: &State, after: &State) -> Checked {
     for (id, instance) in after.instances() {
         let Some(earlier) = before.instances().get(id) else { continue };
@@ -481,12 +481,12 @@ fn observations_only_rise(before: &State, after: &State) -> Checked {
     }
 }
 
-/// I8: a command that is refused changes nothing but the clock.
+/// I8: a refused command changes nothing but the clock.
 fn refusals_change_nothing(before: &State, batch: &Batch, command: &Command) -> Checked {
     let mut again = before.clone();
     let outcome = again.apply(&Batch { at: batch.at, proposals: vec![command.clone().into()] });
     if !matches!(outcome[..], [Outcome::Rejected(_)]) {
-        // The refusal was that of an earlier request with the same id.
+        // The refusal belonged to an earlier request with the same id.
         return Ok(());
     }
     let mut expected = before.clone();
@@ -494,7 +494,7 @@ fn refusals_change_nothing(before: &State, batch: &Batch, command: &Command) -> 
     if again == expected { Ok(()) } else { Err(format!("I8: a refused command changed the state: {command:?}")) }
 }
 
-/// I11: what runs is what is wanted. Services that fit nowhere may lack instances.
+/// I11: the running instances are the wanted ones. Services that fit nowhere may lack instances.
 pub fn what_runs_is_wanted<'a>(
     cluster: &State,
     hosts: impl Iterator<Item = &'a Host> + Clone,
@@ -519,7 +519,7 @@ pub fn what_runs_is_wanted<'a>(
             let wanted = plan::wanted_slots(cluster, &service_id, service);
             for number in wanted.into_iter().filter(|_| !blocked.contains(&service_id)) {
                 let slot = service_id.slot(number);
-                // While nothing more is changed, slots are filled with what served; that may have ended by design.
+                // While a rollout is stopped, slots may keep what served before, and that may have ended by design.
                 let held_back = cluster.held_back(&service_id, service).map(|version| version.revision);
                 let mut tasks =
                     held_back.into_iter().chain([service.revision]).map(|revision| service.task_of(revision));
@@ -531,7 +531,7 @@ pub fn what_runs_is_wanted<'a>(
                 let Some((id, instance)) = filling.next() else { return Err(format!("I11: nothing fills {slot}")) };
                 let waits = service.canary().is_some_and(|canary| canary.promote_after.is_none());
                 if service.rollout.state == RolloutState::Paused || waits {
-                    // A person has to decide; until then whatever serves goes on.
+                    // A person must decide; until then the serving instances stay.
                     continue;
                 }
                 if let Some((other, _)) = filling.next() {
@@ -558,7 +558,7 @@ pub fn what_runs_is_wanted<'a>(
     Ok(())
 }
 
-/// Parts run together: all but steps, and sidekicks that have ended well.
+/// All parts of an instance run, except steps, and sidekicks that have ended well.
 fn instances_are_whole(part: &PartId, running: &BTreeSet<&PartId>, instance: &Instance, host: &Host) -> Checked {
     let order = instance.spec.start_order(&part.instance.service().service).unwrap_or_default();
     for other in order.into_iter().map(|other| part.instance.part(other)) {
@@ -575,7 +575,7 @@ fn instances_are_whole(part: &PartId, running: &BTreeSet<&PartId>, instance: &In
     Ok(())
 }
 
-/// I12: nothing is kept of what is over, one ended instance for each slot aside.
+/// I12: no records remain of what is over, except one ended instance per slot.
 pub fn nothing_is_left_over(cluster: &State) -> Checked {
     let mut kept: BTreeSet<&SlotId> = BTreeSet::new();
     for (id, instance) in cluster.instances().iter().filter(|(_, instance)| !instance.fills_slot()) {

@@ -1,4 +1,4 @@
-//! What people ask for: stacks of every shape that matters to the cores.
+//! Requests of users: stacks of every shape that matters to the cores.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +23,9 @@ fn name(text: &str) -> Name {
     Name::parse(text).expect("it is a name")
 }
 
-/// Something that a person does.
+/// A random request of a user.
 ///
-/// Some people want strict singletons most of the time.
+/// Some users want strict singletons most of the time.
 pub fn request(random: &mut Random, cluster: &State, now: Timestamp, strict: bool) -> Command {
     let stack = StackId { environment: default_environment(), stack: name(["shop", "blog"][random.below(2)]) };
     match random.below(16) {
@@ -63,7 +63,7 @@ pub fn request(random: &mut Random, cluster: &State, now: Timestamp, strict: boo
     }
 }
 
-/// A person goes back to a revision of a stack, if there is one.
+/// Rolls a stack back to an earlier revision, if there is one.
 fn back_to_an_earlier_one(random: &mut Random, cluster: &State, id: StackId) -> Command {
     let kept = cluster.stacks().get(&id).and_then(|stack| random.pick(stack.history.iter()));
     match kept.map(|kept| kept.spec.clone()) {
@@ -75,11 +75,11 @@ fn back_to_an_earlier_one(random: &mut Random, cluster: &State, id: StackId) -> 
     }
 }
 
-/// Hosts are closed and opened, most often opened.
+/// Changes a host's availability, most often to active.
 fn availability(random: &mut Random, cluster: &State, now: Timestamp) -> Command {
     let host = random.pick(cluster.hosts().keys().copied()).expect("the first host never goes");
     if random.chance(15) {
-        // Less than what is reserved already would be no fault of the planner.
+        // A factor below what is already reserved would not be the planner's fault.
         let before = cluster.hosts().get(&host).map_or(100, |host| host.oversubscription.cpu);
         let hundredths = before + random.below(50) as u32;
         let oversubscription = Oversubscription { cpu: hundredths, memory: hundredths };
@@ -119,7 +119,7 @@ fn stack_spec(random: &mut Random, strict: bool) -> StackSpec {
     StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() }
 }
 
-/// Makes a service one that ends by design, in one of the ways to write that.
+/// Turns a service into one that ends by design, in one of the possible ways.
 fn ends_by_design(random: &mut Random, spec: &mut ServiceSpec) {
     spec.container.restart.condition = [RestartCondition::None, RestartCondition::OnFailure][random.below(2)];
     if spec.mode == Mode::Replicated && !spec.strict_singleton && random.chance(50) {
@@ -190,7 +190,7 @@ fn service(random: &mut Random, strict: bool) -> ServiceSpec {
     spec
 }
 
-/// Sidekicks that wait for one another, and steps before the start.
+/// Adds sidekicks that wait for one another, and steps before the start.
 fn add_parts(random: &mut Random, spec: &mut ServiceSpec) {
     let conditions =
         [RestartCondition::None, RestartCondition::OnFailure, RestartCondition::Any, RestartCondition::Any];

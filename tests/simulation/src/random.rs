@@ -1,4 +1,4 @@
-//! Randomness that a seed repeats.
+//! Pseudorandom numbers, repeatable by their seed.
 
 /// A SplitMix64 generator (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// A number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
@@ -28,7 +28,7 @@ impl Random {
         self.below(100) < percent
     }
 
-    /// One of them; nothing of nothing.
+    /// A random element; `None` if there is none.
     pub fn pick<T: Clone>(&mut self, choices: impl IntoIterator<Item = T>) -> Option<T> {
         let choices: Vec<T> = choices.into_iter().collect();
         if choices.is_empty() { None } else { Some(choices[self.below(choices.len())].clone()) }

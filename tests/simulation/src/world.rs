@@ -1,4 +1,4 @@
-//! A cluster whose time, network, disks and people are a seed's.
+//! A cluster whose time, network, disks and users follow from a seed.
 
 mod settle;
 
@@ -35,15 +35,15 @@ use crate::{
 const CLUSTER: ClusterId = ClusterId([7; 10]);
 const BEGINNING: Timestamp = Timestamp(1_700_000_000_000);
 const TOKEN: TokenId = TokenId([1; 5]);
-/// How long a leader that is deposed goes on answering: the link's other end gives the real bound.
+/// How long a deposed leader keeps answering; in reality the link enforces this bound.
 const STEP_DOWN: Span = Span::seconds(2);
 
-/// Something on its way. Letters get lost, come twice, and overtake each other.
+/// A message under way. Messages may be lost, duplicated and reordered.
 #[derive(Clone)]
 enum Letter {
     Assignment(HostId, Assignment),
     Report(HostId, Report),
-    /// The answer to a beat, with what the host's own clock showed when it was sent.
+    /// The answer to a heartbeat, with the host's own clock at its sending.
     Answer(HostId, i64, Grant),
 }
 
@@ -55,7 +55,7 @@ impl Letter {
     }
 }
 
-/// What the leader knows of a host that speaks with it.
+/// The leader's knowledge about a host with a session.
 #[derive(Default)]
 struct Session {
     unknown: BTreeSet<InstanceId>,
@@ -63,14 +63,14 @@ struct Session {
     heard_report: Option<Report>,
 }
 
-/// A leader that does not know yet that it leads no more: it answers from what it knew then.
+/// A deposed leader that does not know it yet: it answers from its old state.
 struct Deposed {
     cluster: State,
     until: Timestamp,
     hosts: BTreeSet<HostId>,
 }
 
-/// All of it.
+/// The whole simulated cluster.
 pub struct World {
     random: Random,
     now: Timestamp,
@@ -78,21 +78,21 @@ pub struct World {
     oracle: Oracle,
     log: Vec<Batch>,
     planner: Planner,
-    /// Proposed and not decided upon yet.
+    /// Proposals that are not committed yet.
     in_flight: Vec<Batch>,
     letters: Vec<Letter>,
     leading_since: Timestamp,
-    /// How far the leader's clock is ahead of the time: no two coordinators have the same.
+    /// How far the leader's clock is ahead. No two coordinators have the same clock.
     ahead: Span,
     heard: BTreeMap<HostId, Timestamp>,
     sessions: BTreeMap<HostId, Session>,
     deposed: Option<Deposed>,
     hosts: BTreeMap<HostId, Host>,
-    /// Hosts that were removed and that nobody has switched off.
+    /// Hosts that were removed but still run.
     removed: Vec<Host>,
-    /// Whether people seldom ask for anything, so that what goes wrong has time to.
+    /// Whether users rarely act, so that faults have time to take effect.
     is_left_alone: bool,
-    /// Whether everything that is sent arrives at once.
+    /// Whether all messages arrive at once.
     calm: bool,
     joined: u64,
     requests: u64,
@@ -175,7 +175,7 @@ impl World {
         self.commit(vec![Command::Admit(Box::new(admission)).into()])
     }
 
-    /// Decides upon a batch at once.
+    /// Commits a batch at once.
     fn commit(&mut self, proposals: Vec<Proposal>) -> Checked {
         self.decide(Batch { at: self.leaders_clock(), proposals })
     }
@@ -193,12 +193,12 @@ impl World {
         }
     }
 
-    /// How many things happen, if it is so many in a busy cluster.
+    /// The number of steps, given the number for a busy cluster.
     pub fn length(&self, busy: u64) -> u64 {
         if self.is_left_alone { 4 * busy } else { busy }
     }
 
-    /// One thing happens.
+    /// Performs one random step.
     pub fn step(&mut self) -> Checked {
         self.happen()?;
         strict_singletons_are_alone(self.hosts.values().chain(&self.removed))
@@ -206,7 +206,7 @@ impl World {
 
     fn happen(&mut self) -> Checked {
         match self.random.below(100) {
-            // Left alone, a cluster gets further between two things that go wrong.
+            // Without users, a cluster gets further between two faults.
             0..85 => (0..if self.is_left_alone { 5 } else { 1 }).try_for_each(|_| self.go_on()),
             85..92 => self.pass_time(),
             92..95 if self.is_left_alone && self.random.chance(85) => self.pass_time(),
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    /// One of its parts does some of its work.
+    /// Lets one part of the cluster do some work.
     fn go_on(&mut self) -> Checked {
         match self.random.below(85) {
             0..20 => self.some_host(World::pass),
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// Time passes: hosts that have a session send beats, and guards look at the clock.
+    /// Lets time pass: hosts with a session send heartbeats, and guards look at the clock.
     fn advance(&mut self, span: Span) -> Checked {
         self.now = self.now + span;
         let with_session: Vec<HostId> = self.sessions.keys().copied().collect();
@@ -273,7 +273,7 @@ impl World {
         strict_singletons_are_alone(self.hosts.values().chain(&self.removed))
     }
 
-    /// A beat that a host sent then is answered.
+    /// Answers a heartbeat that a host sent at this time.
     fn answer(&mut self, id: HostId, sent: Timestamp, grant: Grant) {
         let Some(host) = self.hosts.get(&id).filter(|_| !grant.instances.is_empty()) else { return };
         let letter = Letter::Answer(id, host.own_clock(sent), grant);
@@ -293,7 +293,7 @@ impl World {
         what_has_ended_does_not_run(host)
     }
 
-    /// The leader plans what has changed; a look at everything gives the same.
+    /// Plans the changes, and checks that a full plan gives the same.
     fn plan(&mut self) -> Checked {
         let found = self.planner.plan(&self.cluster, self.moment());
         let all = plan(&self.cluster, self.moment());
@@ -314,7 +314,7 @@ impl World {
         Moment { now: by(self.now), leading_since: by(self.leading_since) }
     }
 
-    /// One proposal is decided upon, perhaps twice, perhaps long after it was made.
+    /// Commits one proposal, possibly twice, possibly long after it was made.
     fn decide_some(&mut self) -> Checked {
         if self.in_flight.is_empty() {
             return Ok(());
@@ -324,7 +324,7 @@ impl World {
         self.decide(batch)
     }
 
-    /// A host and the leader exchange what is new.
+    /// Exchanges new messages between a host and the leader.
     fn speak(&mut self, id: HostId) -> Checked {
         let Some(host) = self.hosts.get(&id).filter(|host| host.speaks()) else { return Ok(()) };
         if self.deposed.as_ref().is_some_and(|deposed| deposed.hosts.contains(&id)) {
@@ -356,14 +356,14 @@ impl World {
         if self.letters.is_empty() {
             return;
         }
-        // Most letters come soon after they were sent, some after all that followed.
+        // Most messages arrive soon after they were sent, some after all later ones.
         let recent = self.letters.len().saturating_sub(4);
         let first = if self.random.chance(80) { recent } else { 0 };
         let chosen = first + self.random.below(self.letters.len() - first);
         let letter = self.letters.remove(chosen);
         self.deliver(letter.clone());
         if self.random.chance(25) {
-            // It comes once more, maybe much later.
+            // The message is duplicated; the copy may arrive much later.
             self.letters.push(letter);
         }
     }
@@ -407,7 +407,7 @@ impl World {
         self.propose(judged);
     }
 
-    /// A person asks for something; the request may come twice under one id.
+    /// Makes a random request, which may arrive twice with the same id.
     fn ask(&mut self) -> Checked {
         if self.random.chance(10) {
             return self.change_of_mind();
@@ -423,7 +423,7 @@ impl World {
         self.commit(vec![proposal])
     }
 
-    /// A person empties a host and thinks better of it, when the leader has begun to act on it.
+    /// Drains a host and cancels it after the leader has started to act.
     fn change_of_mind(&mut self) -> Checked {
         let Some(host) = self.random.pick(self.hosts.keys().copied()) else { return Ok(()) };
         let availability = Availability::Draining { deadline: self.leaders_clock() + Span::seconds(60) };
@@ -488,7 +488,7 @@ impl World {
             14 => self.restore_from_snapshot()?,
             15 if self.random.chance(30) => self.letters.clear(),
             16 => self.some_host(|world, id| {
-                // Its disk is replaced under the running containers. What it has told is told.
+                // The disk is replaced under running containers. Reports that were sent remain.
                 let told = |batch: &Batch| {
                     batch.proposals.iter().any(|p| matches!(p.command, Command::Observe { host, .. } if host == id))
                 };
@@ -507,12 +507,12 @@ impl World {
         Ok(())
     }
 
-    /// A new leader: sessions begin anew, and what the old one had proposed may or may not come.
+    /// Changes the leader: sessions start again, and open proposals of the old leader may or may not be committed.
     fn change_leader(&mut self) {
         self.leading_since = self.now;
         self.ahead = Span(self.random.below(120_000) as u64);
         self.heard.clear();
-        // Some hosts are left on the old one's side, and hear nothing of the new one while it answers.
+        // Some hosts stay on the old leader's side and do not hear of the new one while the old one answers.
         let with_session = std::mem::take(&mut self.sessions).into_keys();
         let hosts = with_session.filter(|_| self.random.chance(50)).collect();
         self.deposed = Some(Deposed { cluster: self.cluster.clone(), until: self.now + STEP_DOWN, hosts });
@@ -537,7 +537,7 @@ impl World {
         let Some(id) = self.random.pick(self.hosts.keys().copied().filter(|id| *id != host_id(1))) else {
             return Ok(());
         };
-        // Its owner takes its containers with it, or forgets to.
+        // The owner removes the containers as well, or forgets to.
         let host = self.hosts.remove(&id);
         self.removed.extend(host.filter(|_| self.random.chance(50)));
         self.sessions.remove(&id);
@@ -545,7 +545,7 @@ impl World {
         self.commit(vec![Command::RemoveHost(id).into()])
     }
 
-    /// A member that comes back from a snapshot has the same state.
+    /// A member that restarts from a snapshot has the same state.
     fn restore_from_snapshot(&mut self) -> Checked {
         let bytes = codec::encode(&self.cluster).map_err(|error| error.to_string())?;
         let restored: State = codec::decode(&bytes).map_err(|error| error.to_string())?;
@@ -571,7 +571,7 @@ impl World {
     }
 }
 
-/// Times by which much more is lost and replaced.
+/// Times that make losses and replacements frequent.
 fn fast() -> Settings {
     Settings {
         heartbeat: Span::seconds(2),

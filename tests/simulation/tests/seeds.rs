@@ -1,4 +1,4 @@
-//! The short form of `scripts/simulate`, in two halves, which run side by side.
+//! The short form of `scripts/simulate`, in two halves that run side by side.
 
 use std::ops::Range;
 

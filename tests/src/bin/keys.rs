@@ -1,4 +1,4 @@
-//! Writes what the table of compose's keys says into the documentation.
+//! Writes the tables of compose keys into the documentation.
 
 use std::{fs, io};
 

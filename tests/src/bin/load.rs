@@ -1,5 +1,5 @@
-//! Load, and proof of what it left: writes that are remembered once acknowledged, writes as fast
-//! as they go, and the disk's own speed.
+//! Load, and checks of its result: acknowledged writes must be remembered; writes at full speed; and the speed of the
+//! disk.
 
 use std::{
     collections::BTreeSet,
@@ -32,19 +32,18 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Load {
-    /// Writes one key after the other until its input ends; prints a line with time and key for
-    /// each acknowledgement.
+    /// Writes one key after the other until its input ends. Prints a line with time and key for each acknowledgement.
     Write {
-        /// What the keys begin with.
+        /// The prefix of the keys.
         prefix: String,
-        /// How long, in seconds.
+        /// The duration in seconds.
         #[arg(long, default_value_t = 3600)]
         seconds: u64,
     },
-    /// Sends each datagram back that comes to a port, until it is ended.
+    /// Returns every datagram that arrives on a port, until it is killed.
     Hear { port: u16 },
-    /// Sends a datagram every 0.1 s to all of the servers, from the same port and without a pause; says how many of them none
-    /// sent back, and the longest time without one. A file always holds how many were sent, and how many came back.
+    /// Sends a datagram to all servers every 0.1 s, always from the same port. Prints how many got no answer, and the
+    /// longest time without one. A file always holds the numbers of datagrams sent and returned.
     Datagrams {
         seconds: f64,
         #[arg(long, value_delimiter = ',')]
@@ -52,7 +51,7 @@ enum Load {
         #[arg(long)]
         file: Option<PathBuf>,
     },
-    /// Reads lines of `write` and expects every key to be there.
+    /// Reads lines from `write` and checks that every key exists.
     Verify,
     /// Writes from many clients and prints rate and latency as JSON.
     Bench {
@@ -66,13 +65,13 @@ enum Load {
         #[arg(long, value_delimiter = ',')]
         servers: Vec<SocketAddr>,
     },
-    /// Calls every healthy instance of a service again and again until its input ends; prints the number of
-    /// calls and a line for each that failed.
+    /// Calls every healthy instance of a service until its input ends. Prints the number of calls, and a line for each
+    /// failed one.
     Call {
         /// The service, `stack/service`.
         service: String,
     },
-    /// Appends 1 KiB and syncs, again and again, and prints the rate as JSON.
+    /// Appends 1 KiB and syncs, repeatedly, and prints the rate as JSON.
     Disk {
         directory: PathBuf,
         #[arg(long, default_value_t = 3)]
@@ -82,9 +81,9 @@ enum Load {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Target {
-    /// The keys of a wharf cluster, by HTTPS; the cluster of the context in use.
+    /// The keys of a wharf cluster by HTTPS; the cluster is that of the default context.
     Wharf,
-    /// etcd's JSON gateway of the version 3 API.
+    /// etcd's JSON gateway for the version 3 API.
     EtcdGateway,
     /// etcd's version 2 API.
     EtcdV2,
@@ -114,7 +113,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// How often a datagram is sent.
+/// The interval between datagrams.
 const DATAGRAM_EVERY: Duration = Duration::from_millis(100);
 
 fn hear(port: u16) -> anyhow::Result<()> {
@@ -134,7 +133,7 @@ fn datagrams(servers: &[SocketAddr], seconds: f64, file: Option<&Path>) -> anyho
     while began.elapsed().as_secs_f64() < seconds {
         let next = Instant::now() + DATAGRAM_EVERY;
         for server in servers {
-            // A server that is away for a while is what this is about.
+            // Servers that are away for a while are the point of this test.
             let _ = socket.send_to(&sent.to_be_bytes(), server);
         }
         sent += 1;
@@ -158,7 +157,7 @@ fn datagrams(servers: &[SocketAddr], seconds: f64, file: Option<&Path>) -> anyho
     Ok(())
 }
 
-/// How long one coordinator may take before the next one is asked.
+/// The timeout of one coordinator, before the next one is tried.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
@@ -180,7 +179,7 @@ async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
             };
             match sent.await {
                 Ok((StatusCode::NO_CONTENT, _)) => break,
-                // Whatever it was: ask the next one, with the same key of the request.
+                // After any error, try the next coordinator with the same idempotency key.
                 _ => {
                     connection = None;
                     server += 1;
@@ -191,7 +190,7 @@ async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let mut stdout = std::io::stdout();
-        // The line is out before the next write begins: whoever ends this knows all that was acknowledged.
+        // The line is written before the next write begins, so that the reader knows all acknowledged writes.
         writeln!(stdout, "{at} {key}")?;
         stdout.flush()?;
         number += 1;
@@ -199,7 +198,7 @@ async fn write(prefix: &str, length: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// It ends with its input: whoever started it may not be able to end it across namespaces.
+/// The program ends with its input, because its parent may not be able to kill it across namespaces.
 fn until_input_ends() -> Arc<AtomicBool> {
     let is_over = Arc::new(AtomicBool::new(false));
     let told = is_over.clone();
@@ -210,13 +209,13 @@ fn until_input_ends() -> Arc<AtomicBool> {
     is_over
 }
 
-/// How often a caller looks where the instances are.
+/// The interval at which a caller looks up the instances.
 const LOOK: Duration = Duration::from_millis(200);
 
 async fn call(service: &str) -> anyhow::Result<()> {
     let endpoint = wharf()?;
     let (stack, service) = service.split_once('/').context("a service is stack/service")?;
-    // Any coordinator may answer, whether somebody leads or not: that is what a caller's resolver would do.
+    // Any coordinator may answer, with or without a leader, as a resolver would use it.
     let path = format!("/api/v1/environments/default/instances?stack={stack}&service={service}&stale");
     let is_over = until_input_ends();
     let (mut calls, mut server) = (0_u64, 0);
@@ -256,7 +255,7 @@ async fn call(service: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Connects to the first server that answers: one may just be starting.
+/// Connects to the first server that answers; others may still be starting.
 async fn connect_to_any(endpoint: &Endpoint) -> anyhow::Result<Client> {
     let mut last = None;
     for server in 0..endpoint.servers.len() {
@@ -308,7 +307,7 @@ async fn bench(target: Target, clients: usize, length: Duration, servers: Vec<So
                 match client.send(method, &path, body, None, Duration::from_secs(10)).await {
                     Ok((status, _)) if status.is_success() => latencies.push(sent.elapsed()),
                     Ok(_) => errors += 1,
-                    // The connection is gone.
+                    // The connection is closed.
                     Err(_) => return (latencies, errors + 1),
                 }
                 count += 1;
@@ -336,7 +335,7 @@ async fn bench(target: Target, clients: usize, length: Duration, servers: Vec<So
 }
 
 fn request(target: Target, key: &str, value: &str) -> (Method, String, Bytes) {
-    // The gateway wants key and value in base64; both are chosen so that they are their own alphabet.
+    // The gateway wants key and value in base64. Both are chosen so that they are valid base64 as they are.
     match target {
         Target::Wharf => (Method::PUT, path_of(key), Bytes::from(value.to_owned())),
         Target::EtcdGateway => {

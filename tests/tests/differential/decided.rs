@@ -1,32 +1,32 @@
-//! Where wharf and Docker Compose are meant to differ, and what says the same in two ways.
+//! The intended differences between wharf and Docker Compose, and the equivalent notations.
 
 use common::{quantity::Bytes, time::Span};
 use serde_json::{Map, Value};
 
-/// Refusals of Docker Compose that wharf does not follow, by a part of what it says, and why not.
+/// Refusals of Docker Compose that wharf does not follow, by a part of the message, and why not.
 const ACCEPTED: &[(&str, &str)] = &[];
 
-/// Whether wharf may take what Docker Compose refuses for this reason.
+/// Whether wharf may accept what Docker Compose refuses for this reason.
 pub fn may_accept(why: &str) -> bool {
     ACCEPTED.iter().any(|(part, _)| why.contains(part))
 }
 
-/// Makes equal what says the same, and what is meant to differ.
+/// Removes equivalent notations and intended differences.
 pub fn even_out(theirs: &mut Value, ours: &mut Value, home: &str) {
     for side in [&mut *theirs, &mut *ours] {
         each_service(side, service);
         without_unused(side);
         without_nothing(side);
     }
-    // Extensions say nothing to either, and Docker Compose leaves some of them out.
+    // Extensions have no meaning for either, and Docker Compose drops some of them.
     without_extensions(theirs);
     without_extensions(ours);
     as_written(theirs, ours);
     home_of_the_host(theirs, ours, home);
 }
 
-/// `~` of a mount is a folder of the host that runs the container, not of the machine that deploys: wharf leaves it for
-/// the conversion to refuse.
+/// `~` in a mount is a folder of the host that runs the container, not of the deploying machine: wharf keeps it, and
+/// the conversion refuses it.
 fn home_of_the_host(theirs: &mut Value, ours: &mut Value, home: &str) {
     match (theirs, ours) {
         (Value::Object(a), Value::Object(b)) => {
@@ -61,7 +61,7 @@ fn service(service: &mut Map<String, Value>) {
     }
     items(service.get_mut("configs")).for_each(modes);
     for mount in items(service.get_mut("volumes")) {
-        // A folder is the same with a slash after it.
+        // A trailing slash makes no difference for a folder.
         for key in ["source", "target"] {
             recast(mount, key, |path| Some(if path == "/" { path } else { path.trim_end_matches('/') }.to_owned()));
         }
@@ -78,12 +78,12 @@ fn service(service: &mut Map<String, Value>) {
         let list: Vec<Value> = hosts.iter().flat_map(of_host).map(Value::from).collect();
         service.insert("extra_hosts".to_owned(), list.into());
     }
-    // Docker Compose repeats what two files say in the same words.
+    // Docker Compose repeats items that two files spell the same.
     if let Some(hosts) = service.get_mut("extra_hosts").and_then(Value::as_array_mut) {
         hosts.sort_by_key(Value::to_string);
         hosts.dedup();
     }
-    // An older spelling of the number of replicas.
+    // An older key for the number of replicas.
     if let Some(scale) = service.remove("scale") {
         let deploy = service.entry("deploy").or_insert_with(|| Value::Object(Map::new()));
         if let Some(deploy) = deploy.as_object_mut() {
@@ -119,7 +119,7 @@ fn recast(map: &mut Map<String, Value>, key: &str, to: fn(&str) -> Option<String
     }
 }
 
-/// Permission bits: `0o440`, `"0440"` and 288 are the same.
+/// Permission bits: `0o440`, `"0440"` and 288 are equal.
 fn modes(map: &mut Map<String, Value>) {
     let bits = match map.get("mode") {
         Some(Value::Number(number)) => number.as_u64(),
@@ -135,12 +135,12 @@ fn bytes(text: &str) -> Option<String> {
     Some(text.parse::<Bytes>().ok()?.0.to_string())
 }
 
-/// Go writes `2m0s` where a file says `120s`.
+/// Go writes `2m0s` for `120s` in a file.
 fn duration(text: &str) -> Option<String> {
     Some(text.parse::<Span>().ok()?.0.to_string())
 }
 
-/// Docker Compose leaves out what is declared and no service uses; wharf shows it.
+/// Docker Compose drops declarations that no service uses; wharf shows them.
 fn without_unused(value: &mut Value) {
     let services = value.get("services").map(Value::to_string).unwrap_or_default();
     for section in ["networks", "volumes", "configs", "secrets"] {
@@ -150,7 +150,7 @@ fn without_unused(value: &mut Value) {
     }
 }
 
-/// An absent key, one without a value, an empty mapping or list and `false` say the same, but for variables and commands.
+/// An absent key, a null value, an empty mapping or list and `false` are equal, except for variables and commands.
 fn without_nothing(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -175,8 +175,8 @@ fn without_extensions(value: &mut Value) {
     }
 }
 
-/// wharf hands on what was written, where Docker Compose hands on what YAML takes it for: `24.10` is not `24.1`, `0x1F`
-/// not 31, `1e3` not 1000. And whether a value is a number or its text does not matter to either.
+/// wharf keeps the original text, where Docker Compose keeps YAML's number: `24.10` is not `24.1`, `0x1F` not 31, `1e3`
+/// not 1000. Whether a value is a number or its text matters to neither.
 fn as_written(theirs: &mut Value, ours: &mut Value) {
     match (&mut *theirs, &mut *ours) {
         (Value::Object(a), Value::Object(b)) => {
@@ -198,7 +198,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// The number that YAML 1.2 takes a text for.
+/// The number that YAML 1.2 reads in a text.
 fn number(text: &str) -> Option<f64> {
     let of_base = |prefix, base| text.strip_prefix(prefix).and_then(|digits| i64::from_str_radix(digits, base).ok());
     of_base("0x", 16).or_else(|| of_base("0o", 8)).map(|number| number as f64).or_else(|| text.parse().ok())

@@ -1,22 +1,22 @@
-//! Projects of compose files by a seed: the spellings and the ways of merging that people use, mixed at random.
-//! The same seed gives the same files for ever.
+//! Compose projects generated from a seed: notations and merges that people use, mixed at random. The same seed always
+//! gives the same files.
 
 use std::collections::BTreeMap;
 
-/// The files of a project and how it is read.
+/// The files of a project, and how to read it.
 #[derive(Debug, Default)]
 pub struct Project {
-    /// Each file's text by its path below the project's folder.
+    /// Each file's text, by its path in the project's folder.
     pub files: BTreeMap<String, String>,
-    /// The compose files, as after `-f`.
+    /// The compose files, as given with `-f`.
     pub given: Vec<String>,
-    /// The profiles that are on.
+    /// The enabled profiles.
     pub profiles: Vec<String>,
-    /// The variables of the shell.
+    /// The environment variables.
     pub variables: BTreeMap<String, String>,
 }
 
-/// A stream of numbers (splitmix64).
+/// A stream of random numbers (splitmix64).
 pub struct Chance(u64);
 
 impl Chance {
@@ -44,7 +44,7 @@ impl Chance {
         items[self.below(items.len() as u64) as usize]
     }
 
-    /// Some of them, in their order; at least one.
+    /// Some of the items in their order; at least one.
     fn some<'a>(&mut self, items: &[&'a str], most: usize) -> Vec<&'a str> {
         let mut chosen: Vec<&str> = items.iter().copied().filter(|_| self.percent(50)).take(most).collect();
         if chosen.is_empty() {
@@ -56,7 +56,7 @@ impl Chance {
 
 const SERVICES: [&str; 4] = ["api", "db", "web", "worker"];
 
-/// Values of keys that take one of a few; each is valid by itself.
+/// Values for keys with a few choices; each is valid by itself.
 const SIMPLE: &[(&str, &[&str])] = &[
     (
         "image",
@@ -214,10 +214,10 @@ const ENV_B: &str = "FILE_A=2\nB=\"multi\nline\"\nSPACED= x \nJSON={\"a\": 1}\nD
 const RAW: &str = "FILE_A=2\nSPACED= x \nJSON={\"a\": 1}\nDOLLAR=$$5 # note\nQUOTED=\"x\"\n";
 const DOT_ENV: &str = "TAG=2.0\nIMAGE=from/dotenv:${TAG}\nDEEP=\nBOOL=true\nOVERRIDDEN=by-file\n";
 
-/// Lists that Docker Compose joins when files are merged, and then refuses if an item is there twice.
+/// Lists that Docker Compose concatenates when merging, and then refuses because of duplicates.
 const UNIQUE: [&str; 2] = ["group_add", "security_opt"];
 
-/// What Docker Compose takes together only under conditions that these projects do not meet.
+/// Whether Docker Compose accepts this combination only under conditions that these projects do not meet.
 fn clashes(have: &[&str], key: &str) -> bool {
     let apart: &[&[&str]] =
         &[&["scale", "deploy"], &["deploy", "mem_limit", "cpus", "mem_reservation", "pids_limit", "restart"]];
@@ -284,7 +284,7 @@ pub fn project(seed: u64) -> Project {
     project
 }
 
-/// What services refer to.
+/// The top-level declarations that services refer to.
 const TOP: &str = "\
 volumes:
   data:
@@ -339,7 +339,7 @@ fn service(chance: &mut Chance, before: &[&str], anchored: bool, project: &mut P
     text
 }
 
-/// Some of these keys with a value each.
+/// Some of these keys, each with a value.
 fn fields(chance: &mut Chance, keys: &[&str], percent: u64, indent: &str) -> String {
     let mut text = String::new();
     let mut have: Vec<&str> = Vec::new();
@@ -357,7 +357,7 @@ fn base_file(chance: &mut Chance) -> String {
     format!("services:\n  base:\n    image: base:1\n{}", fields(chance, &keys, 50, "    "))
 }
 
-/// A file that changes services of the first one; what a tag takes away or replaces included.
+/// A file that changes services of the first one, also with tags that remove or replace.
 fn override_file(chance: &mut Chance, names: &[&str]) -> String {
     let mut text = String::from("services:\n");
     for name in chance.some(names, 3) {
@@ -388,7 +388,7 @@ fn tagged(chance: &mut Chance, line: &str, tag: &str, percent: u64) -> String {
     else {
         return line.to_owned();
     };
-    // Docker Compose takes `!override null` for the text.
+    // Docker Compose reads `!override null` as text.
     if !chance.percent(percent) || value == "null" {
         return line.to_owned();
     }

@@ -1,4 +1,4 @@
-//! Starts containers by Docker's API, all at once: what a deployment is measured against.
+//! Starts containers through Docker's API, all at once, as the baseline for deployments.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -12,15 +12,15 @@ use tokio::{net::UnixStream, task::JoinSet};
 
 #[derive(Parser)]
 struct Args {
-    /// Docker's socket.
+    /// The path of Docker's socket.
     socket: PathBuf,
-    /// How many.
+    /// The number of containers.
     count: usize,
     #[arg(long, default_value = "lab/web:1")]
     image: String,
 }
 
-/// Prints how long it took until all of them had started, in milliseconds.
+/// Prints the time until all of them had started, in milliseconds.
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
 async fn start(socket: PathBuf, name: String, image: String) -> anyhow::Result<()> {
     let stream = UnixStream::connect(&socket).await.with_context(|| format!("connecting to {}", socket.display()))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the sender.
+    // Ends when the sender is dropped.
     tokio::spawn(connection);
     let body = serde_json::json!({ "Image": image, "HostConfig": { "NetworkMode": "wharf" } }).to_string();
     for (path, body, expected) in [

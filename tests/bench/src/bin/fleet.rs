@@ -1,5 +1,5 @@
-//! Many agents against a group of coordinators: real agents over the real link, with containers that exist in
-//! memory alone. `scripts/bench fleet` starts the group and passes its processes.
+//! Many agents against a group of coordinators: real agents over real connections, with containers that exist only in
+//! memory. `scripts/bench fleet` starts the group and passes its processes.
 
 use std::{
     fmt::Display,
@@ -31,30 +31,30 @@ use tests::join::join;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How many hosts one token admits at most.
+/// The maximum number of hosts that one token admits.
 const TOKEN_USES: u32 = 1000;
-/// How many join at a time.
+/// The number of hosts that join at the same time.
 const JOINING: usize = 16;
-/// So long nothing is written before a cluster counts as being at rest: a rollout watches new instances for
-/// five seconds before it is done.
+/// How long nothing must be written before a cluster counts as idle. A rollout watches new instances for five seconds
+/// before it is done.
 const QUIET: Duration = Duration::from_secs(6);
-/// How often is looked, with up to a thousand agents: a look at all of them costs the machine that they share.
+/// The interval between looks at up to a thousand agents. Each look costs time on the shared machine.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 struct Args {
-    /// How many agents.
+    /// The number of agents.
     agents: usize,
-    /// How many instances on each.
+    /// The number of instances per agent.
     #[arg(long, default_value_t = 30)]
     instances: usize,
-    /// The coordinators' processes, by the number of the member.
+    /// The coordinators' processes, by member number.
     #[arg(long, value_delimiter = ',')]
     pids: Vec<u32>,
     /// A folder in memory for the agents' state.
     #[arg(long, default_value = "/dev/shm")]
     folder: PathBuf,
-    /// How long an idle cluster is watched, in seconds.
+    /// How long to measure an idle cluster, in seconds.
     #[arg(long, default_value_t = 30)]
     idle: u64,
 }
@@ -164,7 +164,7 @@ impl Fleet {
         tasks.spawn(async move {
             tokio::select! {
                 ended = running => eprintln!("an agent ended: {ended:?}"),
-                // It vanishes, and says no farewell.
+                // The agent vanishes without a farewell.
                 () = stop.cancelled() => {}
             }
         });
@@ -185,7 +185,7 @@ impl Fleet {
         self.client.get("/api/v1/cluster?stale").await.map_err(said)
     }
 
-    /// Waits until something is so that takes so many seconds at most with 2,500 agents; how long it took.
+    /// Waits for a condition and returns the time that it took. The limit is for 2,500 agents, in seconds.
     async fn wait(
         &self,
         what: &str,
@@ -217,7 +217,7 @@ impl Fleet {
         .await
     }
 
-    /// All agents start, and then a stack with so many services on each host.
+    /// Starts all agents, and then a stack with this many services on each host.
     async fn start_cold(&mut self) -> anyhow::Result<()> {
         let wanted = self.args.agents;
         for member in &mut self.members {
@@ -227,7 +227,7 @@ impl Fleet {
         figure("all agents start and are ready", format_args!("{ready:.1} s"));
         let mut service = ServiceSpec::of_image("web");
         service.mode = Mode::Global;
-        // The coordinators' own hosts have a Docker without this image.
+        // The Docker of the coordinators' own hosts does not have this image.
         let constraint = |n: u32| format!("node.hostname != b{n}").parse().expect("a constraint");
         service.constraints = (1..=3).map(constraint).collect();
         let services = (0..self.args.instances).map(|n| (name(&format!("s{n}")), service.clone())).collect();
@@ -254,7 +254,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// What the group costs while nothing happens.
+    /// Measures the load of an idle group.
     async fn rest(&self) -> anyhow::Result<()> {
         let (begun, before) = (self.cluster().await?, self.costs());
         let index = begun.log_index;
@@ -273,7 +273,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Processor time in hundredths of a second and resident memory in MiB of the coordinators that live.
+    /// CPU time in hundredths of a second and resident memory in MiB of the running coordinators.
     fn costs(&self) -> Vec<(u32, (u64, u64))> {
         let cost = |pid: &u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -285,7 +285,7 @@ impl Fleet {
         self.args.pids.iter().filter_map(cost).collect()
     }
 
-    /// So many of a hundred hosts vanish, and come back all at once.
+    /// Makes this many percent of the hosts vanish and come back all at once.
     async fn lose_some(&mut self, percent: usize, replaces: bool) -> anyhow::Result<()> {
         let lost = self.args.agents * percent / 100;
         let service = name("spread");
@@ -317,7 +317,7 @@ impl Fleet {
         let replaced = elsewhere - lost * self.args.instances;
         let is_replaced = async || Ok(self.running() == all + replaced);
         if replaces {
-            // The rest of lost_after passes first; from then on it is work.
+            // First the rest of lost_after passes; only the time after that is work.
             let took = self.wait("what they ran is replaced", 180, is_replaced).await?;
             figure(
                 &format!("{percent} % vanish: {replaced} instances replaced"),
@@ -339,7 +339,7 @@ impl Fleet {
         self.wait_for_rest().await.map(drop)
     }
 
-    /// The leader is killed while instances are being placed.
+    /// Kills the leader while instances are being placed.
     async fn lose_leader(&mut self) -> anyhow::Result<()> {
         let leader = self.cluster().await?.leader.context("nobody leads")?;
         let pid = self.args.pids.get(leader.0 as usize - 1).context("its process is known")?;

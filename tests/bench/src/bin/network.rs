@@ -1,4 +1,5 @@
-//! Measures the overlay from inside: throughput, latency, connections, names, and how soon a host's kernel follows.
+//! Measures the overlay from inside: throughput, latency, connections, DNS, and how fast a host's kernel follows
+//! changes.
 
 use std::{
     collections::BTreeMap,
@@ -27,34 +28,34 @@ use common::{
 };
 use tokio::sync::watch;
 
-/// What a connection begins with says what it is for.
+/// The first byte of a connection states its purpose.
 const POUR: u8 = b'P';
 const ECHO: u8 = b'E';
 const ONCE: u8 = b'O';
-/// Bytes that are written at a time.
+/// The number of bytes per write.
 const CHUNK: usize = 128 << 10;
-/// How often somebody calls, and how long a call may take.
+/// The interval between calls, and the timeout of one call.
 const CALL_EVERY: Duration = Duration::from_millis(10);
 const CALL_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 enum Args {
-    /// Answers on ports until it is ended.
+    /// Answers on ports until it is killed.
     Serve { ports: Vec<u16> },
-    /// Gigabits a second to a server.
+    /// The throughput to a server in gigabits per second.
     Throughput { server: SocketAddr, seconds: f64 },
-    /// The median time of a byte there and back, in microseconds.
+    /// The median round-trip time of a byte, in microseconds.
     Latency { server: SocketAddr, count: usize },
-    /// Connections a second: each is made, answered and ended.
+    /// Connections per second: each is opened, answered and closed.
     Connections { server: SocketAddr, seconds: f64 },
-    /// Calls again and again for so many seconds: how many calls failed, and the longest time without an answer.
+    /// Calls a server for this many seconds; prints the number of failed calls and the longest time without an answer.
     Calls { server: SocketAddr, seconds: f64 },
-    /// The time of one new connection to a server, in microseconds.
+    /// The duration of one new connection to a server, in microseconds.
     Connect { server: SocketAddr },
-    /// The median time of a question for a name, in microseconds.
+    /// The median duration of a DNS query, in microseconds.
     Resolve { name: String, server: IpAddr, count: usize },
-    /// How soon a kernel has so many peers and services with ten instances each, and one change; in a network of its
-    /// own (unshare --net).
+    /// How fast a kernel applies this many peers and services with ten instances each, and then one change; needs its
+    /// own network namespace (unshare --net).
     Apply { peers: usize, services: usize },
 }
 
@@ -79,7 +80,7 @@ fn serve(ports: &[u16]) -> anyhow::Result<()> {
             scope.spawn(|| {
                 for stream in listener.incoming().flatten() {
                     thread::spawn(move || {
-                        // Who ends a measurement ends its connection.
+                        // The client closes the connection at the end of a measurement.
                         let _ = answer(stream);
                     });
                 }
@@ -196,7 +197,7 @@ fn resolve(name: &str, server: SocketAddr, count: usize) -> anyhow::Result<()> {
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut times = Vec::with_capacity(count);
     for number in 0..count {
-        // A question for the addresses of a name, with recursion wanted (RFC 1035, section 4).
+        // A recursive query for the addresses of a name (RFC 1035, section 4).
         let mut question = u16::try_from(number % 65_536)?.to_be_bytes().to_vec();
         question.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         for label in name.split('.') {
@@ -214,7 +215,7 @@ fn resolve(name: &str, server: SocketAddr, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cluster's directory: hosts in those subnets, and so many services with ten instances each.
+/// The directory of a cluster with hosts in these subnets, and this many services with ten instances each.
 fn directory(subnets: impl Iterator<Item = Subnet>, services: usize) -> anyhow::Result<Directory> {
     let mut directory = Directory::default();
     for (number, subnet) in subnets.enumerate() {
@@ -257,7 +258,7 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     said("ip", &["link", "add", "under0", "type", "bridge"])?;
     said("ip", &["address", "add", "192.168.0.1/16", "dev", "under0"])?;
     said("ip", &["link", "set", "under0", "up"])?;
-    // What Docker would make.
+    // The parts that Docker would create.
     said("ip", &["link", "add", "wharf-br0", "type", "bridge"])?;
     let plan = NetworkPlan { containers: "10.32.0.0/11".parse()?, ..NetworkPlan::default() };
     let own = plan.subnets().next().context("there is a subnet")?;
@@ -280,7 +281,7 @@ async fn apply(peers: usize, services: usize) -> anyhow::Result<()> {
     let has_routes = || Ok(said("ip", &["route", "show", "proto", "77"])?.lines().count() == routes);
     wait_for("the peers", has_routes).await?;
     println!("{:.0}", began.elapsed().as_secs_f64() * 1e3);
-    // It looks again at once for what came meanwhile; then it rests.
+    // After a change the keeper looks again at once for further changes, and then rests.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let leads = || said("nft", &["list", "chain", "ip", "wharf", "service-10.43.0.1"]);
     ensure!(leads()?.contains("mod 10 "), "{}", leads()?);

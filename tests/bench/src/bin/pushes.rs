@@ -1,5 +1,5 @@
-//! What a change costs in a cluster of a thousand hosts: who is told, how many bytes, and the leader's time for it;
-//! and what hosts say to each other to find broken paths. It measures the pure core and the encoding alone.
+//! The cost of a change in a cluster of a thousand hosts: which hosts get a message, how many bytes, and the leader's
+//! CPU time. Also the traffic between hosts to find broken paths. It measures only the pure core and the encoding.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,13 +25,13 @@ use tests::world::{World, host_id};
 const HOSTS: u32 = 1000;
 const PER_HOST: u32 = 30;
 const REPLICAS: u32 = 1000;
-/// What Ethernet, IPv4 and UDP add inside the overlay, and Ethernet, IPv4, UDP and VXLAN around that, in bytes.
+/// The headers of Ethernet, IPv4 and UDP inside the overlay, and of Ethernet, IPv4, UDP and VXLAN around it, in bytes.
 const INSIDE: usize = 28;
 const AROUND: usize = 14 + 50;
-/// The largest packet of the overlay, in bytes.
+/// The size of the largest overlay packet, in bytes.
 const LARGE_PACKET: usize = 1450;
 
-/// What hosts have been told.
+/// The messages that hosts have received.
 struct Told {
     assignments: BTreeMap<HostId, Assignment>,
     directory: Directory,
@@ -43,7 +43,7 @@ impl Told {
         Told { assignments: cluster.hosts().keys().filter_map(assigned).collect(), directory: directory(cluster) }
     }
 
-    /// Tells what a change of the state means, and prints what that took.
+    /// Sends the effects of a state change, and prints their cost.
     fn follow(&mut self, what: &str, before: &State, after: &State) {
         let (began, mut assigned) = (Instant::now(), Vec::new());
         let hosts = match Changes::between(before, after).touched() {
@@ -119,7 +119,8 @@ fn main() {
     let peers = f64::from(HOSTS - 1);
     let small = peers / EVERY.as_secs_f64();
     let large = small / f64::from(SMALL_FOR_A_LARGE);
-    // What it asks of others' instances, and what its own answer; a ping's headers are as long as those of UDP.
+    // A host's probes of other hosts' instances, and its own instances' answers. A ping has headers of the same length
+    // as UDP.
     let pings = 2.0 * peers / ASK_EVERY.as_secs_f64();
     let bytes = small * (SMALL.len() + INSIDE + AROUND) as f64
         + large * (LARGE_PACKET + AROUND) as f64

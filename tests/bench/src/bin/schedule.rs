@@ -1,5 +1,5 @@
-//! How fast the planner is: placements one by one and many at once, a whole pass over a full cluster,
-//! and one change in it. It measures the pure core alone: no disk, no network, no Docker.
+//! The speed of the planner: single placements, many at once, a full pass over a full cluster, and one change in it. It
+//! measures only the pure core, without disk, network and Docker.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use common::{
 use coordinator_core::{Command, Planner, plan};
 use tests::world::{World, name};
 
-/// Instances a host in the full cluster.
+/// The number of instances per host in the full cluster.
 const PER_HOST: u32 = 30;
 const REPLICAS: u32 = 1000;
 
@@ -106,7 +106,7 @@ fn full(hosts: u32) {
     show("one instance that was restarted", &mut times);
 }
 
-/// Services of which every host has an instance.
+/// Services with one instance on every host.
 fn global(hosts: u32, services: u32) {
     let mut world = World::of_hosts(hosts);
     for number in 0..services {

@@ -1,4 +1,4 @@
-//! What must come of it once everything is mended.
+//! The checks after all faults are repaired.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ use coordinator_core::{Command, Proposal, plan, state::Stack};
 use super::World;
 use crate::oracle::{Checked, nothing_is_left_over, what_runs_is_wanted};
 
-/// How long a healed cluster may take until everything is as wanted.
+/// How long a repaired cluster may take until it reaches the wanted state.
 const SETTLES_WITHIN: Span = Span::minutes(60);
-/// How long nothing at all may happen after that.
+/// How long nothing may happen after that.
 const QUIET: Span = Span::minutes(10);
 
 impl World {
-    /// Everything is mended; in bounded time all is as wanted, and then nothing happens any more.
+    /// Repairs all faults. Within bounded time the cluster must reach the wanted state and become quiet.
     pub fn settle(&mut self) -> Checked {
         self.letters.clear();
         self.change_leader();
@@ -39,7 +39,7 @@ impl World {
             if self.now > deadline {
                 return Err(format!("I11: not settled within {SETTLES_WITHIN}: {}", self.unrest()));
             }
-            // What was asked for before may still come, and a service may go back to one.
+            // Earlier requests may still be committed, and a service may be rolled back to one.
             self.end_schedules()?;
             let something = self.round()?;
             if something || self.cluster.index() != index {
@@ -54,7 +54,7 @@ impl World {
         nothing_is_left_over(&self.cluster)
     }
 
-    /// A cluster with schedules never comes to rest.
+    /// Removes schedules, because a cluster with schedules is never quiet.
     fn end_schedules(&mut self) -> Checked {
         let has_schedule = |stack: &Stack| stack.services.values().any(|service| service.spec.cron.is_some());
         let stacks = self.cluster.stacks().iter().filter(|(_, stack)| !stack.removing && has_schedule(stack));
@@ -76,7 +76,7 @@ impl World {
         if puts.is_empty() { Ok(()) } else { self.commit(puts) }
     }
 
-    /// Everybody does all there is to do, once; whether there was anything.
+    /// Lets everybody do all pending work once; returns whether there was any.
     fn round(&mut self) -> Result<bool, String> {
         let mut something = false;
         let ids: Vec<HostId> = self.hosts.keys().copied().collect();
