@@ -24,11 +24,11 @@ pub struct Args {
     /// The cluster to talk to, by its context name; see wharf ctx ls.
     #[arg(long, global = true, env = "WHARF_CONTEXT")]
     pub context: Option<String>,
-    /// The environment, which keeps its stacks apart from those of others; see wharf env ls.
-    /// It is `default` if none is named; only wharf token create takes more than one.
+    /// The environment to work in; `default` if absent. Stacks reach only services of their own environment; see
+    /// wharf env ls. Only wharf token create takes more than one.
     #[arg(short, long = "env", global = true, env = "WHARF_ENV", value_name = "ENVIRONMENT")]
     pub environment: Vec<Name>,
-    /// How results are printed.
+    /// The output format.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
     /// Answer yes to every question.

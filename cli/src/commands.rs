@@ -47,9 +47,9 @@ pub struct Session {
     pub context: String,
     /// The environment from `--env`.
     pub environment: Name,
-    /// All environments that the command line names; none if it leaves the choice to the command.
+    /// Every environment that `--env` names; empty if the command line names none.
     pub environments: BTreeSet<Name>,
-    /// How results are printed.
+    /// The format from `--output`.
     pub format: Format,
     /// Whether `--yes` answers every question.
     pub yes: bool,

@@ -151,12 +151,12 @@ pub enum Member {
 pub enum Token {
     /// List the tokens.
     Ls,
-    /// Make a token; it is shown once. With -e it holds in these environments alone, without in the whole cluster.
+    /// Create a token and print it. It cannot be shown again. With -e it is valid in those environments only.
     Create {
         /// The name of the token: what it is for.
         name: Name,
-        /// What it may do: viewer reads, operator also scales, steers rollouts and drains hosts, deployer also deploys,
-        /// admin does everything.
+        /// The role of the token: a viewer reads, an operator also scales, steers rollouts and drains hosts, a deployer
+        /// also deploys but does not drain hosts, an admin does everything.
         #[arg(long)]
         role: Role,
     },
