@@ -4,11 +4,14 @@
 //! value claims, which may be several times its encoded size; it protects the receivers of frames, whose lengths
 //! another host has written.
 
-use bincode::error::DecodeError;
+mod cautious;
+
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-/// Why bytes cannot be decoded, or a value cannot be encoded.
+use cautious::Value;
+
+/// Bytes that cannot be read back, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The value cannot be encoded, or the bytes do not form one.
@@ -57,12 +60,13 @@ pub enum CodecError {
     },
 }
 
-/// How the error ends of a decoder that meets a tag or a version which it does not know. serde carries errors as text
-/// alone; this ending is how [`CodecError::Newer`] is recognised.
-pub const NEWER: &str = ": a newer version of wharf wrote it";
+/// The memory that a value may claim.
+const MOST_CLAIMED: usize = 256 << 20;
+/// No value claims more than this for a byte of its encoded form: the widest number takes one byte if it is small.
+const CLAIMED_PER_BYTE: usize = 16;
 
 fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<{ 256 << 20 }>()
+    bincode::config::standard().with_limit::<MOST_CLAIMED>()
 }
 
 /// Encodes a value in the compact binary form.
@@ -99,10 +103,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 fn decode_with<T: DeserializeOwned>(bytes: &[u8], config: impl bincode::config::Config) -> Result<T, CodecError> {
-    let (value, read) = bincode::serde::decode_from_slice(bytes, config).map_err(|error| match error {
-        DecodeError::OtherString(text) if text.ends_with(NEWER) => CodecError::Newer(text),
-        error => CodecError::Format(error.to_string()),
-    })?;
+    let (Value(value), read) =
+        bincode::serde::decode_from_slice(bytes, config).map_err(|e| CodecError::Format(e.to_string()))?;
     if read != bytes.len() {
         return Err(CodecError::Format(format!("{} bytes follow after the value", bytes.len() - read)));
     }
@@ -164,8 +166,14 @@ impl Format {
         if version < self.version {
             return older(version, &bytes[HEADER..]);
         }
-        // The checksum matches, so these are the bytes that were written.
-        decode_with(&bytes[HEADER..], bincode::config::standard())
+        let body = &bytes[HEADER..];
+        // No value of this size that was written claims more than the limit, so a text whose length is absurd is refused
+        // before memory is taken for it. A larger body is trusted: its checksum has shown that it is what was written.
+        if body.len() <= MOST_CLAIMED / CLAIMED_PER_BYTE {
+            decode(body)
+        } else {
+            decode_with(body, bincode::config::standard())
+        }
     }
 }
 
@@ -205,6 +213,28 @@ mod tests {
         for value in ["", "hello", &"long".repeat(200)] {
             assert_eq!(size(&value).expect("it has one"), encode(&value).expect("encodes").len());
         }
+    }
+
+    #[test]
+    fn a_length_that_nothing_stands_behind_takes_no_memory() {
+        // A text of 2^63 bytes, of 2^40 and of 2^28, and nothing behind it.
+        for length in [1_u64 << 63, 1 << 40, 1 << 28] {
+            let sealed = FORMAT.seal(&length).expect("seals");
+            assert!(FORMAT.open::<String>(&sealed).is_err(), "{length}");
+            assert!(FORMAT.open::<Vec<String>>(&sealed).is_err(), "{length}");
+            assert!(decode::<String>(&encode(&length).expect("encodes")).is_err(), "{length}");
+            // This one reserves what it is told to.
+            assert!(FORMAT.open::<imbl::OrdMap<u64, [u64; 8]>>(&sealed).is_err(), "{length}");
+            assert!(
+                FORMAT
+                    .open::<(u64, Option<imbl::OrdSet<String>>)>(&FORMAT.seal(&(1_u8, true, length)).expect("seals"))
+                    .is_err()
+            );
+        }
+        // The widest that a small body may claim is read nevertheless.
+        let widest = vec![1_u128; 900];
+        let sealed = FORMAT.seal(&widest).expect("seals");
+        assert_eq!(FORMAT.open::<Vec<u128>>(&sealed).expect("opens"), widest);
     }
 
     #[test]
