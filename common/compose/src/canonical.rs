@@ -53,20 +53,7 @@ fn service(node: &mut Node, environment: std::collections::BTreeMap<String, Stri
     let place = node.place.clone();
     let Some(map) = node.as_map_mut() else { return false };
     map.remove("env_file");
-    let own = map.remove("environment");
-    let is_bare = |key: &str| own.as_ref().and_then(|own| own.get(key)).is_some_and(Node::is_null);
-    let mut variables = Map::default();
-    for (key, value) in &environment {
-        variables.set(key, Node::text(value, place.clone()));
-    }
-    for entry in own.iter().filter_map(Node::as_map).flat_map(|own| &own.entries) {
-        if is_bare(&entry.key) {
-            variables.set(&entry.key, Node::null(place.clone()));
-        }
-    }
-    if !variables.entries.is_empty() {
-        map.set("environment", Node::new(Value::Map(variables), place.clone()));
-    }
+    set_environment(map, environment, &place);
     for key in ["command", "entrypoint"] {
         if map.get(key).is_none() {
             map.set(key, Node::null(place.clone()));
@@ -97,7 +84,23 @@ fn service(node: &mut Node, environment: std::collections::BTreeMap<String, Stri
     map.get("networks").is_some_and(|networks| networks.get("default").is_some())
 }
 
-/// Converts values to the types with which compose prints them.
+/// Gives a service the variables of its env files and its own; those that have no value stay without.
+fn set_environment(map: &mut Map, environment: std::collections::BTreeMap<String, String>, place: &Place) {
+    let own = map.remove("environment");
+    let mut variables = Map::default();
+    for (key, value) in &environment {
+        variables.set(key, Node::text(value, place.clone()));
+    }
+    let entries = own.iter().filter_map(Node::as_map).flat_map(|own| &own.entries);
+    for bare in entries.filter(|entry| entry.node.is_null()) {
+        variables.set(&bare.key, Node::null(place.clone()));
+    }
+    if !variables.entries.is_empty() {
+        map.set("environment", Node::new(Value::Map(variables), place.clone()));
+    }
+}
+
+/// Gives values the type that compose prints them with.
 fn cast(service: &mut Map) {
     for key in BOOLEANS {
         recast(service, key, |text| match text.to_ascii_lowercase().as_str() {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::interpolate::expand;
+use crate::{MAX_TEXT, interpolate::expand};
 
 /// The syntax of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,7 +50,7 @@ pub fn parse_after(
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut known = earlier.clone();
     known.extend(surroundings.clone());
-    let mut reader = Reader { rest: text, line: 1, surroundings, known, found: Variables::default() };
+    let mut reader = Reader { rest: text, line: 1, surroundings, known, written: 0, found: Variables::default() };
     while reader.skip_to_statement() {
         reader.statement(format)?;
     }
@@ -63,6 +63,8 @@ struct Reader<'a> {
     surroundings: &'a BTreeMap<String, String>,
     /// The variables from the environment, and those of the file that the environment does not have.
     known: BTreeMap<String, String>,
+    /// How many bytes have come of values.
+    written: usize,
     found: Variables,
 }
 
@@ -173,7 +175,12 @@ impl<'a> Reader<'a> {
 
     fn expanded(&mut self, text: &str, line: usize) -> Result<String, EnvError> {
         let mut unset = BTreeSet::new();
-        let expanded = expand(text, &self.known, &mut unset).map_err(|reason| EnvError { line, reason })?;
+        let refuse = |reason| EnvError { line, reason };
+        let expanded = expand(text, &self.known, &mut unset).map_err(refuse)?;
+        self.written = self.written.saturating_add(expanded.len());
+        if self.written > MAX_TEXT {
+            return Err(refuse(format!("the values have more than {MAX_TEXT} bytes with their variables replaced")));
+        }
         for name in unset {
             self.found.unset.entry(name).or_insert(line);
         }

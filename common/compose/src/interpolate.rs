@@ -1,46 +1,69 @@
 //! Interpolation: `${VARIABLE}` in every value of a file, as in the compose specification.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::{
+    MAX_TEXT,
     node::{Form, Node, Value},
     place::Findings,
 };
 
-/// The maximum length of a text after interpolation, in bytes.
-const MAX_TEXT: usize = 1 << 20;
-/// The maximum nesting depth of defaults.
+/// Longest text after interpolation, in bytes.
+const LONGEST: usize = 1 << 20;
+/// Deepest nesting of defaults.
 const MAX_NESTED: usize = 16;
 
-/// Replaces the variables in every value below `node`, but not in keys.
-pub(crate) fn interpolate(node: &mut Node, path: &str, variables: &BTreeMap<String, String>, findings: &Findings) {
-    let place = node.place.clone();
-    match &mut node.value {
-        Value::Scalar(scalar) if scalar.text.contains('$') => {
-            let mut unset = BTreeSet::new();
-            match expand(&scalar.text, variables, &mut unset) {
-                Ok(expanded) => {
-                    scalar.text = expanded;
-                    scalar.form = Form::Text;
+/// What replaces the variables in the values of files.
+pub(crate) struct Interpolation<'a> {
+    pub(crate) variables: &'a BTreeMap<String, String>,
+    /// How many bytes have come of it, in all files together.
+    pub(crate) written: &'a Cell<usize>,
+    pub(crate) findings: &'a Findings,
+}
+
+impl Interpolation<'_> {
+    /// Replaces the variables in every value below `node`; keys are taken as they are.
+    pub(crate) fn apply(&self, node: &mut Node, path: &str) {
+        match &mut node.value {
+            Value::Scalar(scalar) if scalar.text.contains('$') => {
+                let mut unset = BTreeSet::new();
+                match self.expanded(&scalar.text, &mut unset) {
+                    Ok(expanded) => {
+                        scalar.text = expanded;
+                        scalar.form = Form::Text;
+                    }
+                    Err(reason) => self.findings.problem(Some(&node.place), path, reason),
                 }
-                Err(reason) => findings.problem(Some(&place), path, reason),
+                for name in unset {
+                    self.findings.warn(Some(&node.place), path, not_set(&name));
+                }
             }
-            for name in unset {
-                findings.warn(Some(&place), path, not_set(&name));
+            Value::Scalar(_) => {}
+            Value::List(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.apply(item, &format!("{path}[{index}]"));
+                }
+            }
+            Value::Map(map) => {
+                for entry in &mut map.entries {
+                    let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                    self.apply(&mut entry.node, &path);
+                }
             }
         }
-        Value::Scalar(_) => {}
-        Value::List(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                interpolate(item, &format!("{path}[{index}]"), variables, findings);
-            }
+    }
+
+    fn expanded(&self, text: &str, unset: &mut BTreeSet<String>) -> Result<String, String> {
+        let too_much = || format!("the files have more than {MAX_TEXT} bytes with their variables replaced");
+        if self.written.get() > MAX_TEXT {
+            return Err(too_much());
         }
-        Value::Map(map) => {
-            for entry in &mut map.entries {
-                let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
-                interpolate(&mut entry.node, &path, variables, findings);
-            }
-        }
+        let expanded = expand(text, self.variables, unset)?;
+        self.written.set(self.written.get().saturating_add(expanded.len()));
+        if self.written.get() > MAX_TEXT { Err(too_much()) } else { Ok(expanded) }
     }
 }
 
@@ -84,8 +107,9 @@ fn used_in(text: &str, depth: usize, found: &mut BTreeMap<String, VariableUse>) 
         rest = &rest[at + 1..];
         if let Some(after) = rest.strip_prefix('$') {
             rest = after;
-        } else if let Some((after, end)) = rest.strip_prefix('{').and_then(|after| Some((after, closing_brace(after)?)))
-        {
+        } else if let Some(after) = rest.strip_prefix('{') {
+            // Nothing is made of a text with a brace that is not closed.
+            let Some(end) = closing_brace(after) else { return };
             let (name, operator) = after[..end].split_at(name_length(&after[..end]));
             let operator = operator.strip_prefix(':').unwrap_or(operator);
             let variable = found.entry(name.to_owned()).or_default();
@@ -137,8 +161,8 @@ impl Expansion<'_> {
                 }
                 rest = &rest[length..];
             }
-            if out.len() > MAX_TEXT {
-                return Err(format!("it grows beyond {MAX_TEXT} bytes"));
+            if out.len() > LONGEST {
+                return Err(format!("it grows beyond {LONGEST} bytes"));
             }
         }
         out.push_str(rest);

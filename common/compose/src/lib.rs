@@ -47,9 +47,14 @@ use crate::{
 pub const MAX_FILE: usize = 1 << 20;
 /// The maximum number of values in a file, counted after expanding aliases, and in all files together.
 pub const MAX_NODES: usize = 200_000;
-/// The maximum number of keys in a mapping.
+/// Most bytes of text in a file after aliases are expanded, in all files after variables are replaced, and in the
+/// variables of an env file.
+pub const MAX_TEXT: usize = 16 << 20;
+/// Most keys of a mapping.
 pub const MAX_KEYS: usize = 10_000;
-/// The maximum nesting depth of values.
+/// Longest key, in bytes: paths of values are made of keys.
+pub const MAX_KEY: usize = 4 << 10;
+/// Deepest nesting of values.
 pub const MAX_DEPTH: usize = 64;
 /// The maximum number of files that compose files can refer to.
 pub const MAX_FILES: usize = 200;

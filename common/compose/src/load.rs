@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     ComposeError, MAX_FILES, MAX_NODES, ReadError, Source,
-    interpolate::{expand, interpolate},
-    merge::{self, Tags},
+    interpolate::{Interpolation, expand},
+    merge::{self, Merge, Tags},
     node::{Map, Node, Value},
     normal, paths,
     place::{Findings, Place},
@@ -28,7 +28,9 @@ pub(crate) struct Loader<'a> {
     findings: &'a Findings,
     files: Cell<usize>,
     nodes: Cell<usize>,
-    /// The services of files that others extend, by the path of the file.
+    /// The bytes that have come of values with variables.
+    written: Cell<usize>,
+    /// The services of files that others extend, by the file's path.
     bases: RefCell<BTreeMap<String, Option<Map>>>,
     /// The variables from env files of included projects.
     pub(crate) from_included: RefCell<BTreeMap<String, String>>,
@@ -52,6 +54,7 @@ impl<'a> Loader<'a> {
             findings,
             files: Cell::new(0),
             nodes: Cell::new(0),
+            written: Cell::new(0),
             bases: RefCell::default(),
             from_included: RefCell::default(),
         }
@@ -72,7 +75,7 @@ impl<'a> Loader<'a> {
                 self.extend(&mut file, &source.name, around);
                 self.include(&mut file, around)?;
                 let base = merged.get_or_insert_with(|| Node::new(Value::Map(Map::default()), file.place.clone()));
-                merge::merge(base, file, &[], Tags::Spent, self.findings);
+                Merge { tags: Tags::Spent, findings: self.findings }.lay(base, file, &[]);
                 merge::unique(base, self.findings);
                 self.measure(base)?;
             }
@@ -93,7 +96,7 @@ impl<'a> Loader<'a> {
             let reason = format!("expected a mapping with the key services, found {}", document.kind());
             return Err(ComposeError::Syntax { place: document.place, reason });
         }
-        interpolate(&mut document, "", variables, self.findings);
+        Interpolation { variables, written: &self.written, findings: self.findings }.apply(&mut document, "");
         normal::normalise(&mut document, self.findings);
         paths::resolve(&mut document, directory, variables);
         Ok(document)

@@ -19,12 +19,7 @@ pub(crate) enum Tags {
     Kept,
 }
 
-/// Merges `over` onto `base`, at `path`.
-pub(crate) fn merge(base: &mut Node, over: Node, path: &[&str], tags: Tags, findings: &Findings) {
-    Merge { tags, findings }.node(base, over, path);
-}
-
-/// Removes all tags, and the values to be reset.
+/// Takes the tags away, and what is to be reset with them.
 pub(crate) fn without_tags(mut node: Node) -> Node {
     node.tag = Tag::None;
     node.value = match node.value {
@@ -41,9 +36,10 @@ pub(crate) fn without_tags(mut node: Node) -> Node {
     node
 }
 
-struct Merge<'a> {
-    tags: Tags,
-    findings: &'a Findings,
+/// How files are merged.
+pub(crate) struct Merge<'a> {
+    pub(crate) tags: Tags,
+    pub(crate) findings: &'a Findings,
 }
 
 impl Merge<'_> {
@@ -51,7 +47,8 @@ impl Merge<'_> {
         if self.tags == Tags::Kept { node } else { without_tags(node) }
     }
 
-    fn node(&self, base: &mut Node, over: Node, path: &[&str]) {
+    /// Lays `over` upon `base`, at `path`.
+    pub(crate) fn lay(&self, base: &mut Node, over: Node, path: &[&str]) {
         if over.tag == Tag::Override || base.tag == Tag::Reset {
             *base = self.kept(over);
             return;
@@ -97,7 +94,7 @@ impl Merge<'_> {
             }
             match base.get_mut(&entry.key) {
                 Some(there) if is_reset => *there = entry.node,
-                Some(there) => self.node(there, entry.node, &[path, &[entry.key.as_str()]].concat()),
+                Some(there) => self.lay(there, entry.node, &[path, &[entry.key.as_str()]].concat()),
                 None => base.entries.push(Entry { node: self.kept(entry.node), ..entry }),
             }
         }

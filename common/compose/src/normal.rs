@@ -67,15 +67,7 @@ impl Normal<'_> {
             *extends = wrapped(extends, "service");
         }
         if let Some(build) = service.get_mut("build") {
-            if build.as_text().is_some() {
-                *build = wrapped(build, "context");
-            }
-            for (key, bare) in
-                [("args", Bare::Inherited), ("labels", Bare::Empty), ("additional_contexts", Bare::Empty)]
-            {
-                self.pairs(build, key, bare);
-            }
-            self.hosts(build);
+            self.build(build);
         }
         if let Some(deploy) = service.get_mut("deploy") {
             self.pairs(deploy, "labels", Bare::Empty);
@@ -95,7 +87,17 @@ impl Normal<'_> {
         self.lists(service);
     }
 
-    /// Converts lists of names to mappings.
+    fn build(&self, build: &mut Node) {
+        if build.as_text().is_some() {
+            *build = wrapped(build, "context");
+        }
+        for (key, bare) in [("args", Bare::Inherited), ("labels", Bare::Empty), ("additional_contexts", Bare::Empty)] {
+            self.pairs(build, key, bare);
+        }
+        self.hosts(build);
+    }
+
+    /// Lists of names that stand for a mapping.
     fn names(&self, service: &mut Node) {
         for key in ["depends_on", "networks", "models"] {
             let Some(node) = service.get_mut(key) else { continue };

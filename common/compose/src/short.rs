@@ -131,7 +131,9 @@ pub(crate) fn host(text: &str) -> Result<(&str, &str), String> {
     Ok((host, address.trim_matches(['[', ']'])))
 }
 
-/// Splits a command line into words like a shell, without expansion.
+const ENDS_EARLY: &str = "the command ends in a backslash";
+
+/// Splits a command line as a shell would split it into words, without expanding anything.
 pub(crate) fn words(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let (mut word, mut in_word, mut quote) = (String::new(), false, None);
@@ -140,15 +142,14 @@ pub(crate) fn words(text: &str) -> Result<Vec<String>, &'static str> {
         match (quote, c) {
             (Some(q), c) if c == q => quote = None,
             (Some('\''), c) => word.push(c),
-            (Some(_), '\\') => match characters.next() {
-                Some(c @ ('"' | '\\' | '$' | '`')) => word.push(c),
-                Some('\n') => {}
-                Some(c) => word.extend(['\\', c]),
-                None => return Err("the command ends in a backslash"),
+            (Some(_), '\\') => match characters.next().ok_or(ENDS_EARLY)? {
+                c @ ('"' | '\\' | '$' | '`') => word.push(c),
+                '\n' => {}
+                c => word.extend(['\\', c]),
             },
             (None, '\\') => {
                 in_word = true;
-                word.push(characters.next().ok_or("the command ends in a backslash")?);
+                word.push(characters.next().ok_or(ENDS_EARLY)?);
             }
             (Some(_), c) => word.push(c),
             (None, '\'' | '"') => {
@@ -156,10 +157,7 @@ pub(crate) fn words(text: &str) -> Result<Vec<String>, &'static str> {
                 in_word = true;
             }
             (None, c) if c.is_whitespace() => {
-                if in_word {
-                    words.push(std::mem::take(&mut word));
-                    in_word = false;
-                }
+                words.extend(std::mem::take(&mut in_word).then(|| std::mem::take(&mut word)));
             }
             (None, c) => {
                 word.push(c);
@@ -170,8 +168,6 @@ pub(crate) fn words(text: &str) -> Result<Vec<String>, &'static str> {
     if quote.is_some() {
         return Err("the command has a quote that is not closed");
     }
-    if in_word {
-        words.push(word);
-    }
+    words.extend(in_word.then_some(word));
     Ok(words)
 }

@@ -12,7 +12,7 @@ use std::{
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag as YamlTag};
 
 use crate::{
-    ComposeError, MAX_DEPTH, MAX_FILE, MAX_KEYS, MAX_NODES,
+    ComposeError, MAX_DEPTH, MAX_FILE, MAX_KEY, MAX_KEYS, MAX_NODES, MAX_TEXT,
     node::{Entry, Form, Map, Node, Scalar, Tag, Value},
     place::Place,
 };
@@ -24,8 +24,13 @@ pub(crate) fn documents(name: &Arc<str>, text: &str) -> Result<Vec<Node>, Compos
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::new_from_str(text);
-    let mut builder =
-        Builder { file: name, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, documents: Vec::new() };
+    let mut builder = Builder {
+        file: name,
+        open: Vec::new(),
+        anchors: BTreeMap::new(),
+        total: Size::default(),
+        documents: Vec::new(),
+    };
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| builder.refused(&error))?;
         builder.event(event, span.start)?;
@@ -33,13 +38,28 @@ pub(crate) fn documents(name: &Arc<str>, text: &str) -> Result<Vec<Node>, Compos
     Ok(builder.documents)
 }
 
-/// A node with its size and depth, which also count where an alias repeats it.
+/// What a node counts for, with all that is in it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    /// How many values it has, itself included.
+    nodes: usize,
+    /// How many bytes their texts have.
+    text: usize,
+}
+
+impl Size {
+    fn add(&mut self, more: Size) {
+        self.nodes = self.nodes.saturating_add(more.nodes);
+        self.text = self.text.saturating_add(more.text);
+    }
+}
+
+/// A node with what it counts for where an alias repeats it.
 #[derive(Clone)]
 struct Built {
     node: Node,
-    /// The number of values, including itself.
-    size: usize,
-    /// The nesting depth.
+    size: Size,
+    /// How many levels it has.
     height: usize,
     /// Whether it is an unquoted `<<`.
     is_merge: bool,
@@ -50,7 +70,7 @@ struct Open {
     anchor: usize,
     tag: Tag,
     place: Place,
-    size: usize,
+    size: Size,
     height: usize,
     within: Within,
 }
@@ -60,11 +80,17 @@ enum Within {
     Map { entries: Vec<Entry>, seen: BTreeSet<String>, merged: Vec<Node>, key: Option<(String, Place, bool)> },
 }
 
+impl Within {
+    fn mapping() -> Within {
+        Within::Map { entries: Vec::new(), seen: BTreeSet::new(), merged: Vec::new(), key: None }
+    }
+}
+
 struct Builder<'a> {
     file: &'a Arc<str>,
     open: Vec<Open>,
     anchors: BTreeMap<usize, Built>,
-    nodes: usize,
+    total: Size,
     documents: Vec<Node>,
 }
 
@@ -110,10 +136,11 @@ impl Builder<'_> {
                     _ => Form::Text,
                 };
                 let is_merge = style == ScalarStyle::Plain && text == "<<";
+                let size = Size { nodes: 1, text: text.len() };
                 let value = Value::Scalar(Scalar { text: text.into_owned(), form });
                 let node = Node { value, place: self.place(at), tag };
-                self.count(1, at)?;
-                self.done(anchor, Built { node, size: 1, height: 0, is_merge }, at)
+                self.count(size, at)?;
+                self.done(anchor, Built { node, size, height: 0, is_merge }, at)
             }
             Event::SequenceStart(anchor, tag) => {
                 let (tag, _) = self.tag(tag.as_deref(), at)?;
@@ -121,8 +148,7 @@ impl Builder<'_> {
             }
             Event::MappingStart(anchor, tag) => {
                 let (tag, _) = self.tag(tag.as_deref(), at)?;
-                let within = Within::Map { entries: Vec::new(), seen: BTreeSet::new(), merged: Vec::new(), key: None };
-                self.begin(anchor, tag, within, at)
+                self.begin(anchor, tag, Within::mapping(), at)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
         }
@@ -141,13 +167,16 @@ impl Builder<'_> {
         }
     }
 
-    fn count(&mut self, more: usize, at: Marker) -> Result<(), ComposeError> {
-        self.nodes = self.nodes.saturating_add(more);
-        if self.nodes > MAX_NODES {
-            let reason = format!("it has more than {MAX_NODES} values once its aliases are expanded");
-            return Err(ComposeError::TooComplex { place: self.place(at), reason });
-        }
-        Ok(())
+    fn count(&mut self, more: Size, at: Marker) -> Result<(), ComposeError> {
+        self.total.add(more);
+        let reason = if self.total.nodes > MAX_NODES {
+            format!("it has more than {MAX_NODES} values once its aliases are expanded")
+        } else if self.total.text > MAX_TEXT {
+            format!("it has more than {MAX_TEXT} bytes of text once its aliases are expanded")
+        } else {
+            return Ok(());
+        };
+        Err(ComposeError::TooComplex { place: self.place(at), reason })
     }
 
     fn deep(&self, levels: usize, at: Marker) -> Result<(), ComposeError> {
@@ -159,10 +188,11 @@ impl Builder<'_> {
     }
 
     fn begin(&mut self, anchor: usize, tag: Tag, within: Within, at: Marker) -> Result<(), ComposeError> {
-        self.count(1, at)?;
+        let size = Size { nodes: 1, text: 0 };
+        self.count(size, at)?;
         self.deep(self.open.len() + 1, at)?;
         let place = self.place(at);
-        self.open.push(Open { anchor, tag, place, size: 1, height: 0, within });
+        self.open.push(Open { anchor, tag, place, size, height: 0, within });
         Ok(())
     }
 
@@ -198,24 +228,19 @@ impl Builder<'_> {
             }
             return Ok(());
         };
-        open.size = open.size.saturating_add(built.size);
+        open.size.add(built.size);
         open.height = open.height.max(built.height);
         let refused = match &mut open.within {
             Within::List(items) => {
                 items.push(built.node);
                 None
             }
-            Within::Map { entries, seen, key: key @ None, .. } => match &built.node.value {
-                Value::Scalar(scalar) if !seen.contains(&scalar.text) => {
-                    *key = Some((scalar.text.clone(), built.node.place, built.is_merge));
+            Within::Map { entries, seen, key: key @ None, .. } => match key_of(&built.node, entries, seen) {
+                Ok(text) => {
+                    *key = Some((text, built.node.place, built.is_merge));
                     None
                 }
-                Value::Scalar(scalar) => {
-                    let first = entries.iter().find(|entry| entry.key == scalar.text).map(|entry| entry.place.line);
-                    let line = first.map(|line| format!("; the first is in line {line}")).unwrap_or_default();
-                    Some(format!("the key {:?} appears twice{line}", scalar.text))
-                }
-                _ => Some("a key must be text".to_owned()),
+                Err(reason) => Some(reason),
             },
             Within::Map { entries, seen, merged, key } => {
                 let (name, place, is_merge) =
@@ -233,7 +258,21 @@ impl Builder<'_> {
     }
 }
 
-/// Collects the mappings in a merge key.
+/// The key that a node of a mapping is.
+fn key_of(node: &Node, entries: &[Entry], seen: &BTreeSet<String>) -> Result<String, String> {
+    let Value::Scalar(Scalar { text, .. }) = &node.value else { return Err("a key must be text".to_owned()) };
+    if text.len() > MAX_KEY {
+        return Err(format!("a key has more than {MAX_KEY} bytes"));
+    }
+    if seen.contains(text) {
+        let first = entries.iter().find(|entry| entry.key == *text).map(|entry| entry.place.line);
+        let line = first.map(|line| format!(", in line {line}")).unwrap_or_default();
+        return Err(format!("the key {text:?} is here twice; it was given before{line}"));
+    }
+    Ok(text.clone())
+}
+
+/// The mappings that `<<` names.
 fn merge_key(node: Node, merged: &mut Vec<Node>) -> Result<(), &'static str> {
     let refuse = Err("\"<<\" takes a mapping, or a list of mappings");
     match node.value {

@@ -3,6 +3,8 @@
 mod networking;
 mod surroundings;
 
+use std::collections::BTreeSet;
+
 use super::{Constraint, ContainerSpec, ServiceSpec, StackSpec, constraint::label_of, template};
 use crate::{file::MAX_FILES, name::Name, time::Span};
 
@@ -43,10 +45,9 @@ impl StackSpec {
             found.push(violation("services", "a stack needs at least one service"));
         }
         if self.services.len() > MAX_SERVICES {
-            found.push(violation(
-                "services",
-                format!("there are {} services, and at most {MAX_SERVICES} are allowed", self.services.len()),
-            ));
+            // What else is wrong takes long to find in so many.
+            let reason = format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len());
+            return vec![violation("services", reason)];
         }
         for (name, service) in &self.services {
             let mut check = Check { path: format!("services.{name}"), found: &mut found };
@@ -64,12 +65,11 @@ impl StackSpec {
 
     /// A service that depends on itself, directly or through others.
     fn dependency_cycle(&self) -> Option<&Name> {
-        // A service is settled once its dependencies are. Services that never settle are on a cycle.
-        let mut open: Vec<&Name> = self.services.keys().collect();
+        // Services whose dependencies are all settled are settled; what never is lies on a cycle.
+        let mut open: BTreeSet<&Name> = self.services.keys().collect();
         loop {
-            let settled = |name: &Name| !open.contains(&name);
-            let next: Vec<&Name> =
-                open.iter().copied().filter(|name| !self.services[*name].depends_on.keys().all(settled)).collect();
+            let waits = |name: &&Name| self.services[*name].depends_on.keys().any(|other| open.contains(other));
+            let next: BTreeSet<&Name> = open.iter().copied().filter(waits).collect();
             if next.len() == open.len() {
                 return open.first().copied();
             }
@@ -100,6 +100,14 @@ impl Check<'_> {
         self.networking(service);
         self.ports(service);
         self.parts(name, service, stack);
+        self.dependencies(name, service, stack);
+        self.placement(service, stack);
+        self.rollout(service);
+        self.schedule(service);
+        self.strict_singleton(service);
+    }
+
+    fn dependencies(&mut self, name: &Name, service: &ServiceSpec, stack: &StackSpec) {
         for dependency in service.depends_on.keys() {
             if dependency == name {
                 self.refuse("depends_on", "a service cannot depend on itself");
@@ -107,39 +115,17 @@ impl Check<'_> {
                 self.refuse("depends_on", format!("there is no service {dependency} in this stack"));
             }
         }
-        self.conditions("constraints", &service.constraints, stack);
-        self.conditions("preferences", &service.prefer, stack);
         if service.joins.len() > MAX_JOINS {
             let reason = format!("it joins {} environments, and at most {MAX_JOINS} are allowed", service.joins.len());
             self.refuse("networks", reason);
         }
+    }
+
+    fn placement(&mut self, service: &ServiceSpec, stack: &StackSpec) {
+        self.conditions("constraints", &service.constraints, stack);
+        self.conditions("preferences", &service.prefer, stack);
         if !(-1000..=1000).contains(&service.priority) {
             self.refuse("x-priority", format!("{} is not between -1000 and 1000", service.priority));
-        }
-        if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
-            self.refuse("deploy.update_config.order", format!("start-first is not possible: {reason}"));
-        }
-        if let Some(cron) = &service.cron {
-            if let Err(reason) = cron.parse() {
-                self.refuse("x-cron", reason);
-            }
-            if service.mode != super::Mode::Job {
-                self.refuse("x-cron", "only a job can have a schedule: set deploy.mode to replicated-job");
-            }
-            if cron.catch_up > Span::minutes(24 * 60) {
-                self.refuse("x-cron.catch_up", "it must be at most a day");
-            }
-        }
-        if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
-            self.refuse("x-strict-singleton", "it needs a replicated service with at most one replica");
-        }
-        if service.strict_singleton && service.containers().any(|(_, container)| container.isolation.host_pid) {
-            // When a container's first process ends, the kernel ends the others only if the container has its own PID
-            // namespace.
-            self.refuse(
-                "pid",
-                "a strict singleton cannot use the host's PID namespace, because its processes could outlive its lease",
-            );
         }
         if service.max_per_host == Some(0) {
             self.refuse("deploy.placement.max_replicas_per_node", "it must be at least 1");
@@ -149,6 +135,12 @@ impl Check<'_> {
         }
         if let Some(key) = service.spread.iter().find(|key| label_of(key).is_none()) {
             self.refuse("deploy.placement.preferences", format!("{:?} is not node.labels.<label>", cut(key)));
+        }
+    }
+
+    fn rollout(&mut self, service: &ServiceSpec) {
+        if let (Some(super::UpdateOrder::StartFirst), Some(reason)) = (service.update.order, service.stops_first()) {
+            self.refuse("deploy.update_config.order", format!("start-first is not possible: {reason}"));
         }
         if let Some(canary) = &service.update.canary {
             if canary.instances == 0 || service.mode == super::Mode::Job {
@@ -163,6 +155,30 @@ impl Check<'_> {
         }
         if service.update.monitor > Span::minutes(60) || service.update.delay > Span::minutes(60 * 24) {
             self.refuse("deploy.update_config", "monitor must be at most an hour, and delay at most a day");
+        }
+    }
+
+    fn schedule(&mut self, service: &ServiceSpec) {
+        if let Some(cron) = &service.cron {
+            if let Err(reason) = cron.parse() {
+                self.refuse("x-cron", reason);
+            }
+            if service.mode != super::Mode::Job {
+                self.refuse("x-cron", "only a job can be run by a schedule: deploy.mode replicated-job");
+            }
+            if cron.catch_up > Span::minutes(24 * 60) {
+                self.refuse("x-cron.catch_up", "it is at most a day");
+            }
+        }
+    }
+
+    fn strict_singleton(&mut self, service: &ServiceSpec) {
+        if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
+            self.refuse("x-strict-singleton", "only a replicated service of at most one replica can be one");
+        }
+        if service.strict_singleton && service.containers().any(|(_, container)| container.isolation.host_pid) {
+            // The kernel ends all processes of a container with its first one only if it has processes of its own.
+            self.refuse("pid", "a strict singleton cannot see the host's processes: they would outlive its lease");
         }
     }
 

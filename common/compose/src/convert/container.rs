@@ -34,14 +34,7 @@ pub(super) fn container(service: &Field<'_>, context: &Context<'_>, declared: &D
     }
     spec.stop_signal = service.text_of("stop_signal");
     spec.log = service.get("logging").map(|logging| log(&logging)).unwrap_or_default();
-    spec.hostname = service.text_of("hostname");
-    spec.domainname = service.text_of("domainname");
-    spec.resolver = ResolverSpec {
-        servers: service.items_of("dns").iter().filter_map(Field::parse).collect(),
-        search: service.texts_of("dns_search"),
-        options: service.texts_of("dns_opt"),
-    };
-    spec.extra_hosts = hosts(service);
+    names(service, &mut spec);
     spec.init = service.get("init").and_then(|init| init.boolean());
     spec.tty = service.is("tty");
     spec.stdin_open = service.is("stdin_open");
@@ -56,7 +49,19 @@ pub(super) fn container(service: &Field<'_>, context: &Context<'_>, declared: &D
     Some(spec)
 }
 
-/// Reads `pre_start`. Each step inherits the main container's settings.
+/// What the container is called and whom it asks for names.
+fn names(service: &Field<'_>, spec: &mut ContainerSpec) {
+    spec.hostname = service.text_of("hostname");
+    spec.domainname = service.text_of("domainname");
+    spec.resolver = ResolverSpec {
+        servers: service.items_of("dns").iter().filter_map(Field::parse).collect(),
+        search: service.texts_of("dns_search"),
+        options: service.texts_of("dns_opt"),
+    };
+    spec.extra_hosts = hosts(service);
+}
+
+/// Reads `pre_start`: each step is the main container but for what it says.
 pub(super) fn steps(service: &Field<'_>, context: &Context<'_>, main: &ContainerSpec) -> Vec<ContainerSpec> {
     let step = |step: Field<'_>| {
         if !step.is("per_replica") {

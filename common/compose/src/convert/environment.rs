@@ -20,10 +20,11 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
             surroundings.entry((*key).to_owned()).or_insert_with(|| text.to_owned());
         }
     }
-    let mut variables = BTreeMap::new();
+    let mut files = Files { context, surroundings, found: BTreeMap::new() };
     for file in service.items_of("env_file") {
-        read(&file, context, &surroundings, &mut variables);
+        files.read(&file);
     }
+    let mut variables = files.found;
     for (key, value) in own {
         if value.node.is_null() {
             // The variable takes its value from the environment, which has none.
@@ -37,12 +38,12 @@ pub(crate) fn of_service(service: &Field<'_>, context: &Context<'_>) -> BTreeMap
 
 /// The labels of a container: those from label files, overridden by its own.
 pub(super) fn labels(service: &Field<'_>, context: &Context<'_>) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
-    let surroundings = context.variables.clone();
+    let mut files = Files { context, surroundings: context.variables.clone(), found: BTreeMap::new() };
     for file in service.items_of("label_file") {
         let Some(path) = file.text() else { continue };
-        add(&file, &path, Format::Compose, true, context, &surroundings, &mut labels);
+        files.add(&file, &path, Format::Compose, true);
     }
+    let mut labels = files.found;
     labels.extend(texts(service, "labels"));
     labels
 }
@@ -53,50 +54,46 @@ pub(super) fn texts(of: &Field<'_>, key: &str) -> BTreeMap<String, String> {
     of.entries_of(key).into_iter().filter_map(text).collect()
 }
 
-fn read(
-    file: &Field<'_>,
-    context: &Context<'_>,
-    surroundings: &BTreeMap<String, String>,
-    variables: &mut BTreeMap<String, String>,
-) {
-    let Some(path) = file.text_of("path") else { return file.problem("path is missing") };
-    let format = match file.get("format") {
-        None => Format::Compose,
-        Some(format) => match format.word(&[("raw", Format::Raw)]) {
-            Some(format) => format,
-            None => return,
-        },
-    };
-    let is_required = file.get("required").and_then(|required| required.boolean()).unwrap_or(true);
-    add(file, &path, format, is_required, context, surroundings, variables);
+/// Env files that are read one after the other.
+struct Files<'a> {
+    context: &'a Context<'a>,
+    /// What their variables are looked up in first.
+    surroundings: BTreeMap<String, String>,
+    /// What they have set.
+    found: BTreeMap<String, String>,
 }
 
-fn add(
-    file: &Field<'_>,
-    path: &str,
-    format: Format,
-    is_required: bool,
-    context: &Context<'_>,
-    surroundings: &BTreeMap<String, String>,
-    found: &mut BTreeMap<String, String>,
-) {
-    let shown = context.shown(path);
-    let bytes = match context.file(path) {
-        Ok(bytes) => bytes,
-        Err(ReadError::Missing) if !is_required => return,
-        Err(error) => return file.problem(format!("{shown}: {error}")),
-    };
-    let Ok(text) = String::from_utf8(bytes) else { return file.problem(format!("{shown}: it is not UTF-8")) };
-    let parsed = match env_file::parse_after(&text, format, surroundings, found) {
-        Ok(parsed) => parsed,
-        Err(error) => return file.problem(format!("{shown}: {error}")),
-    };
-    for (variable, line) in parsed.unset {
-        let place = Place { file: shown.into(), line: u32::try_from(line).unwrap_or(u32::MAX), column: 1 };
-        file.warn_at(&place, not_set(&variable));
+impl Files<'_> {
+    fn read(&mut self, file: &Field<'_>) {
+        let Some(path) = file.text_of("path") else { return file.problem("path is missing") };
+        let format = match file.get("format") {
+            None => Format::Compose,
+            Some(format) => match format.word(&[("raw", Format::Raw)]) {
+                Some(format) => format,
+                None => return,
+            },
+        };
+        let is_required = file.get("required").and_then(|required| required.boolean()).unwrap_or(true);
+        self.add(file, &path, format, is_required);
     }
-    for (key, value) in parsed.values {
-        let Some(value) = value else { continue };
-        found.insert(key, value);
+
+    fn add(&mut self, file: &Field<'_>, path: &str, format: Format, is_required: bool) {
+        let shown = self.context.shown(path);
+        let bytes = match self.context.file(path) {
+            Ok(bytes) => bytes,
+            Err(ReadError::Missing) if !is_required => return,
+            Err(error) => return file.problem(format!("{shown}: {error}")),
+        };
+        let Ok(text) = String::from_utf8(bytes) else { return file.problem(format!("{shown}: it is not UTF-8")) };
+        let parsed = match env_file::parse_after(&text, format, &self.surroundings, &self.found) {
+            Ok(parsed) => parsed,
+            Err(error) => return file.problem(format!("{shown}: {error}")),
+        };
+        for (variable, line) in parsed.unset {
+            let place = Place { file: shown.into(), line: u32::try_from(line).unwrap_or(u32::MAX), column: 1 };
+            file.warn_at(&place, not_set(&variable));
+        }
+        let given = parsed.values.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        self.found.extend(given);
     }
 }

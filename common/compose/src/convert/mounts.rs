@@ -30,9 +30,26 @@ fn mount(item: &Field<'_>, context: &Context<'_>) -> Option<MountSpec> {
         item.problem("target is missing: the path in the container");
         return None;
     };
+    let source = source(item, context)?;
+    let bind = item.get("bind");
+    let volume = item.get("volume");
+    let is_bind = matches!(source, MountSource::Bind(_));
+    let mut mount = MountSpec::of(source, &target);
+    mount.read_only = item.is("read_only");
+    mount.propagation =
+        bind.as_ref().and_then(|bind| bind.get("propagation")).and_then(|text| text.word(&PROPAGATIONS));
+    let made = bind.as_ref().and_then(|bind| bind.get("create_host_path")).and_then(|made| made.boolean());
+    mount.create_host_path = is_bind && made.unwrap_or(true);
+    mount.nocopy = volume.as_ref().is_some_and(|volume| volume.is("nocopy"));
+    mount.subpath = volume.as_ref().and_then(|volume| volume.text_of("subpath"));
+    Some(mount)
+}
+
+/// What is mounted.
+fn source(item: &Field<'_>, context: &Context<'_>) -> Option<MountSource> {
     let kind = item.text_of("type").unwrap_or_else(|| "volume".to_owned());
     let source = item.get("source");
-    let source = match (kind.as_str(), &source) {
+    Some(match (kind.as_str(), &source) {
         ("bind", Some(source)) => MountSource::Bind(host_path(source, context)?),
         ("volume", Some(source)) => {
             MountSource::Volume(VolumeName::parse(&source.text()?).map_err(|error| source.problem(error)).ok()?)
@@ -51,19 +68,7 @@ fn mount(item: &Field<'_>, context: &Context<'_>) -> Option<MountSpec> {
             item.problem(format!("mounts of type {other:?} are not supported: use bind, volume or tmpfs"));
             return None;
         }
-    };
-    let bind = item.get("bind");
-    let volume = item.get("volume");
-    let is_bind = matches!(source, MountSource::Bind(_));
-    let mut mount = MountSpec::of(source, &target);
-    mount.read_only = item.is("read_only");
-    mount.propagation =
-        bind.as_ref().and_then(|bind| bind.get("propagation")).and_then(|text| text.word(&PROPAGATIONS));
-    let made = bind.as_ref().and_then(|bind| bind.get("create_host_path")).and_then(|made| made.boolean());
-    mount.create_host_path = is_bind && made.unwrap_or(true);
-    mount.nocopy = volume.as_ref().is_some_and(|volume| volume.is("nocopy"));
-    mount.subpath = volume.as_ref().and_then(|volume| volume.text_of("subpath"));
-    Some(mount)
+    })
 }
 
 /// A path on the hosts.

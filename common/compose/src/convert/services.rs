@@ -167,37 +167,45 @@ fn exposed(field: &Field<'_>) -> Vec<ExposedPort> {
 
 /// The dependencies of a service: `depends_on`, and the services in its `links`.
 fn dependencies(service: &Field<'_>, all: &All<'_>, context: &Context<'_>) -> BTreeMap<Name, Condition> {
-    let mut found = BTreeMap::new();
+    let (mut found, others) = (BTreeMap::new(), Others { all, context });
     for (key, field) in service.entries_of("depends_on") {
         let given = field.get("condition").map_or(Some(Condition::Started), |field| field.word(&CONDITIONS));
         let is_required = field.get("required").and_then(|required| required.boolean()).unwrap_or(true);
-        if let (Some(name), Some(condition)) = (known(key, &field, is_required, all, context), given) {
+        if let (Some(name), Some(condition)) = (others.known(key, &field, is_required), given) {
             found.insert(name, condition);
         }
     }
     for link in service.items_of("links") {
         let Some(text) = link.text() else { continue };
         let key = text.split(':').next().unwrap_or(&text);
-        if let Some(name) = known(key, &link, true, all, context) {
+        if let Some(name) = others.known(key, &link, true) {
             found.entry(name).or_insert(Condition::Started);
         }
     }
     found
 }
 
-/// The name of another service, if it exists.
-fn known(key: &str, field: &Field<'_>, is_required: bool, all: &All<'_>, context: &Context<'_>) -> Option<Name> {
-    let name = adapted(key, field)?;
-    if all.contains_key(&name) {
-        return Some(name);
+/// The services that one may depend on.
+struct Others<'a> {
+    all: &'a All<'a>,
+    context: &'a Context<'a>,
+}
+
+impl Others<'_> {
+    /// The name of another service, if there is one of it.
+    fn known(&self, key: &str, field: &Field<'_>, is_required: bool) -> Option<Name> {
+        let name = adapted(key, field)?;
+        if self.all.contains_key(&name) {
+            return Some(name);
+        }
+        match self.context.off.get(key) {
+            _ if !is_required => {}
+            Some(profiles) => field.problem(format!(
+                "{key} is off, as no profile of it is asked for; ask for one: --profile {}",
+                profiles.first().map_or("NAME", String::as_str)
+            )),
+            None => field.problem(format!("there is no service {key} in these files")),
+        }
+        None
     }
-    match context.off.get(key) {
-        _ if !is_required => {}
-        Some(profiles) => field.problem(format!(
-            "{key} is not enabled, because none of its profiles is: enable one with --profile {}",
-            profiles.first().map_or("NAME", String::as_str)
-        )),
-        None => field.problem(format!("there is no service {key} in these files")),
-    }
-    None
 }

@@ -104,6 +104,21 @@ fn what_is_not_set_is_told_with_its_line() {
     assert_eq!(found.unset, [("NO".to_owned(), 2)].into());
 }
 
+#[test]
+fn variables_that_grow_out_of_one_another_are_refused() {
+    let mut text = format!("A0={}\n", "x".repeat(1000));
+    for number in 1..100 {
+        text.push_str(&format!("A{number}=$A0$A{}\n", number - 1));
+    }
+    assert!(parse(&text, Format::Compose, &surroundings()).is_ok(), "as long as it is no more than may be");
+    text.push_str(&format!("B={}\n", "$A99".repeat(8)));
+    for number in 0..100 {
+        text.push_str(&format!("B{number}=$B\n"));
+    }
+    let refused = parse(&text, Format::Compose, &surroundings()).expect_err("is refused").to_string();
+    assert!(refused.contains("more than 16777216 bytes with their variables replaced"), "{refused}");
+}
+
 proptest! {
     #[test]
     fn no_text_is_too_much(text in "[\"'\\\\$\\{\\}=:# \n\r\tA-Za-z0-9]{0,80}") {

@@ -83,7 +83,8 @@ fn keys_are_taken_as_they_are() {
     let file: Arc<str> = "a.yaml".into();
     let mut node = crate::yaml::documents(&file, "{$A: $A, b: ['$X', '$X'], c: 24.10}").expect("is YAML").remove(0);
     let findings = Findings::default();
-    interpolate(&mut node, "", &variables(), &findings);
+    let (variables, written) = (variables(), Cell::new(0));
+    Interpolation { variables: &variables, written: &written, findings: &findings }.apply(&mut node, "");
     assert_eq!(node.get("$A").and_then(Node::as_text), Some("1"));
     let (_, warnings, _) = findings.taken();
     let told: Vec<String> = warnings.iter().map(ToString::to_string).collect();
@@ -106,6 +107,14 @@ fn the_variables_that_a_text_uses_are_found_with_their_defaults() {
         .collect();
     let expected = ["A false -", "B false b", "D true -", "E false ${F:-f}", "F false f", "G false -", "H false -"];
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_brace_that_is_not_closed_takes_no_time() {
+    let mut found = BTreeMap::new();
+    // Minutes, if the end is looked for from each of the braces.
+    used_in(&format!("$A {}", "${B:-".repeat(200_000)), 0, &mut found);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["A"]);
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Loader, Surroundings, size};
 use crate::{
     MAX_NODES,
-    merge::{self, Tags},
+    merge::{Merge, Tags},
     node::{Map, Node},
     paths, yaml,
 };
@@ -16,6 +16,14 @@ const MAX_CHAIN: usize = 32;
 /// The services that are being extended, as (file, name), to find cycles.
 type Chain = Vec<(String, String)>;
 
+/// Where a service is looked for.
+struct Within<'a> {
+    services: &'a Map,
+    /// The file that they are of.
+    file: &'a str,
+    around: &'a Surroundings,
+}
+
 impl Loader<'_> {
     /// Merges each service of a file onto the service that it extends.
     pub(super) fn extend(&self, file: &mut Node, name: &str, around: &Surroundings) {
@@ -24,25 +32,19 @@ impl Loader<'_> {
             return;
         }
         let before = services.clone();
+        let within = Within { services: &before, file: name, around };
         for entry in &mut services.entries {
             if entry.node.get("extends").is_some()
-                && let Some(node) = self.extended(&before, &entry.key, name, around, &mut Vec::new())
+                && let Some(node) = self.extended(&within, &entry.key, &mut Vec::new())
             {
                 entry.node = node;
             }
         }
     }
 
-    /// A service merged onto all that it extends; `None` if the file has no such service.
-    fn extended(
-        &self,
-        services: &Map,
-        name: &str,
-        file: &str,
-        around: &Surroundings,
-        chain: &mut Chain,
-    ) -> Option<Node> {
-        let mut service = services.get(name)?.clone();
+    /// A service with all that it extends below it; nothing if the file has no such service.
+    fn extended(&self, within: &Within<'_>, name: &str, chain: &mut Chain) -> Option<Node> {
+        let mut service = within.services.get(name)?.clone();
         let removed = service.as_map_mut().and_then(|map| map.remove("extends"));
         let Some(extends) = removed.filter(|node| !node.is_null()) else { return Some(service) };
         let path = format!("services.{name}.extends");
@@ -51,64 +53,62 @@ impl Loader<'_> {
             refuse("service is missing: the name of the service to extend".to_owned());
             return Some(service);
         };
-        let here = (file.to_owned(), name.to_owned());
+        let here = (within.file.to_owned(), name.to_owned());
         if chain.contains(&here) || chain.len() >= MAX_CHAIN {
             refuse(format!("{name} extends itself, through {of}"));
             return Some(service);
         }
         chain.push(here);
-        let base = match extends.get("file").and_then(Node::as_text) {
-            None => self.extended(services, of, file, around, chain),
-            Some(other) => self.of_file(other, of, around, chain, &refuse),
-        };
+        let base = self.below(&extends, of, within, chain);
         chain.pop();
-        let Some(base) = base else {
-            if extends.get("file").is_none() {
-                refuse(format!("there is no service {of} in {file}"));
+        let mut merged = match base {
+            Ok(Some(base)) => base,
+            Ok(None) => return Some(service),
+            Err(reason) => {
+                refuse(reason);
+                return Some(service);
             }
-            return Some(service);
         };
-        self.nodes.set(self.nodes.get().saturating_add(size(&base)));
+        self.nodes.set(self.nodes.get().saturating_add(size(&merged)));
         if self.nodes.get() > MAX_NODES {
             refuse(format!("the files have more than {MAX_NODES} values with what services extend"));
             return Some(service);
         }
-        let mut merged = base;
-        merge::merge(&mut merged, service, &["services", name], Tags::Kept, self.findings);
+        Merge { tags: Tags::Kept, findings: self.findings }.lay(&mut merged, service, &["services", name]);
         Some(merged)
     }
 
-    /// A service of another file. Its relative paths start from that file's folder.
-    fn of_file(
-        &self,
-        file: &str,
-        of: &str,
-        around: &Surroundings,
-        chain: &mut Chain,
-        refuse: &dyn Fn(String),
-    ) -> Option<Node> {
-        let path = match paths::to_read(file, &around.directory, &around.variables) {
-            Ok(path) => path,
-            Err(reason) => {
-                refuse(format!("{file}: {reason}"));
-                return None;
-            }
+    /// The service that another one extends; nothing if its file has been refused before.
+    fn below(&self, extends: &Node, of: &str, within: &Within<'_>, chain: &mut Chain) -> Result<Option<Node>, String> {
+        let absent = |file: &str| format!("there is no service {of} in {file}");
+        let Some(other) = extends.get("file").and_then(Node::as_text) else {
+            let base = self.extended(within, of, chain);
+            return base.map(Some).ok_or_else(|| absent(within.file));
         };
+        let Some((path, services)) = self.services_of(other, within.around)? else { return Ok(None) };
+        if services.get(of).is_none() {
+            return Err(absent(other));
+        }
+        // Relative paths start from where that file lies.
+        let directory = paths::folder(&path).to_owned();
+        let there = Surroundings { directory, ..within.around.clone() };
+        Ok(self.extended(&Within { services: &services, file: &path, around: &there }, of, chain))
+    }
+
+    /// The path and the services of another file. Why it cannot be read is told once.
+    fn services_of(&self, file: &str, around: &Surroundings) -> Result<Option<(String, Map)>, String> {
+        let refuse = |reason: String| format!("{file}: {reason}");
+        let path = paths::to_read(file, &around.directory, &around.variables).map_err(refuse)?;
         let known = self.bases.borrow().get(&path).cloned();
         let services = match known {
             Some(services) => services,
             None => {
-                let read = self.base(&path, around).map_err(|reason| refuse(format!("{file}: {reason}"))).ok();
-                self.bases.borrow_mut().insert(path.clone(), read.clone());
-                read
+                let read = self.base(&path, around);
+                self.bases.borrow_mut().insert(path.clone(), read.as_ref().ok().cloned());
+                Some(read.map_err(refuse)?)
             }
-        }?;
-        if services.get(of).is_none() {
-            refuse(format!("there is no service {of} in {file}"));
-            return None;
-        }
-        let there = Surroundings { directory: paths::folder(&path).to_owned(), ..around.clone() };
-        self.extended(&services, of, &path, &there, chain)
+        };
+        Ok(services.map(|services| (path, services)))
     }
 
     fn base(&self, path: &str, around: &Surroundings) -> Result<Map, String> {

@@ -13,7 +13,7 @@ fn merged(base: &str, over: &str) -> Result<Node, String> {
         node
     };
     let mut all = without_tags(read("a", base));
-    merge(&mut all, read("b", over), &[], Tags::Spent, &findings);
+    Merge { tags: Tags::Spent, findings: &findings }.lay(&mut all, read("b", over), &[]);
     unique(&mut all, &findings);
     let (problems, ..) = findings.taken();
     if problems.is_empty() { Ok(all) } else { Err(problems.iter().map(ToString::to_string).collect()) }

@@ -259,3 +259,11 @@ volumes:
     let uses: Vec<String> = document.uses().iter().map(|used| format!("{} {:?}", used.path, used.does)).collect();
     assert!(uses.contains(&"services.web.tty Done".to_owned()), "{uses:?}");
 }
+
+#[test]
+fn values_that_grow_by_their_variables_are_refused() {
+    let value = "x".repeat(1 << 20);
+    let text = format!("services: {{web: {{image: a, command: [{}]}}}}", "$BIG,".repeat(1000));
+    let refused = read_with(&[&text], &[("BIG", &value)], &[], &[]).expect_err("is refused").to_string();
+    assert!(refused.contains("more than 16777216 bytes with their variables replaced"), "{}", &refused[..200]);
+}

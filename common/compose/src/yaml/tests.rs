@@ -119,11 +119,16 @@ fn bombs_are_refused_before_they_grow() {
         tower.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
     }
     let deep = format!("a: {}{}", "[".repeat(3000), "]".repeat(3000));
+    let long = format!("a: &a {}\nb: [{}]", "x".repeat(300_000), "*a,".repeat(100));
+    let named = format!("a: &a {{ {}: 1 }}\nb: [{}]", "x".repeat(1000), "*a,".repeat(20_000));
     let wide = (0..MAX_KEYS + 2).map(|key| format!("k{key}: 1\n")).collect::<String>();
     let cases = [
         (bomb, "more than 200000 values"),
         (tower, "nested deeper"),
         (deep, "nested deeper"),
+        (long, "more than 16777216 bytes of text once its aliases are expanded"),
+        (named, "more than 16777216 bytes"),
+        (format!("? {}\n: 1", "x".repeat(MAX_KEY + 1)), "a key has more than 4096 bytes"),
         (wide, "more than 10000 keys"),
         (format!("a: {}", "x".repeat(MAX_FILE)), "at most 1048576 are allowed"),
     ];

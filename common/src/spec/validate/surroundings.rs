@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{Check, MAX_ENTRIES, MAX_TEXT, Violation, clean_absolute, cut, violation};
 use crate::spec::{
-    ContainerSpec, MountSource, MountSpec, StackSpec, attachment::is_host_name, privilege::capability, template,
+    ContainerSpec, HostDevice, MountSource, MountSpec, StackSpec, attachment::is_host_name, privilege::capability,
+    template,
 };
 
 /// The maximum number of entries in each list of these settings.
@@ -80,6 +81,15 @@ fn is_device_rule(rule: &str) -> bool {
     ["a", "b", "c"].contains(kind)
         && numbers.split_once(':').is_some_and(|(major, minor)| is_number(major) && is_number(minor))
         && are_permissions(permissions)
+}
+
+fn is_device(device: &HostDevice) -> bool {
+    clean_absolute(&device.source) && clean_absolute(&device.target) && are_permissions(&device.permissions)
+}
+
+fn is_capability(name: &str) -> bool {
+    let name = capability(name);
+    (1..=40).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
 }
 
 fn are_permissions(text: &str) -> bool {
@@ -238,12 +248,8 @@ impl Check<'_> {
             self.refuse(field, format!("it has {count} entries, and at most {MAX_LIST} are allowed"));
         }
         for (field, names) in [("cap_add", &isolation.cap_add), ("cap_drop", &isolation.cap_drop)] {
-            let is_name = |name: &String| {
-                let name = capability(name);
-                (1..=40).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
-            };
-            if let Some(name) = names.iter().find(|name| !is_name(name)) {
-                self.refuse(field, format!("{:?} is not a capability such as NET_ADMIN", cut(name)));
+            if let Some(name) = names.iter().find(|name| !is_capability(name)) {
+                self.refuse(field, format!("{:?} is not a capability, such as NET_ADMIN", cut(name)));
             }
         }
         for option in &isolation.security_opt {
@@ -251,14 +257,9 @@ impl Check<'_> {
                 self.refuse("security_opt", format!("{:?}: {reason}", cut(option)));
             }
         }
-        for device in &isolation.devices {
-            if !clean_absolute(&device.source)
-                || !clean_absolute(&device.target)
-                || !are_permissions(&device.permissions)
-            {
-                let reason = format!("{:?} is not a device such as /dev/ttyUSB0:/dev/tty0:rwm", cut(&device.source));
-                self.refuse("devices", reason);
-            }
+        for device in isolation.devices.iter().filter(|device| !is_device(device)) {
+            let found = cut(&device.source);
+            self.refuse("devices", format!("{found:?} is not a device, which looks like /dev/ttyUSB0:/dev/tty0:rwm"));
         }
         if let Some(rule) = isolation.device_cgroup_rules.iter().find(|rule| !is_device_rule(rule)) {
             self.refuse("device_cgroup_rules", format!("{:?} is not a rule such as c 1:3 mr", cut(rule)));
