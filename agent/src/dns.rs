@@ -30,7 +30,7 @@ use crate::{
     known::{Known, for_own_subnet},
     socket::bound,
 };
-use reply::{Asked, reply};
+pub use reply::{Asked, Elsewhere, Reply, decide};
 
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -121,6 +121,21 @@ async fn converse(known: &Known, mut stream: TcpStream, from: SocketAddr) -> io:
         let Some(answer) = reply(known, &question, from.ip(), Asked::ByTcp).await else { return Ok(()) };
         let sending = async { stream.write_all(&framed(&answer)?).await };
         tokio::time::timeout(SILENCE, sending).await.map_err(silent)??;
+    }
+}
+
+/// The answer to a message, if it gets one; asks other resolvers if the name is theirs.
+async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Option<Vec<u8>> {
+    match decide(known, message, from, by) {
+        Reply::Silence => None,
+        Reply::Answer(answer) => Some(answer),
+        Reply::Elsewhere(Elsewhere { name, resolvers, plan, unanswered }) => {
+            let asked = recursion::ask(message, by, resolvers, |server| is_inside(&plan, server)).await;
+            Some(asked.unwrap_or_else(|why| {
+                debug!(%name, why, "no resolver answers");
+                unanswered
+            }))
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 mod certificate;
 mod conditions;
 pub mod directory;
-mod dns;
+pub mod dns;
 pub mod facts;
 pub mod files;
 pub mod findings;

@@ -1,4 +1,4 @@
-//! The answer to one message.
+//! What to do with one message: answer it, ask others, or nothing. Decides alone: asking others is `recursion`'s.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -16,7 +16,7 @@ use hickory_proto::{
 };
 use tracing::debug;
 
-use super::{is_inside, recursion};
+use super::is_inside;
 use crate::known::Known;
 
 /// For how long an answer may be kept, in seconds.
@@ -30,23 +30,48 @@ const LARGEST_UNASKED: u16 = 512;
 
 /// How a question came, and how the answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub enum Asked {
+    /// In a datagram: a long answer is cut.
     ByUdp,
+    /// On a connection, with a length before each message.
     ByTcp,
 }
 
-/// The answer to a message; none if it is no question.
-pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Option<Vec<u8>> {
+/// What to do with a message.
+#[derive(Debug)]
+pub enum Reply {
+    /// Nothing: it is no question, or this host has no overlay.
+    Silence,
+    /// Send this.
+    Answer(Vec<u8>),
+    /// Ask other resolvers: the name is not the cluster's.
+    Elsewhere(Elsewhere),
+}
+
+/// A question that other resolvers must answer.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// The name in question.
+    pub name: Name,
+    /// The resolvers that the asker's service names; the host's if it names none.
+    pub resolvers: Vec<IpAddr>,
+    /// The cluster's own addresses, which are never asked.
+    pub plan: NetworkPlan,
+    /// The answer if no resolver gives one.
+    pub unanswered: Vec<u8>,
+}
+
+/// Decides what to do with a message, by what is known now.
+pub fn decide(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Reply {
     let request = match Message::from_vec(message) {
         Ok(request) if request.metadata.message_type == MessageType::Query => request,
-        Ok(_) => return None,
+        Ok(_) => return Reply::Silence,
         Err(error) => {
             debug!(%from, %error, "a message cannot be read");
-            let id = u16::from_be_bytes(message.get(..2)?.try_into().ok()?);
-            return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok();
+            return sent(malformed(message));
         }
     };
-    let plan = known.plan()?;
+    let Some(plan) = known.plan() else { return Reply::Silence };
     let decided = match request.queries.as_slice() {
         _ if !is_inside(&plan, from) => Err(ResponseCode::Refused),
         _ if request.metadata.op_code != OpCode::Query => Err(ResponseCode::NotImp),
@@ -54,28 +79,35 @@ pub(super) async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked
         [_] => Err(ResponseCode::Refused),
         _ => Err(ResponseCode::FormErr),
     };
-    let response = match decided {
-        Err(code) => respond(&request, code),
-        Ok(query) => {
-            let (answer, listing) = look_up(known, &plan, query, from);
-            match answer {
-                Answer::Known(records) => known_response(&request, query, &records),
-                Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
-                // An instance that reaches nothing outside does not reach it by questions either.
-                Answer::Elsewhere if listing.reach.is_internal => respond(&request, ResponseCode::Refused),
-                Answer::Elsewhere => {
-                    match recursion::ask(message, by, listing.resolvers, |s| is_inside(&plan, s)).await {
-                        Ok(answer) => return Some(answer),
-                        Err(why) => {
-                            debug!(name = %query.name(), why, "a name could not be resolved");
-                            respond(&request, ResponseCode::ServFail)
-                        }
-                    }
-                }
-            }
+    let query = match decided {
+        Ok(query) => query,
+        Err(code) => return sent(encode(&request, &respond(&request, code), by)),
+    };
+    let (answer, listing) = look_up(known, &plan, query, from);
+    let response = match answer {
+        Answer::Known(records) => known_response(&request, query, &records),
+        Answer::Unknown => without_records(&request, ResponseCode::NXDomain),
+        // Who reaches nothing outside does not reach it by questions either.
+        Answer::Elsewhere if listing.reach.is_internal => respond(&request, ResponseCode::Refused),
+        Answer::Elsewhere => {
+            let (name, resolvers) = (query.name().clone(), listing.resolvers);
+            let failed = encode(&request, &respond(&request, ResponseCode::ServFail), by);
+            return failed.map_or(Reply::Silence, |unanswered| {
+                Reply::Elsewhere(Elsewhere { name, resolvers, plan, unanswered })
+            });
         }
     };
-    encode(&request, &response, by)
+    sent(encode(&request, &response, by))
+}
+
+fn sent(answer: Option<Vec<u8>>) -> Reply {
+    answer.map_or(Reply::Silence, Reply::Answer)
+}
+
+/// The answer to a message that cannot be read, if so much as its id can.
+fn malformed(message: &[u8]) -> Option<Vec<u8>> {
+    let id = u16::from_be_bytes(message.get(..2)?.try_into().ok()?);
+    Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()
 }
 
 /// The answer to a question, and the listing of the asker's service.

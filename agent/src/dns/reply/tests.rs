@@ -11,6 +11,7 @@ use common::{
 use tokio::sync::watch;
 
 use super::*;
+use crate::dns::reply;
 
 struct Host {
     residents: watch::Sender<Option<Residents>>,
