@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::{name::Name, network::Backend, part::Part, time::Span};
 use ipnet::Ipv4Net;
 
-pub use nouns::{ConfigFile, Ctx, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token};
+pub use nouns::{ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token};
 
 /// The default folder for a host's state: keyring, ledger, store, log.
 pub const STATE: &str = "/var/lib/wharf";

@@ -12,7 +12,7 @@ use common::{
     error::{Code, Problem},
 };
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header, http::request};
 use hyper_util::rt::TokioIo;
 use link::identity::coordinator_name;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -115,7 +115,8 @@ impl Client {
         let key = (method != Method::GET).then(|| common::base32::encode(&link::identity::random_bytes::<16>()));
         let mut causes = Vec::new();
         for server in &self.servers {
-            match self.send_to(*server, &method, path, body.clone(), key.as_deref()).await {
+            let request = self.request(*server, &method, path, key.as_deref());
+            match self.send_to(*server, request, body.clone()).await {
                 Ok(response) if response.status().is_success() => {
                     self.learn(&response);
                     return Ok(response);
@@ -138,15 +139,7 @@ impl Client {
         Err(problem.fix("Check that wharf runs there and that port 7443/tcp is open"))
     }
 
-    async fn send_to(
-        &self,
-        server: SocketAddr,
-        method: &Method,
-        path: &str,
-        body: Bytes,
-        key: Option<&str>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let mut connection = self.connect(server).await?;
+    fn request(&self, server: SocketAddr, method: &Method, path: &str, key: Option<&str>) -> request::Builder {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -157,6 +150,16 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
+        request
+    }
+
+    async fn send_to(
+        &self,
+        server: SocketAddr,
+        mut request: request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut connection = self.connect(server).await?;
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }

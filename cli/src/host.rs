@@ -78,7 +78,50 @@ pub fn own_name() -> Name {
 /// Runs this host's service until the process is asked to stop.
 pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<(), Problem> {
     let coordinates = keyring.member.is_some() && roles != Roles::Agent;
-    let runs_agent = roles != Roles::Coordinator;
+    let quic = Arc::new(transport(service, &keyring, coordinates)?);
+    let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
+    let (renewals, renewed) = watch::channel(());
+    let side = Side { service, keyring, quic: quic.clone() };
+    let coordinating = async {
+        match coordinates {
+            true => side.coordinate(renewed, &stop).await,
+            false => unused(&stop).await,
+        }
+    };
+    // The agent first: the coordinator beside it may have to write down that it leaves.
+    let running = async {
+        let ended = match roles {
+            Roles::Coordinator => unused(&agent_stop).await,
+            Roles::All | Roles::Agent => side.run_agent(&agent_stop).await,
+        };
+        if agent_stop.is_cancelled() {
+            stop.cancel();
+        }
+        ended
+    };
+    let renewing = agent::renewal::run(service.state.clone(), quic, renewals);
+    // Without a service manager nobody waits for this.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let both = async { tokio::try_join!(coordinating, running).map(drop) };
+    let mut both = std::pin::pin!(both);
+    tokio::select! {
+        result = &mut both => return result,
+        () = renewing => {}
+        () = stop_signal() => {}
+    }
+    tracing::info!("stopping");
+    agent_stop.cancel();
+    both.await
+}
+
+/// A role that the process does not take ends when it is stopped.
+async fn unused(stop: &CancellationToken) -> Result<(), Problem> {
+    stop.cancelled().await;
+    Ok(())
+}
+
+/// The transport of both roles: coordinators listen, an agent alone only dials.
+fn transport(service: &Service, keyring: &Keyring, coordinates: bool) -> Result<Quic, Problem> {
     let failed = |error: link::LinkError| match error {
         link::LinkError::Broken(io) if coordinates => coordinator::birth::port_problem(service.listen, &io.to_string()),
         other => Problem::new(Code::InstallFailed, "The network cannot be used").why(other.to_string()),
@@ -93,93 +136,60 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
         };
         Quic::dial_only(any, keyring.credentials())
     };
-    let quic = Arc::new(quic.map_err(failed)?);
-    let stop = CancellationToken::new();
-    let (renewals, renewed) = watch::channel(());
-    let coordinating = run_coordinator(service, keyring.clone(), quic.clone(), renewed, stop.clone(), coordinates);
-    let agent_stop = CancellationToken::new();
-    // The agent must end first: the coordinator beside it may have to record that the agent leaves.
-    let running = async {
-        let ended = run_agent(service, keyring, quic.clone(), agent_stop.clone(), runs_agent).await;
-        if agent_stop.is_cancelled() {
-            stop.cancel();
-        }
-        ended
-    };
-    let renewing = agent::renewal::run(service.state.clone(), quic.clone(), renewals);
-    // Without a service manager, nothing waits for this.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let both = async { tokio::try_join!(coordinating, running).map(drop) };
-    let mut both = std::pin::pin!(both);
-    tokio::select! {
-        result = &mut both => return result,
-        () = renewing => {}
-        () = stop_signal() => {}
-    }
-    tracing::info!("stopping");
-    agent_stop.cancel();
-    both.await
+    quic.map_err(failed)
 }
 
-async fn run_coordinator(
-    service: &Service,
+/// What the roles of a host are made of.
+struct Side<'a> {
+    service: &'a Service,
     keyring: Keyring,
     quic: Arc<Quic>,
-    renewed: watch::Receiver<()>,
-    stop: CancellationToken,
-    wanted: bool,
-) -> Result<(), Problem> {
-    if !wanted {
-        stop.cancelled().await;
-        return Ok(());
-    }
-    let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
-    let config = coordinator_config(service, advertise, Settings::default(), NetworkPlan::default());
-    let transport: Arc<dyn Transport> = quic;
-    match coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await? {
-        Ended::Asked => Ok(()),
-        Ended::Removed => {
-            // The agent keeps running and uses the remaining coordinators.
-            tracing::error!("this coordinator was removed from the group and no longer serves requests");
-            stop.cancelled().await;
-            Ok(())
-        }
-        Ended::Unfit(problem) => Err(problem),
-        Ended::TaskEnded(task) => Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string())),
-        Ended::StoreFailed => {
-            Err(Problem::new(Code::StoreFailed, "The coordinator stopped because it cannot write its store")
-                .fix("Free some space, or check the disk: df -h, dmesg"))
-        }
-    }
 }
 
-async fn run_agent(
-    service: &Service,
-    keyring: Keyring,
-    quic: Arc<Quic>,
-    stop: CancellationToken,
-    wanted: bool,
-) -> Result<(), Problem> {
-    if !wanted {
-        stop.cancelled().await;
-        return Ok(());
+impl Side<'_> {
+    async fn coordinate(&self, renewed: watch::Receiver<()>, stop: &CancellationToken) -> Result<(), Problem> {
+        let (service, keyring) = (self.service, self.keyring.clone());
+        let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));
+        let config = coordinator_config(service, advertise, Settings::default(), NetworkPlan::default());
+        let transport: Arc<dyn Transport> = self.quic.clone();
+        match coordinator::run(config, keyring, transport, renewed, stop.clone().cancelled_owned()).await? {
+            Ended::Asked => Ok(()),
+            Ended::Removed => {
+                // The host's agent goes on, with the coordinators that there are.
+                tracing::error!("this coordinator was removed from the group and does not answer any more");
+                stop.cancelled().await;
+                Ok(())
+            }
+            Ended::Unfit(problem) => Err(problem),
+            Ended::TaskEnded(task) => {
+                Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string()))
+            }
+            Ended::StoreFailed => {
+                Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
+                    .fix("Free some space, or look at the disk: df -h, dmesg"))
+            }
+        }
     }
-    let places = Places::new(&service.state, Path::new(MEMORY));
-    let docker = Docker::new(&service.docker, keyring.cluster, places.clone());
-    let config = agent::Config {
-        state: service.state.clone(),
-        places,
-        cluster: keyring.cluster,
-        host: keyring.host,
-        coordinators: keyring.coordinators.clone(),
-        address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
-        keeps_network: true,
-    };
-    let ended = agent::run(config, quic, Arc::new(docker), stop.clone().cancelled_owned()).await;
-    ended.map_err(|error| match error {
-        RunError::TaskEnded(task) => Problem::new(Code::Internal, "The agent stopped").why(task.to_string()),
-        error => Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()),
-    })
+
+    async fn run_agent(&self, stop: &CancellationToken) -> Result<(), Problem> {
+        let (service, keyring) = (self.service, &self.keyring);
+        let places = Places::new(&service.state, Path::new(MEMORY));
+        let docker = Docker::new(&service.docker, keyring.cluster, places.clone());
+        let config = agent::Config {
+            state: service.state.clone(),
+            places,
+            cluster: keyring.cluster,
+            host: keyring.host,
+            coordinators: keyring.coordinators.clone(),
+            address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
+            keeps_network: true,
+        };
+        let ended = agent::run(config, self.quic.clone(), Arc::new(docker), stop.clone().cancelled_owned()).await;
+        ended.map_err(|error| match error {
+            RunError::TaskEnded(task) => Problem::new(Code::Internal, "The agent stopped").why(task.to_string()),
+            error => Problem::new(Code::InstallFailed, "The agent cannot run").why(error.to_string()),
+        })
+    }
 }
 
 async fn stop_signal() {

@@ -6,12 +6,13 @@
 
 mod cautious;
 
+use bincode::error::DecodeError;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use cautious::Value;
 
-/// Bytes that cannot be read back, and why.
+/// Why bytes cannot be decoded, or a value cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The value cannot be encoded, or the bytes do not form one.
@@ -60,6 +61,10 @@ pub enum CodecError {
     },
 }
 
+/// How the error ends of a decoder that meets a tag or a version which it does not know. serde carries errors as text
+/// alone; this ending is how [`CodecError::Newer`] is recognised.
+pub const NEWER: &str = ": a newer version of wharf wrote it";
+
 /// The memory that a value may claim.
 const MOST_CLAIMED: usize = 256 << 20;
 /// No value claims more than this for a byte of its encoded form: the widest number takes one byte if it is small.
@@ -103,8 +108,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 fn decode_with<T: DeserializeOwned>(bytes: &[u8], config: impl bincode::config::Config) -> Result<T, CodecError> {
-    let (Value(value), read) =
-        bincode::serde::decode_from_slice(bytes, config).map_err(|e| CodecError::Format(e.to_string()))?;
+    let (Value(value), read) = bincode::serde::decode_from_slice(bytes, config).map_err(|error| match error {
+        DecodeError::OtherString(text) if text.ends_with(NEWER) => CodecError::Newer(text),
+        error => CodecError::Format(error.to_string()),
+    })?;
     if read != bytes.len() {
         return Err(CodecError::Format(format!("{} bytes follow after the value", bytes.len() - read)));
     }

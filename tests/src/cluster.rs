@@ -31,7 +31,10 @@ use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{join, wait::until_async};
+use crate::{
+    join::{self, Newcomer},
+    wait::until_async,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 /// After this time, instances on a host that is down are replaced.
@@ -140,7 +143,8 @@ impl TestCluster {
         let token: JoinToken = made.token.parse()?;
         let (folder, address) = (TempDir::new()?, free_address());
         let host = name(&format!("h{number}"));
-        let keyring = join::join(&client, self.context.cluster, &token, folder.path(), host, address).await?;
+        let newcomer = Newcomer { folder: folder.path(), name: host, address };
+        let keyring = join::join(&client, self.context.cluster, &token, newcomer).await?;
         self.add(folder, address, keyring);
         Ok(())
     }

@@ -18,15 +18,24 @@ use link::{
     keyring::{Keyring, pending_key},
 };
 
-/// Joins as a host with this name. Its keyring is then in the folder.
+/// The host that joins.
+pub struct Newcomer<'a> {
+    /// Where its keyring lies then.
+    pub folder: &'a Path,
+    /// Its name.
+    pub name: Name,
+    /// Where it is reached.
+    pub address: SocketAddr,
+}
+
+/// Joins a host; its keyring lies in its folder then.
 pub async fn join(
     client: &Client,
     cluster: ClusterId,
     token: &JoinToken,
-    folder: &Path,
-    name: Name,
-    address: SocketAddr,
+    newcomer: Newcomer<'_>,
 ) -> anyhow::Result<Keyring> {
+    let Newcomer { folder, name, address } = newcomer;
     let key = pending_key(folder)?;
     let csr = make_request(&key)?;
     let proof = join_proof(&SecretHash::of(&token.secret), &csr, cluster, "nonce");

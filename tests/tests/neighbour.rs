@@ -26,7 +26,7 @@ use common::{
 use hyper::Method;
 use link::keyring::Keyring;
 use tests::{
-    join::join,
+    join::{Newcomer, join},
     store::write_snapshot,
     wait::{until, until_async},
 };
@@ -158,7 +158,9 @@ impl Group {
             let token: JoinToken = made.token.parse().expect("a token");
             link::private::ensure_folder(&member.state()).expect("a folder");
             let (cluster, wanted) = (group.context.cluster, name(&format!("h{number}")));
-            join(&client, cluster, &token, &member.state(), wanted, member.address).await.expect("it joins");
+            join(&client, cluster, &token, Newcomer { folder: &member.state(), name: wanted, address: member.address })
+                .await
+                .expect("it joins");
             member.start("WHARF_OLD");
             group.members.push(member);
             group.is_whole().await;

@@ -30,33 +30,153 @@ fn none(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
 }
 
+/// A function as it is written.
+#[derive(Debug, PartialEq)]
+struct Function {
+    /// Where it begins, from 1.
+    line: usize,
+    /// From its first line to its closing brace.
+    lines: usize,
+    /// How many parameters it has, without `self`.
+    parameters: usize,
+}
+
+/// The functions with a body of a formatted file.
+fn functions(text: &str) -> Vec<Function> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let Some(signature) = signature(line) else { continue };
+        let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let closes = |(number, line): (usize, &&str)| {
+            let is_short = number == start && line.ends_with('}');
+            let is_declaration = line.ends_with(';') && !line.starts_with(&format!("{} ", &end[..end.len() - 1]));
+            (is_short || is_declaration || **line == end).then_some((number, is_declaration))
+        };
+        let Some((last, false)) = lines.iter().enumerate().skip(start).find_map(closes) else { continue };
+        let rest = [&[signature], &lines[start + 1..=last]].concat().join(" ");
+        found.push(Function { line: start + 1, lines: last - start + 1, parameters: parameters(&rest) });
+    }
+    found
+}
+
+/// What follows `fn` in a line that begins a function.
+fn signature(line: &str) -> Option<&str> {
+    let mut rest = line.trim_start();
+    if let Some((_, after)) = rest.strip_prefix("pub(").and_then(|within| within.split_once(") ")) {
+        rest = after;
+    }
+    for word in ["pub ", "const ", "async ", "unsafe "] {
+        rest = rest.strip_prefix(word).unwrap_or(rest);
+    }
+    rest.strip_prefix("fn ")
+}
+
+/// How many parameters stand in the first parentheses, which generic parameters may precede.
+fn parameters(signature: &str) -> usize {
+    let (mut angles, mut depth, mut before) = (0, 0, ' ');
+    let mut found = vec![String::new()];
+    for character in signature.chars() {
+        let is_inside = depth > 0;
+        match character {
+            '<' => angles += 1,
+            '>' if before != '-' => angles -= 1,
+            '(' | '[' if is_inside || angles == 0 => depth += 1,
+            ')' | ']' if depth == 1 => break,
+            ')' | ']' if is_inside => depth -= 1,
+            ',' if depth == 1 && angles == 0 => found.push(String::new()),
+            _ => {}
+        }
+        if is_inside && character != ',' {
+            found.last_mut().expect("there is always one").push(character);
+        }
+        before = character;
+    }
+    let name =
+        |text: &str| text.split(':').next().and_then(|name| name.split([' ', '&']).next_back()).map(str::to_owned);
+    let is_self = |text: &str| name(text).as_deref() == Some("self");
+    found.iter().map(|text| text.trim()).filter(|text| !text.is_empty() && !is_self(text)).count()
+}
+
+/// What of a file is the product: not its tests.
+fn product<'a>(name: &str, text: &'a str) -> &'a str {
+    let is_test = ["tests/", "fuzz/"].iter().any(|folder| name.starts_with(folder))
+        || ["tests.rs", "testing.rs"].iter().any(|file| name.ends_with(file))
+        || name.contains("/tests/");
+    if is_test { "" } else { text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default() }
+}
+
+#[test]
+fn functions_are_found_with_their_lines_and_parameters() {
+    let text = "\
+impl A {
+    pub(in crate::a) async fn one<F: Fn(u8, u8) -> Vec<u8>>(&'a mut self, by: F, (a, b): (u8, u8)) -> u8 {
+        by(a, b)
+    }
+    fn declared(&self, a: u8);
+    fn short(self: Arc<Self>, found: &mut BTreeMap<u8, [u8; 2]>) {}
+}
+fn long(
+    a: impl Fn(u8, u8) -> u8,
+    b: &[(u8, u8)],
+    c: u8,
+) -> Result<(), (u8, u8)> {
+    a(c, c);
+}
+";
+    let expected = [(2, 3, 2), (6, 1, 1), (8, 7, 3)];
+    let expected = expected.map(|(line, lines, parameters)| Function { line, lines, parameters });
+    assert_eq!(functions(text), expected);
+}
+
 #[test]
 fn files_and_functions_are_short_enough_to_live_in() {
     let mut found = Vec::new();
     for (name, text) in files(".rs") {
-        let lines: Vec<&str> = text.lines().collect();
-        if lines.len() > 600 {
-            found.push(format!("{name} has {} lines", lines.len()));
+        let lines = text.lines().count();
+        if lines > 600 {
+            found.push(format!("{name} has {lines} lines"));
         }
-        let mut begun: Option<(usize, usize)> = None;
-        for (number, line) in lines.iter().enumerate() {
-            let indent = line.len() - line.trim_start().len();
-            let word = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(super) ");
-            let word = word.trim_start_matches("pub(crate) ").trim_start_matches("async ");
-            if word.starts_with("fn ") {
-                begun = Some((number, indent));
+        let long = functions(&text).into_iter().filter(|function| function.lines > 81);
+        found.extend(long.map(|Function { line, lines, .. }| format!("{name}:{line} has a function of {lines} lines")));
+    }
+    none("too long", found);
+}
+
+/// A function of more lines than this is long.
+const LONG: usize = 40;
+/// How many of a thousand functions may be long. The aim is 10: lower it as there are fewer.
+const MOST_LONG_PER_MILLE: usize = 17;
+/// A function with as many parameters should take a struct.
+const MANY: usize = 5;
+/// How many functions may have that many. The aim is 5: lower it as there are fewer.
+const MOST_WITH_MANY: usize = 39;
+
+#[test]
+fn few_functions_of_the_product_are_long_or_take_many_parameters() {
+    let (mut count, mut long, mut many) = (0, Vec::new(), Vec::new());
+    for (name, text) in files(".rs") {
+        for Function { line, lines, parameters } in functions(product(&name, &text)) {
+            count += 1;
+            if lines > LONG {
+                long.push(format!("{lines} lines: {name}:{line}"));
             }
-            if let Some((start, of)) = begun
-                && line.trim_end() == format!("{}}}", " ".repeat(of))
-            {
-                if number - start > 80 {
-                    found.push(format!("{name}:{} has a function of {} lines", start + 1, number - start));
-                }
-                begun = None;
+            if parameters >= MANY {
+                many.push(format!("{parameters} parameters: {name}:{line}"));
             }
         }
     }
-    none("too long", found);
+    for list in [&mut long, &mut many] {
+        list.sort_by_key(|line| {
+            std::cmp::Reverse(line.split(' ').next().and_then(|number| number.parse::<u32>().ok()))
+        });
+    }
+    println!("{count} functions, {} of them long, {} with many parameters", long.len(), many.len());
+    println!("{}\n{}", long.join("\n"), many.join("\n"));
+    let most = count * MOST_LONG_PER_MILLE / 1000;
+    assert!(long.len() <= most, "{} of {count} are long, and {most} may be:\n{}", long.len(), long.join("\n"));
+    let most = MOST_WITH_MANY;
+    assert!(many.len() <= most, "{} take many, and {most} may:\n{}", many.len(), many.join("\n"));
 }
 
 #[test]

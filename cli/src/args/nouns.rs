@@ -104,21 +104,9 @@ pub enum Host {
         /// The name or id of the host.
         host: String,
     },
-    /// Drain a host: stop each instance after its replacement serves elsewhere.
-    Drain {
-        /// The name or id of the host.
-        host: String,
-        /// How long to wait for replacements. Instances without one are stopped then.
-        #[arg(long, default_value = "1h")]
-        within: Span,
-        /// Only show what would happen to its instances.
-        #[arg(long)]
-        plan: bool,
-        /// Return at once instead of waiting until the host is empty.
-        #[arg(long)]
-        detach: bool,
-    },
-    /// Remove a host from the cluster: the cluster refuses its certificate and replaces its instances.
+    /// Empty a host: each instance is stopped once another one has taken over.
+    Drain(Drain),
+    /// Remove a host: its certificate is refused and its instances are replaced.
     Rm {
         /// The name or id of the host.
         host: String,
@@ -181,7 +169,23 @@ pub enum SecretFile {
     },
 }
 
-/// The name and the new content of a config or secret.
+/// How a host is emptied.
+#[derive(Debug, clap::Args)]
+pub struct Drain {
+    /// Its name or id.
+    pub host: String,
+    /// How long instances may wait for a successor before they are stopped.
+    #[arg(long, default_value = "1h")]
+    pub within: Span,
+    /// Only show what would become of its instances.
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not wait until it is empty.
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// What a config or a secret is to be.
 #[derive(Debug, clap::Args)]
 pub struct SetFile {
     /// The name.

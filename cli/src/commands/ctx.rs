@@ -17,24 +17,7 @@ use crate::{
 pub fn run(command: &Ctx, format: Format) -> Result<u8, Problem> {
     let mut contexts = Contexts::load()?;
     match command {
-        Ctx::Ls => {
-            let names: Vec<serde_json::Value> = contexts
-                .contexts
-                .iter()
-                .map(|(name, context)| serde_json::json!({ "name": name, "current": contexts.current.as_deref() == Some(name), "cluster": context.cluster, "servers": context.servers }))
-                .collect();
-            let row = |(name, context): (&String, &Context)| {
-                let mark = if contexts.current.as_deref() == Some(name) { "*" } else { "" };
-                let servers = context.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                vec![name.clone(), mark.to_owned(), context.cluster.to_string(), servers]
-            };
-            let rows = contexts.contexts.iter().map(row).collect();
-            output::list(
-                format,
-                &names,
-                output::Rows { head: &["NAME", "IN USE", "CLUSTER", "SERVERS"], narrow: 4, rows },
-            );
-        }
+        Ctx::Ls => ls(&contexts, format),
         Ctx::Use { name } => {
             contexts.choose(Some(name))?;
             contexts.current = Some(name.clone());
@@ -57,4 +40,19 @@ pub fn run(command: &Ctx, format: Format) -> Result<u8, Problem> {
         }
     }
     Ok(0)
+}
+
+fn ls(contexts: &Contexts, format: Format) {
+    let names: Vec<serde_json::Value> = contexts
+        .contexts
+        .iter()
+        .map(|(name, context)| serde_json::json!({ "name": name, "current": contexts.current.as_deref() == Some(name), "cluster": context.cluster, "servers": context.servers }))
+        .collect();
+    let row = |(name, context): (&String, &Context)| {
+        let mark = if contexts.current.as_deref() == Some(name) { "*" } else { "" };
+        let servers = context.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        vec![name.clone(), mark.to_owned(), context.cluster.to_string(), servers]
+    };
+    let rows = contexts.contexts.iter().map(row).collect();
+    output::list(format, &names, output::Rows { head: &["NAME", "IN USE", "CLUSTER", "SERVERS"], narrow: 4, rows });
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
 use common::{
     api::{
-        AfterFailure, ChangeKind, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView, StackPlan,
-        StackView,
+        AfterFailure, CanaryView, ChangeKind, DeploymentStatus, FailureView, InstanceView, List, PutStack, ServiceView,
+        StackPlan, StackView,
     },
     error::{Code, Problem},
     explain,
@@ -125,7 +125,8 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
         let is_blocked = matches!(status, DeploymentStatus::Blocked { .. });
         blocked_since = is_blocked.then(|| blocked_since.unwrap_or_else(Instant::now));
         let for_long = blocked_since.is_some_and(|since| since.elapsed() > PLACEMENT_PATIENCE);
-        if let Some(end) = ended(stack, revision, status, &view, (began.elapsed(), for_long)) {
+        let deployment = Deployment { stack, revision, view: &view, after: began.elapsed(), for_long };
+        if let Some(end) = deployment.ended(status) {
             progress.end();
             return end;
         }
@@ -144,53 +145,66 @@ pub async fn follow(session: &Session, stack: &Name, revision: u64, wait: Span) 
     }
 }
 
-/// The exit code or error that ends following, if the deployment has ended. `for_long`: instances could not be placed
-/// for longer than `PLACEMENT_PATIENCE`.
-fn ended(
-    stack: &Name,
+/// A deployment that is followed, and how it looks now.
+struct Deployment<'a> {
+    stack: &'a Name,
     revision: u64,
-    status: DeploymentStatus,
-    view: &StackView,
-    (after, for_long): (Duration, bool),
-) -> Option<Result<u8, Problem>> {
-    match status {
-        DeploymentStatus::Progressing => None,
-        DeploymentStatus::Done => {
-            output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", after.as_secs_f64()));
-            Some(Ok(0))
+    view: &'a StackView,
+    /// For how long it has been followed.
+    after: Duration,
+    /// It cannot be placed, and was waited for.
+    for_long: bool,
+}
+
+impl Deployment<'_> {
+    /// How following it ends, if it does: what is to be told, and the exit code.
+    fn ended(&self, status: DeploymentStatus) -> Option<Result<u8, Problem>> {
+        let Deployment { stack, revision, view, after, for_long } = self;
+        match status {
+            DeploymentStatus::Progressing => None,
+            DeploymentStatus::Done => {
+                output::note(format!("✓ {stack} revision {revision} runs, after {:.1} s", after.as_secs_f64()));
+                Some(Ok(0))
+            }
+            DeploymentStatus::Superseded { by } => {
+                output::note(format!("! {stack} was changed again: it is at revision {by}"));
+                Some(Ok(6))
+            }
+            DeploymentStatus::WaitingForPromotion { service } => {
+                let waits = view.services.iter().find(|view| view.id.service == service).and_then(canary);
+                output::note(format!("✓ {stack} revision {revision} is accepted; {}", waits.unwrap_or_default()));
+                output::note(format!("  Back to what served: wharf rollback {stack}"));
+                Some(Ok(0))
+            }
+            DeploymentStatus::Failed { service, why, output, then } => {
+                let what = if then == AfterFailure::Paused { "is paused" } else { "failed" };
+                let what = format!("{stack} revision {revision} {what} in {service}");
+                let problem = last_lines(&output).fold(Problem::new(Code::RolloutFailed, what).why(why), Problem::why);
+                Some(Err(advice(problem, stack, &service, then)))
+            }
+            DeploymentStatus::Blocked { reasons } => for_long.then(|| {
+                let what = format!("{stack} is accepted, and not all of it can run");
+                let reasons = reasons.into_iter().map(|blocked| format!("{}: {}", blocked.service, blocked.reason));
+                let failures = view.services.iter().flat_map(told_failure);
+                let problem = reasons.chain(failures).fold(Problem::new(Code::NotPlaceable, what), Problem::why);
+                Err(problem.fix("It goes on by itself as soon as that changes: wharf ls"))
+            }),
         }
-        DeploymentStatus::Superseded { by } => {
-            output::note(format!("! {stack} was changed again and is now at revision {by}"));
-            Some(Ok(6))
-        }
-        DeploymentStatus::WaitingForPromotion { service } => {
-            let waits = view.services.iter().find(|view| view.id.service == service).and_then(super::stacks::canary);
-            output::note(format!("✓ {stack} revision {revision} was accepted; {}", waits.unwrap_or_default()));
-            output::note(format!("  To go back: wharf rollback {stack}"));
-            Some(Ok(0))
-        }
-        DeploymentStatus::Failed { service, why, output, then } => {
-            let what = if then == AfterFailure::Paused { "is paused" } else { "failed" };
-            let problem = Problem::new(Code::RolloutFailed, format!("{stack} revision {revision} {what} in {service}"));
-            let problem = last_lines(&output).fold(problem.why(why), Problem::why);
-            Some(Err(advice(problem, stack, &service, then)))
-        }
-        DeploymentStatus::Blocked { reasons } => for_long.then(|| {
-            let problem = Problem::new(
-                Code::NotPlaceable,
-                format!("{stack} was accepted, but not all of its instances can be placed"),
-            );
-            let reasons = reasons.into_iter().map(|blocked| format!("{}: {}", blocked.service, blocked.reason));
-            let failures = view.services.iter().flat_map(told_failure);
-            Err(reasons
-                .chain(failures)
-                .fold(problem, Problem::why)
-                .fix("They start as soon as that changes; to check: wharf ls"))
-        }),
     }
 }
 
-/// Adds to a problem what happened to the service whose rollout failed, and what to do.
+/// What is to be said of a service's canary, if the rest does not follow it yet.
+pub fn canary(service: &ServiceView) -> Option<String> {
+    let canary = service.rollout.canary.as_ref()?;
+    let follows = match canary.promote_at {
+        Some(at) => format!("the rest follows at {at}"),
+        None => format!("the rest waits: wharf rollout promote {}/{}", service.id.stack.stack, service.id.service),
+    };
+    let CanaryView { settled, wanted, .. } = canary;
+    Some(format!("canary: {settled} of {wanted} at revision {}; {follows}", service.revision))
+}
+
+/// What became of a service whose change failed, and what to do.
 fn advice(problem: Problem, stack: &Name, service: &Name, then: AfterFailure) -> Problem {
     let look = format!("See its output: wharf logs {stack}/{service}; and its events: wharf events {stack}/{service}");
     match then {

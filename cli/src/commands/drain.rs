@@ -6,7 +6,7 @@ use std::{
 };
 
 use common::{
-    api::{DrainPlan, Fate, HostView, InstanceView, List, ServiceView, StackView, WantedAvailability},
+    api::{DrainPlan, Fate, HostView, InstanceView, List, PutAvailability, ServiceView, StackView, WantedAvailability},
     error::{Code, Problem},
     explain,
     host::Availability,
@@ -15,10 +15,14 @@ use common::{
     spec::Mode,
     time::Span,
 };
+use hyper::Method;
 use tokio::time::Instant;
 
-use super::{Session, deploy::done, hosts::set};
-use crate::{args::Format, output};
+use super::{Session, deploy::done};
+use crate::{
+    args::{Drain, Format},
+    output,
+};
 
 const POLL: Duration = Duration::from_millis(500);
 /// Extra time after the host's deadline for instances to stop and for their replacements to be placed.
@@ -26,10 +30,11 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(60);
 /// The maximum number of instances that one progress report names.
 const MOST_NAMED: usize = 8;
 
-/// Shows what happens to the host's instances, asks, and waits until the host is empty.
-pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool, detach: bool) -> Result<u8, Problem> {
-    let plan = set(session, host, WantedAvailability::Draining, Some(within), true).await?;
-    if only_plan && matches!(session.format, Format::Json | Format::Yaml) {
+/// Shows what becomes of the host's instances, asks, and waits until it is empty.
+pub async fn drain(session: &Session, asked: &Drain) -> Result<u8, Problem> {
+    let (host, within) = (&asked.host, asked.within);
+    let plan = put(session, host, &draining(within, true)).await?;
+    if asked.plan && matches!(session.format, Format::Json | Format::Yaml) {
         output::value(session.format, &plan);
         return Ok(0);
     }
@@ -37,16 +42,16 @@ pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool,
     for instance in &plan.instances {
         output::note(format!("  {}  {}", instance.id, explain::fate(&instance.fate)));
     }
-    if only_plan {
+    if asked.plan {
         return Ok(0);
     }
     let question = format!("Drain {host}? Instances without a replacement after {within} are stopped.");
     if !output::confirm(&question, session.yes)? {
         return Ok(1);
     }
-    set(session, host, WantedAvailability::Draining, Some(within), false).await?;
-    if detach {
-        output::note(format!("✓ {host} is draining; to follow it: wharf ps; undo: wharf host uncordon {host}"));
+    put(session, host, &draining(within, false)).await?;
+    if asked.detach {
+        output::note(format!("✓ {host} is being emptied; follow it: wharf ps; undo: wharf host uncordon {host}"));
         return Ok(0);
     }
     let deadline = Instant::now() + within.duration() + AFTER_DEADLINE;
@@ -56,8 +61,16 @@ pub async fn drain(session: &Session, host: &str, within: Span, only_plan: bool,
     }
 }
 
-/// Shows the remaining instances and why they remain until the host is empty. Returns an exit code if waiting ends
-/// earlier.
+/// Gives a host an availability; what becomes of its instances then.
+pub(super) async fn put(session: &Session, host: &str, put: &PutAvailability) -> Result<DrainPlan, Problem> {
+    session.client.send_json(Method::PUT, &format!("/api/v1/hosts/{host}/availability"), put).await
+}
+
+fn draining(within: Span, dry_run: bool) -> PutAvailability {
+    PutAvailability { availability: WantedAvailability::Draining, within: Some(within), dry_run }
+}
+
+/// Shows what is left and why until nothing is; the exit code if it ends otherwise.
 async fn until_empty(session: &Session, host: &str, within: Span, deadline: Instant) -> Result<Option<u8>, Problem> {
     let mut left = usize::MAX;
     loop {
@@ -71,8 +84,7 @@ async fn until_empty(session: &Session, host: &str, within: Span, deadline: Inst
         }
         if view.instances != left {
             left = view.instances;
-            let plan = set(session, host, WantedAvailability::Draining, Some(within), true).await?;
-            progress(left, &plan);
+            progress(left, &put(session, host, &draining(within, true)).await?);
         }
         if Instant::now() > deadline {
             return Err(Problem::new(Code::ResultUnknown, format!("{host} is not empty yet"))

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use common::{
     api::{
-        CreateJoinToken, DrainPlan, HostView, JoinTokenCreated, JoinTokenView, List, PutAvailability, PutHostLabels,
+        CreateJoinToken, HostView, JoinTokenCreated, JoinTokenView, List, PutAvailability, PutHostLabels,
         WantedAvailability,
     },
     error::{Code, Problem},
     host::{Availability, HostCondition, Oversubscription},
-    time::Span,
     token::JoinRole,
 };
 use hyper::Method;
@@ -34,52 +33,24 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
             Ok(0)
         }
         Host::Label { host, labels } => {
-            session
-                .client
-                .put(&format!("/api/v1/hosts/{host}/labels"), &PutHostLabels { labels: parse_labels(&labels)? })
-                .await?;
+            let put = PutHostLabels { labels: parse_labels(&labels)? };
+            session.client.put(&format!("/api/v1/hosts/{host}/labels"), &put).await?;
             Ok(0)
         }
         Host::Cordon { host } => {
-            set(session, &host, WantedAvailability::Cordoned, None, false).await?;
+            set(session, &host, WantedAvailability::Cordoned).await?;
             output::note(format!("✓ {host} takes no new instances; undo: wharf host uncordon {host}"));
             Ok(0)
         }
         Host::Uncordon { host } => {
-            set(session, &host, WantedAvailability::Active, None, false).await?;
+            set(session, &host, WantedAvailability::Active).await?;
             output::note(format!("✓ {host} takes new instances"));
             Ok(0)
         }
-        Host::Drain { host, within, plan, detach } => drain::drain(session, &host, within, plan, detach).await,
-        Host::Rm { host } => {
-            if !output::confirm(
-                &format!("Remove the host {host} from {}? Its instances are replaced.", session.context),
-                session.yes,
-            )? {
-                return Ok(1);
-            }
-            session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
-            output::note(format!("✓ {host} is removed; it stops its containers as soon as a coordinator reaches it"));
-            output::note(
-                "  until then they keep running beside their replacements; to stop them now, on the host: wharf uninstall",
-            );
-            Ok(0)
-        }
-        Host::Oversubscribe { host, cpu, memory } => {
-            // The coordinator refuses values out of range and names the range.
-            let hundredths = |factor: f64| (factor * 100.0).round() as u32;
-            let put = Oversubscription { cpu: hundredths(cpu), memory: hundredths(memory) };
-            session.client.put(&format!("/api/v1/hosts/{host}/oversubscription"), &put).await?;
-            Ok(0)
-        }
-        Host::Maintenance { host } => {
-            let question = format!("Stop all instances on {host}? Those with data on it stay down until it is back.");
-            if !output::confirm(&question, session.yes)? {
-                return Ok(1);
-            }
-            set(session, &host, WantedAvailability::Maintenance, None, false).await?;
-            Ok(0)
-        }
+        Host::Drain(asked) => drain::drain(session, &asked).await,
+        Host::Rm { host } => rm(session, &host).await,
+        Host::Oversubscribe { host, cpu, memory } => oversubscribe(session, &host, cpu, memory).await,
+        Host::Maintenance { host } => maintenance(session, &host).await,
         Host::Tokens => tokens(session).await,
         Host::Revoke { token } => {
             session.client.delete(&format!("/api/v1/join-tokens/{token}")).await?;
@@ -88,15 +59,38 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
     }
 }
 
-pub(super) async fn set(
-    session: &Session,
-    host: &str,
-    availability: WantedAvailability,
-    within: Option<Span>,
-    dry_run: bool,
-) -> Result<DrainPlan, Problem> {
-    let put = PutAvailability { availability, within, dry_run };
-    session.client.send_json(Method::PUT, &format!("/api/v1/hosts/{host}/availability"), &put).await
+async fn rm(session: &Session, host: &str) -> Result<u8, Problem> {
+    let question = format!("Remove the host {host} from {}? Its instances are replaced.", session.context);
+    if !output::confirm(&question, session.yes)? {
+        return Ok(1);
+    }
+    session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
+    output::note(format!("✓ {host} is removed; it ends its containers as soon as a coordinator reaches it"));
+    output::note("  if none does, they run on there beside their successors; on the host itself: wharf uninstall");
+    Ok(0)
+}
+
+async fn oversubscribe(session: &Session, host: &str, cpu: f64, memory: f64) -> Result<u8, Problem> {
+    // What is out of range is refused with the range.
+    let hundredths = |factor: f64| (factor * 100.0).round() as u32;
+    let put = Oversubscription { cpu: hundredths(cpu), memory: hundredths(memory) };
+    session.client.put(&format!("/api/v1/hosts/{host}/oversubscription"), &put).await?;
+    Ok(0)
+}
+
+async fn maintenance(session: &Session, host: &str) -> Result<u8, Problem> {
+    let question = format!("Stop all that runs on {host}? What has its data there waits for it.");
+    if !output::confirm(&question, session.yes)? {
+        return Ok(1);
+    }
+    set(session, host, WantedAvailability::Maintenance).await?;
+    Ok(0)
+}
+
+/// Gives a host an availability that has no deadline.
+async fn set(session: &Session, host: &str, availability: WantedAvailability) -> Result<(), Problem> {
+    let put = PutAvailability { availability, within: None, dry_run: false };
+    drain::put(session, host, &put).await.map(drop)
 }
 
 /// Creates a join token and prints the line that joins a host.
@@ -133,6 +127,22 @@ fn state(host: &HostView) -> String {
     [host.liveness.word()].into_iter().chain(wanted).chain(lacks).collect::<Vec<_>>().join(", ")
 }
 
+const HEAD: [&str; 13] = [
+    "NAME",
+    "STATE",
+    "ROLE",
+    "INST.",
+    "CPU RESERVED",
+    "MEM RESERVED",
+    "ADDRESS",
+    "AGENT",
+    "ID",
+    "DOCKER",
+    "KERNEL",
+    "DEVICES",
+    "LABELS",
+];
+
 async fn ls(session: &Session) -> Result<u8, Problem> {
     let hosts: List<HostView> = session.client.get("/api/v1/hosts").await?;
     let row = |host: &HostView| {
@@ -158,22 +168,7 @@ async fn ls(session: &Session) -> Result<u8, Problem> {
         ]
     };
     let rows = hosts.items.iter().map(row).collect();
-    let head = [
-        "NAME",
-        "STATE",
-        "ROLE",
-        "INST.",
-        "CPU RESERVED",
-        "MEM RESERVED",
-        "ADDRESS",
-        "AGENT",
-        "ID",
-        "DOCKER",
-        "KERNEL",
-        "DEVICES",
-        "LABELS",
-    ];
-    output::list(session.format, &hosts, Rows { head: &head, narrow: 8, rows });
+    output::list(session.format, &hosts, Rows { head: &HEAD, narrow: 8, rows });
     Ok(0)
 }
 

@@ -19,7 +19,8 @@ use common::{
     api::{JoinReply, JoinRequest},
     error::{Code, Problem},
     id::MemberId,
-    network::Backend,
+    network::{Backend, HostRoute},
+    secret::Secret,
     time::Timestamp,
     token::{InvalidToken, JoinToken, SecretHash},
 };
@@ -173,8 +174,6 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
     let towards = link::socket::local_address_towards(install.coordinator)
         .map_err(|e| failed("finding this host's address", e))?;
     let address = service.advertise.unwrap_or_else(|| std::net::SocketAddr::new(towards, service.listen.port()));
-    let mut routes = agent::network::routes().map_err(|e| failed("reading this host's routes", e))?;
-    routes.truncate(JoinRequest::MOST_ROUTES);
     let asked = JoinRequest {
         token: token.id,
         csr: common::hex::encode(&request),
@@ -184,27 +183,12 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         clock: now(),
         address,
         wireguard: agent::network::missing(Backend::Wireguard).is_empty(),
-        routes,
+        routes: routes()?,
     };
     let reply: JoinReply = client.send_json(Method::POST, "/api/v1/join", &asked).await?;
-    let unpem =
-        |text: &str| pem::parse(text).map(|pem| pem.into_contents()).map_err(|e| failed("reading the certificate", e));
-    let root = unpem(&reply.authority)?;
-    if !pin_of(&root).is_ok_and(|pin| pin == token.pin) {
-        return Err(Problem::new(Code::WrongAuthority, "The answer does not come from the cluster of the token"));
-    }
-    let keyring = Keyring {
-        cluster: reply.cluster,
-        host: reply.host,
-        member: reply.member,
-        name: reply.name,
-        certificate: unpem(&reply.certificate)?,
-        key,
-        root,
-        coordinators: reply.coordinators,
-        // Coordinators have fixed addresses, on which the group agrees; other hosts may change theirs.
-        advertise: service.advertise.or(reply.member.map(|_| address)),
-    };
+    // Where a coordinator is reached is agreed; another host may be given another address any day.
+    let advertise = service.advertise.or(reply.member.map(|_| address));
+    let keyring = Keyring { advertise, ..keyring_of(reply, key, token)? };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
     let missing = agent::network::missing(Backend::Vxlan);
     if !missing.is_empty() {
@@ -219,7 +203,39 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
     Ok(keyring)
 }
 
-/// Connects once, so that the coordinator proves which cluster it belongs to before this host sends its own proof.
+/// As many of this host's routes as a coordinator looks at.
+fn routes() -> Result<Vec<HostRoute>, Problem> {
+    let mut routes = agent::network::routes().map_err(|e| failed("reading this host's routes", e))?;
+    routes.truncate(JoinRequest::MOST_ROUTES);
+    Ok(routes)
+}
+
+/// The keyring that a coordinator's answer gives to this host's key, if it comes from the cluster of the token.
+fn keyring_of(reply: JoinReply, key: Secret<Vec<u8>>, token: &JoinToken) -> Result<Keyring, Problem> {
+    let unpem =
+        |text: &str| pem::parse(text).map(|pem| pem.into_contents()).map_err(|e| failed("reading the certificate", e));
+    let root = unpem(&reply.authority)?;
+    if !pin_of(&root).is_ok_and(|pin| pin == token.pin) {
+        return Err(Problem::new(
+            Code::WrongAuthority,
+            "The answer does not come from the cluster that the token pins",
+        ));
+    }
+    Ok(Keyring {
+        cluster: reply.cluster,
+        host: reply.host,
+        member: reply.member,
+        name: reply.name,
+        certificate: unpem(&reply.certificate)?,
+        key,
+        root,
+        coordinators: reply.coordinators,
+        advertise: None,
+    })
+}
+
+/// Connects once, so that the coordinator proves which cluster it speaks for before the host
+/// proves anything.
 async fn prove(client: &Client, pinned: &PinnedRoot) -> Result<common::id::ClusterId, Problem> {
     client.send(Method::GET, "/ca", bytes::Bytes::new()).await?;
     pinned.cluster().ok_or_else(|| Problem::new(Code::WrongAuthority, "The coordinator did not prove its cluster"))

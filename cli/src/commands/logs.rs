@@ -45,17 +45,7 @@ impl Reading {
 
 /// Prints the output of a service's instances, or of one instance.
 pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
-    let mut parts = logs.target.splitn(3, '/');
-    let (service, instance) = match (parts.next(), parts.next(), parts.next()) {
-        (Some(stack), Some(service), instance) => (format!("{stack}/{service}"), instance),
-        _ => {
-            return Err(Problem::new(
-                Code::InvalidRequest,
-                format!("{:?} is not a service or an instance", logs.target),
-            )
-            .fix("For example: wharf logs shop/web"));
-        }
-    };
+    let (service, instance) = target(&logs.target)?;
     let found = find(session, Some(&service)).await?;
     let wanted =
         |view: &&InstanceView| instance.is_none_or(|instance| view.id.to_string().ends_with(&format!("/{instance}")));
@@ -68,13 +58,15 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
         let slot = instance.and(instances.first()).map(|view| view.id.slot.slot);
         return follow::follow(session, &service, slot, &logs).await;
     }
+    print_all(session, &logs, &instances).await
+}
+
+/// Prints the output of instances as it comes.
+async fn print_all(session: &Session, logs: &Logs, instances: &[&InstanceView]) -> Result<u8, Problem> {
     let many = instances.len() > 1;
-    let read = |view| {
-        let logs = &logs;
-        async move {
-            let view: &InstanceView = view;
-            (view, print(session, &mut Reading::of(&view.id, many), logs).await)
-        }
+    let read = |view| async move {
+        let view: &InstanceView = view;
+        (view, print(session, &mut Reading::of(&view.id, many), logs).await)
     };
     let mut reading: FuturesUnordered<_> = instances.iter().copied().map(read).collect();
     let (mut shown, mut missing, mut failed) = (false, None, None);
@@ -98,7 +90,17 @@ pub async fn logs(session: &Session, logs: Logs) -> Result<u8, Problem> {
     }
 }
 
-/// Reports that an instance has no container, and prints the output that was kept; returns whether there was any.
+/// A service and, if one is named, an instance of it.
+fn target(text: &str) -> Result<(String, Option<&str>), Problem> {
+    let mut parts = text.splitn(3, '/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(stack), Some(service), instance) => Ok((format!("{stack}/{service}"), instance)),
+        _ => Err(Problem::new(Code::InvalidRequest, format!("{text:?} is not a service"))
+            .fix("For example: wharf logs shop/web")),
+    }
+}
+
+/// Says that an instance has no container, and shows what was kept of its output; whether any was.
 fn without_container(view: &InstanceView, prefix: bool) -> bool {
     let why = note(&view.observed);
     let why = if why.is_empty() { view.state.clone() } else { format!("{}: {why}", view.state) };

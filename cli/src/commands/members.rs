@@ -23,25 +23,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// Runs a `wharf member` command.
 pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
     match command {
-        Member::Ls => {
-            let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
-            let state = |member: &MemberView| match member.answers {
-                Some(false) => format!("{}, does not answer", member.state),
-                Some(true) | None => member.state.clone(),
-            };
-            let row = |member: &MemberView| {
-                let level = if member.level == 0 { "?".to_owned() } else { member.level.to_string() };
-                let host = member.host.to_string();
-                vec![member.id.to_string(), state(member), level, member.address.to_string(), host]
-            };
-            let rows = cluster.members.iter().map(row).collect();
-            output::list(
-                session.format,
-                &cluster.members,
-                Rows { head: &["MEMBER", "STATE", "LEVEL", "ADDRESS", "HOST"], narrow: 5, rows },
-            );
-            Ok(0)
-        }
+        Member::Ls => ls(session).await,
         Member::Add => {
             let asked = CreateJoinToken {
                 role: JoinRole::Coordinator,
@@ -69,7 +51,24 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
     }
 }
 
-/// Waits until the group works without a member. Stopping the member earlier could cost the group its majority.
+async fn ls(session: &Session) -> Result<u8, Problem> {
+    let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
+    let state = |member: &MemberView| match member.answers {
+        Some(false) => format!("{}, does not answer", member.state),
+        Some(true) | None => member.state.clone(),
+    };
+    let row = |member: &MemberView| {
+        let level = if member.level == 0 { "?".to_owned() } else { member.level.to_string() };
+        let host = member.host.to_string();
+        vec![member.id.to_string(), state(member), level, member.address.to_string(), host]
+    };
+    let rows = cluster.members.iter().map(row).collect();
+    let head = ["MEMBER", "STATE", "LEVEL", "ADDRESS", "HOST"];
+    output::list(session.format, &cluster.members, Rows { head: &head, narrow: 5, rows });
+    Ok(0)
+}
+
+/// Waits until the group goes on without a member: who stops it sooner may take the majority away.
 async fn wait_until_gone(session: &Session, member: MemberId) -> Result<(), Problem> {
     let deadline = Instant::now() + LEAVES_WITHIN;
     loop {

@@ -47,21 +47,10 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
         None => last_that_served(&revisions),
     };
     if let Some(wanted) = wanted.filter(|wanted| args.to.is_none() && wanted.spec == revisions[0].spec) {
-        output::note(format!(
-            "{stack} is what it was at revision {}, the last one that served: nothing was changed.\n\
-             To go back further: wharf history {stack}, and wharf rollback {stack} --to REVISION",
-            wanted.revision
-        ));
+        unchanged(stack, wanted.revision);
         return Ok(0);
     }
-    let Some(wanted) = wanted else {
-        let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
-        let lacks =
-            if args.to.is_some() { "has no such revision" } else { "has no earlier revision that was fully up" };
-        return Err(Problem::new(Code::NotFound, format!("{stack} {lacks}"))
-            .why(format!("the recorded revisions are {}", kept.join(", ")))
-            .fix(format!("List them: wharf history {stack}")));
-    };
+    let Some(wanted) = wanted else { return Err(no_revision(stack, args.to.is_some(), &revisions)) };
     let path = session.in_environment(&format!("stacks/{stack}"));
     let put = |dry_run| PutStack {
         spec: wanted.spec.clone(),
@@ -89,8 +78,23 @@ pub async fn rollback(session: &Session, args: args::Rollback) -> Result<u8, Pro
     deploy::follow(session, stack, plan.to_revision, args.wait).await
 }
 
-/// The default target of a rollback: the last revision before the current one that was fully up. It may equal the
-/// current one if the cluster has already rolled back by itself.
+fn unchanged(stack: &Name, revision: u64) {
+    output::note(format!(
+        "{stack} is what it was at revision {revision}, the last one that served: nothing was changed."
+    ));
+    output::note(format!("To go back further: wharf history {stack}, and wharf rollback {stack} --to REVISION"));
+}
+
+fn no_revision(stack: &Name, was_named: bool, revisions: &[RevisionView]) -> Problem {
+    let kept: Vec<String> = revisions.iter().map(|revision| revision.revision.to_string()).collect();
+    let lacks = if was_named { "has no such revision" } else { "has no earlier revision that served" };
+    Problem::new(Code::NotFound, format!("{stack} {lacks}"))
+        .why(format!("these are kept: {}", kept.join(", ")))
+        .fix(format!("Look at them: wharf history {stack}"))
+}
+
+/// What a stack goes back to if no revision is named: the last one before the present one that served whole. That may
+/// be the same again, after the cluster went back by itself.
 fn last_that_served(revisions: &[RevisionView]) -> Option<&RevisionView> {
     revisions.iter().skip(1).find(|revision| revision.served)
 }

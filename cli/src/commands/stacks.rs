@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    api::{CanaryView, List, ScaleService, ServiceView, StackView},
+    api::{List, ScaleService, ServiceView, StackView},
     error::{Code, Problem},
     name::Name,
     rollout::RolloutState,
@@ -11,7 +11,10 @@ use common::{
 };
 use tokio::time::Instant;
 
-use super::{Session, deploy::done};
+use super::{
+    Session,
+    deploy::{canary, done},
+};
 use crate::output::{self, Rows};
 
 /// Lists stacks and their services.
@@ -60,17 +63,6 @@ fn failure(service: &ServiceView) -> Option<String> {
     let last = failure.output.lines().last().map_or_else(String::new, |line| format!(": {line}"));
     let slot = &failure.instance;
     Some(format!("{}.{}{host}: {}{last}", slot.slot.slot, slot.incarnation, failure.why))
-}
-
-/// The progress of a service's canary, until the rest follows it.
-pub fn canary(service: &ServiceView) -> Option<String> {
-    let canary = service.rollout.canary.as_ref()?;
-    let follows = match canary.promote_at {
-        Some(at) => format!("the rest follows at {at}"),
-        None => format!("the rest waits: wharf rollout promote {}/{}", service.id.stack.stack, service.id.service),
-    };
-    let CanaryView { settled, wanted, .. } = canary;
-    Some(format!("canary: {settled} of {wanted} at revision {}; {follows}", service.revision))
 }
 
 /// Removes a stack and waits until it is gone.

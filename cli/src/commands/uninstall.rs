@@ -7,7 +7,10 @@ use agent::{
     files::{MEMORY, forget_memory},
     runtime::docker::cleanup,
 };
-use common::error::{Code, Problem};
+use common::{
+    error::{Code, Problem},
+    id::ClusterId,
+};
 use link::keyring::Keyring;
 
 mod group;
@@ -28,18 +31,7 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
         Some(cluster) => cleanup::find(&args.docker, cluster).await,
         None => Ok(cleanup::Found::default()),
     };
-    output::note("This will be removed from this host:");
-    match &found {
-        Ok(found) => output::note(format!(
-            "  {} containers, {} networks{}",
-            found.containers.len(),
-            found.networks.len(),
-            volumes_note(found, args.purge_volumes)
-        )),
-        Err(why) => output::note(format!("  no containers, because Docker does not answer ({why})")),
-    }
-    let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
-    output::note(format!("  the service, {state}, {binary}, and a coordinator's sealing key in {keys}"));
+    show(args, &found);
     let group = match &keyring {
         Some(keyring) => group::Membership::find(keyring).await?,
         None => None,
@@ -53,6 +45,37 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     if let Some(group) = group {
         group.leave().await;
     }
+    let errors = remove_all(args, cluster, found).await;
+    if errors.is_empty() {
+        output::note("✓ removed; Docker and its settings are as they were");
+        return Ok(0);
+    }
+    let problem = Problem::new(Code::InstallFailed, "Some of it could not be removed");
+    Err(errors.into_iter().fold(problem, Problem::why).fix("Run it again when the causes are gone"))
+}
+
+/// Says what will be removed.
+fn show(args: &Uninstall, found: &Result<cleanup::Found, String>) {
+    output::note("This will be removed from this host:");
+    match found {
+        Ok(found) => output::note(format!(
+            "  {} containers, {} networks{}",
+            found.containers.len(),
+            found.networks.len(),
+            volumes_note(found, args.purge_volumes)
+        )),
+        Err(why) => output::note(format!("  no containers: Docker does not answer ({why})")),
+    }
+    let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
+    output::note(format!("  the service, {state}, {binary}; a coordinator's sealing key in {keys}"));
+}
+
+/// Removes all of it, and goes on through errors, which it gives back.
+async fn remove_all(
+    args: &Uninstall,
+    cluster: Option<ClusterId>,
+    found: Result<cleanup::Found, String>,
+) -> Vec<String> {
     let mut errors = Vec::new();
     // Tells the stopping agent that it will not come back.
     let for_good = std::fs::write(args.state.join(FOR_GOOD), b"");
@@ -69,12 +92,7 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     errors.extend(forget_memory(Path::new(MEMORY)).err().map(|error| format!("{MEMORY}: {error}")));
     let key = cluster.map(|cluster| coordinator::seal::remove(&args.keys, cluster));
     errors.extend(key.and_then(Result::err).map(|error| format!("{}: {error}", args.keys.display())));
-    if errors.is_empty() {
-        output::note("✓ wharf is removed; Docker and its settings were not changed");
-        return Ok(0);
-    }
-    let problem = Problem::new(Code::InstallFailed, "wharf could not be removed completely");
-    Err(errors.into_iter().fold(problem, Problem::why).fix("Fix the causes and run the command again"))
+    errors
 }
 
 fn volumes_note(found: &cleanup::Found, purge: bool) -> String {

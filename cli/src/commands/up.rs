@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::SocketAddr,
     os::unix::{fs::OpenOptionsExt, process::CommandExt},
     process::{Command, Stdio},
     time::Duration,
@@ -63,39 +64,15 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     if let Some(violation) = settings.violation().or_else(|| network.violation()) {
         return Err(Problem::new(Code::InvalidRequest, "The cluster was not made").why(violation));
     }
-    let routes = agent::network::routes().map_err(|e| {
-        Problem::new(Code::InstallFailed, "The cluster was not made").why(format!("this host's routes: {e}"))
-    })?;
-    if let Some(why) = network.conflict(&routes) {
-        return Err(Problem::new(Code::Conflict, "The cluster was not made")
-            .why(format!("the cluster's address ranges overlap with this host's: {why}"))
-            .fix("Choose other ranges with --cluster-cidr and --service-cidr"));
-    }
+    check_network(&network)?;
     check_port(&up.service)?;
-    let missing = agent::network::missing(network.backend);
-    if !missing.is_empty() {
-        return Err(Problem::new(Code::InstallFailed, "The cluster was not made")
-            .why(format!("the overlay needs {}, which this host does not have", missing.join(" and ")))
-            .fix(format!("Install them: apt-get install {}", packages(network.backend)))
-            .fix("Or make a cluster without an overlay: --overlay none"));
-    }
     let config = host::coordinator_config(&up.service, host::advertise(&up.service), settings, network);
     let newborn = coordinator::birth::make_cluster(&config, up.name.clone().unwrap_or_else(host::own_name))?;
     let token = newborn.admin.reveal();
     let keyring = newborn.keyring;
-    let mut contexts = Contexts::load()?;
-    let context = Context {
-        cluster: keyring.cluster,
-        servers: vec![config.advertise],
-        authority: certificate_text(&keyring.root),
-        token: token.clone(),
-    };
-    let name = keyring.name.as_str().to_owned();
-    contexts.add(&name, context);
-    contexts.current = Some(name);
-    contexts.save()?;
-    output::note(format!("✓ created cluster {}", keyring.cluster));
-    output::note(format!("  admin token, shown only once: {token}"));
+    use_context(&keyring, config.advertise, &token)?;
+    output::note(format!("✓ A new cluster: {}", keyring.cluster));
+    output::note(format!("  Its admin token, shown this once: {token}"));
     if config.advertise.ip().is_loopback() {
         output::note(
             "! Other hosts cannot reach this one: it has only a loopback address. Set one: wharf up --advertise ADDRESS:7443",
@@ -104,7 +81,42 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     Ok(keyring)
 }
 
-/// The Debian packages that an overlay needs.
+/// Refuses an overlay that this host cannot be part of.
+fn check_network(network: &NetworkPlan) -> Result<(), Problem> {
+    let routes = agent::network::routes().map_err(|e| {
+        Problem::new(Code::InstallFailed, "The cluster was not made").why(format!("this host's routes: {e}"))
+    })?;
+    if let Some(why) = network.conflict(&routes) {
+        return Err(Problem::new(Code::Conflict, "The cluster was not made")
+            .why(format!("this host's addresses and the cluster's are to differ: {why}"))
+            .fix("Choose other ranges: --cluster-cidr and --service-cidr"));
+    }
+    let missing = agent::network::missing(network.backend);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::new(Code::InstallFailed, "The cluster was not made")
+        .why(format!("the overlay needs {}, which this host does not have", missing.join(" and ")))
+        .fix(format!("Install them: apt-get install {}", packages(network.backend)))
+        .fix("Or make a cluster without an overlay: --overlay none"))
+}
+
+/// Makes the new cluster the one that commands are for.
+fn use_context(keyring: &Keyring, server: SocketAddr, token: &str) -> Result<(), Problem> {
+    let mut contexts = Contexts::load()?;
+    let context = Context {
+        cluster: keyring.cluster,
+        servers: vec![server],
+        authority: certificate_text(&keyring.root),
+        token: token.to_owned(),
+    };
+    let name = keyring.name.as_str().to_owned();
+    contexts.add(&name, context);
+    contexts.current = Some(name);
+    contexts.save()
+}
+
+/// Debian's packages of what an overlay needs.
 pub fn packages(backend: Backend) -> &'static str {
     match backend {
         Backend::Wireguard => "nftables iptables wireguard-tools",

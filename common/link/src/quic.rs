@@ -74,7 +74,7 @@ pub struct Quic {
     accepts: bool,
     accepted: Mutex<Option<mpsc::Receiver<Connection>>>,
     // Ends the accept loop when the transport is dropped.
-    _accepting: JoinSet<()>,
+    accepting: JoinSet<()>,
 }
 
 /// The addresses of known members, dialled or dialling, according to their certificates.
@@ -206,35 +206,33 @@ impl Quic {
         let config = endpoint_config(&credentials);
         let endpoint =
             quinn::Endpoint::new(config, Some(server_config(&credentials, door.versions)?), socket, runtime)?;
-        let (sender, receiver) = mpsc::channel(64);
-        let mut accepting = JoinSet::new();
-        let members = Members::default();
-        let room = door.handshakes;
-        accepting.spawn(accept_loop(endpoint.clone(), credentials.cluster, members.clone(), room, sender));
-        Quic::new(endpoint, credentials, members, Some(receiver), accepting)
+        let (accepted, receiver) = mpsc::channel(64);
+        let mut quic = Quic::new(endpoint.clone(), credentials, Some(receiver))?;
+        let (cluster, members) = (quic.credentials().cluster, quic.members.clone());
+        let acceptor = Acceptor { endpoint, cluster, members, room: door.handshakes, accepted };
+        quic.accepting.spawn(acceptor.run());
+        Ok(quic)
     }
 
     /// An endpoint that only dials.
     pub fn dial_only(local: SocketAddr, credentials: Credentials) -> Result<Quic, LinkError> {
-        Quic::new(quinn::Endpoint::client(local)?, credentials, Members::default(), None, JoinSet::new())
+        Quic::new(quinn::Endpoint::client(local)?, credentials, None)
     }
 
     fn new(
         endpoint: quinn::Endpoint,
         credentials: Credentials,
-        members: Members,
         accepted: Option<mpsc::Receiver<Connection>>,
-        accepting: JoinSet<()>,
     ) -> Result<Quic, LinkError> {
         let client = RwLock::new(client_config(&credentials, &PROTOCOLS)?);
         Ok(Quic {
             endpoint,
             credentials: RwLock::new(credentials),
             client,
-            members,
+            members: Members::default(),
             accepts: accepted.is_some(),
             accepted: Mutex::new(accepted),
-            _accepting: accepting,
+            accepting: JoinSet::new(),
         })
     }
 
@@ -260,30 +258,37 @@ impl Quic {
     }
 }
 
-async fn accept_loop(
+/// What accepts connections.
+struct Acceptor {
     endpoint: quinn::Endpoint,
     cluster: ClusterId,
     members: Members,
+    /// How many handshakes there may be at a time.
     room: usize,
     accepted: mpsc::Sender<Connection>,
-) {
-    let mut handshakes: JoinSet<Option<Connection>> = JoinSet::new();
-    loop {
-        tokio::select! {
-            incoming = endpoint.accept() => {
-                let Some(incoming) = incoming else { return };
-                let reserve = if members.lives_at(incoming.remote_address()) { MEMBERS_HANDSHAKES } else { 0 };
-                if handshakes.len() >= room + reserve {
-                    incoming.refuse();
-                } else {
-                    handshakes.spawn(handshake(incoming, cluster));
+}
+
+impl Acceptor {
+    async fn run(self) {
+        let mut handshakes: JoinSet<Option<Connection>> = JoinSet::new();
+        loop {
+            tokio::select! {
+                incoming = self.endpoint.accept() => {
+                    let Some(incoming) = incoming else { return };
+                    let is_member = self.members.lives_at(incoming.remote_address());
+                    let reserve = if is_member { MEMBERS_HANDSHAKES } else { 0 };
+                    if handshakes.len() >= self.room + reserve {
+                        incoming.refuse();
+                    } else {
+                        handshakes.spawn(handshake(incoming, self.cluster));
+                    }
                 }
-            }
-            Some(done) = handshakes.join_next() => {
-                if let Ok(Some(connection)) = done {
-                    members.note(&connection);
-                    if accepted.send(connection).await.is_err() {
-                        return;
+                Some(done) = handshakes.join_next() => {
+                    if let Ok(Some(connection)) = done {
+                        self.members.note(&connection);
+                        if self.accepted.send(connection).await.is_err() {
+                            return;
+                        }
                     }
                 }
             }

@@ -81,21 +81,7 @@ pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, 
                 let found: Vec<InstanceView> =
                     found.items.into_iter().filter(|view| slot.is_none_or(|slot| view.id.slot.slot == slot)).collect();
                 prefix |= found.len() > 1;
-                if is_first {
-                    let without = |view: &&InstanceView| view.observed.phase < Phase::Ready;
-                    for view in found.iter().filter(without) {
-                        without_container(view, prefix);
-                    }
-                }
-                for (view, why) in to_open(&known, &found) {
-                    if !is_first {
-                        tell(view, why);
-                    }
-                    let after = known.get(&view.id).and_then(|known| known.after.clone());
-                    let (is_read, restart, broke_off) = (true, view.observed.restart, false);
-                    known.insert(view.id.clone(), Known { is_read, restart, broke_off, after: after.clone() });
-                    reading.push(read(Reading { id: view.id.clone(), after, prefix }));
-                }
+                reading.extend(open(&mut known, &found, is_first, prefix).into_iter().map(read));
                 is_first = false;
                 if reading.is_empty() && has_ended(&found) {
                     output::note(format!("! {service} has ended: no instance of it runs any more"));
@@ -121,7 +107,28 @@ pub(super) async fn follow(session: &Session, service: &str, slot: Option<u32>, 
     }
 }
 
-/// Records how far an instance's output was read, and why reading ended.
+/// Notes which output is opened now, and says so unless it is the first time.
+fn open(known: &mut BTreeMap<InstanceId, Known>, found: &[InstanceView], is_first: bool, prefix: bool) -> Vec<Reading> {
+    if is_first {
+        let without = |view: &&InstanceView| view.observed.phase < Phase::Ready;
+        for view in found.iter().filter(without) {
+            without_container(view, prefix);
+        }
+    }
+    let mut opened = Vec::new();
+    for (view, why) in to_open(known, found) {
+        if !is_first {
+            tell(view, why);
+        }
+        let after = known.get(&view.id).and_then(|known| known.after.clone());
+        let (is_read, restart, broke_off) = (true, view.observed.restart, false);
+        known.insert(view.id.clone(), Known { is_read, restart, broke_off, after: after.clone() });
+        opened.push(Reading { id: view.id.clone(), after, prefix });
+    }
+    opened
+}
+
+/// Notes how far an instance's output was read, and why no further.
 fn note(known: &mut BTreeMap<InstanceId, Known>, done: Reading, result: Result<(), Problem>) -> Result<(), Problem> {
     match result {
         Err(problem) if problem.code == Code::NotFound && done.after.is_none() => {

@@ -27,7 +27,7 @@ use common::{
 };
 use hyper::Method;
 use link::{Transport, keyring::Keyring, quic::Quic};
-use tests::join::join;
+use tests::join::{Newcomer, join};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -132,8 +132,8 @@ impl Fleet {
                     std::fs::create_dir(&folder)?;
                     let client = Client::of_context(&context).map_err(said)?;
                     let address = ([127, 0, 0, 1], 9).into();
-                    let keyring =
-                        join(&client, context.cluster, &token, &folder, name(&format!("f{number}")), address).await?;
+                    let newcomer = Newcomer { folder: &folder, name: name(&format!("f{number}")), address };
+                    let keyring = join(&client, context.cluster, &token, newcomer).await?;
                     let (runtime, stop) = (Arc::default(), CancellationToken::new());
                     anyhow::Ok(Member { keyring, folder, runtime, stop })
                 });
