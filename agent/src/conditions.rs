@@ -54,8 +54,11 @@ fn publish(conditions: &watch::Sender<Vec<HostCondition>>, found: Vec<HostCondit
         found
             .iter()
             .filter(|new| !known.contains(new))
-            .for_each(|new| warn!(condition = %new, "this host takes nothing new"));
-        known.iter().filter(|old| !found.contains(old)).for_each(|old| info!(condition = %old, "no more"));
+            .for_each(|new| warn!(condition = %new, "this host takes no new instances"));
+        known
+            .iter()
+            .filter(|old| !found.contains(old))
+            .for_each(|old| info!(condition = %old, "this host has recovered from a condition"));
         let differs = *known != found;
         *known = found;
         differs

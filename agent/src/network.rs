@@ -121,7 +121,7 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
             }
             Upkeep::Overlay { overlay, peers, address } => {
                 let passed = tokio::time::timeout(LONGEST, self.ensure(overlay, peers, address)).await;
-                passed.unwrap_or_else(|_| Err(format!("it could not be looked after within {LONGEST:?}")))
+                passed.unwrap_or_else(|_| Err(format!("it could not be checked within {LONGEST:?}")))
             }
         }
     }
@@ -174,7 +174,7 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
         match self.try_forget(netlink).await {
             Ok(0) => {}
             Ok(forgotten) => info!(forgotten, "connections that could not begin any more are forgotten"),
-            Err(error) => warn!(error, "the kernel's table of connections cannot be looked through"),
+            Err(error) => warn!(error, "the kernel's connection table cannot be read"),
         }
         self.looked = Some((Instant::now(), began.elapsed()));
     }

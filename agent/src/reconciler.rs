@@ -195,7 +195,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
         self.host.leases.adopt(containers.keys().map(|id| &id.instance));
         if let Err(error) = self.host.files.places().sweep(&kept(assignment, containers)) {
-            warn!(%error, "configs and secrets of instances that are gone could not be removed");
+            warn!(%error, "configs and secrets of removed instances could not be deleted");
         }
     }
 

@@ -99,7 +99,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         let mut search = Search::new(self.config.host, &self.config.coordinators);
         loop {
             if search.coordinators().is_empty() {
-                error!("no coordinator is known; this agent goes on with what its ledger says");
+                error!("no coordinator is known; this agent continues with the assignment in its ledger");
                 return std::future::pending().await;
             }
             let (end, stayed) = self.attempt(&mut search).await;
@@ -132,8 +132,11 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                 (self.with(connection, address, search).await, began.elapsed())
             }
             Err(error @ LinkError::NoCommonProtocol { .. }) => {
-                let problem = Problem::new(Code::ProtocolTooOld, "This host and its coordinator cannot speak");
-                let fix = "Install the newer wharf on the older side";
+                let problem = Problem::new(
+                    Code::ProtocolTooOld,
+                    "This host and its coordinator have no protocol version in common",
+                );
+                let fix = "Upgrade wharf on the older side";
                 (End::Refused(problem.why(error.to_string()).fix(fix)), Duration::ZERO)
             }
             Err(error) => (End::Broken(error.to_string()), Duration::ZERO),

@@ -156,7 +156,7 @@ impl Side<'_> {
             Ended::Asked => Ok(()),
             Ended::Removed => {
                 // The host's agent goes on, with the coordinators that there are.
-                tracing::error!("this coordinator was removed from the group and does not answer any more");
+                tracing::error!("this coordinator was removed from the group and no longer serves requests");
                 stop.cancelled().await;
                 Ok(())
             }
@@ -165,8 +165,8 @@ impl Side<'_> {
                 Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string()))
             }
             Ended::StoreFailed => {
-                Err(Problem::new(Code::StoreFailed, "The coordinator stopped: its store cannot be written")
-                    .fix("Free some space, or look at the disk: df -h, dmesg"))
+                Err(Problem::new(Code::StoreFailed, "The coordinator stopped because it cannot write its store")
+                    .fix("Free some space, or check the disk: df -h, dmesg"))
             }
         }
     }

@@ -183,9 +183,9 @@ pub fn store_problem(error: StoreError) -> Problem {
         StoreError::Corrupt { path, .. } => Problem::new(Code::StoreCorrupt, "This coordinator's store is damaged")
             .why(error.to_string())
             .fix("From another coordinator: wharf member rm <id>, then join this host with a new line")
-            .fix(format!("Keep {} as evidence; it is not touched", path.display())),
+            .fix(format!("Keep {} for analysis; wharf does not change it", path.display())),
         StoreError::Newer { .. } => level::cannot_read(&error),
-        StoreError::Foreign { .. } => Problem::new(Code::StoreCorrupt, "The store is not this coordinator's")
+        StoreError::Foreign { .. } => Problem::new(Code::StoreCorrupt, "The store belongs to another coordinator")
             .why(error.to_string())
             .fix("Give this coordinator its own state folder"),
         StoreError::Failed { .. } => Problem::new(Code::StoreFailed, "This coordinator's store cannot be used")

@@ -397,7 +397,7 @@ async fn a_repeated_request_is_made_once_and_another_is_never_taken_for_it() {
     })
     .await;
     // A client that got no answer repeats the request at another coordinator: the token is the same, and it works.
-    let asked = r#"{"name":"ci","access":"viewer"}"#;
+    let asked = r#"{"name":"ci","role":"viewer"}"#;
     let (post, path) = (Method::POST, "/api/v1/api-tokens");
     let mut made = Vec::new();
     for client in [&mut *first, &mut *second] {

@@ -226,7 +226,6 @@ impl Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the binary of the version before: scripts/neighbour"]
 async fn a_group_is_upgraded_one_member_after_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut group = Group::of_three(folder.path()).await;

@@ -27,7 +27,7 @@ use crate::{
 const SURPLUS_GRACE: Span = Span::seconds(10);
 
 /// The message of an instance whose process is gone.
-const GONE: &str = "its process is gone, and Docker does not answer";
+const GONE: &str = "its process has ended, and Docker does not answer";
 
 /// The message of an instance whose health check fails.
 const CHECK_FAILS: &str = "its health check fails";

@@ -167,13 +167,13 @@ impl Deployment<'_> {
                 Some(Ok(0))
             }
             DeploymentStatus::Superseded { by } => {
-                output::note(format!("! {stack} was changed again: it is at revision {by}"));
+                output::note(format!("! {stack} was changed again and is now at revision {by}"));
                 Some(Ok(6))
             }
             DeploymentStatus::WaitingForPromotion { service } => {
                 let waits = view.services.iter().find(|view| view.id.service == service).and_then(canary);
-                output::note(format!("✓ {stack} revision {revision} is accepted; {}", waits.unwrap_or_default()));
-                output::note(format!("  Back to what served: wharf rollback {stack}"));
+                output::note(format!("✓ {stack} revision {revision} was accepted; {}", waits.unwrap_or_default()));
+                output::note(format!("  To go back: wharf rollback {stack}"));
                 Some(Ok(0))
             }
             DeploymentStatus::Failed { service, why, output, then } => {
@@ -183,11 +183,11 @@ impl Deployment<'_> {
                 Some(Err(advice(problem, stack, &service, then)))
             }
             DeploymentStatus::Blocked { reasons } => for_long.then(|| {
-                let what = format!("{stack} is accepted, and not all of it can run");
+                let what = format!("{stack} was accepted, but not all of its instances can be placed");
                 let reasons = reasons.into_iter().map(|blocked| format!("{}: {}", blocked.service, blocked.reason));
                 let failures = view.services.iter().flat_map(told_failure);
                 let problem = reasons.chain(failures).fold(Problem::new(Code::NotPlaceable, what), Problem::why);
-                Err(problem.fix("It goes on by itself as soon as that changes: wharf ls"))
+                Err(problem.fix("They start as soon as that changes; to check: wharf ls"))
             }),
         }
     }

@@ -51,7 +51,7 @@ pub async fn drain(session: &Session, asked: &Drain) -> Result<u8, Problem> {
     }
     put(session, host, &draining(within, false)).await?;
     if asked.detach {
-        output::note(format!("✓ {host} is being emptied; follow it: wharf ps; undo: wharf host uncordon {host}"));
+        output::note(format!("✓ {host} is draining; to follow it: wharf ps; undo: wharf host uncordon {host}"));
         return Ok(0);
     }
     let deadline = Instant::now() + within.duration() + AFTER_DEADLINE;

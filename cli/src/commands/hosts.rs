@@ -65,8 +65,10 @@ async fn rm(session: &Session, host: &str) -> Result<u8, Problem> {
         return Ok(1);
     }
     session.client.delete(&format!("/api/v1/hosts/{host}")).await?;
-    output::note(format!("✓ {host} is removed; it ends its containers as soon as a coordinator reaches it"));
-    output::note("  if none does, they run on there beside their successors; on the host itself: wharf uninstall");
+    output::note(format!("✓ {host} is removed; it stops its containers as soon as a coordinator reaches it"));
+    output::note(
+        "  until then they keep running beside their replacements; to stop them now, on the host: wharf uninstall",
+    );
     Ok(0)
 }
 
@@ -79,7 +81,7 @@ async fn oversubscribe(session: &Session, host: &str, cpu: f64, memory: f64) -> 
 }
 
 async fn maintenance(session: &Session, host: &str) -> Result<u8, Problem> {
-    let question = format!("Stop all that runs on {host}? What has its data there waits for it.");
+    let question = format!("Stop all instances on {host}? Those with data on it stay down until it is back.");
     if !output::confirm(&question, session.yes)? {
         return Ok(1);
     }

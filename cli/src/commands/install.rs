@@ -216,10 +216,7 @@ fn keyring_of(reply: JoinReply, key: Secret<Vec<u8>>, token: &JoinToken) -> Resu
         |text: &str| pem::parse(text).map(|pem| pem.into_contents()).map_err(|e| failed("reading the certificate", e));
     let root = unpem(&reply.authority)?;
     if !pin_of(&root).is_ok_and(|pin| pin == token.pin) {
-        return Err(Problem::new(
-            Code::WrongAuthority,
-            "The answer does not come from the cluster that the token pins",
-        ));
+        return Err(Problem::new(Code::WrongAuthority, "The answer does not come from the cluster of the token"));
     }
     Ok(Keyring {
         cluster: reply.cluster,

@@ -47,11 +47,11 @@ pub async fn uninstall(args: &Uninstall, yes: bool) -> Result<u8, Problem> {
     }
     let errors = remove_all(args, cluster, found).await;
     if errors.is_empty() {
-        output::note("✓ removed; Docker and its settings are as they were");
+        output::note("✓ wharf is removed; Docker and its settings were not changed");
         return Ok(0);
     }
-    let problem = Problem::new(Code::InstallFailed, "Some of it could not be removed");
-    Err(errors.into_iter().fold(problem, Problem::why).fix("Run it again when the causes are gone"))
+    let problem = Problem::new(Code::InstallFailed, "wharf could not be removed completely");
+    Err(errors.into_iter().fold(problem, Problem::why).fix("Fix the causes and run the command again"))
 }
 
 /// Says what will be removed.
@@ -64,10 +64,10 @@ fn show(args: &Uninstall, found: &Result<cleanup::Found, String>) {
             found.networks.len(),
             volumes_note(found, args.purge_volumes)
         )),
-        Err(why) => output::note(format!("  no containers: Docker does not answer ({why})")),
+        Err(why) => output::note(format!("  no containers, because Docker does not answer ({why})")),
     }
     let (state, keys, binary) = (args.state.display(), args.keys.display(), args.binary.display());
-    output::note(format!("  the service, {state}, {binary}; a coordinator's sealing key in {keys}"));
+    output::note(format!("  the service, {state}, {binary}, and a coordinator's sealing key in {keys}"));
 }
 
 /// Removes all of it, and goes on through errors, which it gives back.

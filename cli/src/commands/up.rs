@@ -71,8 +71,8 @@ fn make(up: &Up) -> Result<Keyring, Problem> {
     let token = newborn.admin.reveal();
     let keyring = newborn.keyring;
     use_context(&keyring, config.advertise, &token)?;
-    output::note(format!("✓ A new cluster: {}", keyring.cluster));
-    output::note(format!("  Its admin token, shown this once: {token}"));
+    output::note(format!("✓ created cluster {}", keyring.cluster));
+    output::note(format!("  admin token, shown only once: {token}"));
     if config.advertise.ip().is_loopback() {
         output::note(
             "! Other hosts cannot reach this one: it has only a loopback address. Set one: wharf up --advertise ADDRESS:7443",
@@ -88,8 +88,8 @@ fn check_network(network: &NetworkPlan) -> Result<(), Problem> {
     })?;
     if let Some(why) = network.conflict(&routes) {
         return Err(Problem::new(Code::Conflict, "The cluster was not made")
-            .why(format!("this host's addresses and the cluster's are to differ: {why}"))
-            .fix("Choose other ranges: --cluster-cidr and --service-cidr"));
+            .why(format!("the cluster's address ranges overlap with this host's: {why}"))
+            .fix("Choose other ranges with --cluster-cidr and --service-cidr"));
     }
     let missing = agent::network::missing(network.backend);
     if missing.is_empty() {

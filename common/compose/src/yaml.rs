@@ -266,8 +266,8 @@ fn key_of(node: &Node, entries: &[Entry], seen: &BTreeSet<String>) -> Result<Str
     }
     if seen.contains(text) {
         let first = entries.iter().find(|entry| entry.key == *text).map(|entry| entry.place.line);
-        let line = first.map(|line| format!(", in line {line}")).unwrap_or_default();
-        return Err(format!("the key {text:?} is here twice; it was given before{line}"));
+        let line = first.map(|line| format!("; the first is in line {line}")).unwrap_or_default();
+        return Err(format!("the key {text:?} appears twice{line}"));
     }
     Ok(text.clone())
 }

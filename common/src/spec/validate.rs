@@ -46,7 +46,7 @@ impl StackSpec {
         }
         if self.services.len() > MAX_SERVICES {
             // What else is wrong takes long to find in so many.
-            let reason = format!("{} services are more than the {MAX_SERVICES} allowed", self.services.len());
+            let reason = format!("there are {} services, and at most {MAX_SERVICES} are allowed", self.services.len());
             return vec![violation("services", reason)];
         }
         for (name, service) in &self.services {
@@ -164,21 +164,24 @@ impl Check<'_> {
                 self.refuse("x-cron", reason);
             }
             if service.mode != super::Mode::Job {
-                self.refuse("x-cron", "only a job can be run by a schedule: deploy.mode replicated-job");
+                self.refuse("x-cron", "only a job can have a schedule: set deploy.mode to replicated-job");
             }
             if cron.catch_up > Span::minutes(24 * 60) {
-                self.refuse("x-cron.catch_up", "it is at most a day");
+                self.refuse("x-cron.catch_up", "it must be at most a day");
             }
         }
     }
 
     fn strict_singleton(&mut self, service: &ServiceSpec) {
         if service.strict_singleton && (service.mode != super::Mode::Replicated || service.replicas > 1) {
-            self.refuse("x-strict-singleton", "only a replicated service of at most one replica can be one");
+            self.refuse("x-strict-singleton", "it needs a replicated service with at most one replica");
         }
         if service.strict_singleton && service.containers().any(|(_, container)| container.isolation.host_pid) {
             // The kernel ends all processes of a container with its first one only if it has processes of its own.
-            self.refuse("pid", "a strict singleton cannot see the host's processes: they would outlive its lease");
+            self.refuse(
+                "pid",
+                "a strict singleton cannot use the host's PID namespace, because its processes could outlive its lease",
+            );
         }
     }
 

@@ -14,7 +14,7 @@ use super::{Change, PORT};
 /// one value for both is simpler.
 pub(super) const OVERHEAD: u32 = 80;
 /// Why a host has no overlay of WireGuard.
-pub(super) const MISSING: &str = "this cluster's overlay is WireGuard, and this host lacks the program wg, or both the \
+pub(super) const MISSING: &str = "this cluster's overlay is WireGuard, but this host lacks the program wg, or both the \
                                   kernel's WireGuard and /dev/net/tun";
 
 /// A peer as the link knows it.

@@ -201,7 +201,7 @@ impl Others<'_> {
         match self.context.off.get(key) {
             _ if !is_required => {}
             Some(profiles) => field.problem(format!(
-                "{key} is off, as no profile of it is asked for; ask for one: --profile {}",
+                "{key} is not enabled, because none of its profiles is: enable one with --profile {}",
                 profiles.first().map_or("NAME", String::as_str)
             )),
             None => field.problem(format!("there is no service {key} in these files")),
