@@ -8,6 +8,7 @@ pub mod access;
 pub mod changes;
 pub mod command;
 pub mod divergence;
+mod explain;
 pub mod lease;
 pub mod level;
 pub mod plan;

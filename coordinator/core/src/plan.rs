@@ -4,7 +4,6 @@
 //! proposal and a refused command all end in the same place. A pass proposes at most one step for
 //! a slot; when its commands are applied, the next pass sees what is left.
 
-mod explain;
 mod hosts;
 mod incremental;
 mod place;
@@ -12,6 +11,7 @@ mod rollout;
 mod runs;
 mod scale;
 mod stranded;
+mod unfit;
 
 use std::{
     cmp::Reverse,
@@ -23,12 +23,15 @@ use common::{
     host::Liveness,
     id::{HostId, InstanceId, ServiceId},
     instance::{Desired, StopReason, Verdict, Want},
+    name::Name,
     time::{Span, Timestamp},
 };
 
+pub(crate) use hosts::DYNAMIC_PORTS;
 pub use incremental::Planner;
 pub(crate) use rollout::canary_stands;
 pub use scale::wanted_slots;
+pub use unfit::{Refusal, Room, Unfit};
 
 use hosts::HostTable;
 
@@ -51,8 +54,8 @@ pub struct Plan {
     pub hinges_on_room: bool,
 }
 
-/// Why something of a service is not as it should be, and nothing is proposed about it. People read it by its
-/// `Display`.
+/// Why something of a service is not as it should be, and nothing is proposed about it. Its `Display` is the sentence
+/// that people read; see `explain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blocked {
     /// Its change waits for a service that it depends on.
@@ -68,34 +71,83 @@ pub enum Blocked {
         /// Why the last one failed.
         why: String,
     },
-    /// A slot has to wait, or its instance has to stay where it is: in words.
+    /// A slot has to wait, or its instance has to stay where it is.
     Waits {
         /// The slot's number.
         slot: u32,
-        /// What of it.
-        why: String,
+        /// What holds it.
+        hold: Hold,
     },
-    /// No host takes an instance: in words.
-    Unplaced(String),
+    /// These hosts take no instance.
+    Unplaced(Unfit),
+    /// There are no hosts.
+    NoHosts,
+    /// An instance has to leave its host, and no other host takes a successor.
+    CannotLeave {
+        /// The slot's number.
+        slot: u32,
+        /// Why not.
+        reasons: Vec<Blocked>,
+    },
+    /// The cluster's settings are too short for the lease of a strict singleton.
+    NoLeases,
+    /// So many hosts are away that the fault is likely elsewhere: nothing is replaced.
+    TooManyAway {
+        /// How many are away.
+        away: usize,
+        /// How many there are.
+        known: usize,
+    },
+}
+
+/// What a slot waits for, or what holds its instance where it is. Hosts are absent once they were removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// It may finish its run, on a host that is emptied.
+    MayFinish,
+    /// Its data lies on the host that is emptied.
+    DataStays,
+    /// Its data lies on a host that is away.
+    DataIsAway,
+    /// Its instance has no lease, so it may run on a host that is away.
+    NoLease {
+        /// The host.
+        on: Option<Name>,
+    },
+    /// Its instance may run on, on a host that was removed.
+    Orphaned {
+        /// Until its lease expires.
+        until: Timestamp,
+    },
+    /// Its instance may run on, on a host that is away.
+    Leased {
+        /// The host.
+        on: Option<Name>,
+        /// Until its lease expires.
+        until: Timestamp,
+    },
+    /// Another instance of a strict singleton has not ended.
+    Runs {
+        /// The instance.
+        instance: InstanceId,
+        /// Its host.
+        on: Option<Name>,
+    },
 }
 
 impl Blocked {
-    fn of_slot(slot: u32, why: impl Into<String>) -> Blocked {
-        Blocked::Waits { slot, why: why.into() }
-    }
-
     /// The number of the slot that it is about, if it is about one alone.
     pub fn slot(&self) -> Option<u32> {
         match self {
-            Blocked::BacksOff { slot, .. } | Blocked::Waits { slot, .. } => Some(*slot),
-            Blocked::Awaits(_) | Blocked::Unplaced(_) => None,
+            Blocked::BacksOff { slot, .. } | Blocked::Waits { slot, .. } | Blocked::CannotLeave { slot, .. } => {
+                Some(*slot)
+            }
+            Blocked::Awaits(_)
+            | Blocked::Unplaced(_)
+            | Blocked::NoHosts
+            | Blocked::NoLeases
+            | Blocked::TooManyAway { .. } => None,
         }
-    }
-}
-
-impl From<String> for Blocked {
-    fn from(why: String) -> Blocked {
-        Blocked::Unplaced(why)
     }
 }
 
@@ -122,8 +174,8 @@ impl Plan {
         part.wake_at.into_iter().for_each(|at| self.wake(at));
     }
 
-    fn block(&mut self, service: &ServiceId, reason: impl Into<Blocked>) {
-        let (reason, reasons) = (reason.into(), self.blocked.entry(service.clone()).or_default());
+    fn block(&mut self, service: &ServiceId, reason: Blocked) {
+        let reasons = self.blocked.entry(service.clone()).or_default();
         if !reasons.contains(&reason) {
             reasons.push(reason);
         }

@@ -11,14 +11,14 @@ use common::{
     time::Timestamp,
 };
 
-use super::explain::Refusal;
+use super::{Blocked, unfit::Refusal};
 use crate::{
     State,
     state::{Bookings, Candidate, Host, Instance},
 };
 
 /// Host ports that the planner gives to services that ask for none in particular.
-pub(super) const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..30_000;
+pub(crate) const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// The hosts and what is left of each, kept up to date with the placements of a pass.
 pub(super) struct HostTable {
@@ -112,15 +112,10 @@ impl HostTable {
     }
 
     /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.
-    pub(super) fn brake(&self) -> Option<String> {
+    pub(super) fn brake(&self) -> Option<Blocked> {
         let known = self.rows.iter().filter(|row| row.host.liveness != Liveness::Joining).count();
         let ready = self.rows.iter().filter(|row| row.host.liveness == Liveness::Ready).count();
-        (ready * 2 < known).then(|| {
-            format!(
-                "{} of {known} hosts are away: no instances are replaced until they return or are removed (wharf host rm)",
-                known - ready
-            )
-        })
+        (ready * 2 < known).then(|| Blocked::TooManyAway { away: known - ready, known })
     }
 }
 

@@ -27,13 +27,13 @@ struct Seen {
     leading_since: Timestamp,
     hosts: HostTable,
     /// Services that are not at rest.
-    restless: BTreeMap<ServiceId, Restless>,
+    pending: BTreeMap<ServiceId, Pending>,
     /// Services that depend on which hosts there are.
     global: BTreeSet<ServiceId>,
 }
 
 /// Why a service is looked at again although nothing of it has changed.
-struct Restless {
+struct Pending {
     /// When its time comes.
     wake_at: Option<Timestamp>,
     /// Whether something was proposed for it, is in its way, or hinges on the room that others leave.
@@ -65,7 +65,7 @@ impl Planner {
             plan.add(part);
         }
         // Those that were not looked at wait on.
-        seen.restless.values().filter_map(|restless| restless.wake_at).for_each(|wake_at| plan.wake(wake_at));
+        seen.pending.values().filter_map(|pending| pending.wake_at).for_each(|wake_at| plan.wake(wake_at));
         self.seen = Some(seen);
         plan
     }
@@ -75,14 +75,14 @@ impl Seen {
     fn of(cluster: &State, leading_since: Timestamp) -> Seen {
         let global = cluster.stacks().iter().flat_map(|(id, stack)| global_of(id, stack)).collect();
         let (cluster, hosts) = (cluster.clone(), HostTable::of(cluster));
-        Seen { cluster, leading_since, hosts, restless: BTreeMap::new(), global }
+        Seen { cluster, leading_since, hosts, pending: BTreeMap::new(), global }
     }
 
     /// Takes up a new state; the services to look at.
     fn take_up(&mut self, cluster: &State, now: Timestamp) -> BTreeSet<ServiceId> {
-        let is_due = |restless: &Restless| restless.always || restless.wake_at.is_some_and(|at| at <= now);
+        let is_due = |pending: &Pending| pending.always || pending.wake_at.is_some_and(|at| at <= now);
         let mut dirty: BTreeSet<ServiceId> =
-            self.restless.iter().filter(|(_, restless)| is_due(restless)).map(|(id, _)| id.clone()).collect();
+            self.pending.iter().filter(|(_, pending)| is_due(pending)).map(|(id, _)| id.clone()).collect();
         let mut changed: BTreeSet<HostId> = BTreeSet::new();
         let before = std::mem::replace(&mut self.cluster, cluster.clone());
 
@@ -126,9 +126,9 @@ impl Seen {
     fn note(&mut self, id: ServiceId, part: &Plan) {
         let always = !part.commands.is_empty() || !part.blocked.is_empty() || part.hinges_on_room;
         if always || part.wake_at.is_some() {
-            self.restless.insert(id, Restless { wake_at: part.wake_at, always });
+            self.pending.insert(id, Pending { wake_at: part.wake_at, always });
         } else {
-            self.restless.remove(&id);
+            self.pending.remove(&id);
         }
     }
 }

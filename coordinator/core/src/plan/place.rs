@@ -13,8 +13,9 @@ use common::{
 };
 
 use super::{
-    explain::Refusal,
+    Blocked,
     hosts::{Booked, HostTable, Row},
+    unfit::Refusal,
 };
 use crate::{
     State,
@@ -129,7 +130,7 @@ impl<'a> Placer<'a> {
     }
 
     /// Picks a host and takes what the instance needs from it, or says why none fits.
-    pub(super) fn choose(&mut self, seat: &Seat<'a>) -> Result<Choice, Vec<String>> {
+    pub(super) fn choose(&mut self, seat: &Seat<'a>) -> Result<Choice, Vec<Blocked>> {
         // The ranking is of the hosts for what is usual.
         if Arc::ptr_eq(self.spec, seat.spec) {
             return self.choose_for_spec(seat, true);
@@ -141,7 +142,7 @@ impl<'a> Placer<'a> {
         chosen
     }
 
-    fn choose_for_spec(&mut self, seat: &Seat<'_>, may_rank: bool) -> Result<Choice, Vec<String>> {
+    fn choose_for_spec(&mut self, seat: &Seat<'_>, may_rank: bool) -> Result<Choice, Vec<Blocked>> {
         self.count_own_once();
         // Where the spread counts, or what else is there, a placement changes the rank of many.
         let mut conditions = self.spec.constraints.iter().chain(&self.spec.prefer);
@@ -151,7 +152,7 @@ impl<'a> Placer<'a> {
         } else {
             self.best_scanned(seat)
         };
-        let (index, booked) = chosen.map_err(|refusals| self.hosts.explain(self.spec, refusals))?;
+        let (index, booked) = chosen.map_err(|refusals| self.hosts.unfit(self.spec, refusals))?;
         self.hosts.take(index, self.id, self.spec, &booked);
         self.own[index] += 1;
         self.is_first = false;
@@ -332,7 +333,7 @@ impl<'a> Placer<'a> {
     }
 
     /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.
-    pub(super) fn brake(&self) -> Option<String> {
+    pub(super) fn brake(&self) -> Option<Blocked> {
         self.hosts.brake()
     }
 }

@@ -13,9 +13,9 @@ use common::{
 };
 
 use super::{
-    Blocked, Plan,
+    Blocked, Hold, Plan,
     place::Placer,
-    scale::{Of, Standing, Subject},
+    scale::{PlaceRequest, Revision, Standing, Subject},
 };
 use crate::{
     command::Command,
@@ -101,7 +101,7 @@ fn rebalance<'a>(subject: &Subject<'a>, unsettled: usize, placer: &mut Placer<'a
         }
         if subject.backs_off(&id.slot, subject.service.revision, plan) {
             waits = true;
-        } else if subject.place(&id.slot, Of::WhatIsNew, Some(id), Some(instance), placer, plan).is_ok() {
+        } else if subject.place(&PlaceRequest::successor(id, instance, Revision::Target), placer, plan).is_ok() {
             return;
         }
     }
@@ -274,7 +274,7 @@ fn update<'a>(
     let stops_first = spec.stops_first().is_some() || instance.spec.stops_first().is_some();
     let asked = spec.update.order;
     if asked != Some(UpdateOrder::StopFirst) && !stops_first {
-        match subject.place(&id.slot, Of::WhatIsNew, Some(id), Some(instance), placer, plan) {
+        match subject.place(&PlaceRequest::successor(id, instance, Revision::Target), placer, plan) {
             Ok(()) => return true,
             Err(reasons) if asked == Some(UpdateOrder::StartFirst) => {
                 reasons.into_iter().for_each(|reason| plan.block(subject.id, reason));
@@ -289,8 +289,8 @@ fn update<'a>(
 }
 
 /// Which revision takes the place of an instance that leaves for its host's sake.
-fn successor_of(subject: &Subject<'_>, instance: &Instance) -> Of {
-    if instance.is_current(subject.service) { Of::WhatIsNew } else { Of::WhatServes }
+fn successor_of(subject: &Subject<'_>, instance: &Instance) -> Revision {
+    if instance.is_current(subject.service) { Revision::Target } else { Revision::Stable }
 }
 
 /// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
@@ -302,18 +302,18 @@ fn drain<'a>(
     plan: &mut Plan,
 ) -> bool {
     if instance.spec.mode == Mode::Job {
-        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host: it may finish its run"));
+        plan.block(subject.id, Blocked::Waits { slot: id.slot.slot, hold: Hold::MayFinish });
         return false;
     }
     if instance.spec.is_pinned() {
-        plan.block(subject.id, Blocked::of_slot(id.slot.slot, "cannot leave its host, which holds its data"));
+        plan.block(subject.id, Blocked::Waits { slot: id.slot.slot, hold: Hold::DataStays });
         return false;
     }
     // A strict singleton stops first; where it goes is found out before it does.
     let is_strict = instance.holds_back(subject.service);
     let mut elsewhere = Plan::default();
     let found = if is_strict { &mut elsewhere } else { &mut *plan };
-    match subject.place(&id.slot, successor_of(subject, instance), Some(id), Some(instance), placer, found) {
+    match subject.place(&PlaceRequest::successor(id, instance, successor_of(subject, instance)), placer, found) {
         Ok(()) => {
             if is_strict {
                 plan.desire(id, Want::Purge, StopReason::Drained);
@@ -321,7 +321,7 @@ fn drain<'a>(
             true
         }
         Err(reasons) => {
-            plan.block(subject.id, format!("slot {} cannot leave its host yet: {}", id.slot.slot, reasons.join("; ")));
+            plan.block(subject.id, Blocked::CannotLeave { slot: id.slot.slot, reasons });
             false
         }
     }

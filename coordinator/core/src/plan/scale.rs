@@ -3,15 +3,16 @@
 use std::{cell::Cell, sync::Arc};
 
 use common::{
-    id::{InstanceId, ServiceId, SlotId},
+    id::{HostId, InstanceId, ServiceId, SlotId},
     instance::{Phase, StopReason, Verdict, Want},
+    name::Name,
     rollout::RolloutState,
     spec::{Mode, ServiceSpec},
     time::Timestamp,
 };
 
 use super::{
-    Blocked, Moment, Plan,
+    Blocked, Hold, Moment, Plan,
     hosts::{HostTable, of_global},
     lease_over_at,
     place::{Only, Placer, Seat},
@@ -46,11 +47,30 @@ pub(super) struct Subject<'a> {
 
 /// Which revision a new instance is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum Revision {
     /// The one that the service changes to.
-    WhatIsNew,
+    Target,
     /// The one that served whole, if the change is paused or its canary is complete; else the new one.
-    WhatServes,
+    Stable,
+}
+
+/// An instance that is to be placed.
+pub(super) struct PlaceRequest<'a> {
+    /// The slot that it fills.
+    pub(super) slot: &'a SlotId,
+    /// What it is made from.
+    pub(super) of: Revision,
+    /// The instance that fills the slot so far.
+    pub(super) replaces: Option<&'a InstanceId>,
+    /// The same instance if it still runs: it no longer counts on its host.
+    pub(super) leaving: Option<&'a Instance>,
+}
+
+impl<'a> PlaceRequest<'a> {
+    /// A successor of an instance that runs until the successor serves.
+    pub(super) fn successor(id: &'a InstanceId, instance: &'a Instance, of: Revision) -> PlaceRequest<'a> {
+        PlaceRequest { slot: &id.slot, of, replaces: Some(id), leaving: Some(instance) }
+    }
 }
 
 /// How a wanted slot stands.
@@ -264,17 +284,14 @@ impl<'a> Subject<'a> {
             replaced_at(self.cluster, instance.host, since, self.at)
         };
         if strict && !instance.spec.strict_singleton {
-            let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
-            plan.block(
-                self.id,
-                Blocked::of_slot(id.slot.slot, format!("waits for {host}, where an instance without a lease may run")),
-            );
+            let hold = Hold::NoLease { on: self.name_of(instance.host) };
+            plan.block(self.id, Blocked::Waits { slot: id.slot.slot, hold });
         } else if at > self.at.now {
             plan.wake(at);
         } else if let Some(reason) = placer.brake() {
             plan.block(self.id, reason);
         } else if instance.spec.is_pinned() {
-            plan.block(self.id, Blocked::of_slot(id.slot.slot, "waits for its host, which holds its data"));
+            plan.block(self.id, Blocked::Waits { slot: id.slot.slot, hold: Hold::DataIsAway });
         } else {
             self.fill(&id.slot, Some(id), placer, plan);
         }
@@ -282,7 +299,7 @@ impl<'a> Subject<'a> {
 
     /// Places an instance, in place of `replaces` if that is unreachable.
     fn fill(&self, slot: &SlotId, replaces: Option<&InstanceId>, placer: &mut Placer<'a>, plan: &mut Plan) {
-        let (revision, _) = self.made_from(Of::WhatServes);
+        let (revision, _) = self.made_from(Revision::Stable);
         if self.cluster.has_ended(slot, self.service.task_of(revision)) || self.backs_off(slot, revision, plan) {
             return;
         }
@@ -300,7 +317,8 @@ impl<'a> Subject<'a> {
         {
             return plan.block(self.id, Blocked::Awaits(awaited));
         }
-        if let Err(reasons) = self.place(slot, Of::WhatServes, replaces, None, placer, plan) {
+        let request = PlaceRequest { slot, of: Revision::Stable, replaces, leaving: None };
+        if let Err(reasons) = self.place(&request, placer, plan) {
             reasons.into_iter().for_each(|reason| plan.block(self.id, reason));
         }
     }
@@ -318,19 +336,19 @@ impl<'a> Subject<'a> {
     {
         let is_strict = self.service.spec.strict_singleton;
         if is_strict && !self.cluster.settings().allow_leases() {
-            return Err("lost_after is too short for the lease of a strict singleton".to_owned().into());
+            return Err(Blocked::NoLeases);
         }
         // Another leader may have said until when, by another clock.
         let from_now = self.at.leading_since + self.cluster.longest_lease();
         let until = self.cluster.orphans().get(slot).map(|until| (*until).max(from_now));
         if let Some(until) = until.filter(|until| is_strict && *until > self.at.now) {
             plan.wake(until);
-            return Err(Blocked::of_slot(slot.slot, format!("may still run until {until} on a host that was removed")));
+            return Err(Blocked::Waits { slot: slot.slot, hold: Hold::Orphaned { until } });
         }
         let (of_slot, _) = split_at_slot(&self.instances, slot.slot);
         let mut left = of_slot.iter().copied().filter(|(_, i)| i.may_run() && i.holds_back(self.service));
         let Some((id, instance)) = left.find(|(id, _)| Some(*id) != replaces) else { return Ok(replaces) };
-        let host = self.cluster.hosts().get(&instance.host).map_or("its host", |host| host.name.as_str());
+        let on = self.name_of(instance.host);
         match instance.verdict {
             Verdict::Unknown { since } if instance.spec.strict_singleton && replaces.is_none() => {
                 let over = lease_over_at(self.cluster, since, self.at);
@@ -338,10 +356,14 @@ impl<'a> Subject<'a> {
                     return Ok(Some(id));
                 }
                 plan.wake(over);
-                Err(Blocked::of_slot(slot.slot, format!("waits until its lease on {host} expires, at {over}")))
+                Err(Blocked::Waits { slot: slot.slot, hold: Hold::Leased { on, until: over } })
             }
-            _ => Err(Blocked::of_slot(slot.slot, format!("waits until {id} has ended on {host}"))),
+            _ => Err(Blocked::Waits { slot: slot.slot, hold: Hold::Runs { instance: id.clone(), on } }),
         }
+    }
+
+    fn name_of(&self, host: HostId) -> Option<Name> {
+        self.cluster.hosts().get(&host).map(|host| host.name.clone())
     }
 
     /// Whether a revision has failed in the slot so lately that it is left alone.
@@ -364,9 +386,9 @@ impl<'a> Subject<'a> {
     }
 
     /// What a new instance is made from: what is wanted now, or what serves as long as that is held up.
-    pub(super) fn made_from(&self, of: Of) -> (u64, &'a Arc<ServiceSpec>) {
+    pub(super) fn made_from(&self, of: Revision) -> (u64, &'a Arc<ServiceSpec>) {
         let held_back = || self.cluster.held_back(self.id, self.service);
-        match Some(()).filter(|()| of == Of::WhatServes && self.room.get() == 0).and_then(|()| held_back()) {
+        match Some(()).filter(|()| of == Revision::Stable && self.room.get() == 0).and_then(|()| held_back()) {
             Some(version) => (version.revision, &version.spec),
             None => (self.service.revision, &self.service.spec),
         }
@@ -376,13 +398,11 @@ impl<'a> Subject<'a> {
     /// until this one does.
     pub(super) fn place(
         &self,
-        slot: &SlotId,
-        of: Of,
-        replaces: Option<&InstanceId>,
-        leaving: Option<&Instance>,
+        request: &PlaceRequest<'_>,
         placer: &mut Placer<'a>,
         plan: &mut Plan,
-    ) -> Result<(), Vec<String>> {
+    ) -> Result<(), Vec<Blocked>> {
+        let PlaceRequest { slot, of, replaces, leaving } = *request;
         let incarnation = self.cluster.incarnation(slot);
         let home = self.cluster.slots().get(slot).and_then(|slot| slot.home);
         let (revision, spec) = self.made_from(of);

@@ -42,10 +42,10 @@ fn some_service(numbers: &mut Numbers) -> ServiceSpec {
 }
 
 /// The obvious way: look at every host for every instance.
-fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Booked), Vec<String>> {
+fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Booked), Vec<Blocked>> {
     placer.count_own_once();
     let seat = Seat { incarnation, only: None, leaving: None, spec: placer.spec };
-    let (index, booked) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.explain(placer.spec, refusals))?;
+    let (index, booked) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.unfit(placer.spec, refusals))?;
     placer.hosts.take(index, placer.id, placer.spec, &booked);
     placer.own[index] += 1;
     Ok((placer.hosts.rows()[index].id, booked))

@@ -1,0 +1,3 @@
+//! Sentences about the planner's values, for people. The planner itself has none.
+
+mod blocked;
