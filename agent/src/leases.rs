@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent_core::Lease;
-use common::{id::InstanceId, time::Span, time::Timestamp, wire::Grant};
+use common::{id::InstanceId, time::Span, time::Timestamp, wire::Extension};
 use link::clock::now;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -131,9 +131,9 @@ impl Leases {
     }
 
     /// Extends leases by a coordinator's answer to the beat that was sent at that time.
-    pub fn extend(&self, sent: BootTime, grant: &Grant) {
-        for instance in &grant.instances {
-            let ends = Ends { soft: sent.plus(grant.times.soft), hard: sent.plus(grant.times.hard) };
+    pub fn extend(&self, sent: BootTime, extension: &Extension) {
+        for instance in &extension.instances {
+            let ends = Ends { soft: sent.plus(extension.times.soft), hard: sent.plus(extension.times.hard) };
             let before = self.held().get(instance).copied().unwrap_or(Ends::NEVER_BEGUN);
             if ends.hard <= before.hard || ends.hard <= BootTime::now() {
                 continue;

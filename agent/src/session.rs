@@ -250,8 +250,8 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
             ToAgent::Directory(piece) => self.directory.hear(piece),
             ToAgent::Coordinators(known) => search.learn(known),
-            ToAgent::BeatAck { sent, grant, at } => {
-                self.leases.extend(BootTime(sent), &grant);
+            ToAgent::BeatAck { sent, extension, at } => {
+                self.leases.extend(BootTime(sent), &extension);
                 self.findings.put(Source::Clock, clock_finding(at, now()));
             }
             ToAgent::ReportAck { .. } => {}

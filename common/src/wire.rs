@@ -145,7 +145,7 @@ crate::tagged! {
             /// The value from the heartbeat.
             sent: u64,
             /// The leases that the heartbeat extends.
-            grant: Grant,
+            extension: Extension,
             /// The coordinator's clock when it answered.
             at: Timestamp,
         },
@@ -174,7 +174,7 @@ pub struct DirectoryPiece {
 
 /// The strict singletons that may keep running, and how long after the heartbeat was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
+pub struct Extension {
     /// The lease times, counted from the sending of the heartbeat.
     pub times: LeaseTimes,
     /// The instances whose leases are extended. Others get no new lease.

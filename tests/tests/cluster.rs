@@ -17,7 +17,7 @@ use common::{
     spec::{ContainerSpec, ServiceSpec, UpdatePolicy},
     time::Span,
     token::{ApiToken, TokenId},
-    wire::{Grant, Open, PeerIdentity, ToAgent, ToCoordinator},
+    wire::{Extension, Open, PeerIdentity, ToAgent, ToCoordinator},
 };
 use hyper::{Method, StatusCode};
 use link::{Stream, Transport, clock::now, memory::Network};
@@ -80,8 +80,8 @@ async fn said(stream: &mut Stream, beats: usize) -> Option<ToCoordinator> {
     while heard < beats {
         match stream.incoming.receive().await.expect("it speaks").expect("it goes on") {
             ToCoordinator::Beat { sent } => {
-                let grant = Grant { times: Settings::default().lease(), instances: vec![] };
-                stream.outgoing.send(&ToAgent::BeatAck { sent, grant, at: now() }).await.expect("it listens");
+                let extension = Extension { times: Settings::default().lease(), instances: vec![] };
+                stream.outgoing.send(&ToAgent::BeatAck { sent, extension, at: now() }).await.expect("it listens");
                 heard += 1;
             }
             other => return Some(other),

@@ -27,7 +27,7 @@ use common::{
     part::Part,
     quantity::{Bytes, MilliCpu},
     report::Report,
-    role::{Grant as Rights, Role},
+    role::{Grant, Role},
     rollout::RolloutState,
     secret::Secret,
     spec::{
@@ -36,7 +36,7 @@ use common::{
     },
     time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, Pin, SecretHash, TokenId},
-    wire::{DirectoryPiece, Files, Grant, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
+    wire::{DirectoryPiece, Extension, Files, Hello, LogFrame, LogRequest, Open, Renewed, ToAgent, ToCoordinator},
 };
 use coordinator::{
     birth::{GENESIS_FORMAT, GenesisFile},
@@ -200,7 +200,7 @@ fn commands() -> Vec<Command> {
 /// The commands that feature level 2 added.
 fn commands_of_level_2() -> Vec<Command> {
     let environments = Some([name("default")].into());
-    let grant = Rights { role: Role::Operator, environments };
+    let grant = Grant { role: Role::Operator, environments };
     vec![Command::PutToken { id: TokenId([8; 5]), name: name("ops"), grant, secret: SecretHash([6; 32]) }]
 }
 
@@ -521,7 +521,7 @@ fn frames_can_be_read_by_later_versions() {
             ToAgent::Directory(DirectoryPiece { anew: true, difference: difference(), more: false }),
             ToAgent::BeatAck {
                 sent: AT.0,
-                grant: Grant { times: Settings::default().lease(), instances: vec![instance()] },
+                extension: Extension { times: Settings::default().lease(), instances: vec![instance()] },
                 at: AT,
             },
             ToAgent::ReportAck { number: 1 },

@@ -6,7 +6,7 @@ use common::{
     id::HostId,
     instance::{Verdict, Want},
     time::{Span, Timestamp},
-    wire::Grant,
+    wire::Extension,
 };
 
 use crate::State;
@@ -38,11 +38,11 @@ pub fn judge(known: Liveness, heard: bool, silence: Span, settings: &Settings, n
 /// What a host that was just heard may let run on: the strict singletons that it is believed to run. One
 /// that could be replaced at any moment, because its host counts as down, gets nothing until the state
 /// says that the host is back: from then on no replacement that was proposed before fits any more.
-pub fn grant(cluster: &State, host: HostId) -> Grant {
+pub fn extension(cluster: &State, host: HostId) -> Extension {
     let granted = cluster.strict_instances_on(host).filter(|(_, instance)| {
         instance.desired.want <= Want::Run && instance.verdict == Verdict::Reachable && cluster.is_admitted(host)
     });
-    Grant { times: cluster.settings().lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
+    Extension { times: cluster.settings().lease(), instances: granted.map(|(id, _)| id.clone()).collect() }
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
     }
 
     fn granted(fixture: &Fixture, number: u8) -> Vec<String> {
-        grant(&fixture.cluster, host(number)).instances.iter().map(ToString::to_string).collect()
+        extension(&fixture.cluster, host(number)).instances.iter().map(ToString::to_string).collect()
     }
 
     fn believe(fixture: &mut Fixture, number: u8, liveness: Liveness) {

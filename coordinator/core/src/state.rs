@@ -46,7 +46,7 @@ const MAX_SKEW: Span = Span::minutes(60);
 /// All replicated state of a cluster.
 ///
 /// It consists of sections. Each owns its fields and its indexes, which only its own module writes; the other sections
-/// and everything outside read them through methods. Its stored form is written by [`mod@format`].
+/// and everything outside read them through methods. Its stored form is in `state/format.rs`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     basics: Basics,

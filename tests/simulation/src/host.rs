@@ -20,7 +20,7 @@ use common::{
     report::Report,
     spec::{Protocol, RestartCondition, ServiceSpec},
     time::Timestamp,
-    wire::Grant,
+    wire::Extension,
 };
 
 use crate::random::Random;
@@ -95,10 +95,10 @@ impl Host {
     }
 
     /// A heartbeat sent at this time, by the host's clock, was answered.
-    pub fn extend_leases(&mut self, sent: i64, grant: &Grant, now: Timestamp) {
+    pub fn extend_leases(&mut self, sent: i64, extension: &Extension, now: Timestamp) {
         let clock = self.own_clock(now);
-        for instance in &grant.instances {
-            let (soft, hard) = (sent + grant.times.soft.0 as i64, sent + grant.times.hard.0 as i64);
+        for instance in &extension.instances {
+            let (soft, hard) = (sent + extension.times.soft.0 as i64, sent + extension.times.hard.0 as i64);
             let known = self.leases.get(instance).map_or(0, |(_, hard)| *hard);
             if hard > known && hard > clock {
                 self.leases.insert(instance.clone(), (soft, hard));

@@ -17,7 +17,7 @@ use common::{
     secret::Secret,
     time::{Span, Timestamp},
     token::{JoinRole, SecretHash, TokenId},
-    wire::Grant,
+    wire::Extension,
 };
 use coordinator_core::{
     Batch, Command, Moment, Planner, Proposal, RequestId, State,
@@ -44,7 +44,7 @@ enum Letter {
     Assignment(HostId, Assignment),
     Report(HostId, Report),
     /// The answer to a heartbeat, with the host's own clock at its sending.
-    Answer(HostId, i64, Grant),
+    Answer(HostId, i64, Extension),
 }
 
 impl Letter {
@@ -259,12 +259,12 @@ impl World {
         let with_session: Vec<HostId> = self.sessions.keys().copied().collect();
         for id in with_session {
             self.heard.insert(id, self.now);
-            self.answer(id, self.now, lease::grant(&self.cluster, id));
+            self.answer(id, self.now, lease::extension(&self.cluster, id));
         }
         if let Some(deposed) = self.deposed.take() {
             let sent = self.now.min(deposed.until);
             for id in &deposed.hosts {
-                self.answer(*id, sent, lease::grant(&deposed.cluster, *id));
+                self.answer(*id, sent, lease::extension(&deposed.cluster, *id));
             }
             self.deposed = (deposed.until > self.now).then_some(deposed);
         }
@@ -274,9 +274,9 @@ impl World {
     }
 
     /// Answers a heartbeat that a host sent at this time.
-    fn answer(&mut self, id: HostId, sent: Timestamp, grant: Grant) {
-        let Some(host) = self.hosts.get(&id).filter(|_| !grant.instances.is_empty()) else { return };
-        let letter = Letter::Answer(id, host.own_clock(sent), grant);
+    fn answer(&mut self, id: HostId, sent: Timestamp, extension: Extension) {
+        let Some(host) = self.hosts.get(&id).filter(|_| !extension.instances.is_empty()) else { return };
+        let letter = Letter::Answer(id, host.own_clock(sent), extension);
         match self.random.below(10) {
             _ if self.calm => self.deliver(letter),
             0 => {}
@@ -375,10 +375,10 @@ impl World {
                     host.receive(assignment);
                 }
             }
-            Letter::Answer(id, sent, grant) => {
+            Letter::Answer(id, sent, extension) => {
                 let now = self.now;
                 if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.hears()) {
-                    host.extend_leases(sent, &grant, now);
+                    host.extend_leases(sent, &extension, now);
                 }
             }
             Letter::Report(id, report) => {

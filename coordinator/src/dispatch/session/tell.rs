@@ -91,8 +91,8 @@ impl Telling {
         let consensus = &session.dispatch.consensus;
         // Else it is not answered: the agent looks for another coordinator if this goes on.
         if consensus.leads_for_certain() {
-            let grant = lease::grant(&consensus.current().cluster, session.host);
-            outgoing.send(&ToAgent::BeatAck { sent, grant, at: now() }).await?;
+            let extension = lease::extension(&consensus.current().cluster, session.host);
+            outgoing.send(&ToAgent::BeatAck { sent, extension, at: now() }).await?;
         }
         Ok(())
     }
