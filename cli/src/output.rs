@@ -100,7 +100,7 @@ pub fn line(text: &str) {
     }
 }
 
-/// Asks a yes-or-no question. Without a terminal nobody can answer, so that is an error unless `yes` is set.
+/// Asks a yes-or-no question. Without a terminal it is an error, unless `yes` is set.
 pub fn confirm(question: &str, yes: bool) -> Result<bool, Problem> {
     if yes {
         return Ok(true);

@@ -230,7 +230,7 @@ mod tests {
             assert!(FORMAT.open::<String>(&sealed).is_err(), "{length}");
             assert!(FORMAT.open::<Vec<String>>(&sealed).is_err(), "{length}");
             assert!(decode::<String>(&encode(&length).expect("encodes")).is_err(), "{length}");
-            // This one reserves what it is told to.
+            // This type reserves as many elements as the length says.
             assert!(FORMAT.open::<imbl::OrdMap<u64, [u64; 8]>>(&sealed).is_err(), "{length}");
             assert!(
                 FORMAT

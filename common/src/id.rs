@@ -87,7 +87,7 @@ random_id!(
     ClusterId, "a cluster id"
 );
 random_id!(
-    /// A host: the first 80 bits of the SHA-256 of its public key, so nobody can choose it.
+    /// A host: the first 80 bits of the SHA-256 of its public key, so it cannot be chosen.
     HostId, "a host id"
 );
 random_id!(

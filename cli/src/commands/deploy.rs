@@ -157,7 +157,7 @@ struct Deployment<'a> {
 }
 
 impl Deployment<'_> {
-    /// How following it ends, if it does: what is to be told, and the exit code.
+    /// The end of following the deployment, once it has one: an exit code, or the problem to show.
     fn ended(&self, status: DeploymentStatus) -> Option<Result<u8, Problem>> {
         let Deployment { stack, revision, view, after, for_long } = self;
         match status {

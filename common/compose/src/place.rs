@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
-/// The maximum number of findings of a kind, since nobody reads more at once.
+/// The maximum number of findings of a kind, because people do not read more at once.
 const MAX_FINDINGS: usize = 200;
 
 /// A position in a compose file.

@@ -32,7 +32,7 @@ pub enum Verdict {
     OthersDiffer(Vec<MemberId>),
     /// A majority has another state than this member.
     IDiffer,
-    /// No state has a majority, and these differ from this member's: nobody can say which is right.
+    /// No state has a majority, and these differ from this member's, so none can be called right.
     Split(Vec<MemberId>),
     /// Too few have answered.
     Unknown,

@@ -95,7 +95,7 @@ impl Loader<'_> {
         Ok(self.extended(&Within { services: &services, file: &path, around: &there }, of, chain))
     }
 
-    /// The path and the services of another file. Why it cannot be read is told once.
+    /// The path and the services of another file. The reader reports once why it cannot read the file.
     fn services_of(&self, file: &str, around: &Surroundings) -> Result<Option<(String, Map)>, String> {
         let refuse = |reason: String| format!("{file}: {reason}");
         let path = paths::to_read(file, &around.directory, &around.variables).map_err(refuse)?;
