@@ -20,7 +20,7 @@ use rustix::net::SocketType;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tracing::{debug, info, warn};
@@ -73,15 +73,8 @@ async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<In
             received = udp.recv_from(&mut buffer) => {
                 let (length, from) = received?;
                 let Ok(permit) = questions.clone().try_acquire_owned() else { continue };
-                let (known, udp, question) = (known.clone(), udp.clone(), buffer[..length].to_vec());
-                answering.spawn(async move {
-                    if let Some(answer) = reply(&known, &question, from.ip(), Asked::ByUdp).await
-                        && let Err(error) = udp.send_to(&answer, from).await
-                    {
-                        debug!(%from, %error, "an answer was not sent");
-                    }
-                    drop(permit);
-                });
+                let answer = answer(known.clone(), udp.clone(), buffer[..length].to_vec(), from);
+                answering.spawn(holding(permit, answer));
             }
             accepted = tcp.accept() => {
                 let (stream, from) = match accepted {
@@ -94,16 +87,32 @@ async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<In
                     }
                 };
                 let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-                let known = known.clone();
-                answering.spawn(async move {
-                    if let Err(error) = converse(&known, stream, from).await {
-                        debug!(%from, %error, "a connection ended early");
-                    }
-                    drop(permit);
-                });
+                answering.spawn(holding(permit, answer_all(known.clone(), stream, from)));
             }
             Some(_) = answering.join_next() => {}
         }
+    }
+}
+
+/// Does a work of which only so many are done at a time.
+async fn holding(permit: OwnedSemaphorePermit, work: impl Future<Output = ()>) {
+    work.await;
+    drop(permit);
+}
+
+/// Answers a question that came by UDP.
+async fn answer(known: Known, udp: Arc<UdpSocket>, question: Vec<u8>, from: SocketAddr) {
+    if let Some(answer) = reply(&known, &question, from.ip(), Asked::ByUdp).await
+        && let Err(error) = udp.send_to(&answer, from).await
+    {
+        debug!(%from, %error, "an answer was not sent");
+    }
+}
+
+/// Answers the questions that come by a TCP connection.
+async fn answer_all(known: Known, stream: TcpStream, from: SocketAddr) {
+    if let Err(error) = converse(&known, stream, from).await {
+        debug!(%from, %error, "a connection ended early");
     }
 }
 

@@ -20,6 +20,7 @@ mod metadata;
 pub mod network;
 mod probe;
 mod processes;
+mod publish;
 pub mod reconciler;
 pub mod renewal;
 pub mod runtime;
@@ -34,7 +35,10 @@ use std::{
     time::Duration,
 };
 
+use agent_core::network::Residents;
 use common::{
+    directory::Directory,
+    host::HostCondition,
     id::{ClusterId, HostId},
     report::Report,
 };
@@ -52,6 +56,7 @@ use ledger::{Ledger, LedgerError};
 use network::{NetworkKeeper, OwnKey};
 use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
+use session::Session;
 
 /// The settings of an agent.
 #[derive(Debug, Clone)]
@@ -114,74 +119,140 @@ async fn work(
     runtime: Arc<dyn ContainerRuntime>,
     shutdown: BoxFuture<'static, ()>,
 ) -> Result<(), RunError> {
-    let for_good = config.state.join(FOR_GOOD);
-    let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
-    let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
-    let (reports, report) = watch::channel(Report::default());
-    let wake = Arc::new(Notify::new());
-    let leases = Arc::new(Leases::new(config.places.clone(), wake.clone()));
-    let stop = CancellationToken::new();
-    let mut tasks = Supervisor::new(stop.clone());
-    let (leader, leads) = watch::channel(None);
-    let leaving = Arc::new(Notify::new());
-    let (addresses, address) = watch::channel(config.address);
-    let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
-    let (state, cluster, kept) = (config.state.clone(), config.cluster, directory.clone());
-    tasks.spawn("directory", async move { directory::keep(&state, cluster, kept).await });
-    let findings = Findings::default();
-    tasks.spawn("limits", limits::watch(runtime.clone(), config.state.clone(), findings.clone()));
-    tasks.spawn("certificate", certificate::watch(config.state.clone(), findings.clone()));
-    let (publish_conditions, conditions) = watch::channel(Vec::new());
-    let watching = conditions::watch(runtime.clone(), config.state.clone(), publish_conditions);
-    tasks.spawn("conditions", watching);
-    let (publish_residents, residents) = watch::channel(None);
-    let (admitting, admitted) = watch::channel(None);
-    let own_key = || OwnKey::load_or_make(&config.state);
-    let key = config.keeps_network.then(own_key).transpose();
-    let key = key.map_err(|source| RunError::Key { folder: config.state.clone(), source })?;
-    if let Some(key) = key.clone() {
+    let agent = Agent::begin(config, transport, runtime)?;
+    agent.run_until(shutdown).await
+}
+
+/// An agent at work: its tasks, and what they share.
+struct Agent {
+    config: Config,
+    runtime: Arc<dyn ContainerRuntime>,
+    findings: Findings,
+    /// Wakes the reconciler.
+    wake: Arc<Notify>,
+    /// Has the session say farewell.
+    leaving: Arc<Notify>,
+    /// All tasks but the session.
+    tasks: Supervisor,
+    session: Supervisor,
+}
+
+impl Agent {
+    fn new(config: Config, runtime: Arc<dyn ContainerRuntime>) -> Agent {
+        let stop = CancellationToken::new();
+        let (tasks, session) = (Supervisor::new(stop.clone()), Supervisor::new(stop));
+        let (wake, leaving) = (Arc::default(), Arc::default());
+        Agent { config, runtime, findings: Findings::default(), wake, leaving, tasks, session }
+    }
+
+    fn begin(
+        config: Config,
+        transport: Arc<dyn Transport>,
+        runtime: Arc<dyn ContainerRuntime>,
+    ) -> Result<Agent, RunError> {
+        let ledger = Ledger::load(&config.state, config.cluster, config.host)?;
+        let key = own_key(&config)?;
+        let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
+        let (reports, report) = watch::channel(Report::default());
+        let (leader, leads) = watch::channel(None);
+        let (addresses, address) = watch::channel(config.address);
+        let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
+        let (publish_residents, residents) = watch::channel(None);
+        let mut agent = Agent::new(config.clone(), runtime.clone());
+        agent.keep_directory(directory.clone());
+        let conditions = agent.watch_host();
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
-        let keeper = NetworkKeeper::new(runtime.clone(), known.clone(), key, address, admitting, findings.clone());
-        tasks.spawn("network", keeper.run());
-        tasks.spawn("metadata", metadata::run(known.clone()));
-        tasks.spawn("names", dns::run(known.clone(), findings.clone()));
-        tasks.spawn("probes", probe::run(known, findings.clone()));
+        let admitted = agent.keep_network(known, key.clone(), address);
+        let (files, boot) = (Files::new(config.places.clone(), leads), facts::boot_id());
+        let leases = Arc::new(Leases::new(config.places.clone(), agent.wake.clone()));
+        let (residents, of_host) = (publish_residents, leases.clone());
+        let host = HostParts { files, leases: of_host, directory, residents, admitted, ledger, boot };
+        agent.reconcile(Reconciler::new(runtime.clone(), host, assignment, reports));
+        agent.speak(Session {
+            config,
+            transport,
+            runtime,
+            assignment: assignments,
+            report,
+            leader,
+            directory: Learner::new(directories),
+            findings: agent.findings.clone(),
+            conditions,
+            key,
+            leases,
+            address: addresses,
+            leaving: agent.leaving.clone(),
+        });
+        Ok(agent)
     }
-    let files = Files::new(config.places.clone(), leads);
-    let (residents, leases_kept, boot) = (publish_residents, leases.clone(), facts::boot_id());
-    let host = HostParts { files, leases: leases_kept, directory, residents, admitted, ledger, boot };
-    let reconciler = Reconciler::new(runtime.clone(), host, assignment.clone(), reports);
-    tasks.spawn_heeding_stop("reconciler", reconciler.run(wake.clone(), stop.clone()));
-    let session = session::Session {
-        config,
-        transport,
-        runtime: runtime.clone(),
-        assignment: assignments,
-        report,
-        leader,
-        directory: Learner::new(directories),
-        findings,
-        conditions,
-        key,
-        leases,
-        address: addresses,
-        leaving: leaving.clone(),
-    };
-    let mut speaking = Supervisor::new(stop.clone());
-    speaking.spawn("session", session.run());
-    tasks.spawn("containers", async move { runtime.watch(&wake).await });
-    let ended = tokio::select! {
-        () = shutdown => None,
-        ended = speaking.failed() => Some(ended),
-        ended = tasks.failed() => Some(ended),
-    };
-    let mut farewell = None;
-    if ended.is_none() && !for_good.exists() {
-        leaving.notify_one();
-        // The session ends with it. A coordinator that does not receive it takes the host for one that failed.
-        farewell = tokio::time::timeout(FAREWELL, speaking.failed()).await.ok();
+
+    /// Keeps the directory on disk.
+    fn keep_directory(&mut self, directory: watch::Receiver<Directory>) {
+        let (state, cluster) = (self.config.state.clone(), self.config.cluster);
+        self.tasks.spawn("directory", async move { directory::keep(&state, cluster, directory).await });
     }
-    let panicked = farewell.filter(|session| session.panicked.is_some());
-    let (tasks, speaking) = (tasks.end().await, speaking.end().await);
-    ended.or(panicked).or(tasks).or(speaking).map_or(Ok(()), |ended| Err(RunError::TaskEnded(ended)))
+
+    /// Watches what a host may run out of; returns its conditions.
+    fn watch_host(&mut self) -> watch::Receiver<Vec<HostCondition>> {
+        let (runtime, state, findings) = (&self.runtime, &self.config.state, &self.findings);
+        self.tasks.spawn("limits", limits::watch(runtime.clone(), state.clone(), findings.clone()));
+        self.tasks.spawn("certificate", certificate::watch(state.clone(), findings.clone()));
+        let (publish, conditions) = watch::channel(Vec::new());
+        self.tasks.spawn("conditions", conditions::watch(runtime.clone(), state.clone(), publish));
+        conditions
+    }
+
+    /// Keeps the host's network, if it has a key for that, and answers what containers ask there; returns the residents
+    /// that the rules know.
+    fn keep_network(
+        &mut self,
+        known: Known,
+        key: Option<OwnKey>,
+        address: watch::Receiver<Option<IpAddr>>,
+    ) -> watch::Receiver<Option<Residents>> {
+        let (admitting, admitted) = watch::channel(None);
+        let Some(key) = key else { return admitted };
+        let (runtime, findings) = (self.runtime.clone(), &self.findings);
+        let keeper = NetworkKeeper::new(runtime, known.clone(), key, address, admitting, findings.clone());
+        self.tasks.spawn("network", keeper.run());
+        self.tasks.spawn("metadata", metadata::run(known.clone()));
+        self.tasks.spawn("names", dns::run(known.clone(), findings.clone()));
+        self.tasks.spawn("probes", probe::run(known, findings.clone()));
+        admitted
+    }
+
+    /// Runs what the host should run, and looks again whenever Docker says that something happens.
+    fn reconcile(&mut self, reconciler: Reconciler<dyn ContainerRuntime>) {
+        let (runtime, wake, stop) = (self.runtime.clone(), self.wake.clone(), self.tasks.stop());
+        self.tasks.spawn_heeding_stop("reconciler", reconciler.run(wake.clone(), stop));
+        self.tasks.spawn("containers", async move { runtime.watch(&wake).await });
+    }
+
+    fn speak(&mut self, session: Session<dyn ContainerRuntime>) {
+        self.session.spawn("session", session.run());
+    }
+
+    async fn run_until(mut self, shutdown: BoxFuture<'static, ()>) -> Result<(), RunError> {
+        let ended = tokio::select! {
+            () = shutdown => None,
+            ended = self.session.failed() => Some(ended),
+            ended = self.tasks.failed() => Some(ended),
+        };
+        let mut farewell = None;
+        if ended.is_none() && !self.config.state.join(FOR_GOOD).exists() {
+            self.leaving.notify_one();
+            // The session ends with it. A coordinator that does not receive it takes the host for one that failed.
+            farewell = tokio::time::timeout(FAREWELL, self.session.failed()).await.ok();
+        }
+        let panicked = farewell.filter(|session| session.panicked.is_some());
+        let (tasks, session) = (self.tasks.end().await, self.session.end().await);
+        ended.or(panicked).or(tasks).or(session).map_or(Ok(()), |ended| Err(RunError::TaskEnded(ended)))
+    }
+}
+
+/// The host's key of WireGuard, if it keeps a network.
+fn own_key(config: &Config) -> Result<Option<OwnKey>, RunError> {
+    let load = || OwnKey::load_or_make(&config.state);
+    let key = config.keeps_network.then(load).transpose();
+    key.map_err(|source| RunError::Key { folder: config.state.clone(), source })
 }

@@ -18,8 +18,8 @@ use std::{
 };
 
 use agent_core::network::{
-    BRIDGE, Carrier, Change, FlowLook, HostBridge, HostNetwork, Knowledge, Live, Loaded, Residents, Rules, Setting,
-    TUNNEL, Upkeep, assigned_network, bridge_settings, changes, render, tools, tunnel_setting,
+    BRIDGE, Carrier, Change, FlowLook, HostBridge, HostEnd, HostNetwork, Knowledge, Live, Loaded, Residents, Rules,
+    Setting, TUNNEL, Upkeep, assigned_network, bridge_settings, changes, render, tools, tunnel_setting,
 };
 use common::{
     finding::Finding,
@@ -31,6 +31,7 @@ use tracing::{info, warn};
 use crate::{
     findings::{Findings, Source},
     known::Known,
+    publish::publish,
     runtime::ContainerRuntime,
     tunnel,
 };
@@ -196,17 +197,14 @@ impl<R: ContainerRuntime + ?Sized> NetworkKeeper<R> {
 
     /// Publishes the residents that the loaded rules know.
     fn admit(&self, residents: Residents) {
-        self.admitted.send_if_modified(|admitted| {
-            let differs = admitted.as_ref() != Some(&residents);
-            *admitted = Some(residents);
-            differs
-        });
+        publish(&self.admitted, Some(residents));
     }
 
     async fn ensure(&mut self, overlay: Overlay, peers: &Peers, address: Ipv4Addr) -> Result<(), String> {
         let netlink = open()?;
         let (live, residents) = self.live(&netlink).await?;
-        let wanted = render(overlay, peers.clone(), live, netlink.underlay(address).await?, self.key.usable())?;
+        let end = HostEnd { underlay: netlink.underlay(address).await?, key: self.key.usable() };
+        let wanted = render(overlay, peers.clone(), live, end)?;
         let mut observed = netlink.observe(wanted.own).await?;
         observed.has_rules = self.has_rules(&wanted.rules).await;
         let changes = changes(&wanted, &observed);

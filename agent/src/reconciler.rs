@@ -28,7 +28,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{facts, files::Files, leases::Leases, ledger::Ledger, processes::Processes, runtime::ContainerRuntime};
+use crate::{
+    facts, files::Files, leases::Leases, ledger::Ledger, processes::Processes, publish::publish,
+    runtime::ContainerRuntime,
+};
 use perform::{Host, perform};
 
 /// The longest time between two looks at the host.
@@ -142,7 +145,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         }
         self.sweep(&assignment, &containers);
         self.read_output(&mut containers).await;
-        self.publish_residents(&containers);
+        publish(&self.residents, Some(residents(&containers)));
         let now = now();
         let leases = self.host.leases.by_wall_clock();
         let (busy, boot) = (&self.busy, self.boot);
@@ -157,11 +160,7 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         for action in next.actions {
             self.begin(action, &assignment, &containers);
         }
-        self.reports.send_if_modified(|report| {
-            let changed = *report != next.report;
-            *report = next.report;
-            changed
-        });
+        publish(&self.reports, next.report);
         let until_wake = next.wake_at.map_or(TICK, |at| at.since(now).duration()).min(TICK);
         Instant::now() + until_wake
     }
@@ -180,12 +179,8 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
     /// Reports the processes that are gone although Docker does not say so, so that callers are led elsewhere.
     fn look_without_docker(&self) {
         let gone = self.processes.gone();
-        self.reports.send_if_modified(|report| {
-            let next = without_docker(report, &gone);
-            let differs = *report != next;
-            *report = next;
-            differs
-        });
+        let next = without_docker(&self.reports.borrow(), &gone);
+        publish(&self.reports, next);
     }
 
     /// Removes, once, the files that an earlier process left behind, and takes up its leases.
@@ -213,16 +208,6 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
                 container.output = output;
             }
         }
-    }
-
-    /// Publishes the owners of the addresses on this host.
-    fn publish_residents(&self, containers: &BTreeMap<PartId, Container>) {
-        let found = residents(containers);
-        self.residents.send_if_modified(|residents| {
-            let differs = residents.as_ref() != Some(&found);
-            *residents = Some(found);
-            differs
-        });
     }
 
     fn begin(&mut self, action: Action, assignment: &Assignment, containers: &BTreeMap<PartId, Container>) {

@@ -19,7 +19,11 @@ use common::{
     time::Timestamp,
     wire::{Hello, Open, ToAgent, ToCoordinator},
 };
-use link::{Connection, LinkError, Stream, Transport, clock::now, connection::Receiver};
+use link::{
+    Connection, LinkError, Stream, Transport,
+    clock::now,
+    connection::{Receiver, Sender},
+};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -155,77 +159,81 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
     }
 
     async fn speak(&mut self, connection: &Connection, address: SocketAddr, search: &mut Search) -> Result<(), End> {
-        let mut facts = self.facts(address).await?;
+        let facts = self.facts(address).await?;
         let mut stream = connection.open().await?;
         let heartbeat = self.greet(&mut stream, facts.clone(), search).await?;
         self.leader.send_replace(Some(connection.clone()));
         info!(coordinator = %address, "session opened");
-        let Stream { incoming, mut outgoing } = stream;
-        let (said, mut heard) = mpsc::channel::<ToAgent>(16);
+        let Stream { incoming, outgoing } = stream;
+        let (said, heard) = mpsc::channel::<ToAgent>(16);
         let reading = pass_on(incoming, said);
-        let (mut reported, mut acknowledged, leaving) = (0, 0, self.leaving.clone());
-        let mut beats = tokio::time::interval(heartbeat);
-        let mut look_at_facts = Instant::now() + until_next_look(&facts);
-        let mut unanswered = 0;
-        let mut findings = self.findings.watch();
-        findings.mark_changed();
-        self.report.mark_changed();
-        let mut conditions = self.conditions.clone();
-        conditions.mark_changed();
-        let speaking = async {
-            loop {
-                tokio::select! {
-                    message = heard.recv() => {
-                        let message = message.ok_or_else(|| End::Broken("the coordinator ended the session".into()))?;
-                        match &message {
-                            ToAgent::BeatAck { .. } => unanswered = 0,
-                            ToAgent::ReportAck { number } => acknowledged = *number,
-                            _ => {}
-                        }
-                        self.hear(message, search)?;
-                    }
-                    _ = beats.tick() => {
-                        if unanswered >= MISSED_BEATS {
-                            return Err(End::Broken("heartbeats were not answered".into()));
-                        }
-                        unanswered += 1;
-                        // Others have to know a new address of this host at once.
-                        if self.reached_at(address).is_ok_and(|now| now != facts.address) {
-                            look_at_facts = Instant::now();
-                        }
-                        outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?;
-                    }
-                    () = leaving.notified() => outgoing.send(&ToCoordinator::Leaving).await?,
-                    // Changes while a report is on its way go with the next one: a cluster that has much to write gets
-                    // fewer reports.
-                    changed = self.report.changed(), if acknowledged == reported => {
-                        if changed.is_err() {
-                            return Err(End::Broken("the agent stops".into()));
-                        }
-                        reported += 1;
-                        let report = self.report.borrow_and_update().clone();
-                        outgoing.send(&ToCoordinator::Report { number: reported, report }).await?;
-                    }
-                    Ok(()) = conditions.changed() => {
-                        let present = conditions.borrow_and_update().clone();
-                        outgoing.send(&ToCoordinator::Conditions(present)).await?;
-                    }
-                    _ = findings.changed() => outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
-                    () = tokio::time::sleep_until(look_at_facts) => {
-                        let looked = self.facts(address).await?;
-                        look_at_facts = Instant::now() + until_next_look(&looked);
-                        if looked != facts {
-                            facts = looked;
-                            outgoing.send(&ToCoordinator::Facts(facts.clone())).await?;
-                        }
-                    }
-                }
-            }
-        };
+        let talk = Talk::new(address, outgoing, facts);
         tokio::select! {
-            result = speaking => result,
+            result = self.converse(talk, heard, heartbeat, search) => result,
             () = reading => Err(End::Broken("the stream ended".into())),
         }
+    }
+
+    /// Tells the coordinator what changes here, and hears what it says.
+    async fn converse(
+        &mut self,
+        mut talk: Talk,
+        mut heard: mpsc::Receiver<ToAgent>,
+        heartbeat: Duration,
+        search: &mut Search,
+    ) -> Result<(), End> {
+        let mut beats = tokio::time::interval(heartbeat);
+        let (leaving, mut findings, mut conditions) =
+            (self.leaving.clone(), self.findings.watch(), self.conditions.clone());
+        findings.mark_changed();
+        self.report.mark_changed();
+        conditions.mark_changed();
+        loop {
+            tokio::select! {
+                message = heard.recv() => {
+                    let message = message.ok_or_else(|| End::Broken("the coordinator ended the session".into()))?;
+                    talk.note(&message);
+                    self.hear(message, search)?;
+                }
+                _ = beats.tick() => self.beat(&mut talk).await?,
+                () = leaving.notified() => talk.outgoing.send(&ToCoordinator::Leaving).await?,
+                changed = self.report.changed(), if talk.may_report() => {
+                    changed.map_err(|_| End::Broken("the agent stops".into()))?;
+                    let report = self.report.borrow_and_update().clone();
+                    talk.report(report).await?;
+                }
+                Ok(()) = conditions.changed() => {
+                    let present = conditions.borrow_and_update().clone();
+                    talk.outgoing.send(&ToCoordinator::Conditions(present)).await?;
+                }
+                _ = findings.changed() => talk.outgoing.send(&ToCoordinator::Findings(self.findings.all())).await?,
+                () = tokio::time::sleep_until(talk.look_at_facts) => self.look_at_facts(&mut talk).await?,
+            }
+        }
+    }
+
+    /// Sends a heartbeat, unless too many were not answered.
+    async fn beat(&self, talk: &mut Talk) -> Result<(), End> {
+        if talk.unanswered >= MISSED_BEATS {
+            return Err(End::Broken("heartbeats were not answered".into()));
+        }
+        talk.unanswered += 1;
+        // Others have to know a new address of this host at once.
+        if self.reached_at(talk.coordinator).is_ok_and(|now| now != talk.facts.address) {
+            talk.look_at_facts = Instant::now();
+        }
+        Ok(talk.outgoing.send(&ToCoordinator::Beat { sent: BootTime::now().0 }).await?)
+    }
+
+    /// Sends the host's facts if they have changed.
+    async fn look_at_facts(&self, talk: &mut Talk) -> Result<(), End> {
+        let looked = self.facts(talk.coordinator).await?;
+        talk.look_at_facts = Instant::now() + until_next_look(&looked);
+        if looked != talk.facts {
+            talk.facts = looked;
+            talk.outgoing.send(&ToCoordinator::Facts(talk.facts.clone())).await?;
+        }
+        Ok(())
     }
 
     /// Introduces this host; returns how often the coordinator expects a heartbeat.
@@ -307,6 +315,48 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             *current = next;
             changed
         });
+    }
+}
+
+/// What was said in a session.
+struct Talk {
+    coordinator: SocketAddr,
+    outgoing: Sender,
+    /// The facts that the coordinator knows.
+    facts: HostFacts,
+    look_at_facts: Instant,
+    /// How many heartbeats were sent since the last answer to one.
+    unanswered: u32,
+    /// The number of the last report.
+    reported: u64,
+    /// The number of the last report that the coordinator has.
+    acknowledged: u64,
+}
+
+impl Talk {
+    fn new(coordinator: SocketAddr, outgoing: Sender, facts: HostFacts) -> Talk {
+        let look_at_facts = Instant::now() + until_next_look(&facts);
+        Talk { coordinator, outgoing, facts, look_at_facts, unanswered: 0, reported: 0, acknowledged: 0 }
+    }
+
+    /// Notes what a message answers.
+    fn note(&mut self, message: &ToAgent) {
+        match message {
+            ToAgent::BeatAck { .. } => self.unanswered = 0,
+            ToAgent::ReportAck { number } => self.acknowledged = *number,
+            _ => {}
+        }
+    }
+
+    /// Whether no report is on its way. Changes meanwhile go with the next one: a cluster that has much to write gets
+    /// fewer reports.
+    fn may_report(&self) -> bool {
+        self.acknowledged == self.reported
+    }
+
+    async fn report(&mut self, report: Report) -> Result<(), End> {
+        self.reported += 1;
+        Ok(self.outgoing.send(&ToCoordinator::Report { number: self.reported, report }).await?)
     }
 }
 

@@ -53,11 +53,19 @@ struct Document;
 
 fn routes() -> OpenApiRouter<Coordinator> {
     OpenApiRouter::with_openapi(Document::openapi())
+        .merge(routes_of_the_cluster())
+        .merge(routes_of_environments())
+        .routes(routes!(events::list))
+        .routes(routes!(events::watch))
+        .routes(routes!(door::join))
+        .routes(routes!(door::openapi))
+}
+
+fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
+    OpenApiRouter::new()
         .routes(routes!(cluster::get))
         .routes(routes!(cluster::put_settings))
         .routes(routes!(cluster::remove_member))
-        .routes(routes!(environments::list))
-        .routes(routes!(environments::put, environments::remove))
         .routes(routes!(doctor::get))
         .routes(routes!(doctor::paths))
         .routes(routes!(metrics::get))
@@ -72,6 +80,12 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(tokens::remove_api))
         .routes(routes!(tokens::list_registries))
         .routes(routes!(tokens::put_registry, tokens::remove_registry))
+}
+
+fn routes_of_environments() -> OpenApiRouter<Coordinator> {
+    OpenApiRouter::new()
+        .routes(routes!(environments::list))
+        .routes(routes!(environments::put, environments::remove))
         .routes(routes!(stacks::list))
         .routes(routes!(stacks::get, stacks::put, stacks::remove))
         .routes(routes!(stacks::scale))
@@ -88,10 +102,6 @@ fn routes() -> OpenApiRouter<Coordinator> {
         .routes(routes!(files::get_config, files::put_config, files::remove_config))
         .routes(routes!(keys::list))
         .routes(routes!(keys::get, keys::put, keys::remove))
-        .routes(routes!(events::list))
-        .routes(routes!(events::watch))
-        .routes(routes!(door::join))
-        .routes(routes!(door::openapi))
 }
 
 /// The OpenAPI document of all routes.

@@ -18,13 +18,14 @@ use coordinator_core::{
 };
 use link::{
     file,
-    identity::{host_of_key, make_join_certificate, make_request, make_root, random_bytes, sign},
+    identity::{IdentityError, host_of_key, make_join_certificate, make_request, make_root, random_bytes, sign},
     keyring::{Keyring, pending_key},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Config,
+    api::root_of,
     raft::{Consensus, StoreError},
     seal,
 };
@@ -60,21 +61,16 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be created", why);
     let cluster = ClusterId(random_bytes());
     let member = MemberId(1);
-    let root = make_root(cluster, now()).map_err(|e| failed(&e))?;
-    let join = make_join_certificate(now()).map_err(|e| failed(&e))?;
+    let authority = make_authority(cluster).map_err(|e| failed(&e))?;
+    let root = authority.certificate.clone();
     let key = pending_key(&config.state).map_err(|e| failed(&e))?;
     let host = host_of_key(&key).map_err(|e| failed(&e))?;
     let request = make_request(&key).map_err(|e| failed(&e))?;
-    let certificate = sign(&root, cluster, &request, Some(member), now()).map_err(|e| failed(&e))?;
+    let certificate = sign(&root_of(&authority), cluster, &request, Some(member), now()).map_err(|e| failed(&e))?;
     let admin = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
     let genesis = Genesis {
         cluster,
-        authority: Authority {
-            certificate: root.certificate.clone(),
-            key: root.key,
-            join_certificate: join.certificate,
-            join_key: join.key,
-        },
+        authority,
         settings: config.settings,
         network: config.network,
         member,
@@ -94,12 +90,23 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
         name,
         certificate,
         key,
-        root: root.certificate,
+        root,
         coordinators: vec![config.advertise],
         advertise: Some(config.advertise),
     };
     keyring.save(&config.state).map_err(|e| failed(&e))?;
     Ok(Newborn { keyring, admin })
+}
+
+/// Makes the keys that all coordinators of a new cluster will share.
+fn make_authority(cluster: ClusterId) -> Result<Authority, IdentityError> {
+    let (root, join) = (make_root(cluster, now())?, make_join_certificate(now())?);
+    Ok(Authority {
+        certificate: root.certificate,
+        key: root.key,
+        join_certificate: join.certificate,
+        join_key: join.key,
+    })
 }
 
 /// Brings a new cluster's first state into the group, if this member has it; again and again until

@@ -18,7 +18,7 @@ use common::{
     time::{Span, Timestamp},
     token::{JoinRole, Pin},
 };
-use coordinator_core::{Command, Outcome, RequestId, State, command::Admission};
+use coordinator_core::{Command, Outcome, RequestId, State, command::Admission, state::JoinTokenRecord};
 use link::identity::{host_of_request, join_proof, pin_of, random_bytes, sign};
 use sha2::{Digest, Sha256};
 
@@ -118,34 +118,20 @@ pub async fn admit(
     request: JoinRequest,
     from: std::net::IpAddr,
 ) -> Result<JoinReply, Problem> {
-    let refuse = |why: String| {
-        Problem::new(Code::RequestRefused, "The certificate request was refused")
-            .why(why)
-            .fix("Join with the script in the pasted line")
-    };
     let published = coordinator.consensus.read().await?;
     let cluster = &published.cluster;
     let identity = cluster.identity().ok_or_else(crate::raft::no_leader)?;
     check_clock(request.clock, now())?;
     let csr = hex::decode(&request.csr)
         .filter(|csr| csr.len() <= 4096)
-        .ok_or_else(|| refuse("it is not hexadecimal, or too long".into()))?;
-    let host = host_of_request(&csr).map_err(|e| refuse(e.to_string()))?;
-    let record = cluster.join_tokens().get(&request.token);
-    let proven = record.is_some_and(|record| {
+        .ok_or_else(|| csr_refused("it is not hexadecimal, or too long"))?;
+    let host = host_of_request(&csr).map_err(|e| csr_refused(e.to_string()))?;
+    let is_proven = |record: &&JoinTokenRecord| {
         hex::decode(&request.proof)
             .is_some_and(|given| same(&given, &join_proof(&record.secret, &csr, identity.id, &request.nonce)))
-    });
-    let Some(record) = record.filter(|_| proven) else {
-        return Err(Problem::new(
-            Code::TokenUnknown,
-            "Token rejected: this cluster has no such token, or its secret is wrong",
-        )
-        .why("it was revoked long ago, or belongs to another cluster")
-        .fix("Make a new line: wharf host add"));
     };
+    let role = cluster.join_tokens().get(&request.token).filter(is_proven).ok_or_else(unproven)?.role;
     check_overlay(&cluster.network(), &request)?;
-    let role = record.role;
     let admission = Admission { token: request.token, host, name: request.name, from, address: request.address };
     let outcome = coordinator.consensus.write(RequestId(random_bytes()), Command::Admit(Box::new(admission))).await?;
     let Outcome::Admitted { name, member } = outcome else {
@@ -155,7 +141,7 @@ pub async fn admit(
         return Err(Problem::new(Code::Conflict, "The host was admitted before and is no longer a coordinator"));
     }
     let root = root_of(&identity.authority);
-    let certificate = sign(&root, identity.id, &csr, member, now()).map_err(|e| refuse(e.to_string()))?;
+    let certificate = sign(&root, identity.id, &csr, member, now()).map_err(|e| csr_refused(e.to_string()))?;
     Ok(JoinReply {
         cluster: identity.id,
         host,
@@ -165,6 +151,18 @@ pub async fn admit(
         authority: as_pem(&identity.authority.certificate),
         coordinators: coordinator.consensus.current().cluster.members().values().map(|member| member.address).collect(),
     })
+}
+
+fn csr_refused(why: impl Into<String>) -> Problem {
+    Problem::new(Code::RequestRefused, "The certificate request was refused")
+        .why(why)
+        .fix("Join with the script in the pasted line")
+}
+
+fn unproven() -> Problem {
+    Problem::new(Code::TokenUnknown, "Token rejected: this cluster has no such token, or its secret is wrong")
+        .why("it was revoked long ago, or belongs to another cluster")
+        .fix("Make a new line: wharf host add")
 }
 
 fn check_clock(theirs: Timestamp, ours: Timestamp) -> Result<(), Problem> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use dispatch::Dispatch;
 use raft::{Consensus, Start};
 use seal::Seals;
+use server::OwnIdentity;
 
 /// What a coordinator is told.
 #[derive(Debug, Clone)]
@@ -78,46 +79,20 @@ pub async fn run(
     renewed: watch::Receiver<()>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Ended, Problem> {
+    let identity = OwnIdentity { keyring, directory: config.state.clone(), renewed };
     // Boxed, so that all of the coordinator is compiled in this crate, and not again in each that runs one.
-    let running: BoxFuture<'static, _> = Box::pin(work(config, keyring, transport, renewed, Box::pin(shutdown)));
+    let running: BoxFuture<'static, _> = Box::pin(work(config, identity, transport, Box::pin(shutdown)));
     running.await
 }
 
 async fn work(
     config: Config,
-    keyring: Keyring,
+    identity: OwnIdentity,
     transport: Arc<dyn Transport>,
-    renewed: watch::Receiver<()>,
     shutdown: BoxFuture<'static, ()>,
 ) -> Result<Ended, Problem> {
-    let stop = CancellationToken::new();
-    let mut tasks = Supervisor::new(stop.clone());
-    let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(&keyring))?;
-    let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
-    let start = Start { me, directory: &config.state, transport: transport.clone() };
-    let consensus = Consensus::start(start, &mut tasks).await.map_err(birth::store_problem)?;
-    let listener = listen(config.listen).await?;
-    let dispatch = Dispatch::new(consensus.clone());
-    let binary = Arc::new(join::Binary::of_this_process());
-    let coordinator = Coordinator {
-        consensus: consensus.clone(),
-        dispatch: dispatch.clone(),
-        seals: seals.clone(),
-        binary,
-        advertise: config.advertise,
-    };
-    birth::finish(&config, &consensus).await?;
-    tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
-    tasks.spawn("assignments", dispatch.clone().tell_hosts());
-    tasks.spawn("directory", dispatch.clone().keep_directory());
-    tasks.spawn("leases", dispatch::lease::run(dispatch));
-    let sealing = consensus.clone();
-    tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
-    tasks.spawn("planner", planner::run(consensus.clone()));
-    tasks.spawn_once("own address", birth::keep_address(consensus.clone(), config.advertise));
-    tasks.spawn_once("feature level", birth::announce_level(consensus.clone()));
-    tasks.spawn("https", server::serve_https(coordinator, listener, config.state.clone(), keyring, renewed));
-    tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
+    let Running { consensus, mut tasks } = start(config, identity, transport).await?;
+    let stop = tasks.stop();
     let ended = tokio::select! {
         () = shutdown => Ended::Asked,
         () = stop.cancelled() => Ended::StoreFailed,
@@ -130,6 +105,48 @@ async fn work(
     consensus.shutdown().await;
     let panicked = tasks.end().await;
     Ok(panicked.filter(|_| ended == Ended::Asked).map_or(ended, Ended::TaskEnded))
+}
+
+/// A coordinator that runs; it ends with its tasks.
+struct Running {
+    consensus: Consensus,
+    tasks: Supervisor,
+}
+
+async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transport>) -> Result<Running, Problem> {
+    let mut tasks = Supervisor::new(CancellationToken::new());
+    let keyring = &identity.keyring;
+    let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(keyring))?;
+    let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
+    let start = Start { me, directory: &config.state, transport: transport.clone() };
+    let consensus = Consensus::start(start, &mut tasks).await.map_err(birth::store_problem)?;
+    let listener = listen(config.listen).await?;
+    let coordinator = Coordinator {
+        consensus: consensus.clone(),
+        dispatch: Dispatch::new(consensus.clone()),
+        seals,
+        binary: Arc::new(join::Binary::of_this_process()),
+        advertise: config.advertise,
+    };
+    birth::finish(&config, &consensus).await?;
+    tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
+    spawn_work(&mut tasks, &coordinator);
+    tasks.spawn("https", server::serve_https(coordinator, listener, identity));
+    tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
+    Ok(Running { consensus, tasks })
+}
+
+/// Begins what a coordinator does by itself, whoever connects.
+fn spawn_work(tasks: &mut Supervisor, coordinator: &Coordinator) {
+    let Coordinator { consensus, dispatch, seals, advertise, .. } = coordinator.clone();
+    tasks.spawn("assignments", dispatch.clone().tell_hosts());
+    tasks.spawn("directory", dispatch.clone().keep_directory());
+    tasks.spawn("leases", dispatch::lease::run(dispatch));
+    let sealing = consensus.clone();
+    tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
+    tasks.spawn("planner", planner::run(consensus.clone()));
+    tasks.spawn_once("own address", birth::keep_address(consensus.clone(), advertise));
+    tasks.spawn_once("feature level", birth::announce_level(consensus));
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {

@@ -23,12 +23,7 @@ const CHUNK: usize = 1000;
 pub async fn run(consensus: Consensus) {
     let mut published = consensus.watch();
     let mut leadership = consensus.watch_leadership();
-    let mut planner = Planner::default();
-    let mut planned: Option<State> = None;
-    let mut leading_since: Option<Timestamp> = None;
-    let mut wake = Instant::now();
-    let mut rest = Duration::ZERO;
-    let mut last_look = Clocks::now();
+    let mut planning = Planning::new(consensus);
     loop {
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
@@ -37,46 +32,80 @@ pub async fn run(consensus: Consensus) {
                     return;
                 }
                 // A new leader knows nothing of what the old one had planned.
-                planned = None;
-                planner.forget();
+                planning.planned = None;
+                planning.planner.forget();
             }
-            () = tokio::time::sleep_until(wake) => planned = None,
+            () = tokio::time::sleep_until(planning.wake) => planning.planned = None,
         }
         // No more than half of a processor goes into planning.
-        tokio::time::sleep(GATHER.max(rest)).await;
-        if !consensus.leadership().leads {
-            leading_since = None;
-            wake = Instant::now() + TICK;
-            continue;
+        tokio::time::sleep(GATHER.max(planning.rest)).await;
+        if planning.consensus.leadership().leads {
+            let cluster = published.borrow_and_update().cluster.clone();
+            planning.follow(cluster).await;
+        } else {
+            planning.leading_since = None;
+            planning.wake = Instant::now() + TICK;
         }
-        let cluster = published.borrow_and_update().cluster.clone();
-        if planned.as_ref().is_some_and(|before| !Changes::between(before, &cluster).concern_the_plan()) {
-            continue;
+    }
+}
+
+/// What one pass leaves to the next.
+struct Planning {
+    consensus: Consensus,
+    planner: Planner,
+    /// The state whose plan was decided upon, if nothing but a change of it asks for another.
+    planned: Option<State>,
+    leading_since: Option<Timestamp>,
+    /// When there is something to plan even if nothing changes.
+    wake: Instant,
+    /// How long the last pass took.
+    rest: Duration,
+    last_look: Clocks,
+}
+
+impl Planning {
+    /// Nothing is planned yet.
+    fn new(consensus: Consensus) -> Planning {
+        let (planner, last_look) = (Planner::default(), Clocks::now());
+        let (wake, rest) = (Instant::now(), Duration::ZERO);
+        Planning { consensus, planner, planned: None, leading_since: None, wake, rest, last_look }
+    }
+
+    /// Plans a state and proposes the plan, if it differs from the last one in what matters.
+    async fn follow(&mut self, cluster: State) {
+        if self.planned.as_ref().is_some_and(|before| !Changes::between(before, &cluster).concern_the_plan()) {
+            return;
         }
         let at = now();
-        if std::mem::replace(&mut last_look, Clocks::now()).have_parted() {
+        if std::mem::replace(&mut self.last_look, Clocks::now()).have_parted() {
             warn!("this host's clock was set; all timers are recomputed");
-            leading_since = None;
-            planner.forget();
+            self.leading_since = None;
+            self.planner.forget();
         }
-        let moment = Moment { now: at, leading_since: *leading_since.get_or_insert(at) };
-        let (begun, subject) = (Instant::now(), cluster.clone());
-        // A pass over a large cluster takes a while, in which heartbeats must go on.
+        let moment = Moment { now: at, leading_since: *self.leading_since.get_or_insert(at) };
+        let begun = Instant::now();
+        let plan = self.plan(cluster.clone(), moment).await;
+        self.rest = begun.elapsed();
+        self.wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
+        self.planned = propose(&self.consensus, plan).await.then_some(cluster);
+    }
+
+    /// Makes a plan on another thread: a pass over a large cluster takes a while, in which heartbeats must go on.
+    async fn plan(&mut self, cluster: State, moment: Moment) -> Plan {
+        let mut planner = std::mem::take(&mut self.planner);
         let passed = tokio::task::spawn_blocking(move || {
-            let plan = planner.plan(&subject, moment);
+            let plan = planner.plan(&cluster, moment);
             (planner, plan)
         });
-        let (returned, plan) = match passed.await {
+        let plan;
+        (self.planner, plan) = match passed.await {
             Ok(passed) => passed,
             // It ends this task with it, which ends the coordinator.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The process ends.
-            Err(_) => return std::future::pending().await,
+            Err(_) => std::future::pending().await,
         };
-        planner = returned;
-        rest = begun.elapsed();
-        wake = Instant::now() + plan.wake_at.map_or(TICK, |wake| wake.since(at).duration()).min(TICK);
-        planned = propose(&consensus, plan).await.then_some(cluster);
+        plan
     }
 }
 

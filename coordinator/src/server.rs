@@ -20,12 +20,13 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use link::{LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
+use link::{Connection, LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Runtime,
@@ -36,7 +37,10 @@ use tower::Service;
 use tracing::{debug, error, warn};
 
 use accepted::{Accepted, OpenConnection};
-use coordinator_core::access::{Action, Principal, authorize};
+use coordinator_core::{
+    State,
+    access::{Action, Principal, authorize},
+};
 
 use crate::{
     Coordinator, api, dispatch,
@@ -56,6 +60,16 @@ pub enum Door {
     Join,
     /// A coordinator's own certificate: the API.
     Api,
+}
+
+/// What a coordinator proves itself with: its keyring, and how it hears of a newer one.
+pub struct OwnIdentity {
+    /// The keyring as it was at the start.
+    pub keyring: Keyring,
+    /// The folder where it lies on disk.
+    pub directory: PathBuf,
+    /// Tells when the one on disk has a new certificate.
+    pub renewed: watch::Receiver<()>,
 }
 
 /// Serves agents and other coordinators.
@@ -92,16 +106,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
     let Some(asked) = stream.incoming.receive::<Open>().await? else { return Ok(()) };
     let (connection, peer) = (&open.connection, open.connection.peer());
     let published = coordinator.consensus.current();
-    if !asked.allowed_for(&peer) {
-        warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
-        connection.close("not allowed");
-        return Ok(());
-    }
-    if asked.is_inside()
-        && let Err(refusal) = authorize(&Principal::Peer(peer), &Action::Inside, &published.cluster)
-    {
-        // Without an answer, but for a member that is new here and asks again.
-        warn!(host = %peer.host, %refusal, "a stream was refused");
+    if !lets_through(connection, &asked, &published.cluster) {
         return Ok(());
     }
     match asked {
@@ -110,41 +115,50 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             dispatch::serve_session(coordinator.dispatch, connection.clone(), hello, stream).await;
             Ok(())
         }
-        Open::Renew(request) => {
-            stream.outgoing.send(&renew(&coordinator, &peer, &request)).await?;
-            stream.outgoing.finish().await
-        }
+        Open::Renew(request) => answer(stream, &renew(&coordinator, &peer, &request)).await,
         Open::Member(call) => {
             let read = codec::decode::<MemberCall>(&call);
             let read = read.inspect_err(|error| coordinator.consensus.cannot_read(peer, &call, error))?;
-            let answer = coordinator.consensus.answer(peer, read).await;
-            stream.outgoing.send(&answer).await?;
-            stream.outgoing.finish().await
+            answer(stream, &coordinator.consensus.answer(peer, read).await).await
         }
         Open::Files(instance) => {
-            let answer = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
-            stream.outgoing.send(&answer).await?;
-            stream.outgoing.finish().await
+            let files = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
+            answer(stream, &files).await
         }
-        Open::SealingKey => {
-            stream.outgoing.send(&coordinator.seals.share()).await?;
-            stream.outgoing.finish().await
-        }
-        Open::Findings => {
-            stream.outgoing.send(&coordinator.dispatch.own_findings()).await?;
-            stream.outgoing.finish().await
-        }
+        Open::SealingKey => answer(stream, &coordinator.seals.share()).await,
+        Open::Findings => answer(stream, &coordinator.dispatch.own_findings()).await,
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
             Ok(source) => tokio::select! {
                 passed = relay(source, stream) => passed,
                 () = refused(&coordinator.consensus, peer) => Ok(()),
             },
-            Err(problem) => {
-                stream.outgoing.send(&LogFrame::Failed(problem)).await?;
-                stream.outgoing.finish().await
-            }
+            Err(problem) => answer(stream, &LogFrame::Failed(problem)).await,
         },
     }
+}
+
+/// Whether a peer gets what it asks for. One that its certificate does not allow to ask loses its connection.
+fn lets_through(connection: &Connection, asked: &Open, cluster: &State) -> bool {
+    let peer = connection.peer();
+    if !asked.allowed_for(&peer) {
+        warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
+        connection.close("not allowed");
+        return false;
+    }
+    if asked.is_inside()
+        && let Err(refusal) = authorize(&Principal::Peer(peer), &Action::Inside, cluster)
+    {
+        // Without an answer, but for a member that is new here and asks again.
+        warn!(host = %peer.host, %refusal, "a stream was refused");
+        return false;
+    }
+    true
+}
+
+/// Sends the one message that a stream is answered with.
+async fn answer(mut stream: Stream, message: &impl Serialize) -> Result<(), LinkError> {
+    stream.outgoing.send(message).await?;
+    stream.outgoing.finish().await
 }
 
 /// Completes when a coordinator is none any more.
@@ -216,14 +230,8 @@ fn own_certificate(keyring: &Keyring) -> Result<Arc<CertifiedKey>, rustls::Error
 }
 
 /// Serves people and joining hosts.
-pub async fn serve_https(
-    coordinator: Coordinator,
-    listener: TcpListener,
-    state: PathBuf,
-    keyring: Keyring,
-    renewed: watch::Receiver<()>,
-) {
-    let own = match own_certificate(&keyring) {
+pub async fn serve_https(coordinator: Coordinator, listener: TcpListener, identity: OwnIdentity) {
+    let own = match own_certificate(&identity.keyring) {
         Ok(own) => own,
         Err(error) => return error!(%error, "the coordinator's certificate is unusable; HTTPS is off"),
     };
@@ -232,7 +240,7 @@ pub async fn serve_https(
         Err(error) => return error!(%error, "the API's threads cannot be started; HTTPS is off"),
     };
     let certificates = Arc::new(Certificates { own: RwLock::new(own), join: RwLock::new(None) });
-    let keeping = keep_certificates(coordinator.clone(), certificates.clone(), state, renewed);
+    let keeping = keep_certificates(coordinator.clone(), certificates.clone(), identity);
     let accepting = threads.spawn(accept(coordinator, listener, certificates));
     tokio::select! {
         () = keeping => {}
@@ -266,12 +274,7 @@ impl Drop for Threads {
 
 /// Takes up the join key as soon as it is in the replicated state, and own certificates as they
 /// are renewed.
-async fn keep_certificates(
-    coordinator: Coordinator,
-    certificates: Arc<Certificates>,
-    state: PathBuf,
-    mut renewed: watch::Receiver<()>,
-) {
+async fn keep_certificates(coordinator: Coordinator, certificates: Arc<Certificates>, mut identity: OwnIdentity) {
     let mut published = coordinator.consensus.watch();
     if let Ok(made) =
         published.wait_for(|published| published.cluster.identity().is_some()).await.map(|published| published.clone())
@@ -283,8 +286,9 @@ async fn keep_certificates(
             Err(error) => error!(%error, "the join key cannot be used; hosts cannot join here"),
         }
     }
-    while renewed.changed().await.is_ok() {
-        let loaded = Keyring::load(&state).ok().flatten().and_then(|keyring| own_certificate(&keyring).ok());
+    while identity.renewed.changed().await.is_ok() {
+        let loaded =
+            Keyring::load(&identity.directory).ok().flatten().and_then(|keyring| own_certificate(&keyring).ok());
         match loaded {
             Some(own) => *certificates.own.write().expect("no panic while it is held") = own,
             None => error!("the renewed certificate cannot be used"),

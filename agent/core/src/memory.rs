@@ -100,6 +100,18 @@ impl Local {
         self.observed.phase = phase;
         self.observed.message = message.into().chars().take(MAX_MESSAGE).collect();
     }
+
+    /// Notes that its preparation has failed: it is tried again, each time after a longer delay, until it takes too long.
+    fn not_prepared(&mut self, why: &str, now: Timestamp) {
+        let since = *self.preparing_since.get_or_insert(now);
+        if now.since(since) >= PREPARE_DEADLINE {
+            self.enter(Phase::Rejected, format!("not prepared within {PREPARE_DEADLINE}: {why}"));
+            return;
+        }
+        self.not_before = now + PREPARE_DELAY.doubled(self.failures, PREPARE_DELAY_CAP);
+        self.failures += 1;
+        self.enter(self.observed.phase, why);
+    }
 }
 
 impl Memory {
@@ -133,32 +145,16 @@ impl Memory {
                 local.failures = 0;
                 local.not_before = Timestamp(0);
             }
-            (_, ActionResult::Waits(why)) => {
-                local.not_before = now + PREPARE_DELAY;
-                local.enter(local.observed.phase, why.clone());
-            }
             (Action::Prepare(_) | Action::Create(_) | Action::Start { .. }, ActionResult::Impossible(why)) => {
                 local.enter(Phase::Rejected, why.clone());
             }
-            (Action::Prepare(_) | Action::Create(_), ActionResult::Failed(why)) => {
-                let since = *local.preparing_since.get_or_insert(now);
-                if now.since(since) >= PREPARE_DEADLINE {
-                    local.enter(Phase::Rejected, format!("not prepared within {PREPARE_DEADLINE}: {why}"));
-                    return;
-                }
-                local.not_before = now + PREPARE_DELAY.doubled(local.failures, PREPARE_DELAY_CAP);
-                local.failures += 1;
-                local.enter(local.observed.phase, why.clone());
-            }
+            (Action::Prepare(_) | Action::Create(_), ActionResult::Failed(why)) => local.not_prepared(why, now),
             (Action::Start { .. }, ActionResult::Failed(why)) => {
                 // A program that cannot be started is one that ended at once: its restart policy decides.
                 local.not_before = now + Span::seconds(1);
                 local.not_started = Some(why.clone());
             }
-            (
-                Action::Stop { .. } | Action::Remove { .. },
-                ActionResult::Failed(why) | ActionResult::Impossible(why),
-            ) => {
+            (_, ActionResult::Waits(why) | ActionResult::Failed(why) | ActionResult::Impossible(why)) => {
                 local.not_before = now + PREPARE_DELAY;
                 local.enter(local.observed.phase, why.clone());
             }

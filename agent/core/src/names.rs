@@ -8,7 +8,7 @@ use std::{
 };
 
 use common::{
-    directory::{Directory, Listing, Owner, Realm},
+    directory::{Directory, Owner, Realm},
     id::{InstanceId, ServiceId, StackId},
     name::Name,
     network::{NetworkPlan, Subnet},
@@ -42,6 +42,17 @@ pub enum Kind {
     Pointer,
     /// Anything else; no name of ours has it.
     Other,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// The one that asks.
+    pub asker: &'a Asker,
+    /// The name, without a dot at its end.
+    pub name: &'a str,
+    /// The kind of record that is wanted.
+    pub kind: Kind,
 }
 
 /// A record of a name.
@@ -84,26 +95,22 @@ enum Part {
     Slot(u32),
 }
 
-/// Answers a question. `name` has no dot at its end.
-pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &str, kind: Kind) -> Answer {
+/// Answers a question.
+pub fn answer(directory: &Directory, plan: &NetworkPlan, question: Question<'_>) -> Answer {
+    let Question { asker, name, kind } = question;
     let name: Cow<'_, str> =
         if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() };
     if let Some(address) = reversed(&name) {
-        return pointer(directory, plan, asker, address, kind);
+        return question.pointer(directory, plan, address);
     }
     let inside = name.strip_suffix(ZONE).and_then(|rest| rest.strip_suffix('.').or(rest.is_empty().then_some(rest)));
     let labels: Vec<&str> = inside.unwrap_or(&name).split('.').filter(|label| !label.is_empty()).collect();
     let is_whole = inside.is_some();
-    let found = readings(&labels, asker, is_whole).into_iter().find_map(|(part, service)| {
-        let may_see = match asker {
-            Asker::Instance(own) => directory.are_together(own.service(), &service),
-            Asker::Host => true,
-            Asker::Stranger => false,
-        };
-        let listing = directory.service(&service).filter(|_| may_see)?;
-        records(directory, &service, listing, part, kind)
-    });
-    let found = found.or_else(|| called(directory, asker, &labels, is_whole, kind));
+    let found = readings(&labels, asker, is_whole)
+        .into_iter()
+        .filter(|(_, service)| asker.sees(directory, service))
+        .find_map(|(part, service)| records(directory, &service, part, kind));
+    let found = found.or_else(|| question.called(directory, &labels, is_whole));
     match found {
         Some(records) => Answer::Known(records),
         None if is_metadata(&labels, is_whole) => {
@@ -115,6 +122,59 @@ pub fn answer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, name: &s
         None if is_whole || labels.len() < 2 => Answer::Unknown,
         None if is_below_a_stack(directory, &labels, asker) => Answer::Unknown,
         None => Answer::Elsewhere,
+    }
+}
+
+impl Asker {
+    /// Whether it may learn of a service.
+    fn sees(&self, directory: &Directory, service: &ServiceId) -> bool {
+        match self {
+            Asker::Instance(own) => directory.are_together(own.service(), service),
+            Asker::Host => true,
+            Asker::Stranger => false,
+        }
+    }
+}
+
+impl Question<'_> {
+    /// The answer to a question for an address.
+    fn pointer(self, directory: &Directory, plan: &NetworkPlan, address: Ipv4Addr) -> Answer {
+        if !plan.containers.contains(&address) && !plan.services.contains(&address) {
+            return Answer::Elsewhere;
+        }
+        let (service, name) = match directory.owner(address) {
+            None => return Answer::Unknown,
+            Some(Owner::Service(service)) => (service, name_of(service)),
+            Some(Owner::Instance(id)) => (id.service(), format!("{}.{}", id.slot.slot, name_of(id.service()))),
+        };
+        if !self.asker.sees(directory, service) {
+            return Answer::Unknown;
+        }
+        Answer::Known(if self.kind == Kind::Pointer { vec![Record::Pointer(name)] } else { Vec::new() })
+    }
+
+    /// The records of a further name of services. Such a name holds in the environment or network that it was given in,
+    /// for the members of that.
+    fn called(self, directory: &Directory, labels: &[&str], is_whole: bool) -> Option<Vec<Record>> {
+        let (alias, stack) = match (self.asker, is_whole) {
+            (Asker::Instance(own), false) => (labels.join("."), own.stack().clone()),
+            (Asker::Instance(_) | Asker::Host, true) => {
+                let [alias @ .., stack, environment] = labels else { return None };
+                let (environment, stack) = (Name::parse(environment).ok()?, Name::parse(stack).ok()?);
+                (alias.join("."), StackId { environment, stack })
+            }
+            (Asker::Host, false) | (Asker::Stranger, _) => return None,
+        };
+        let sees = |realm: &Realm| match self.asker {
+            Asker::Instance(own) => directory.realms_of(own.service()).any(|mine| mine == *realm),
+            Asker::Host => true,
+            Asker::Stranger => false,
+        };
+        let services: BTreeSet<&ServiceId> =
+            directory.called(&stack, &alias).filter(|(_, realm)| sees(realm)).map(|(service, _)| service).collect();
+        let of = |service: &&ServiceId| records(directory, service, Part::Whole, self.kind);
+        let found: Vec<Record> = services.iter().filter_map(of).flatten().collect();
+        (!services.is_empty()).then_some(found)
     }
 }
 
@@ -138,30 +198,6 @@ fn is_below_a_stack(directory: &Directory, labels: &[&str], asker: &Asker) -> bo
     names_a_stack(labels)
         || of_part.is_some_and(names_a_stack)
         || readings(labels, asker, false).into_iter().any(|(_, service)| directory.service(&service).is_some())
-}
-
-/// The records of a further name of services. Such a name holds in the environment or network that it was given in, for
-/// the members of that.
-fn called(directory: &Directory, asker: &Asker, labels: &[&str], is_whole: bool, kind: Kind) -> Option<Vec<Record>> {
-    let (alias, stack) = match (asker, is_whole) {
-        (Asker::Instance(own), false) => (labels.join("."), own.stack().clone()),
-        (Asker::Instance(_) | Asker::Host, true) => {
-            let [alias @ .., stack, environment] = labels else { return None };
-            let (environment, stack) = (Name::parse(environment).ok()?, Name::parse(stack).ok()?);
-            (alias.join("."), StackId { environment, stack })
-        }
-        (Asker::Host, false) | (Asker::Stranger, _) => return None,
-    };
-    let sees = |realm: &Realm| match asker {
-        Asker::Instance(own) => directory.realms_of(own.service()).any(|mine| mine == *realm),
-        Asker::Host => true,
-        Asker::Stranger => false,
-    };
-    let services: BTreeSet<&ServiceId> =
-        directory.called(&stack, &alias).filter(|(_, realm)| sees(realm)).map(|(service, _)| service).collect();
-    let of = |service: &ServiceId| records(directory, service, directory.service(service)?, Part::Whole, kind);
-    let found: Vec<Record> = services.iter().filter_map(|service| of(service)).flatten().collect();
-    (!services.is_empty()).then_some(found)
 }
 
 /// Whether a name is that of the metadata service. Docker's resolver asks for one of a single label below the search
@@ -212,13 +248,8 @@ fn readings(labels: &[&str], asker: &Asker, is_whole: bool) -> Vec<(Part, Servic
 }
 
 /// The records of a part of a service; none if there is no such part.
-fn records(
-    directory: &Directory,
-    service: &ServiceId,
-    listing: &Listing,
-    part: Part,
-    kind: Kind,
-) -> Option<Vec<Record>> {
+fn records(directory: &Directory, service: &ServiceId, part: Part, kind: Kind) -> Option<Vec<Record>> {
+    let listing = directory.service(service)?;
     let instances = directory.instances_of(service).filter(|(id, endpoint)| match part {
         Part::Whole | Part::Tasks => endpoint.serves,
         Part::Slot(slot) => id.slot.slot == slot,
@@ -251,23 +282,6 @@ fn reversed(name: &str) -> Option<Ipv4Addr> {
     let mut parts: Vec<&str> = name.strip_suffix(".in-addr.arpa")?.split('.').collect();
     parts.reverse();
     parts.join(".").parse().ok()
-}
-
-fn pointer(directory: &Directory, plan: &NetworkPlan, asker: &Asker, address: Ipv4Addr, kind: Kind) -> Answer {
-    if !plan.containers.contains(&address) && !plan.services.contains(&address) {
-        return Answer::Elsewhere;
-    }
-    let (service, name) = match directory.owner(address) {
-        None => return Answer::Unknown,
-        Some(Owner::Service(service)) => (service, name_of(service)),
-        Some(Owner::Instance(id)) => (id.service(), format!("{}.{}", id.slot.slot, name_of(id.service()))),
-    };
-    match asker {
-        Asker::Instance(own) if directory.are_together(own.service(), service) => {}
-        Asker::Host => {}
-        Asker::Instance(_) | Asker::Stranger => return Answer::Unknown,
-    }
-    Answer::Known(if kind == Kind::Pointer { vec![Record::Pointer(name)] } else { Vec::new() })
 }
 
 /// The owner of an address that asks. The host knows its own instances before the directory does.

@@ -101,6 +101,15 @@ pub struct Underlay {
     pub mtu: u32,
 }
 
+/// What a host itself brings to its end of the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Where other hosts reach it.
+    pub underlay: Underlay,
+    /// Its key, if it can encrypt.
+    pub key: Option<WireguardKey>,
+}
+
 /// The intended state of a host's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNetwork {
@@ -217,15 +226,9 @@ pub enum Change {
 }
 
 /// Renders the intended state of a host from its place in the overlay, the other hosts, the live part of the rules, the
-/// host's address, and its key, if it can encrypt. A cluster that encrypts has no unencrypted fallback: the error says
-/// why there is no overlay.
-pub fn render(
-    overlay: Overlay,
-    mut peers: Peers,
-    live: Live,
-    underlay: Underlay,
-    key: Option<WireguardKey>,
-) -> Result<HostNetwork, &'static str> {
+/// host's own end. A cluster that encrypts has no unencrypted fallback: the error says why there is no overlay.
+pub fn render(overlay: Overlay, mut peers: Peers, live: Live, end: HostEnd) -> Result<HostNetwork, &'static str> {
+    let HostEnd { underlay, key } = end;
     let Overlay { own, plan } = overlay;
     let carrier = match plan.backend {
         Backend::Wireguard => Carrier::Wireguard { key: key.ok_or(wireguard::MISSING)? },

@@ -86,7 +86,7 @@ pub fn reconcile(situation: Situation<'_>, memory: &mut Memory) -> Next {
     memory.0.retain(|id, _| assigned.contains_key(&id.instance) || situation.containers.contains_key(id));
     for instance in assigned.values() {
         let unit = Unit::of(situation, instance);
-        step_unit(situation, instance, &unit, memory, &mut next);
+        step_unit(&unit, memory, &mut next);
         next.report.instances.push((instance.id.clone(), unit.observed(memory)));
     }
     for (id, container) in situation.containers.iter().filter(|(id, _)| !assigned.contains_key(&id.instance)) {
@@ -116,35 +116,44 @@ pub fn without_docker(last: &Report, gone: &BTreeSet<InstanceId>) -> Report {
 }
 
 /// Notes what all parts show, then takes the next step of each.
-fn step_unit(
-    situation: Situation<'_>,
-    instance: &AssignedInstance,
-    unit: &Unit<'_>,
-    memory: &mut Memory,
-    next: &mut Next,
-) {
-    for id in &unit.parts {
+fn step_unit(unit: &Unit<'_>, memory: &mut Memory, next: &mut Next) {
+    let Unit { situation, instance, ref parts } = *unit;
+    for id in parts {
         let container = situation.containers.get(id);
         memory.0.entry(id.clone()).or_insert_with(|| adopt(instance, &id.part, container));
     }
     unit.catch_up(memory);
     // The main one first: its end is that of the others.
-    let (main, others): (Vec<_>, Vec<_>) = unit.parts.iter().partition(|id| id.part == Part::Main);
+    let (main, others): (Vec<_>, Vec<_>) = parts.iter().partition(|id| id.part == Part::Main);
     for id in main.into_iter().chain(others) {
         let want = unit.want(memory);
         let Some((container, local)) = situation.containers.get(id).zip(memory.0.get_mut(id)) else { continue };
-        notice(situation, &Turn { instance, id, want }, container, local);
+        Turn { situation, instance, id, want }.notice(container, local);
     }
     let want = unit.want(memory);
-    for (index, id) in unit.parts.iter().enumerate().filter(|(_, id)| !situation.busy.contains(*id)) {
+    for (index, id) in parts.iter().enumerate().filter(|(_, id)| !situation.busy.contains(*id)) {
         let around = unit.surroundings(index, memory);
         let Some(local) = memory.0.get_mut(id) else { continue };
-        step(situation, &Turn { instance, id, want }, &around, local, next);
+        Turn { situation, instance, id, want }.step(&around, local, next);
     }
+}
+
+/// The memory of a part that the agent does not remember. It adopts the part's container, if there is one, as it is.
+fn adopt(instance: &AssignedInstance, part: &Part, container: Option<&Container>) -> Local {
+    let mut local = Local::accepted();
+    if *part == Part::Main {
+        local.observed.retries = instance.retries;
+    }
+    local.prepared = container.is_some();
+    if let Some(ended) = instance.ended {
+        local.observed.phase = ended;
+    }
+    local
 }
 
 /// The part that is looked at.
 struct Turn<'a> {
+    situation: Situation<'a>,
     instance: &'a AssignedInstance,
     id: &'a PartId,
     /// The desired state of all parts of its instance.
@@ -171,92 +180,135 @@ impl Turn<'_> {
     fn is_leased(&self) -> bool {
         self.instance.spec.strict_singleton && self.id.part != Part::Network
     }
-}
 
-/// The memory of a part that the agent does not remember. It adopts the part's container, if there is one, as it is.
-fn adopt(instance: &AssignedInstance, part: &Part, container: Option<&Container>) -> Local {
-    let mut local = Local::accepted();
-    if *part == Part::Main {
-        local.observed.retries = instance.retries;
+    /// Whether it must not run now for want of a lease.
+    fn lacks_lease(&self) -> bool {
+        self.is_leased() && !has_lease(self.situation, &self.id.instance)
     }
-    local.prepared = container.is_some();
-    if let Some(ended) = instance.ended {
-        local.observed.phase = ended;
-    }
-    local
-}
 
-fn step(situation: Situation<'_>, turn: &Turn<'_>, around: &Surroundings, local: &mut Local, next: &mut Next) {
-    let container = situation.containers.get(turn.id);
-    let action = match turn.want {
-        Want::Prepare | Want::Run => run(situation, turn, container, around, local),
-        Want::Stop => stop(turn, container, around, local, situation.now),
-        Want::Purge => purge(turn, container, around, local, situation.now),
-    };
-    if let Some(lease) = situation.leases.get(&turn.id.instance).filter(|lease| lease.soft > situation.now) {
-        next.wake(lease.soft);
+    /// The time that a strict singleton has for its end: its own grace, or what is left before it is killed.
+    fn rest_of_lease(&self) -> Span {
+        let lease = self.situation.leases.get(&self.id.instance);
+        let left = lease.map_or(Span(0), |lease| lease.hard.since(self.situation.now));
+        self.stop_grace().min(left)
     }
-    if local.check_counts_from > situation.now {
-        next.wake(local.check_counts_from);
-    }
-    match action {
-        Some(_) if local.not_before > situation.now => next.wake(local.not_before),
-        Some(action) => next.actions.push(action),
-        None => {}
+
+    /// Whether the host has been restarted since the part ran last.
+    fn is_rebooted(&self, local: &Local) -> bool {
+        local.boot.is_some_and(|boot| boot != self.situation.boot)
     }
 }
 
-/// Brings what is remembered up to date with what the container shows.
-fn notice(situation: Situation<'_>, turn: &Turn<'_>, container: &Container, local: &mut Local) {
-    let not_started = local.not_started.take();
-    if let Some(why) = not_started.filter(|_| turn.want <= Want::Run && !local.observed.phase.is_terminal()) {
-        let run = Run { length: Span(0), end: End::NeverBegan(why), outlived_lease: false };
-        ended(situation, turn, run, local);
-    }
-    if local.observed.image_digest.is_none() {
-        local.observed.image_digest = container.image_digest.clone();
-    }
-    match container.state {
-        ContainerState::Created => {}
-        ContainerState::Running { started_at, health } => {
-            local.boot = Some(situation.boot);
-            local.observed.started_at = Some(started_at);
-            if local.observed.phase.is_terminal() && turn.want <= Want::Run {
-                // The agent gave it up and it runs all the same: a person has started it by hand.
-                local.observed.restart += 1;
+/// What was seen since the last look.
+impl Turn<'_> {
+    /// Brings what is remembered up to date with what the container shows.
+    fn notice(&self, container: &Container, local: &mut Local) {
+        let not_started = local.not_started.take();
+        if let Some(why) = not_started.filter(|_| self.want <= Want::Run && !local.observed.phase.is_terminal()) {
+            self.ended(Run { length: Span(0), end: End::NeverBegan(why), outlived_lease: false }, local);
+        }
+        if local.observed.image_digest.is_none() {
+            local.observed.image_digest = container.image_digest.clone();
+        }
+        match container.state {
+            ContainerState::Created => {}
+            ContainerState::Running { started_at, health } => {
+                local.boot = Some(self.situation.boot);
+                local.observed.started_at = Some(started_at);
+                if self.want <= Want::Run {
+                    runs_on(health, container, local);
+                }
             }
-            if turn.want <= Want::Run {
-                if local.observed.phase != Phase::Running || local.observed.health != health {
-                    local.enter(Phase::Running, "");
-                    if health == Health::Unhealthy {
-                        local.enter(Phase::Running, CHECK_FAILS);
-                        local.fail(CHECK_FAILS, container);
+            ContainerState::Exited { started_at, .. } if local.ended_run == Some(started_at) => {}
+            ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory } => {
+                local.ended_run = Some(started_at);
+                local.observed.exit_code = Some(exit_code);
+                local.observed.health = Health::Unchecked;
+                if self.want <= Want::Run && !local.observed.phase.is_terminal() {
+                    // Its output while it is stopped does not say why its health check failed.
+                    if local.stopped != Some(Stopped::Unhealthy) {
+                        local.observed.output = container.output.clone();
                     }
+                    let end = if out_of_memory { End::OutOfMemory } else { End::Exited(exit_code) };
+                    let outlived_lease = self.outlived_lease(finished_at);
+                    self.ended(Run { length: finished_at.since(started_at), end, outlived_lease }, local);
                 }
-                local.observed.health = health;
-            }
-        }
-        ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory } => {
-            if local.ended_run == Some(started_at) {
-                return;
-            }
-            local.ended_run = Some(started_at);
-            local.observed.exit_code = Some(exit_code);
-            local.observed.health = Health::Unchecked;
-            if turn.want <= Want::Run && !local.observed.phase.is_terminal() {
-                // Nothing is known of a lease after a boot, which has ended all programs.
-                let lease = situation.leases.get(&turn.id.instance);
-                let outlived_lease = turn.is_leased() && lease.is_none_or(|l| finished_at >= l.hard);
-                // Its output while it is stopped does not say why its health check failed.
-                if local.stopped != Some(Stopped::Unhealthy) {
-                    local.observed.output = container.output.clone();
-                }
-                let end = if out_of_memory { End::OutOfMemory } else { End::Exited(exit_code) };
-                let run = Run { length: finished_at.since(started_at), end, outlived_lease };
-                ended(situation, turn, run, local);
             }
         }
     }
+
+    /// Whether a run that has ended went on to the end of its lease, when it is killed.
+    fn outlived_lease(&self, finished_at: Timestamp) -> bool {
+        // Nothing is known of a lease after a boot, which has ended all programs.
+        let lease = self.situation.leases.get(&self.id.instance);
+        self.is_leased() && lease.is_none_or(|lease| finished_at >= lease.hard)
+    }
+
+    /// Decides whether a program that has ended is started again here.
+    fn ended(&self, run: Run, local: &mut Local) {
+        let stopped = local.stopped.take();
+        if let Some(why) = run.goes_on_at_once(stopped) {
+            local.observed.restart += 1;
+            local.enter(Phase::Starting, why);
+            return;
+        }
+        let policy = &self.restart();
+        let rebooted = self.is_rebooted(local);
+        let unhealthy = stopped == Some(Stopped::Unhealthy);
+        let failed = unhealthy || !matches!(run.end, End::Exited(0));
+        if run.length >= policy.window || rebooted {
+            local.failures = 0;
+            // However long a job ran before it failed, that was a try.
+            if self.instance.spec.mode != Mode::Job && !rebooted {
+                local.observed.retries = 0;
+            }
+        }
+        let cause = run.end.told(unhealthy, rebooted);
+        if failed {
+            local.observed.failure.clone_from(&cause);
+        }
+        let again = match policy.condition {
+            RestartCondition::Any => true,
+            RestartCondition::OnFailure => failed || rebooted,
+            RestartCondition::None => false,
+        };
+        let retries = local.observed.retries;
+        if !again {
+            local.enter(if failed { Phase::Failed } else { Phase::Completed }, cause);
+        } else if !rebooted && policy.max_attempts.is_some_and(|most| retries >= most) {
+            local.enter(Phase::Failed, format!("{cause}; it was retried {retries} times, which is the limit"));
+        } else {
+            // A restart of the host has ended the run, which is no failure of the program.
+            local.observed.retries += u32::from(!rebooted);
+            self.restart_later(&cause, local);
+        }
+    }
+
+    /// Has a program that has ended start again, after a delay that grows with each failure.
+    fn restart_later(&self, cause: &str, local: &mut Local) {
+        let first = self.restart().delay;
+        let delay = first.doubled(local.failures, RESTART_DELAY_CAP.max(first));
+        local.failures += 1;
+        local.not_before = self.situation.now + delay;
+        local.observed.restart += 1;
+        local.enter(Phase::Starting, format!("{cause}; it restarts after {delay}"));
+    }
+}
+
+/// Notes that a part which should run does.
+fn runs_on(health: Health, container: &Container, local: &mut Local) {
+    if local.observed.phase.is_terminal() {
+        // The agent gave it up and it runs all the same: a person has started it by hand.
+        local.observed.restart += 1;
+    }
+    if local.observed.phase != Phase::Running || local.observed.health != health {
+        local.enter(Phase::Running, "");
+        if health == Health::Unhealthy {
+            local.enter(Phase::Running, CHECK_FAILS);
+            local.fail(CHECK_FAILS, container);
+        }
+    }
+    local.observed.health = health;
 }
 
 /// A run that has ended.
@@ -275,143 +327,164 @@ enum End {
     NeverBegan(String),
 }
 
-/// Decides whether a program that has ended is started again here.
-fn ended(situation: Situation<'_>, turn: &Turn<'_>, run: Run, local: &mut Local) {
-    let policy = &turn.restart();
-    let rebooted = local.boot.is_some_and(|boot| boot != situation.boot);
-    let stopped = local.stopped.take();
-    let at_once = match stopped {
-        _ if run.outlived_lease => Some("its lease expired, so it was stopped"),
-        Some(Stopped::WithoutLease) => Some("its lease expired, so it was stopped"),
-        Some(Stopped::WithoutNetwork) => Some("its network was recreated"),
-        Some(Stopped::Unhealthy) | None => None,
-    };
-    if let Some(why) = at_once {
-        local.observed.restart += 1;
-        local.enter(Phase::Starting, why);
-        return;
-    }
-    let unhealthy = stopped == Some(Stopped::Unhealthy);
-    let failed = unhealthy || !matches!(run.end, End::Exited(0));
-    let cause = match (unhealthy, rebooted, run.end) {
-        (true, ..) => "it was unhealthy, so it was stopped".to_owned(),
-        (_, _, End::OutOfMemory) => "it exceeded its memory limit and was killed".to_owned(),
-        (_, _, End::NeverBegan(why)) => why,
-        (_, true, _) => "the host was restarted".to_owned(),
-        (.., End::Exited(code)) => format!("it ended with exit code {code}"),
-    };
-    if failed {
-        local.observed.failure.clone_from(&cause);
-    }
-    if run.length >= policy.window || rebooted {
-        local.failures = 0;
-        // However long a job ran before it failed, that was a try.
-        if turn.instance.spec.mode != Mode::Job && !rebooted {
-            local.observed.retries = 0;
-        }
-    }
-    let again = match policy.condition {
-        RestartCondition::Any => true,
-        RestartCondition::OnFailure => failed || rebooted,
-        RestartCondition::None => false,
-    };
-    if !again {
-        local.enter(if failed { Phase::Failed } else { Phase::Completed }, cause);
-        return;
-    }
-    let retries = local.observed.retries;
-    if !rebooted && policy.max_attempts.is_some_and(|most| retries >= most) {
-        local.enter(Phase::Failed, format!("{cause}; it was retried {retries} times, which is the limit"));
-        return;
-    }
-    let delay = policy.delay.doubled(local.failures, RESTART_DELAY_CAP.max(policy.delay));
-    local.failures += 1;
-    local.not_before = situation.now + delay;
-    local.observed.restart += 1;
-    // A restart of the host has ended the run, which is no failure of the program.
-    local.observed.retries += u32::from(!rebooted);
-    local.enter(Phase::Starting, format!("{cause}; it restarts after {delay}"));
-}
-
-fn run(
-    situation: Situation<'_>,
-    turn: &Turn<'_>,
-    container: Option<&Container>,
-    around: &Surroundings,
-    local: &mut Local,
-) -> Option<Action> {
-    if local.observed.phase.is_terminal() {
-        return None;
-    }
-    let id = turn.id;
-    let Some(container) = container else { return make(situation, id, around, local) };
-    let lease_over = turn.is_leased() && !has_lease(situation, &id.instance);
-    match container.state {
-        ContainerState::Running { .. } if lease_over => {
-            local.stopped = Some(Stopped::WithoutLease);
-            Some(end(id, container, rest_of_lease(situation, turn)))
-        }
-        ContainerState::Running { .. } if has_new_network(around, local) => {
-            local.stopped = Some(Stopped::WithoutNetwork);
-            Some(end(id, container, turn.stop_grace()))
-        }
-        ContainerState::Running { health: Health::Unhealthy, .. }
-            if turn.restart().condition != RestartCondition::None =>
-        {
-            if around.lacks_peer {
-                // Once what it needs is back, its check is made once more before it counts.
-                local.check_counts_from = situation.now + turn.one_check();
-            }
-            if local.check_counts_from > situation.now {
-                return None;
-            }
-            local.stopped = Some(Stopped::Unhealthy);
-            Some(end(id, container, turn.stop_grace()))
-        }
-        ContainerState::Running { .. } => None,
-        ContainerState::Created | ContainerState::Exited { .. } => {
-            if local.observed.phase < Phase::Ready {
-                local.enter(Phase::Ready, "");
-            }
-            let waits =
-                lease_over.then_some("it waits for its lease, because no coordinator has answered its host recently");
-            if let Some(why) = waits.or(around.waits.as_deref()) {
-                local.enter(local.observed.phase, why);
-                return None;
-            }
-            if turn.instance.desired.want != Want::Run {
-                return None;
-            }
-            local.network = around.network;
-            // It may end before the agent sees it run.
-            local.boot = Some(situation.boot);
-            Some(Action::Start { part: id.clone(), container: container.id.clone() })
+impl Run {
+    /// Why the program starts again at once, if it does: its end was no doing of its own.
+    fn goes_on_at_once(&self, stopped: Option<Stopped>) -> Option<&'static str> {
+        match stopped {
+            _ if self.outlived_lease => Some("its lease expired, so it was stopped"),
+            Some(Stopped::WithoutLease) => Some("its lease expired, so it was stopped"),
+            Some(Stopped::WithoutNetwork) => Some("its network was recreated"),
+            Some(Stopped::Unhealthy) | None => None,
         }
     }
 }
 
-/// Whether the network that a running part uses is gone, and there is another one.
-fn has_new_network(around: &Surroundings, local: &mut Local) -> bool {
-    let Some(made_at) = around.network else { return false };
-    *local.network.get_or_insert(made_at) != made_at
+impl End {
+    /// The cause of the end, for people.
+    fn told(self, unhealthy: bool, rebooted: bool) -> String {
+        match (unhealthy, rebooted, self) {
+            (true, ..) => "it was unhealthy, so it was stopped".to_owned(),
+            (_, _, End::OutOfMemory) => "it exceeded its memory limit and was killed".to_owned(),
+            (_, _, End::NeverBegan(why)) => why,
+            (_, true, _) => "the host was restarted".to_owned(),
+            (.., End::Exited(code)) => format!("it ended with exit code {code}"),
+        }
+    }
 }
 
-/// The next step towards a container.
-fn make(situation: Situation<'_>, id: &PartId, around: &Surroundings, local: &mut Local) -> Option<Action> {
-    if local.observed.phase >= Phase::Starting && local.not_before <= situation.now {
-        // A person has removed the container of a running instance.
-        local.observed.restart += 1;
-        local.enter(Phase::Pulling, "its container was removed and is being recreated");
-        local.prepared = false;
+/// The next step.
+impl Turn<'_> {
+    fn step(&self, around: &Surroundings, local: &mut Local, next: &mut Next) {
+        let (situation, container) = (self.situation, self.situation.containers.get(self.id));
+        let action = match self.want {
+            Want::Prepare | Want::Run => self.run(container, around, local),
+            Want::Stop => self.stop(container, around, local),
+            Want::Purge => self.purge(container, around, local),
+        };
+        if let Some(lease) = situation.leases.get(&self.id.instance).filter(|lease| lease.soft > situation.now) {
+            next.wake(lease.soft);
+        }
+        if local.check_counts_from > situation.now {
+            next.wake(local.check_counts_from);
+        }
+        match action {
+            Some(_) if local.not_before > situation.now => next.wake(local.not_before),
+            Some(action) => next.actions.push(action),
+            None => {}
+        }
     }
-    if local.prepared {
-        return (!around.lacks_network).then(|| Action::Create(id.clone()));
+
+    fn run(&self, container: Option<&Container>, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        if local.observed.phase.is_terminal() {
+            return None;
+        }
+        let Some(container) = container else { return self.make(around, local) };
+        match container.state {
+            ContainerState::Running { health, .. } => {
+                let why = self.why_it_stops(health, around, local)?;
+                local.stopped = Some(why);
+                let grace = if why == Stopped::WithoutLease { self.rest_of_lease() } else { self.stop_grace() };
+                Some(end(self.id, container, grace))
+            }
+            ContainerState::Created | ContainerState::Exited { .. } => self.start(container, around, local),
+        }
     }
-    if local.observed.phase < Phase::Pulling {
-        local.enter(Phase::Pulling, "");
-        local.preparing_since = Some(situation.now);
+
+    /// The next step towards a container.
+    fn make(&self, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        let now = self.situation.now;
+        if local.observed.phase >= Phase::Starting && local.not_before <= now {
+            // A person has removed the container of a running instance.
+            local.observed.restart += 1;
+            local.enter(Phase::Pulling, "its container was removed and is being recreated");
+            local.prepared = false;
+        }
+        if local.prepared {
+            return (!around.lacks_network).then(|| Action::Create(self.id.clone()));
+        }
+        if local.observed.phase < Phase::Pulling {
+            local.enter(Phase::Pulling, "");
+            local.preparing_since = Some(now);
+        }
+        Some(Action::Prepare(self.id.clone()))
     }
-    Some(Action::Prepare(id.clone()))
+
+    /// Why a running program is stopped, to be started again, if it is.
+    fn why_it_stops(&self, health: Health, around: &Surroundings, local: &mut Local) -> Option<Stopped> {
+        if self.lacks_lease() {
+            Some(Stopped::WithoutLease)
+        } else if has_new_network(around, local) {
+            Some(Stopped::WithoutNetwork)
+        } else if health == Health::Unhealthy && self.check_counts(around, local) {
+            Some(Stopped::Unhealthy)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a health check that fails is a reason to start the program again.
+    fn check_counts(&self, around: &Surroundings, local: &mut Local) -> bool {
+        if self.restart().condition == RestartCondition::None {
+            return false;
+        }
+        if around.lacks_peer {
+            // Once what it needs is back, its check is made once more before it counts.
+            local.check_counts_from = self.situation.now + self.one_check();
+        }
+        local.check_counts_from <= self.situation.now
+    }
+
+    /// Starts the program of a container, unless it has to wait.
+    fn start(&self, container: &Container, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        if local.observed.phase < Phase::Ready {
+            local.enter(Phase::Ready, "");
+        }
+        let waits = self
+            .lacks_lease()
+            .then_some("it waits for its lease, because no coordinator has answered its host recently");
+        if let Some(why) = waits.or(around.waits.as_deref()) {
+            local.enter(local.observed.phase, why);
+            return None;
+        }
+        if self.instance.desired.want != Want::Run {
+            return None;
+        }
+        local.network = around.network;
+        // It may end before the agent sees it run.
+        local.boot = Some(self.situation.boot);
+        Some(Action::Start { part: self.id.clone(), container: container.id.clone() })
+    }
+
+    fn stop(&self, container: Option<&Container>, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        match container.filter(|container| container.runs()) {
+            Some(container) => self.end_in_turn(container, around, local),
+            None => {
+                if !local.observed.phase.is_terminal() {
+                    local.enter(Phase::Stopped, "");
+                }
+                None
+            }
+        }
+    }
+
+    fn purge(&self, container: Option<&Container>, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        match container {
+            Some(container) => self.end_in_turn(container, around, local),
+            None => {
+                local.enter(Phase::Purged, "");
+                None
+            }
+        }
+    }
+
+    /// The next step towards the end of a container, when those that end before it have.
+    fn end_in_turn(&self, container: &Container, around: &Surroundings, local: &mut Local) -> Option<Action> {
+        if local.observed.phase < Phase::Stopping {
+            begin_stop(self.instance, local, self.situation.now);
+        }
+        let may_end = !container.runs() || !around.others_end_first;
+        may_end.then(|| end(self.id, container, self.stop_grace()))
+    }
 }
 
 /// Whether a strict singleton may run now.
@@ -419,10 +492,10 @@ fn has_lease(situation: Situation<'_>, id: &InstanceId) -> bool {
     situation.leases.get(id).is_some_and(|lease| lease.soft > situation.now)
 }
 
-/// The time that a strict singleton has for its end: its own grace, or what is left before it is killed.
-fn rest_of_lease(situation: Situation<'_>, turn: &Turn<'_>) -> Span {
-    let left = situation.leases.get(&turn.id.instance).map_or(Span(0), |lease| lease.hard.since(situation.now));
-    turn.stop_grace().min(left)
+/// Whether the network that a running part uses is gone, and there is another one.
+fn has_new_network(around: &Surroundings, local: &mut Local) -> bool {
+    let Some(made_at) = around.network else { return false };
+    *local.network.get_or_insert(made_at) != made_at
 }
 
 /// Notes that a running instance is to stop. If others go on serving, those who call this one get a
@@ -442,57 +515,6 @@ fn begin_stop(instance: &AssignedInstance, local: &mut Local, now: Timestamp) {
     // The waits of an instance that should run do not delay its end.
     local.not_before = if is_called { now + DRAIN_WAIT } else { now };
     local.enter(Phase::Stopping, "");
-}
-
-fn stop(
-    turn: &Turn<'_>,
-    container: Option<&Container>,
-    around: &Surroundings,
-    local: &mut Local,
-    now: Timestamp,
-) -> Option<Action> {
-    match container.filter(|container| container.runs()) {
-        Some(container) => end_in_turn(turn, container, around, local, now),
-        None => {
-            if !local.observed.phase.is_terminal() {
-                local.enter(Phase::Stopped, "");
-            }
-            None
-        }
-    }
-}
-
-fn purge(
-    turn: &Turn<'_>,
-    container: Option<&Container>,
-    around: &Surroundings,
-    local: &mut Local,
-    now: Timestamp,
-) -> Option<Action> {
-    match container {
-        Some(container) => end_in_turn(turn, container, around, local, now),
-        None => {
-            local.enter(Phase::Purged, "");
-            None
-        }
-    }
-}
-
-/// The next step towards the end of a container, when those that end before it have.
-fn end_in_turn(
-    turn: &Turn<'_>,
-    container: &Container,
-    around: &Surroundings,
-    local: &mut Local,
-    now: Timestamp,
-) -> Option<Action> {
-    if local.observed.phase < Phase::Stopping {
-        begin_stop(turn.instance, local, now);
-    }
-    if !container.runs() {
-        return Some(end(turn.id, container, turn.stop_grace()));
-    }
-    (!around.others_end_first).then(|| end(turn.id, container, turn.stop_grace()))
 }
 
 /// The next step towards the end of a container: stop what runs, remove what does not.

@@ -17,8 +17,8 @@ use crate::{
 
 /// An instance and all of its parts, in the order in which they start.
 pub(crate) struct Unit<'a> {
-    situation: Situation<'a>,
-    instance: &'a AssignedInstance,
+    pub(crate) situation: Situation<'a>,
+    pub(crate) instance: &'a AssignedInstance,
     pub(crate) parts: Vec<PartId>,
 }
 

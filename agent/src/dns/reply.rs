@@ -3,7 +3,7 @@
 use std::{net::IpAddr, str::FromStr};
 
 use agent_core::{
-    names::{Answer, Asker, Kind, Record, ZONE, answer, asker},
+    names::{Answer, Asker, Kind, Question, Record, ZONE, answer, asker},
     network::Residents,
 };
 use common::{directory::Listing, network::NetworkPlan};
@@ -125,7 +125,8 @@ fn look_up(known: &Known, plan: &NetworkPlan, query: &Query, from: IpAddr) -> (A
         Asker::Instance(own) => directory.service(own.service()).cloned().unwrap_or_default(),
         Asker::Host | Asker::Stranger => Listing::default(),
     };
-    (answer(&directory, plan, &asker, name.trim_end_matches('.'), kind), listing)
+    let question = Question { asker: &asker, name: name.trim_end_matches('.'), kind };
+    (answer(&directory, plan, question), listing)
 }
 
 fn respond(request: &Message, code: ResponseCode) -> Message {

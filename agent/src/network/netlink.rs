@@ -8,7 +8,7 @@ use std::{
 
 use agent_core::network::{
     BRIDGE, Binding, Carrier, Change, HostNetwork, Observed, ObservedTunnel, PORT, PROTOCOL, Residents, Route, TUNNEL,
-    Tunnel, Underlay, VNI,
+    Tunnel, Underlay, VNI, Vxlan,
 };
 use common::network::{NetworkPlan, Subnet};
 use futures::{StreamExt, TryStreamExt};
@@ -36,6 +36,8 @@ const ENODEV: i32 = -19;
 const EOPNOTSUPP: i32 = -95;
 /// "No such file or directory", of neighbours, and "no such process", of routes.
 const GONE: [i32; 3] = [ENODEV, -2, -3];
+
+const UNREADABLE: &str = "the overlay cannot be read";
 
 /// A conversation with the kernel.
 pub(super) struct Netlink {
@@ -165,7 +167,7 @@ impl Netlink {
         let mut observed = Observed::default();
         let Some(link) = self.link(TUNNEL).await? else { return Ok(observed) };
         let index = link.header.index;
-        let what = failed("the overlay cannot be read");
+        let what = failed(UNREADABLE);
         let addresses: Vec<_> =
             self.handle.address().get().set_link_index_filter(index).execute().try_collect().await.map_err(&what)?;
         let own = AddressAttribute::Address(IpAddr::V4(own.host()));
@@ -179,10 +181,20 @@ impl Netlink {
         let is = carrier.map(|carrier| Tunnel { carrier, mtu: mtu_of(&link) });
         observed.tunnel = Some(ObservedTunnel { is, is_ready: is_up && has_address });
         observed.wireguard = shown.map(|shown| shown.peers).unwrap_or_default();
+        observed.vxlan = self.vxlan(index).await?;
+        let mut routes = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        while let Some(message) = routes.try_next().await.map_err(&what)? {
+            observed.routes.extend(route_of(&message, index));
+        }
+        Ok(observed)
+    }
 
+    /// The peers that VXLAN knows by a link.
+    async fn vxlan(&self, index: u32) -> Result<Vxlan, String> {
+        let mut known = Vxlan::default();
         for family in [AddressFamily::Bridge, AddressFamily::Inet] {
             let mut entries = self.handle.neighbours().get().set_address_family(family).execute();
-            while let Some(message) = entries.try_next().await.map_err(&what)? {
+            while let Some(message) = entries.try_next().await.map_err(failed(UNREADABLE))? {
                 // The kernel forwards frames by entries whatever their state; a neighbour that it has learnt by itself is
                 // not ours.
                 let counts = family == AddressFamily::Bridge || message.header.state == NeighbourState::Permanent;
@@ -191,17 +203,13 @@ impl Netlink {
                 }
                 let (Some(to), Some(hardware)) = (address_of(&message), hardware_of(&message)) else { continue };
                 match (family, to) {
-                    (AddressFamily::Bridge, to) => drop(observed.vxlan.forwarding.insert(hardware, to)),
-                    (_, IpAddr::V4(to)) => drop(observed.vxlan.neighbours.insert(to, hardware)),
+                    (AddressFamily::Bridge, to) => drop(known.forwarding.insert(hardware, to)),
+                    (_, IpAddr::V4(to)) => drop(known.neighbours.insert(to, hardware)),
                     (_, IpAddr::V6(_)) => {}
                 }
             }
         }
-        let mut routes = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-        while let Some(message) = routes.try_next().await.map_err(&what)? {
-            observed.routes.extend(route_of(&message, index));
-        }
-        Ok(observed)
+        Ok(known)
     }
 
     /// Makes one change, unless it is one of rules or of `wg`.
@@ -211,30 +219,15 @@ impl Netlink {
             Change::LoadRules | Change::Admit(_) | Change::Dismiss(_) => Ok(()),
             Change::RemoveTunnel => return self.remove_tunnel().await,
             Change::MakeTunnel => return self.make_tunnel(wanted.tunnel).await,
-            Change::ReadyTunnel => {
-                let index = self.tunnel_index().await?;
-                let own = IpAddr::V4(wanted.own.host());
-                self.handle.address().add(index, own, 32).replace().execute().await.map_err(failed(&what))?;
-                let up = LinkUnspec::new_with_index(index).up().build();
-                self.handle.link().set(up).execute().await
-            }
-            Change::Forward(subnet, underlay) => {
-                let index = self.tunnel_index().await?;
-                let hardware = subnet.hardware_address();
-                let entry = self.handle.neighbours().add_bridge(index, &hardware).destination(*underlay);
-                entry.flags(NeighbourFlags::Own).replace().execute().await
-            }
+            Change::ReadyTunnel => return self.ready_tunnel(wanted.own).await,
+            Change::Forward(subnet, underlay) => self.forward(self.tunnel_index().await?, *subnet, *underlay).await,
             Change::ForgetForward(hardware, underlay) => {
                 let mut message = neighbour_message(self.tunnel_index().await?, AddressFamily::Bridge, *underlay);
                 message.header.flags = NeighbourFlags::Own;
                 message.attributes.push(NeighbourAttribute::LinkLayerAddress(hardware.to_vec()));
                 self.handle.neighbours().del(message).execute().await
             }
-            Change::Neighbour(subnet) => {
-                let index = self.tunnel_index().await?;
-                let entry = self.handle.neighbours().add(index, IpAddr::V4(subnet.host()));
-                entry.link_layer_address(&subnet.hardware_address()).replace().execute().await
-            }
+            Change::Neighbour(subnet) => self.neighbour(self.tunnel_index().await?, *subnet).await,
             Change::ForgetNeighbour(address) => {
                 let message = neighbour_message(self.tunnel_index().await?, AddressFamily::Inet, IpAddr::V4(*address));
                 self.handle.neighbours().del(message).execute().await
@@ -271,6 +264,29 @@ impl Netlink {
         }
         let sized = LinkUnspec::new_with_index(self.tunnel_index().await?).mtu(tunnel.mtu).build();
         self.handle.link().set(sized).execute().await.map_err(what)
+    }
+
+    /// Gives the overlay's link its address, and switches it on.
+    async fn ready_tunnel(&self, own: Subnet) -> Result<(), String> {
+        let what = failed("ReadyTunnel");
+        let index = self.tunnel_index().await?;
+        let own = IpAddr::V4(own.host());
+        self.handle.address().add(index, own, 32).replace().execute().await.map_err(&what)?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(up).execute().await.map_err(what)
+    }
+
+    /// Sets the address to which a link sends frames for a peer.
+    async fn forward(&self, link: u32, peer: Subnet, underlay: IpAddr) -> Result<(), rtnetlink::Error> {
+        let hardware = peer.hardware_address();
+        let entry = self.handle.neighbours().add_bridge(link, &hardware).destination(underlay);
+        entry.flags(NeighbourFlags::Own).replace().execute().await
+    }
+
+    /// Sets the hardware address of a peer.
+    async fn neighbour(&self, link: u32, peer: Subnet) -> Result<(), rtnetlink::Error> {
+        let entry = self.handle.neighbours().add(link, IpAddr::V4(peer.host()));
+        entry.link_layer_address(&peer.hardware_address()).replace().execute().await
     }
 
     /// Removes the overlay's link, and with it all peers and routes.

@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 mod devices;
+mod logs;
 mod network;
 mod ready;
 mod render;
@@ -18,7 +19,6 @@ use agent_core::{ActionResult, Container, ContainerState, network::HostBridge};
 use async_trait::async_trait;
 use bollard::{
     auth::DockerCredentials,
-    container::LogOutput,
     errors::Error,
     models::ContainerSummary,
     query_parameters::{
@@ -28,14 +28,13 @@ use bollard::{
 };
 use common::{
     assignment::AssignedInstance,
-    error::{Code, Problem},
     id::{ClusterId, InstanceId},
     instance::Health,
     output::{LastLines, MOST_LINES},
     part::{Part, PartId},
     spec::{ContainerSpec, NetworkMode, PullPolicy},
     time::{Span, Timestamp},
-    wire::{LogFrame, LogRequest, is_moment},
+    wire::{LogFrame, LogRequest},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
@@ -44,7 +43,7 @@ use tracing::debug;
 use super::{ContainerRuntime, EngineFacts};
 use crate::files::Places;
 use network::DockerNetwork;
-use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL};
+use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL, Site};
 
 /// Docker's usual socket.
 pub const SOCKET: &str = "/var/run/docker.sock";
@@ -56,8 +55,6 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most bytes of them that the agent holds.
 const TAIL_BYTES: usize = 64 << 10;
-/// Most lines that the agent reads of output that it continues.
-const RESUMED_LINES: u32 = 100_000;
 /// How many containers the agent inspects at a time.
 const INSPECTIONS: usize = 8;
 /// How long pulling an image may take.
@@ -108,6 +105,10 @@ impl Docker {
 
     fn inspected(&self) -> MutexGuard<'_, HashMap<String, (String, Container)>> {
         self.inspected.lock().expect("no panic while it is held")
+    }
+
+    fn site(&self) -> Site<'_> {
+        Site { cluster: self.cluster, places: &self.places }
     }
 
     fn forget(&self, container: &str) {
@@ -272,7 +273,7 @@ impl Docker {
             Some(container) => Some(self.words_of(container, instance.image_of(part)).await?),
             None => None,
         };
-        let mut body = render::container(instance, part, self.cluster, &self.places, guarded);
+        let mut body = render::container(instance, part, self.site(), guarded);
         if !render::shares_network(instance, part) {
             render::names(&mut body, instance, bridge);
             if let Some(bridge) = bridge.filter(|_| is_ours) {
@@ -351,16 +352,6 @@ fn state_of(state: bollard::models::ContainerState) -> ContainerState {
     }
     let exit_code = state.exit_code.unwrap_or(-1);
     ContainerState::Exited { started_at, finished_at, exit_code, out_of_memory: state.oom_killed == Some(true) }
-}
-
-/// The moment that Docker has put before a piece of output, and the piece. Moments are of one form and length, so
-/// their order is that of their text: `2026-01-02T03:04:05.123456789Z`.
-fn split_moment(piece: &[u8]) -> (&str, &[u8]) {
-    let end = piece.iter().position(|byte| *byte == b' ').unwrap_or(0);
-    match std::str::from_utf8(&piece[..end]) {
-        Ok(moment) if is_moment(moment) => (moment, &piece[end + 1..]),
-        _ => ("", piece),
-    }
 }
 
 /// The last output of a container's health check, if that fails.
@@ -492,59 +483,7 @@ impl ContainerRuntime for Docker {
     }
 
     async fn logs(&self, request: &LogRequest, output: mpsc::Sender<LogFrame>) {
-        // Of output that it continues, it reads the end: the whole of it may be long.
-        let most = request.after.as_ref().map(|_| RESUMED_LINES).or(request.tail);
-        let tail = most.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(request.follow).tail(&tail);
-        let options = options.timestamps(request.follow).build();
-        let failed = |error: Error| {
-            let what = format!("The output of {} cannot be read", request.part);
-            let why = reason(error);
-            let keeps_nothing = why.contains("does not support reading");
-            let problem = Problem::new(Code::NotFound, what).why(why);
-            LogFrame::Failed(if keeps_nothing {
-                problem.fix("Its logging driver keeps nothing on the host: look where the driver sends it, or set logging: {driver: local}")
-            } else {
-                problem
-            })
-        };
-        let client = match self.client().await {
-            Ok(client) => client,
-            // If the receiver is gone, nothing else is left to do.
-            Err(error) => return drop(output.send(failed(error)).await),
-        };
-        let name = request.part.container_name();
-        if request.follow {
-            // A program may be silent for long; the receiver learns at once that it is there.
-            let first = match client.inspect_container(&name, None).await {
-                Ok(_) => LogFrame::Output { stderr: false, bytes: Vec::new(), at: String::new() },
-                Err(error) => failed(error),
-            };
-            let ends = matches!(first, LogFrame::Failed(_));
-            if output.send(first).await.is_err() || ends {
-                return;
-            }
-        }
-        let mut lines = std::pin::pin!(client.logs(&name, Some(options)));
-        while let Some(line) = lines.next().await {
-            let frame = match line {
-                Ok(output) => {
-                    let stderr = matches!(output, LogOutput::StdErr { .. });
-                    let bytes = output.into_bytes();
-                    let (at, bytes) = if request.follow { split_moment(&bytes) } else { ("", &bytes[..]) };
-                    if request.after.as_deref().is_some_and(|after| !at.is_empty() && at <= after) {
-                        continue;
-                    }
-                    LogFrame::Output { stderr, bytes: bytes.to_vec(), at: at.to_owned() }
-                }
-                Err(error) => failed(error),
-            };
-            let ends = matches!(frame, LogFrame::Failed(_));
-            if output.send(frame).await.is_err() || ends {
-                return;
-            }
-        }
-        drop(output.send(LogFrame::End).await);
+        self.send_output(request, &output).await;
     }
 
     async fn tail(&self, container: &str) -> LastLines {

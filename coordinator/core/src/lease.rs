@@ -11,23 +11,31 @@ use common::{
 
 use crate::State;
 
-/// What is believed of a host after `silence`, if that differs from what is `known`.
-///
-/// `heard` says whether the present leader has heard of it at all: a new leader waits for hosts to
-/// come back before it believes anything new of them.
-pub fn judge(known: Liveness, heard: bool, silence: Span, settings: &Settings, now: Timestamp) -> Option<Liveness> {
-    let next = if known == Liveness::Joining && !heard {
+/// How long a host has been silent, as its leader knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// Since it was heard last, or since the present leader leads.
+    pub lasts: Span,
+    /// Whether the present leader has heard of the host at all: a new leader waits for hosts to come back before it
+    /// believes anything new of them.
+    pub was_heard: bool,
+}
+
+/// What is believed of a host after a silence, if that differs from what is `known`.
+pub fn judge(known: Liveness, silence: Silence, settings: &Settings, now: Timestamp) -> Option<Liveness> {
+    let Silence { lasts, was_heard } = silence;
+    let next = if known == Liveness::Joining && !was_heard {
         // What never came is not missed.
         return None;
-    } else if silence >= settings.down_after {
+    } else if lasts >= settings.down_after {
         Liveness::Down { since: now }
-    } else if silence >= settings.suspect_after {
+    } else if lasts >= settings.suspect_after {
         match known {
             // What is down stays so until it is heard; what has just joined is not suspected.
             Liveness::Down { .. } | Liveness::Joining => return None,
             _ => Liveness::Suspect { since: now },
         }
-    } else if heard {
+    } else if was_heard {
         Liveness::Ready
     } else {
         return None;
@@ -153,7 +161,8 @@ mod tests {
         let settings = Settings::default();
         let now = Timestamp(1_000_000);
         let word = |known, heard, seconds| {
-            judge(known, heard, Span::seconds(seconds), &settings, now).map(|liveness| liveness.word())
+            let silence = Silence { lasts: Span::seconds(seconds), was_heard: heard };
+            judge(known, silence, &settings, now).map(|liveness| liveness.word())
         };
         let (since, ready) = (now, Liveness::Ready);
         assert_eq!(word(Liveness::Joining, true, 0), Some("ready"));

@@ -199,23 +199,24 @@ impl From<Timestamp> for Moment {
     }
 }
 
+/// One look at services of a state, each of which leaves the next one less room on the hosts.
+struct Pass<'a> {
+    cluster: &'a State,
+    at: Moment,
+    hosts: &'a mut HostTable,
+}
+
 /// Plans everything.
 pub fn plan(cluster: &State, at: impl Into<Moment>) -> Plan {
-    let at = at.into();
-    let mut plan = Plan::default();
-    let mut hosts = HostTable::of(cluster);
-    for id in in_order(cluster, services(cluster)) {
-        plan_service(cluster, &id, at, &mut hosts, &mut plan);
-    }
-    plan
+    plan_services(cluster, services(cluster), at)
 }
 
 /// Plans these services alone, as if nothing else were to be placed.
 pub(crate) fn plan_services(cluster: &State, ids: BTreeSet<ServiceId>, at: impl Into<Moment>) -> Plan {
-    let (mut plan, at) = (Plan::default(), at.into());
+    let mut plan = Plan::default();
     if !ids.is_empty() {
-        let mut hosts = HostTable::of(cluster);
-        in_order(cluster, ids).iter().for_each(|id| plan_service(cluster, id, at, &mut hosts, &mut plan));
+        let mut pass = Pass { cluster, at: at.into(), hosts: &mut HostTable::of(cluster) };
+        in_order(cluster, ids).iter().for_each(|id| pass.plan(id, &mut plan));
     }
     plan
 }
@@ -243,18 +244,21 @@ fn services(cluster: &State) -> BTreeSet<ServiceId> {
     ids
 }
 
-/// Plans a service, or the end of what it has left.
-fn plan_service(cluster: &State, id: &ServiceId, at: Moment, hosts: &mut HostTable, plan: &mut Plan) {
-    let service = cluster.service(id);
-    if let Some(service) = service {
-        scale::plan_service(cluster, id, service, at, hosts, plan);
-    }
-    for (id, instance) in cluster.instances_of(id).filter(|(_, instance)| instance.desired.want < Want::Purge) {
-        if service.is_none() {
-            plan.desire(id, Want::Purge, StopReason::Removed);
-        } else if matches!(instance.verdict, Verdict::Lost { .. }) && is_ready(cluster, instance.host) {
-            // Its host is back, and another incarnation has its slot.
-            plan.desire(id, Want::Purge, StopReason::Duplicate);
+impl Pass<'_> {
+    /// Plans a service, or the end of what it has left.
+    fn plan(&mut self, id: &ServiceId, plan: &mut Plan) {
+        let cluster = self.cluster;
+        let service = cluster.service(id);
+        if let Some(service) = service {
+            self.plan_service(id, service, plan);
+        }
+        for (id, instance) in cluster.instances_of(id).filter(|(_, instance)| instance.desired.want < Want::Purge) {
+            if service.is_none() {
+                plan.desire(id, Want::Purge, StopReason::Removed);
+            } else if matches!(instance.verdict, Verdict::Lost { .. }) && is_ready(cluster, instance.host) {
+                // Its host is back, and another incarnation has its slot.
+                plan.desire(id, Want::Purge, StopReason::Duplicate);
+            }
         }
     }
 }

@@ -16,7 +16,6 @@ use common::{
     assignment::{AssignedInstance, Assignment, registry_of},
     id::{HostId, InstanceId, ServiceId, StackId},
     instance::{Health, Phase, Verdict, Want},
-    name::Name,
     network::{Backend, Network, Overlay},
     spec::Mode,
     time::Timestamp,
@@ -93,56 +92,70 @@ fn image_of(cluster: &State, id: &InstanceId, instance: &Instance) -> String {
 /// All stacks.
 pub fn stacks(cluster: &State, now: Timestamp) -> Vec<StackView> {
     let plan = status::plan_of_restless(cluster, cluster.stacks().iter(), now);
-    cluster.stacks().iter().map(|(id, stack)| stack_view(cluster, &plan, id, stack, now)).collect()
+    let outlook = Outlook { cluster, plan, now };
+    cluster.stacks().iter().map(|(id, stack)| outlook.stack(id, stack)).collect()
 }
 
 /// One stack.
 pub fn stack(cluster: &State, id: &StackId, now: Timestamp) -> Option<StackView> {
     let stack = cluster.stacks().get(id)?;
     let plan = status::plan_of_restless(cluster, std::iter::once((id, stack)), now);
-    Some(stack_view(cluster, &plan, id, stack, now))
+    Some(Outlook { cluster, plan, now }.stack(id, stack))
 }
 
-fn stack_view(cluster: &State, plan: &Plan, id: &StackId, stack: &Stack, now: Timestamp) -> StackView {
-    let service = |(name, service): (&Name, &crate::state::Service)| {
-        let service_id = id.service(name.clone());
-        let count = |test: fn(&Instance) -> bool| {
-            let current =
-                |i: &Instance| i.fills_slot() && i.verdict == Verdict::Reachable && i.revision == service.revision;
-            cluster.instances_of(&service_id).filter(|(_, i)| current(i) && test(i)).count() as u32
+/// How things are, and what is to come of them.
+struct Outlook<'a> {
+    cluster: &'a State,
+    /// The plan of what is not at rest.
+    plan: Plan,
+    now: Timestamp,
+}
+
+impl Outlook<'_> {
+    fn stack(&self, id: &StackId, stack: &Stack) -> StackView {
+        let services = stack.services.iter();
+        StackView {
+            id: id.clone(),
+            revision: stack.revision,
+            changed_at: stack.changed_at,
+            removing: stack.removing,
+            services: services.map(|(name, service)| self.service(id.service(name.clone()), service)).collect(),
+        }
+    }
+
+    fn service(&self, id: ServiceId, service: &Service) -> ServiceView {
+        let cluster = self.cluster;
+        let serves = |i: &Instance| {
+            let is_current = i.fills_slot() && i.verdict == Verdict::Reachable && i.revision == service.revision;
+            is_current && i.observed.is_serving()
         };
+        let failed = cluster.failed_slots(&id, service).map(|(slot, why)| format!("slot {slot}: {why}"));
         ServiceView {
             spec: (*service.spec).clone(),
             address: service.reached_at(),
             revision: service.revision,
-            wanted: wanted(cluster, &service_id, service) as u32,
-            rollout: RolloutView {
-                state: service.rollout.state,
-                since: service.rollout.since,
-                from_revision: service.stable.as_ref().map(|stable| stable.revision),
-                back_from: service.rollout.back_from,
-                why: service.rollout.why.clone(),
-                output: service.rollout.output.clone(),
-                canary: canary(cluster, &service_id, service, now),
-            },
-            serving: count(|instance| instance.observed.is_serving()),
-            completed: cluster.ended_slots(&service_id, service) as u32,
-            failed: cluster
-                .failed_slots(&service_id, service)
-                .map(|(slot, why)| format!("slot {slot}: {why}"))
-                .collect(),
+            wanted: wanted(cluster, &id, service) as u32,
+            rollout: self.rollout(&id, service),
+            serving: cluster.instances_of(&id).filter(|(_, instance)| serves(instance)).count() as u32,
+            completed: cluster.ended_slots(&id, service) as u32,
+            failed: failed.collect(),
             next_run: next_run(service),
-            blocked: plan.reasons(&service_id),
-            failure: failure(cluster, &service_id),
-            id: service_id,
+            blocked: self.plan.reasons(&id),
+            failure: failure(cluster, &id),
+            id,
         }
-    };
-    StackView {
-        id: id.clone(),
-        revision: stack.revision,
-        changed_at: stack.changed_at,
-        removing: stack.removing,
-        services: stack.services.iter().map(service).collect(),
+    }
+
+    fn rollout(&self, id: &ServiceId, service: &Service) -> RolloutView {
+        RolloutView {
+            state: service.rollout.state,
+            since: service.rollout.since,
+            from_revision: service.stable.as_ref().map(|stable| stable.revision),
+            back_from: service.rollout.back_from,
+            why: service.rollout.why.clone(),
+            output: service.rollout.output.clone(),
+            canary: canary(self.cluster, id, service, self.now),
+        }
     }
 }
 

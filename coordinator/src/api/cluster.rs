@@ -81,22 +81,14 @@ async fn answering(coordinator: &Coordinator, group: &[GroupMember]) -> BTreeSet
 
 /// Replaces the cluster's times.
 #[utoipa::path(put, path = "/api/v1/cluster/settings", request_body = Settings, responses((status = 200, body = Settings)))]
-pub async fn put_settings(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    Body(settings): Body<Settings>,
-) -> Result<Json<Settings>, ApiError> {
-    coordinator.consensus.write(author, Command::PutSettings(settings)).await?;
+pub async fn put_settings(writing: Writing, Body(settings): Body<Settings>) -> Result<Json<Settings>, ApiError> {
+    writing.apply(Command::PutSettings(settings)).await?;
     Ok(Json(settings))
 }
 
 /// Asks a member to leave the group of coordinators.
 #[utoipa::path(delete, path = "/api/v1/members/{member}", params(("member" = u64, Path)), responses((status = 204)))]
-pub async fn remove_member(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(member): At<MemberId>,
-) -> Result<axum::http::StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveMember(member)).await?;
+pub async fn remove_member(writing: Writing, At(member): At<MemberId>) -> Result<axum::http::StatusCode, ApiError> {
+    writing.apply(Command::RemoveMember(member)).await?;
     Ok(axum::http::StatusCode::NO_CONTENT)
 }

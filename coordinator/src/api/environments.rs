@@ -1,6 +1,6 @@
 //! Environments.
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, http::StatusCode};
 use common::{
     api::{EnvironmentView, List},
     name::Name,
@@ -12,7 +12,6 @@ use super::{
     access::Actor,
     extract::{At, Reading, Writing},
 };
-use crate::Coordinator;
 
 /// The environments where the token holds.
 #[utoipa::path(get, path = "/api/v1/environments", responses((status = 200, body = List<EnvironmentView>)))]
@@ -27,22 +26,14 @@ pub async fn list(Extension(actor): Extension<Actor>, Reading(published): Readin
 
 /// Makes an environment; one that is there already is as good.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}", params(("environment" = String, Path)), responses((status = 204)))]
-pub async fn put(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(environment): At<Name>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::PutEnvironment(environment)).await?;
+pub async fn put(writing: Writing, At(environment): At<Name>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::PutEnvironment(environment)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes an environment that holds nothing and that no service has joined.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}", params(("environment" = String, Path)), responses((status = 204)))]
-pub async fn remove(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(environment): At<Name>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveEnvironment(environment)).await?;
+pub async fn remove(writing: Writing, At(environment): At<Name>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveEnvironment(environment)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

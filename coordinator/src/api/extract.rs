@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
-    http::{Uri, header, request::Parts},
+    http::{HeaderValue, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use common::error::{Code, Problem};
-use coordinator_core::{Author, RequestId};
+use coordinator_core::{Author, Command, Outcome, RequestId};
 use link::identity::random_bytes;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -32,28 +32,40 @@ impl FromRequestParts<Coordinator> for Reading {
     }
 }
 
-/// Whose write a request is, and which: its id comes from the `Idempotency-Key`, or is drawn.
-pub struct Writing(pub Author);
+/// A request that writes.
+pub struct Writing {
+    /// The coordinator that was asked.
+    pub coordinator: Coordinator,
+    /// Whose write it is, and which: its id comes from the `Idempotency-Key`, or is drawn.
+    pub author: Author,
+}
+
+impl Writing {
+    /// Has the one command of the request applied.
+    pub async fn apply(self, command: Command) -> Result<Outcome, Problem> {
+        self.coordinator.consensus.write(self.author, command).await
+    }
+}
 
 impl FromRequestParts<Coordinator> for Writing {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Coordinator) -> Result<Writing, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Writing, ApiError> {
+        let coordinator = coordinator.clone();
         let by = parts.extensions.get::<Actor>().and_then(|actor| Some(actor.0.as_ref()?.person.clone()));
         let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
-            return Ok(Writing(Author { request: RequestId(random_bytes()).into(), by }));
+            return Ok(Writing { coordinator, author: Author { request: RequestId(random_bytes()).into(), by } });
         };
         if key.is_empty() || key.len() > 255 {
             return Err(Problem::new(Code::InvalidRequest, "The header Idempotency-Key cannot be used")
                 .why("it has 1 to 255 characters")
                 .into());
         }
-        let caller = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-        let Some(BodyHash(body)) = parts.extensions.get::<BodyHash>() else {
+        let Some(body) = parts.extensions.get::<BodyHash>() else {
             return Err(Problem::new(Code::Internal, "The request's body was not looked at").into());
         };
-        let request = request_of(caller, parts.method.as_str(), &parts.uri, key.as_bytes(), body);
-        Ok(Writing(Author { request, by }))
+        let request = request_of(parts, key, body);
+        Ok(Writing { coordinator, author: Author { request, by } })
     }
 }
 
@@ -82,9 +94,10 @@ pub async fn note_body(request: Request, next: Next) -> Response {
 
 /// Which request it is: the same key means the same one for the same caller, method and path alone, and there only
 /// with the same query and body.
-fn request_of(caller: &[u8], method: &str, uri: &Uri, key: &[u8], body: &[u8]) -> coordinator_core::Request {
-    let id = hash(&[caller, method.as_bytes(), uri.path().as_bytes(), key]);
-    let content = hash(&[uri.query().unwrap_or_default().as_bytes(), body]);
+fn request_of(parts: &Parts, key: &HeaderValue, body: &BodyHash) -> coordinator_core::Request {
+    let caller = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    let id = hash(&[caller, parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), key.as_bytes()]);
+    let content = hash(&[parts.uri.query().unwrap_or_default().as_bytes(), &body.0]);
     coordinator_core::Request { id: RequestId(id), content }
 }
 
@@ -168,7 +181,10 @@ mod tests {
     #[test]
     fn a_key_means_one_request_of_one_caller() {
         let request = |caller: &str, method: &str, uri: &str, key: &str, body: &str| {
-            request_of(caller.as_bytes(), method, &uri.parse().expect("an address"), key.as_bytes(), body.as_bytes())
+            let asked = Request::builder().method(method).uri(uri).header(header::AUTHORIZATION, caller);
+            let (parts, ()) = asked.body(()).expect("a request").into_parts();
+            let key = HeaderValue::from_str(key).expect("a key");
+            request_of(&parts, &key, &BodyHash(body.as_bytes().to_vec()))
         };
         let first = request("ann", "PUT", "/keys/k1", "23", "v");
         assert_eq!(request("ann", "PUT", "/keys/k1", "23", "v"), first, "a repetition");

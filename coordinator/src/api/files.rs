@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
 };
@@ -25,7 +24,7 @@ use super::{
     ApiError,
     extract::{At, RawBody, Reading, Writing},
 };
-use crate::{Coordinator, seal::Seals};
+use crate::seal::Seals;
 
 fn of_environment(environment: Name, kind: FileKind, name: Name) -> FileId {
     FileId { environment, stack: None, kind, name }
@@ -87,12 +86,8 @@ pub fn new_files(
     Ok(new)
 }
 
-async fn put(
-    coordinator: &Coordinator,
-    author: coordinator_core::Author,
-    id: FileId,
-    bytes: &[u8],
-) -> Result<Json<FilePut>, ApiError> {
+async fn put(writing: Writing, id: FileId, bytes: &[u8]) -> Result<Json<FilePut>, ApiError> {
+    let Writing { coordinator, author } = writing;
     let published = coordinator.consensus.read().await?;
     if let Some(version) = same(&coordinator.seals, &published.cluster, &id, bytes) {
         return Ok(Json(FilePut { version, stacks: Vec::new() }));
@@ -105,12 +100,8 @@ async fn put(
     Ok(Json(FilePut { version, stacks }))
 }
 
-async fn remove(
-    coordinator: &Coordinator,
-    author: coordinator_core::Author,
-    id: FileId,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveFile(id)).await?;
+async fn remove(writing: Writing, id: FileId) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveFile(id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -126,22 +117,20 @@ pub async fn list_secrets(
 /// Sets a secret; the body is its value. Services that use it are rolled out.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/secrets/{name}", params(("environment" = String, Path), ("name" = String, Path)), request_body(content = String, content_type = "application/octet-stream"), responses((status = 200, body = FilePut)))]
 pub async fn put_secret(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, name)): At<(Name, Name)>,
     RawBody(value): RawBody,
 ) -> Result<Json<FilePut>, ApiError> {
-    put(&coordinator, author, of_environment(environment, FileKind::Secret, name), &value).await
+    put(writing, of_environment(environment, FileKind::Secret, name), &value).await
 }
 
 /// Removes a secret that no service uses.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/secrets/{name}", params(("environment" = String, Path), ("name" = String, Path)), responses((status = 204)))]
 pub async fn remove_secret(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, name)): At<(Name, Name)>,
 ) -> Result<StatusCode, ApiError> {
-    remove(&coordinator, author, of_environment(environment, FileKind::Secret, name)).await
+    remove(writing, of_environment(environment, FileKind::Secret, name)).await
 }
 
 /// The configs of an environment, without their contents.
@@ -171,20 +160,18 @@ pub async fn get_config(
 /// Sets a config; the body is its content. Services that use it are rolled out.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/configs/{name}", params(("environment" = String, Path), ("name" = String, Path)), request_body(content = String, content_type = "application/octet-stream"), responses((status = 200, body = FilePut)))]
 pub async fn put_config(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, name)): At<(Name, Name)>,
     RawBody(content): RawBody,
 ) -> Result<Json<FilePut>, ApiError> {
-    put(&coordinator, author, of_environment(environment, FileKind::Config, name), &content).await
+    put(writing, of_environment(environment, FileKind::Config, name), &content).await
 }
 
 /// Removes a config that no service uses.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/configs/{name}", params(("environment" = String, Path), ("name" = String, Path)), responses((status = 204)))]
 pub async fn remove_config(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, name)): At<(Name, Name)>,
 ) -> Result<StatusCode, ApiError> {
-    remove(&coordinator, author, of_environment(environment, FileKind::Config, name)).await
+    remove(writing, of_environment(environment, FileKind::Config, name)).await
 }

@@ -1,6 +1,6 @@
 //! Hosts.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use common::{
     api::{DrainPlan, HostView, List, PutAvailability, PutHostLabels, WantedAvailability},
     error::{Code, Problem},
@@ -15,7 +15,6 @@ use super::{
     ApiError,
     extract::{At, Body, Reading, Writing},
 };
-use crate::Coordinator;
 
 /// How long instances of a host that is emptied may wait for a successor, unless the request says.
 const DRAIN_WITHIN: Span = Span::minutes(60);
@@ -39,26 +38,24 @@ pub async fn get(Reading(published): Reading, At(host): At<String>) -> Result<Js
 /// Ends a host: its certificate is refused and its instances are replaced.
 #[utoipa::path(delete, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "id or name")), responses((status = 204)))]
 pub async fn remove(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At(host): At<String>,
 ) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveHost(find(&published.cluster, &host)?)).await?;
+    writing.apply(Command::RemoveHost(find(&published.cluster, &host)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Replaces the labels of a host.
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/labels", params(("host" = String, Path, description = "id or name")), request_body = PutHostLabels, responses((status = 204)))]
 pub async fn put_labels(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At(host): At<String>,
     Body(put): Body<PutHostLabels>,
 ) -> Result<StatusCode, ApiError> {
     let host = find(&published.cluster, &host)?;
-    coordinator.consensus.write(author, Command::PutHostLabels { host, labels: put.labels }).await?;
+    writing.apply(Command::PutHostLabels { host, labels: put.labels }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -66,9 +63,8 @@ pub async fn put_labels(
 /// emptied as others take over; in maintenance, nothing runs there.
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/availability", params(("host" = String, Path, description = "id or name")), request_body = PutAvailability, responses((status = 200, body = DrainPlan, description = "What emptying it does to its instances; none are listed for the others")))]
 pub async fn put_availability(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At(host): At<String>,
     Body(put): Body<PutAvailability>,
 ) -> Result<Json<DrainPlan>, ApiError> {
@@ -89,7 +85,7 @@ pub async fn put_availability(
         }
     };
     if !put.dry_run {
-        coordinator.consensus.write(author, Command::SetAvailability { host: host_id, availability }).await?;
+        writing.apply(Command::SetAvailability { host: host_id, availability }).await?;
     }
     let name = published.cluster.hosts().get(&host_id).ok_or_else(|| missing(&host))?.name.clone();
     Ok(Json(plan.unwrap_or(DrainPlan { host: name, instances: Vec::new() })))
@@ -98,14 +94,13 @@ pub async fn put_availability(
 /// Says how much of a host may be reserved, in hundredths of what it has.
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/oversubscription", params(("host" = String, Path, description = "id or name")), request_body = Oversubscription, responses((status = 204)))]
 pub async fn oversubscribe(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At(host): At<String>,
     Body(oversubscription): Body<Oversubscription>,
 ) -> Result<StatusCode, ApiError> {
     let host = find(&published.cluster, &host)?;
-    coordinator.consensus.write(author, Command::Oversubscribe { host, oversubscription }).await?;
+    writing.apply(Command::Oversubscribe { host, oversubscription }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -55,9 +55,8 @@ pub async fn list(
 /// Moves instances, one of a service after the other, to hosts that suit them better; says which would move now.
 #[utoipa::path(post, path = "/api/v1/environments/{environment}/rebalance", params(("environment" = String, Path)), request_body = Rebalance, responses((status = 200, body = List<MovedInstance>)))]
 pub async fn rebalance(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At(environment): At<Name>,
     Body(asked): Body<Rebalance>,
 ) -> Result<Json<List<MovedInstance>>, ApiError> {
@@ -74,7 +73,7 @@ pub async fn rebalance(
     }
     let items = view::rebalance_plan(cluster, &services, now());
     if !asked.dry_run && !services.is_empty() {
-        coordinator.consensus.write(author, Command::Rebalance { services }).await?;
+        writing.apply(Command::Rebalance { services }).await?;
     }
     Ok(Json(List { index: cluster.index(), items }))
 }
@@ -92,6 +91,17 @@ pub struct LogQuery {
     /// The sidekick, or `_step-1` for the first step before the start; the main container if absent.
     #[param(value_type = Option<String>)]
     part: Option<Part>,
+}
+
+impl LogQuery {
+    /// What is asked of an instance's host.
+    fn of(self, instance: &InstanceId) -> Result<LogRequest, Problem> {
+        let LogQuery { tail, follow, after, part } = self;
+        if let Some(after) = after.as_deref().filter(|after| !is_moment(after)) {
+            return Err(Problem::new(Code::InvalidRequest, format!("{after:?} is not the time of a piece of output")));
+        }
+        Ok(LogRequest { part: instance.part(part.unwrap_or(Part::Main)), tail, follow, after })
+    }
 }
 
 /// A piece of output, one JSON object a line.
@@ -119,14 +129,7 @@ pub async fn logs(
     let service = StackId { environment, stack }.service(service);
     let malformed = |_| Problem::new(Code::InvalidRequest, format!("{instance:?} is not an instance such as 1.1"));
     let id: InstanceId = format!("{service}/{instance}").parse().map_err(malformed)?;
-    let part = id.part(query.part.unwrap_or(Part::Main));
-    let LogQuery { tail, follow, after, .. } = query;
-    if let Some(after) = after.as_deref().filter(|after| !is_moment(after)) {
-        return Err(
-            Problem::new(Code::InvalidRequest, format!("{after:?} is not the time of a piece of output")).into()
-        );
-    }
-    let mut stream = coordinator.dispatch.logs(LogRequest { part, tail, follow, after }).await?;
+    let mut stream = coordinator.dispatch.logs(query.of(&id)?).await?;
     // The first frame tells whether there is any output: a failure becomes a status.
     let first = match stream.incoming.receive::<LogFrame>().await {
         Ok(Some(LogFrame::Failed(problem))) => return Err(problem.into()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use common::{
     api::{KeyView, List},
     error::{Code, Problem},
@@ -14,7 +14,6 @@ use super::{
     ApiError,
     extract::{At, RawBody, Reading, Writing},
 };
-use crate::Coordinator;
 
 /// Most keys in one answer.
 const PAGE: usize = 10_000;
@@ -53,25 +52,17 @@ pub async fn get(
 /// Writes a key; the body is the value.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), request_body(content = String, content_type = "text/plain"), responses((status = 204)))]
 pub async fn put(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, key)): At<(Name, String)>,
     RawBody(value): RawBody,
 ) -> Result<StatusCode, ApiError> {
-    coordinator
-        .consensus
-        .write(author, Command::PutKey { environment, key: key.into(), value: Arc::from(&value[..]) })
-        .await?;
+    writing.apply(Command::PutKey { environment, key: key.into(), value: Arc::from(&value[..]) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes a key.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/keys/{*key}", params(("environment" = String, Path), ("key" = String, Path)), responses((status = 204)))]
-pub async fn remove(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At((environment, key)): At<(Name, String)>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveKey { environment, key: key.into() }).await?;
+pub async fn remove(writing: Writing, At((environment, key)): At<(Name, String)>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveKey { environment, key: key.into() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

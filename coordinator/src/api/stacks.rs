@@ -3,7 +3,7 @@
 use link::clock::now;
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use common::{
     api::{DeploymentStatus, List, PutRollout, PutStack, RevisionView, ScaleService, StackPlan, StackView},
     error::{Code, Problem},
@@ -18,7 +18,6 @@ use super::{
     extract::{At, Body, Reading, Writing},
     files,
 };
-use crate::Coordinator;
 
 /// Longest note in a stack's history, in bytes.
 const MAX_WHAT: usize = 500;
@@ -57,12 +56,12 @@ pub async fn deployment(
 /// Makes a stack what the spec says, or only plans it.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), request_body = PutStack, responses((status = 200, body = StackPlan)))]
 pub async fn put(
-    State(coordinator): State<Coordinator>,
     Reading(published): Reading,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, stack)): At<(Name, Name)>,
     Body(put): Body<PutStack>,
 ) -> Result<Json<StackPlan>, ApiError> {
+    let Writing { coordinator, author } = writing;
     let id = StackId { environment, stack };
     let what = put.what.unwrap_or_else(|| "deployed".to_owned());
     if what.len() > MAX_WHAT {
@@ -96,45 +95,38 @@ pub async fn put(
 
 /// Ends a stack and all its instances; volumes stay.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 204)))]
-pub async fn remove(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At((environment, stack)): At<(Name, Name)>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveStack(StackId { environment, stack })).await?;
+pub async fn remove(writing: Writing, At((environment, stack)): At<(Name, Name)>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveStack(StackId { environment, stack })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Changes the number of instances of a service.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/scale", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = ScaleService, responses((status = 204)))]
 pub async fn scale(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
     Body(scale): Body<ScaleService>,
 ) -> Result<StatusCode, ApiError> {
     let id = StackId { environment, stack }.service(service);
-    coordinator.consensus.write(author, Command::ScaleService { id, replicas: scale.replicas }).await?;
+    writing.apply(Command::ScaleService { id, replicas: scale.replicas }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Tries what has failed of a service again at once, and forgets how often it has.
 #[utoipa::path(delete, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/backoff", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), responses((status = 204)))]
 pub async fn retry(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
 ) -> Result<StatusCode, ApiError> {
     let service = StackId { environment, stack }.service(service);
-    coordinator.consensus.write(author, Command::Retry(service)).await?;
+    writing.apply(Command::Retry(service)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Pauses the change of a service to a revision, lets it go on, or lets the rest follow its canary.
 #[utoipa::path(put, path = "/api/v1/environments/{environment}/stacks/{stack}/services/{service}/rollout", params(("environment" = String, Path), ("stack" = String, Path), ("service" = String, Path)), request_body = PutRollout, responses((status = 204)))]
 pub async fn rollout(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At((environment, stack, service)): At<(Name, Name, Name)>,
     Body(put): Body<PutRollout>,
 ) -> Result<StatusCode, ApiError> {
@@ -149,7 +141,7 @@ pub async fn rollout(
             .why("a promotion needs the state rolling")
             .into());
     }
-    let by = author.by.as_ref().map_or_else(String::new, |by| format!(" by {}", by.name));
+    let by = writing.author.by.as_ref().map_or_else(String::new, |by| format!(" by {}", by.name));
     let why = format!("paused{by}");
     let expect_revision = put.revision;
     let command = if put.promote {
@@ -157,7 +149,7 @@ pub async fn rollout(
     } else {
         Command::MoveRollout { service, expect_revision, state: put.state, why }
     };
-    coordinator.consensus.write(author, command).await?;
+    writing.apply(command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use link::clock::now;
 use std::net::IpAddr;
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, http::StatusCode};
 use common::{
     api::{
         ApiTokenCreated, ApiTokenView, CreateApiToken, CreateJoinToken, JoinTokenCreated, JoinTokenView, List,
@@ -13,7 +13,7 @@ use common::{
     error::{Code, Problem},
     role::Grant,
     secret::Secret,
-    time::Span,
+    time::{Span, Timestamp},
     token::{ApiToken, JoinRole, JoinToken, SecretHash, TokenId},
 };
 use coordinator_core::{
@@ -57,60 +57,49 @@ pub async fn list_join(Reading(published): Reading) -> Json<List<JoinTokenView>>
 /// Makes a join token. The answer is the only place where it is shown.
 #[utoipa::path(post, path = "/api/v1/join-tokens", request_body = CreateJoinToken, responses((status = 201, body = JoinTokenCreated)))]
 pub async fn create_join(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     Body(asked): Body<CreateJoinToken>,
 ) -> Result<(StatusCode, Json<JoinTokenCreated>), ApiError> {
+    let Writing { coordinator, author } = writing;
     let published = coordinator.consensus.read().await?;
     let root_pin = join::root_pin(&published.cluster).ok_or_else(no_leader)?;
     let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
-    let (ttl, max_uses) = limits(&asked)?;
-    let from = asked.cidr.as_deref().map(parse_cidr).transpose()?;
-    let id = TokenId(random_bytes());
     let request = author.request;
+    let (id, now) = (TokenId(random_bytes()), now());
     let secret = secret_of(&coordinator.seals, JOIN, id, &request);
-    let now = now();
-    let new = NewJoinToken {
-        id,
-        secret: SecretHash::of(&secret),
-        role: asked.role,
-        expires_at: now + ttl,
-        max_uses,
-        labels: asked.labels,
-        from,
-    };
-    let record = JoinTokenRecord {
-        secret: new.secret,
-        role: new.role,
-        created_at: now,
-        expires_at: new.expires_at,
-        max_uses,
-        labels: new.labels.clone(),
-        from,
-        revoked: false,
-        uses: Vec::new(),
-    };
+    let new = new_join_token(id, SecretHash::of(&secret), asked, now)?;
+    let (role, expires_at, max_uses) = (new.role, new.expires_at, new.max_uses);
+    let view = JoinTokenView { id, role, created_at: now, expires_at, max_uses, revoked: false, uses: Vec::new() };
     let made = put_token(&coordinator, author, Command::PutJoinToken(Box::new(new))).await?;
-    let (secret, record) = if made == id {
-        (secret, record)
+    let (secret, view) = if made == id {
+        (secret, view)
     } else {
         let secret = secret_of(&coordinator.seals, JOIN, made, &request);
         let published = coordinator.consensus.read().await?;
         let known = published.cluster.join_tokens().get(&made).filter(|known| fits(known.secret, &secret));
-        (secret, known.ok_or_else(|| made_before("join token", made, "wharf host revoke"))?.clone())
+        (secret, join_view(made, known.ok_or_else(|| made_before("join token", made, "wharf host revoke"))?))
     };
     let text = JoinToken { id: made, pin: root_pin, secret }.reveal();
-    let view = join_view(made, &record);
     let script = join::script(&coordinator, &published.cluster)?;
-    Ok((
-        StatusCode::CREATED,
-        Json(JoinTokenCreated {
-            view,
-            line: join::install_line(&join_pin, coordinator.advertise, &text),
-            other_ways: join::other_ways(&script, coordinator.advertise, &text),
-            token: text,
-        }),
-    ))
+    let created = JoinTokenCreated {
+        view,
+        line: join::install_line(&join_pin, coordinator.advertise, &text),
+        other_ways: join::other_ways(&script, coordinator.advertise, &text),
+        token: text,
+    };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// What is asked for, if it is within the limits.
+fn new_join_token(
+    id: TokenId,
+    secret: SecretHash,
+    asked: CreateJoinToken,
+    now: Timestamp,
+) -> Result<NewJoinToken, Problem> {
+    let (ttl, max_uses) = limits(&asked)?;
+    let from = asked.cidr.as_deref().map(parse_cidr).transpose()?;
+    Ok(NewJoinToken { id, secret, role: asked.role, expires_at: now + ttl, max_uses, labels: asked.labels, from })
 }
 
 fn limits(asked: &CreateJoinToken) -> Result<(Span, u32), Problem> {
@@ -142,12 +131,8 @@ fn parse_cidr(text: &str) -> Result<(IpAddr, u8), Problem> {
 
 /// Revokes a join token.
 #[utoipa::path(delete, path = "/api/v1/join-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
-pub async fn revoke_join(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(token): At<TokenId>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RevokeJoinToken(token)).await?;
+pub async fn revoke_join(writing: Writing, At(token): At<TokenId>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RevokeJoinToken(token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -168,10 +153,10 @@ pub async fn list_api(Extension(actor): Extension<Actor>, Reading(published): Re
 /// Makes an API token. The answer is the only place where it is shown.
 #[utoipa::path(post, path = "/api/v1/api-tokens", request_body = CreateApiToken, responses((status = 201, body = ApiTokenCreated)))]
 pub async fn create_api(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     Body(asked): Body<CreateApiToken>,
 ) -> Result<(StatusCode, Json<ApiTokenCreated>), ApiError> {
+    let Writing { coordinator, author } = writing;
     let id = TokenId(random_bytes());
     let request = author.request;
     let secret = secret_of(&coordinator.seals, API, id, &request);
@@ -226,12 +211,8 @@ fn made_before(kind: &str, id: TokenId, end: &str) -> Problem {
 
 /// Ends an API token.
 #[utoipa::path(delete, path = "/api/v1/api-tokens/{token}", params(("token" = String, Path)), responses((status = 204)))]
-pub async fn remove_api(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(token): At<TokenId>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveApiToken(token)).await?;
+pub async fn remove_api(writing: Writing, At(token): At<TokenId>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveApiToken(token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -248,8 +229,7 @@ pub async fn list_registries(Reading(published): Reading) -> Json<List<RegistryV
 /// Sets the credentials of a registry.
 #[utoipa::path(put, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), request_body = PutRegistry, responses((status = 204)))]
 pub async fn put_registry(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
+    writing: Writing,
     At(registry): At<String>,
     Body(put): Body<PutRegistry>,
 ) -> Result<StatusCode, ApiError> {
@@ -265,17 +245,13 @@ pub async fn put_registry(
             .into());
     }
     let credentials = RegistryCredentials { registry, username: put.username, password: Secret::new(put.password) };
-    coordinator.consensus.write(author, Command::PutRegistry(credentials)).await?;
+    writing.apply(Command::PutRegistry(credentials)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Forgets the credentials of a registry.
 #[utoipa::path(delete, path = "/api/v1/registries/{registry}", params(("registry" = String, Path)), responses((status = 204)))]
-pub async fn remove_registry(
-    State(coordinator): State<Coordinator>,
-    Writing(author): Writing,
-    At(registry): At<String>,
-) -> Result<StatusCode, ApiError> {
-    coordinator.consensus.write(author, Command::RemoveRegistry(registry)).await?;
+pub async fn remove_registry(writing: Writing, At(registry): At<String>) -> Result<StatusCode, ApiError> {
+    writing.apply(Command::RemoveRegistry(registry)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,7 +5,10 @@ use link::clock::now;
 use std::time::{Duration, Instant};
 
 use common::{api::Settings, time::Span};
-use coordinator_core::{Command, Proposal, lease};
+use coordinator_core::{
+    Command, Proposal,
+    lease::{self, Silence},
+};
 
 use super::Dispatch;
 
@@ -41,8 +44,9 @@ fn judge_all(dispatch: &Dispatch, leading_since: Instant, settings: Settings) ->
     let judged = published.cluster.hosts().iter().filter_map(|(id, host)| {
         let heard = dispatch.heard(*id);
         let silence = heard.unwrap_or(leading_since).max(leading_since).elapsed();
-        let silence = Span(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
-        let liveness = lease::judge(host.liveness, heard.is_some(), silence, &settings, now())?;
+        let lasts = Span(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        let silence = Silence { lasts, was_heard: heard.is_some() };
+        let liveness = lease::judge(host.liveness, silence, &settings, now())?;
         Some(Command::HostLiveness { host: *id, liveness }.into())
     });
     judged.collect()

@@ -22,7 +22,8 @@ use common::{
 use coordinator_core::{
     Batch, Command, Moment, Planner, Proposal, RequestId, State,
     command::{Admission, Authority, Genesis, NewJoinToken},
-    lease, plan, view,
+    lease::{self, Silence},
+    plan, view,
 };
 
 use crate::{
@@ -398,9 +399,9 @@ impl World {
     fn judge_leases(&mut self) {
         let judged = self.cluster.hosts().iter().filter_map(|(id, host)| {
             let heard = self.heard.get(id).copied();
-            let silence = self.now.since(heard.unwrap_or(self.leading_since).max(self.leading_since));
-            let liveness =
-                lease::judge(host.liveness, heard.is_some(), silence, &self.cluster.settings(), self.leaders_clock())?;
+            let lasts = self.now.since(heard.unwrap_or(self.leading_since).max(self.leading_since));
+            let silence = Silence { lasts, was_heard: heard.is_some() };
+            let liveness = lease::judge(host.liveness, silence, &self.cluster.settings(), self.leaders_clock())?;
             Some(Command::HostLiveness { host: *id, liveness })
         });
         let judged = judged.collect();

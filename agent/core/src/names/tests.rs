@@ -1,6 +1,6 @@
 //! Names as a container, a host and a stranger would ask for them.
 
-use common::directory::Endpoint;
+use common::directory::{Endpoint, Listing};
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn further_names_count_on_the_network_that_they_were_given_on() {
     put("default/shop/db", 5, vec![network("back", &["both"]), network("default", &["open"])]);
     let asked = |service: &str, name: &str| {
         let asker = Asker::Instance(id(&format!("{service}/1.1")));
-        match answer(&directory, &NetworkPlan::default(), &asker, name, Kind::Address) {
+        match answer(&directory, &NetworkPlan::default(), Question { asker: &asker, name, kind: Kind::Address }) {
             Answer::Known(records) => records
                 .iter()
                 .map(|r| format!("{r:?}").replace("Address(10.43.0.", "").replace(')', ""))
@@ -82,7 +82,7 @@ fn further_names_count_on_the_network_that_they_were_given_on() {
 }
 
 fn ask(asker: &Asker, name: &str, kind: Kind) -> Answer {
-    answer(&directory(), &NetworkPlan::default(), asker, name, kind)
+    answer(&directory(), &NetworkPlan::default(), Question { asker, name, kind })
 }
 
 fn shop() -> Asker {

@@ -22,7 +22,8 @@ fn underlay() -> Underlay {
 fn rendered(backend: Backend, peers: Peers) -> HostNetwork {
     let plan = NetworkPlan { backend, ..NetworkPlan::default() };
     let key = Some(WireguardKey([1; 32]));
-    render(Overlay { plan, own: subnet(1) }, peers, Live::default(), underlay(), key).expect("it can be had")
+    render(Overlay { plan, own: subnet(1) }, peers, Live::default(), HostEnd { underlay: underlay(), key })
+        .expect("it can be had")
 }
 
 fn wanted(peers: &[u8]) -> HostNetwork {
@@ -155,7 +156,8 @@ fn a_peer_without_an_address_that_the_overlay_can_use_is_no_hindrance_to_the_oth
 fn where_encryption_is_asked_for_there_is_no_other_way() {
     let plan = NetworkPlan { backend: Backend::Wireguard, ..NetworkPlan::default() };
     let overlay = Overlay { plan, own: subnet(1) };
-    let why = render(overlay, [peer(2)].into(), Live::default(), underlay(), None).expect_err("it cannot be had");
+    let why = render(overlay, [peer(2)].into(), Live::default(), HostEnd { underlay: underlay(), key: None })
+        .expect_err("it cannot be had");
     assert!(why.contains("/dev/net/tun"), "{why}");
 }
 

@@ -33,27 +33,31 @@ const NOBODY: &str = "65534:65534";
 /// The network that containers of a host share.
 pub(super) const NETWORK: &str = "wharf";
 
+/// The cluster and the host that containers are made for.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) cluster: ClusterId,
+    pub(super) places: &'a Places,
+}
+
 /// The container of an instance's part.
 ///
 /// `guarded` are the words of a strict singleton's program, which the guard runs.
 pub(super) fn container(
     instance: &AssignedInstance,
     part: &Part,
-    cluster: ClusterId,
-    places: &Places,
+    site: Site<'_>,
     guarded: Option<Vec<String>>,
 ) -> ContainerCreateBody {
-    let Some(spec) = instance.spec.container_of(part) else { return holder(instance, cluster, places) };
+    let Some(spec) = instance.spec.container_of(part) else { return holder(instance, site) };
     let guarded = guarded.map(|words| [vec![guard::PROGRAM.to_owned()], words].concat());
-    let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
-    labels.extend(own_labels(instance, part, cluster));
-    let mut environment: Vec<String> = spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    environment.extend(own_environment(instance));
-    environment.extend(devices::environment(instance, part));
+    let environment = spec.environment.iter().map(|(key, value)| format!("{key}={value}"));
+    let environment = environment.chain(own_environment(instance)).chain(devices::environment(instance, part));
+    let labels = spec.labels.clone().into_iter().chain(own_labels(instance, part, site.cluster));
     let positive = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
     let binds = mounts::binds(spec);
     let host = HostConfig {
-        mounts: Some(mounts::mounts(instance, part, spec, cluster, places)),
+        mounts: Some(mounts::mounts(instance, part, spec, site)),
         binds: (!binds.is_empty()).then_some(binds),
         memory: positive(spec.limits.memory.0),
         memory_reservation: positive(spec.reservations.memory.0),
@@ -67,8 +71,8 @@ pub(super) fn container(
         entrypoint: guarded.or_else(|| spec.entrypoint.clone()),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
-        env: Some(environment),
-        labels: Some(labels),
+        env: Some(environment.collect()),
+        labels: Some(labels.collect()),
         exposed_ports: Some(exposed_ports(instance, part)),
         healthcheck: spec.healthcheck.as_ref().map(health),
         tty: spec.tty.then_some(true),
@@ -81,18 +85,18 @@ pub(super) fn container(
 }
 
 /// The container that holds the network of an instance. It needs an image, and nothing of it.
-fn holder(instance: &AssignedInstance, cluster: ClusterId, places: &Places) -> ContainerCreateBody {
+fn holder(instance: &AssignedInstance, site: Site<'_>) -> ContainerCreateBody {
     let part = &Part::Network;
     ContainerCreateBody {
         image: Some(instance.image.clone()),
         entrypoint: Some(vec![crate::holder::PROGRAM.to_owned()]),
         user: Some(NOBODY.to_owned()),
         working_dir: Some("/".to_owned()),
-        labels: Some(own_labels(instance, part, cluster).into()),
+        labels: Some(own_labels(instance, part, site.cluster).into()),
         exposed_ports: Some(exposed_ports(instance, part)),
         healthcheck: Some(health(&HealthCheck::none())),
         host_config: Some(HostConfig {
-            mounts: Some(vec![mounts::shown(places.binary(), crate::holder::PROGRAM)]),
+            mounts: Some(vec![mounts::shown(site.places.binary(), crate::holder::PROGRAM)]),
             sysctls: surroundings::network_sysctls(instance),
             ..host_config(instance, part, &LogSpec::default(), HostConfig::default())
         }),
@@ -221,7 +225,7 @@ pub(super) fn taken_port(message: &str) -> Option<u16> {
 #[cfg(test)]
 fn sample(instance: &AssignedInstance, part: &Part) -> ContainerCreateBody {
     let places = Places::new(std::path::Path::new("/state"), std::path::Path::new("/memory"));
-    container(instance, part, ClusterId([1; 10]), &places, None)
+    container(instance, part, Site { cluster: ClusterId([1; 10]), places: &places }, None)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use common::{
     host::{Availability, Liveness},
     id::{HostId, ServiceId},
     quantity::{Bytes, MilliCpu},
-    spec::{Constraint, Mode, Resources, ServiceSpec},
+    spec::{Mode, Resources, ServiceSpec},
     time::Timestamp,
 };
 
@@ -144,33 +144,19 @@ impl Row {
         Bytes(self.capacity.memory.0.saturating_sub(self.taken.reserved.memory.0))
     }
 
-    /// The first filter that keeps an instance away; `need` is what it reserves, `own` is how many of its service there are here, `unmet` finds
-    /// a constraint that the host does not meet.
-    pub(super) fn refusal<'c>(
-        &self,
-        spec: &ServiceSpec,
-        need: Resources,
-        own: u32,
-        now: Timestamp,
-        unmet: impl FnOnce() -> Option<&'c Constraint>,
-    ) -> Option<Refusal> {
-        if let Some(refusal) = self.refusal_of_all(now) {
-            return Some(refusal);
-        }
-        if let Some(constraint) = unmet() {
-            return Some(Refusal::Constraint(constraint.to_string()));
-        }
+    /// What an instance that reserves as much would lack here.
+    pub(super) fn lacks(&self, need: Resources) -> Option<Refusal> {
         if need.cpu > self.free_cpu() {
-            return Some(Refusal::Cpu);
+            Some(Refusal::Cpu)
+        } else if need.memory > self.free_memory() {
+            Some(Refusal::Memory)
+        } else {
+            None
         }
-        if need.memory > self.free_memory() {
-            return Some(Refusal::Memory);
-        }
-        spec.max_per_host.filter(|most| own >= *most).map(Refusal::Full)
     }
 
     /// What keeps instances of all services away.
-    fn refusal_of_all(&self, now: Timestamp) -> Option<Refusal> {
+    pub(super) fn refusal_of_all(&self, now: Timestamp) -> Option<Refusal> {
         if self.is_open {
             None
         } else if self.host.liveness != Liveness::Ready || self.host.facts.is_none() {

@@ -9,7 +9,7 @@ use common::{
     time::Timestamp,
 };
 
-use super::{HostTable, Moment, Plan, in_order, plan_service, services};
+use super::{HostTable, Moment, Pass, Plan, in_order, services};
 use crate::{
     Changes, State,
     state::{Service, Stack},
@@ -60,7 +60,7 @@ impl Planner {
         let mut plan = Plan::default();
         for id in in_order(cluster, dirty) {
             let mut part = Plan::default();
-            plan_service(cluster, &id, at, &mut seen.hosts, &mut part);
+            Pass { cluster, at, hosts: &mut seen.hosts }.plan(&id, &mut part);
             seen.note(id, &part);
             plan.add(part);
         }
@@ -80,12 +80,9 @@ impl Seen {
 
     /// Takes up a new state; the services to look at.
     fn take_up(&mut self, cluster: &State, now: Timestamp) -> BTreeSet<ServiceId> {
-        let is_due = |pending: &Pending| pending.always || pending.wake_at.is_some_and(|at| at <= now);
-        let mut dirty: BTreeSet<ServiceId> =
-            self.pending.iter().filter(|(_, pending)| is_due(pending)).map(|(id, _)| id.clone()).collect();
+        let mut dirty = self.due(now);
         let mut changed: BTreeSet<HostId> = BTreeSet::new();
         let before = std::mem::replace(&mut self.cluster, cluster.clone());
-
         let changes = Changes::between(&before, cluster);
         for change in changes.stacks() {
             let id = change.key;
@@ -116,11 +113,21 @@ impl Seen {
         if hosts_changed || (instances_changed && !self.hosts.emptied().is_empty()) {
             dirty.extend(self.global.iter().cloned());
         } else if instances_changed {
-            let asks = |service: &Service| service.spec.constraints.iter().any(Constraint::asks_for_neighbours);
-            let follow = self.global.iter().filter(|id| cluster.service(id).is_some_and(asks));
-            dirty.extend(follow.cloned());
+            dirty.extend(self.followers().cloned());
         }
         dirty
+    }
+
+    /// The services to look at again whatever has changed.
+    fn due(&self, now: Timestamp) -> BTreeSet<ServiceId> {
+        let is_due = |pending: &Pending| pending.always || pending.wake_at.is_some_and(|at| at <= now);
+        self.pending.iter().filter(|(_, pending)| is_due(pending)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The services that depend on which hosts there are by what runs on those.
+    fn followers(&self) -> impl Iterator<Item = &ServiceId> {
+        let asks = |service: &Service| service.spec.constraints.iter().any(Constraint::asks_for_neighbours);
+        self.global.iter().filter(move |id| self.cluster.service(id).is_some_and(asks))
     }
 
     fn note(&mut self, id: ServiceId, part: &Plan) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use common::{
-    id::{HostId, InstanceId, ServiceId},
+    id::HostId,
     spec::{Constraint, Mode, Resources, ServiceSpec},
     time::Timestamp,
 };
@@ -15,12 +15,10 @@ use common::{
 use super::{
     Blocked,
     hosts::{Booked, HostTable, Row},
+    scale::Subject,
     unfit::Refusal,
 };
-use crate::{
-    State,
-    state::{Candidate, Instance},
-};
+use crate::state::{Candidate, Instance};
 
 /// What is to be placed, and where it may go at all.
 pub(super) struct Seat<'a> {
@@ -50,13 +48,11 @@ pub(super) struct Choice {
 /// Places the instances of one service.
 pub(super) struct Placer<'a> {
     hosts: &'a mut HostTable,
-    cluster: &'a State,
-    id: &'a ServiceId,
+    subject: &'a Subject<'a>,
+    /// What an instance is made from.
     spec: &'a Arc<ServiceSpec>,
-    /// What an instance of it reserves.
+    /// What it reserves.
     need: Resources,
-    instances: &'a [(&'a InstanceId, &'a Instance)],
-    now: Timestamp,
     /// How many instances of the service each host has, by row; counted when the first one is placed.
     own: Vec<u32>,
     /// The rows of the hosts by their numbers, for a global service.
@@ -85,23 +81,13 @@ type Ranked = Reverse<(Rank, usize, u32)>;
 type Rank = (bool, usize, u32, u64);
 
 impl<'a> Placer<'a> {
-    /// For a service with these instances.
-    pub(super) fn new(
-        hosts: &'a mut HostTable,
-        cluster: &'a State,
-        id: &'a ServiceId,
-        spec: &'a Arc<ServiceSpec>,
-        instances: &'a [(&'a InstanceId, &'a Instance)],
-        now: Timestamp,
-    ) -> Placer<'a> {
+    pub(super) fn new(hosts: &'a mut HostTable, subject: &'a Subject<'a>) -> Placer<'a> {
+        let spec = &subject.service.spec;
         Placer {
             hosts,
-            cluster,
-            id,
+            subject,
             spec,
             need: spec.reservations(),
-            instances,
-            now,
             own: Vec::new(),
             by_number: BTreeMap::new(),
             is_first: true,
@@ -115,13 +101,13 @@ impl<'a> Placer<'a> {
         if !self.own.is_empty() {
             return;
         }
-        self.shunned = self.cluster.shunned_by(self.id);
+        self.shunned = self.subject.cluster.shunned_by(self.subject.id);
         self.own = vec![0; self.hosts.rows().len()];
         if self.spec.mode == Mode::Global {
             self.by_number =
                 self.hosts.rows().iter().enumerate().map(|(index, row)| (row.host.number, index)).collect();
         }
-        for (_, instance) in self.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
+        for (_, instance) in self.subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
             if let Some(index) = self.hosts.index_of(instance.host) {
                 self.own[index] += 1;
             }
@@ -153,7 +139,7 @@ impl<'a> Placer<'a> {
             self.best_scanned(seat)
         };
         let (index, booked) = chosen.map_err(|refusals| self.hosts.unfit(self.spec, refusals))?;
-        self.hosts.take(index, self.id, self.spec, &booked);
+        self.hosts.take(index, self.subject.id, self.spec, &booked);
         self.own[index] += 1;
         self.is_first = false;
         Ok(Choice { host: self.hosts.rows()[index].id, booked })
@@ -217,7 +203,7 @@ impl<'a> Placer<'a> {
 
     /// Whether a host lately failed to prepare one of the images: another one is tried first.
     fn is_unfit(&self, row: &Row) -> bool {
-        let unfit = |image: &str| row.host.could_not_prepare(image, self.now);
+        let unfit = |image: &str| row.host.could_not_prepare(image, self.subject.at.now);
         !row.host.unprepared.is_empty() && self.spec.containers().any(|(_, container)| unfit(&container.image))
     }
 
@@ -233,18 +219,25 @@ impl<'a> Placer<'a> {
         self.hosts.rows().iter().enumerate().any(takes)
     }
 
+    /// The first filter that keeps an instance away from a host.
     fn refusal(&self, index: usize) -> Option<Refusal> {
         let row = &self.hosts.rows()[index];
-        let unmet = || {
-            let candidate = self.candidate(row);
-            let further = self.shunned.iter().chain(&self.implied);
-            self.spec.constraints.iter().chain(further).find(|constraint| !candidate.meets(constraint))
-        };
-        row.refusal(self.spec, self.need, self.own[index], self.now, unmet)
+        let is_full = |most: &u32| self.own[index] >= *most;
+        row.refusal_of_all(self.subject.at.now)
+            .or_else(|| self.unmet(row).map(|constraint| Refusal::Constraint(constraint.to_string())))
+            .or_else(|| row.lacks(self.need))
+            .or_else(|| self.spec.max_per_host.filter(is_full).map(Refusal::Full))
+    }
+
+    /// A constraint that a host does not meet.
+    fn unmet(&self, row: &Row) -> Option<&Constraint> {
+        let candidate = self.candidate(row);
+        let further = self.shunned.iter().chain(&self.implied);
+        self.spec.constraints.iter().chain(further).find(|constraint| !candidate.meets(constraint))
     }
 
     fn candidate<'b>(&'b self, row: &'b Row) -> Candidate<'b> {
-        let (cluster, service, placed) = (self.cluster, self.id, &row.placed);
+        let (cluster, service, placed) = (self.subject.cluster, self.subject.id, &row.placed);
         let (is_first, own_counts) = (self.is_first, self.spec.mode != Mode::Global);
         Candidate { cluster, service, id: row.id, host: &row.host, placed, is_first, own_counts }
     }
@@ -329,7 +322,7 @@ impl<'a> Placer<'a> {
 
     /// When a host that comes and goes may get something again.
     pub(super) fn calm_at(&self) -> Option<Timestamp> {
-        self.hosts.calm_at(self.now)
+        self.hosts.calm_at(self.subject.at.now)
     }
 
     /// Why nothing is replaced at all, if so many hosts are away that the fault is likely elsewhere.

@@ -15,7 +15,7 @@ use common::{
 use super::{
     Blocked, Hold, Plan,
     place::Placer,
-    scale::{PlaceRequest, Revision, Standing, Subject},
+    scale::{Listed, PlaceRequest, Revision, Standing, Subject},
 };
 use crate::{
     command::Command,
@@ -24,63 +24,83 @@ use crate::{
 
 /// Moves on from how the slots stand.
 pub(super) fn advance<'a>(subject: &Subject<'a>, standings: &[Standing<'_>], placer: &mut Placer<'a>, plan: &mut Plan) {
-    let rollout = &subject.service.rollout;
-    if rollout.state == RolloutState::Rolling {
-        if let Some(command) = judge(subject, standings, plan) {
-            return plan.commands.push(command);
-        }
-        // So many may fail, or all: they are replaced all the same.
-        for (other, _) in standings.iter().flat_map(others_beside_failures) {
-            plan.desire(other, Want::Purge, StopReason::Superseded);
-        }
-        if is_done(subject, standings) {
-            return plan.commands.push(subject.move_to(RolloutState::Done, String::new()));
-        }
+    let is_rolling = subject.service.rollout.state == RolloutState::Rolling;
+    if is_rolling && let Some(end) = conclude(subject, standings, plan) {
+        return plan.commands.push(end);
     }
-    let at_a_time = match subject.service.spec.update.parallelism as usize {
-        0 => standings.len(),
-        some => some,
-    };
-    let moving = standings.iter().filter(|s| matches!(s, Standing::Unsettled { moving: true })).count();
-    let unsettled = standings.iter().filter(|s| matches!(s, Standing::Unsettled { .. })).count();
     if subject.service.rebalancing {
-        rebalance(subject, unsettled, placer, plan);
+        rebalance(subject, unsettled(standings), placer, plan);
     }
-    let mut drains = at_a_time.saturating_sub(moving);
-    let mut updates = if pauses_between(subject, plan) { 0 } else { at_a_time.saturating_sub(unsettled) };
-    updates = updates.min(subject.room.get());
-    if let Some(canary) = canary_stands(subject.service, subject.instances.iter().copied(), subject.at.now) {
-        match canary.promote_at.filter(|_| rollout.state == RolloutState::Rolling) {
-            Some(at) if at <= subject.at.now => {
-                let (service, expect_revision) = (subject.id.clone(), subject.service.revision);
-                plan.commands.push(Command::Promote { service, expect_revision });
-            }
-            Some(at) => plan.wake(at),
-            None => {}
-        }
+    let mut may_begin = Moves::at_once(subject, standings, plan);
+    if is_rolling {
+        promote(subject, plan);
     }
     for standing in standings {
         let Standing::ToMove(id, instance) = standing else { continue };
-        if let Some(deadline) = subject.drained_until(instance) {
-            if deadline <= subject.at.now {
-                plan.desire(id, Want::Purge, StopReason::Drained);
-            } else {
+        match subject.drained_until(instance) {
+            Some(deadline) if deadline <= subject.at.now => plan.desire(id, Want::Purge, StopReason::Drained),
+            Some(deadline) => {
                 plan.wake(deadline);
-                let (revision, _) = subject.made_from(successor_of(subject, instance));
-                if drains > 0
-                    && !subject.backs_off(&id.slot, revision, plan)
-                    && drain(subject, id, instance, placer, plan)
-                {
-                    drains -= 1;
+                if may_begin.drains > 0 && drain(subject, (id, instance), placer, plan) {
+                    may_begin.drains -= 1;
                 }
             }
-        } else if rollout.state == RolloutState::Rolling
-            && updates > 0
-            && !subject.backs_off(&id.slot, subject.service.revision, plan)
-            && update(subject, id, instance, placer, plan)
-        {
-            updates -= 1;
+            None if is_rolling && may_begin.updates > 0 => {
+                may_begin.updates -= usize::from(update(subject, (id, instance), placer, plan));
+            }
+            None => {}
         }
+    }
+}
+
+/// What ends or stops a rollout, if anything does.
+fn conclude(subject: &Subject<'_>, standings: &[Standing<'_>], plan: &mut Plan) -> Option<Command> {
+    if let Some(command) = judge(subject, standings, plan) {
+        return Some(command);
+    }
+    // So many may fail, or all: they are replaced all the same.
+    for (other, _) in standings.iter().flat_map(others_beside_failures) {
+        plan.desire(other, Want::Purge, StopReason::Superseded);
+    }
+    is_done(subject, standings).then(|| subject.move_to(RolloutState::Done, String::new()))
+}
+
+/// How many instances may begin to leave now.
+struct Moves {
+    /// For their host's sake.
+    drains: usize,
+    /// For a newer revision.
+    updates: usize,
+}
+
+impl Moves {
+    fn at_once(subject: &Subject<'_>, standings: &[Standing<'_>], plan: &mut Plan) -> Moves {
+        let at_a_time = match subject.service.spec.update.parallelism as usize {
+            0 => standings.len(),
+            some => some,
+        };
+        let moving = standings.iter().filter(|s| matches!(s, Standing::Unsettled { moving: true })).count();
+        let updates = if pauses_between(subject, plan) { 0 } else { at_a_time.saturating_sub(unsettled(standings)) };
+        let updates = updates.min(subject.room.get());
+        Moves { drains: at_a_time.saturating_sub(moving), updates }
+    }
+}
+
+/// How many slots nothing serves in, or not long enough yet.
+fn unsettled(standings: &[Standing<'_>]) -> usize {
+    standings.iter().filter(|standing| matches!(standing, Standing::Unsettled { .. })).count()
+}
+
+/// Lets the others follow a canary whose time is over.
+fn promote(subject: &Subject<'_>, plan: &mut Plan) {
+    let canary = canary_stands(subject.service, subject.instances.iter().copied(), subject.at.now);
+    match canary.and_then(|canary| canary.promote_at) {
+        Some(at) if at <= subject.at.now => {
+            let (service, expect_revision) = (subject.id.clone(), subject.service.revision);
+            plan.commands.push(Command::Promote { service, expect_revision });
+        }
+        Some(at) => plan.wake(at),
+        None => {}
     }
 }
 
@@ -138,9 +158,7 @@ pub(crate) fn canary_stands<'a>(
 }
 
 /// What fills slots whose task has failed for good.
-fn others_beside_failures<'a, 'b>(
-    standing: &'b Standing<'a>,
-) -> impl Iterator<Item = &'b (&'a InstanceId, &'a Instance)> {
+fn others_beside_failures<'a, 'b>(standing: &'b Standing<'a>) -> impl Iterator<Item = &'b Listed<'a>> {
     let others = match standing {
         Standing::Failed { others, .. } => others.as_slice(),
         _ => &[],
@@ -263,13 +281,10 @@ fn pauses_between(subject: &Subject<'_>, plan: &mut Plan) -> bool {
 }
 
 /// Gives an instance of an older revision a successor, or ends it first; whether either could be done.
-fn update<'a>(
-    subject: &Subject<'a>,
-    id: &InstanceId,
-    instance: &Instance,
-    placer: &mut Placer<'a>,
-    plan: &mut Plan,
-) -> bool {
+fn update<'a>(subject: &Subject<'a>, (id, instance): Listed<'_>, placer: &mut Placer<'a>, plan: &mut Plan) -> bool {
+    if subject.backs_off(&id.slot, subject.service.revision, plan) {
+        return false;
+    }
     let spec = &subject.service.spec;
     let stops_first = spec.stops_first().is_some() || instance.spec.stops_first().is_some();
     let asked = spec.update.order;
@@ -288,19 +303,12 @@ fn update<'a>(
     true
 }
 
-/// Which revision takes the place of an instance that leaves for its host's sake.
-fn successor_of(subject: &Subject<'_>, instance: &Instance) -> Revision {
-    if instance.is_current(subject.service) { Revision::Target } else { Revision::Stable }
-}
-
 /// Gives an instance on a host that is emptied a successor elsewhere; whether that could be done.
-fn drain<'a>(
-    subject: &Subject<'a>,
-    id: &InstanceId,
-    instance: &Instance,
-    placer: &mut Placer<'a>,
-    plan: &mut Plan,
-) -> bool {
+fn drain<'a>(subject: &Subject<'a>, (id, instance): Listed<'_>, placer: &mut Placer<'a>, plan: &mut Plan) -> bool {
+    let of = if instance.is_current(subject.service) { Revision::Target } else { Revision::Stable };
+    if subject.backs_off(&id.slot, subject.made_from(of).0, plan) {
+        return false;
+    }
     if instance.spec.mode == Mode::Job {
         plan.block(subject.id, Blocked::Waits { slot: id.slot.slot, hold: Hold::MayFinish });
         return false;
@@ -313,7 +321,7 @@ fn drain<'a>(
     let is_strict = instance.holds_back(subject.service);
     let mut elsewhere = Plan::default();
     let found = if is_strict { &mut elsewhere } else { &mut *plan };
-    match subject.place(&PlaceRequest::successor(id, instance, successor_of(subject, instance)), placer, found) {
+    match subject.place(&PlaceRequest::successor(id, instance, of), placer, found) {
         Ok(()) => {
             if is_strict {
                 plan.desire(id, Want::Purge, StopReason::Drained);

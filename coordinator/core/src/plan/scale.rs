@@ -12,8 +12,8 @@ use common::{
 };
 
 use super::{
-    Blocked, Hold, Moment, Plan,
-    hosts::{HostTable, of_global},
+    Blocked, Hold, Moment, Pass, Plan,
+    hosts::of_global,
     lease_over_at,
     place::{Only, Placer, Seat},
     replaced_at, rollout,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// An instance and what it is known by.
-type Listed<'a> = (&'a InstanceId, &'a Instance);
+pub(super) type Listed<'a> = (&'a InstanceId, &'a Instance);
 
 /// A service while it is planned.
 pub(super) struct Subject<'a> {
@@ -95,56 +95,29 @@ pub(super) enum Standing<'a> {
     ToMove(&'a InstanceId, &'a Instance),
 }
 
-pub(super) fn plan_service(
-    cluster: &State,
-    id: &ServiceId,
-    service: &Service,
-    at: Moment,
-    hosts: &mut HostTable,
-    plan: &mut Plan,
-) {
-    let instances: Vec<_> = cluster.instances_of(id).collect();
-    let canary = canary_stands(service, instances.iter().copied(), at.now);
-    let awaited = cluster.awaited(id, service);
-    let room = match (service.rollout.state, canary) {
-        (RolloutState::Paused | RolloutState::Failed, _) => 0,
-        _ if awaited.is_some() => 0,
-        (_, Some(canary)) => canary.wanted.saturating_sub(canary.begun),
-        (_, None) => usize::MAX,
-    };
-    let subject = Subject {
-        cluster,
-        id,
-        service,
-        instances,
-        at,
-        room: Cell::new(room),
-        awaited,
-        ends: cluster.is_to_complete(id),
-    };
-    if let Some(awaited) = &subject.awaited {
-        // It is looked at again whenever anything changes.
-        plan.block(id, Blocked::Awaits(awaited.clone()));
-    }
-    runs::plan_runs(&subject, plan);
-    let wanted = wanted_slots(cluster, id, service);
-    let mut placer = Placer::new(hosts, cluster, id, &service.spec, &subject.instances, at.now);
-    for (instance_id, instance) in subject.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
-        if wanted.binary_search(&instance_id.slot.slot).is_err() || subject.is_on_anothers_host(instance_id, instance) {
-            let drained = service.spec.mode == Mode::Global && cluster.is_draining(instance.host);
-            plan.desire(instance_id, Want::Purge, if drained { StopReason::Drained } else { StopReason::ScaledDown });
+impl Pass<'_> {
+    /// Plans a service that is wanted.
+    pub(super) fn plan_service(&mut self, id: &ServiceId, service: &Service, plan: &mut Plan) {
+        let subject = Subject::of(self.cluster, id, service, self.at);
+        if let Some(awaited) = &subject.awaited {
+            // It is looked at again whenever anything changes.
+            plan.block(id, Blocked::Awaits(awaited.clone()));
         }
+        runs::plan_runs(&subject, plan);
+        let wanted = wanted_slots(self.cluster, id, service);
+        subject.end_unwanted(&wanted, plan);
+        purge_ended(&subject.instances, plan);
+        subject.pin_image(plan);
+        let mut placer = Placer::new(self.hosts, &subject);
+        let mut rest = subject.instances.as_slice();
+        let plan_slot = |number: &u32| {
+            let of_slot;
+            (of_slot, rest) = split_at_slot(rest, *number);
+            subject.plan_slot(*number, of_slot, &mut placer, plan)
+        };
+        let standings: Vec<Standing<'_>> = wanted.iter().map(plan_slot).collect();
+        rollout::advance(&subject, &standings, &mut placer, plan);
     }
-    purge_ended(&subject.instances, plan);
-    pin_image(id, service, &subject.instances, plan);
-    let mut rest = subject.instances.as_slice();
-    let plan_slot = |number: &u32| {
-        let of_slot;
-        (of_slot, rest) = split_at_slot(rest, *number);
-        subject.plan_slot(*number, of_slot, &mut placer, plan)
-    };
-    let standings: Vec<Standing<'_>> = wanted.iter().map(plan_slot).collect();
-    rollout::advance(&subject, &standings, &mut placer, plan);
 }
 
 /// The slots that a service wants filled, in order.
@@ -156,9 +129,45 @@ pub fn wanted_slots(cluster: &State, id: &ServiceId, service: &Service) -> Vec<u
 }
 
 impl<'a> Subject<'a> {
+    pub(super) fn of(cluster: &'a State, id: &'a ServiceId, service: &'a Service, at: Moment) -> Subject<'a> {
+        let instances: Vec<_> = cluster.instances_of(id).collect();
+        let canary = canary_stands(service, instances.iter().copied(), at.now);
+        let awaited = cluster.awaited(id, service);
+        let room = match (service.rollout.state, canary) {
+            (RolloutState::Paused | RolloutState::Failed, _) => 0,
+            _ if awaited.is_some() => 0,
+            (_, Some(canary)) => canary.wanted.saturating_sub(canary.begun),
+            (_, None) => usize::MAX,
+        };
+        let (room, ends) = (Cell::new(room), cluster.is_to_complete(id));
+        Subject { cluster, id, service, instances, at, room, awaited, ends }
+    }
+
+    /// Ends what fills a slot that is not wanted, or not where it is.
+    fn end_unwanted(&self, wanted: &[u32], plan: &mut Plan) {
+        for (id, instance) in self.instances.iter().filter(|(_, instance)| instance.fills_slot()) {
+            if wanted.binary_search(&id.slot.slot).is_err() || self.is_on_anothers_host(id, instance) {
+                let drained = self.service.spec.mode == Mode::Global && self.cluster.is_draining(instance.host);
+                plan.desire(id, Want::Purge, if drained { StopReason::Drained } else { StopReason::ScaledDown });
+            }
+        }
+    }
+
+    /// The first host that pulled a tag decides what it means for the whole revision.
+    fn pin_image(&self, plan: &mut Plan) {
+        let service = self.service;
+        if service.digest.is_some() || service.spec.container.image.contains('@') {
+            return;
+        }
+        let mut of_revision = self.instances.iter().filter(|(_, i)| i.revision == service.revision);
+        if let Some(digest) = of_revision.find_map(|(_, i)| i.observed.image_digest.clone()) {
+            let (service, expect_revision) = (self.id.clone(), service.revision);
+            plan.commands.push(Command::PinImage { service, expect_revision, digest });
+        }
+    }
+
     /// Fills the slot if it needs to be, and ends what it no longer needs.
     fn plan_slot(&self, number: u32, of_slot: &[Listed<'a>], placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
-        let is_job = self.service.spec.mode == Mode::Job;
         let filling: Vec<_> = of_slot.iter().copied().filter(|(_, i)| i.fills_slot()).collect();
         if self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
             return self.over(number, filling, plan);
@@ -171,7 +180,7 @@ impl<'a> Subject<'a> {
         let others: Vec<_> = filling.into_iter().filter(|(other, _)| *other != id).collect();
         let unsettled = Standing::Unsettled { moving: !others.is_empty() };
         if let Verdict::Unknown { since } = instance.verdict {
-            self.replace_unreachable(id, instance, since, placer, plan);
+            self.replace_unreachable((id, instance), since, placer, plan);
             return unsettled;
         }
         if has_failed(instance) {
@@ -183,15 +192,13 @@ impl<'a> Subject<'a> {
             return unsettled;
         }
         if self.has_to_go(instance, placer) {
-            return self.before_move(id, instance, &others, plan).unwrap_or(unsettled);
+            return self.before_move((id, instance), &others, plan).unwrap_or(unsettled);
         }
-        if is_job {
+        if self.service.spec.mode == Mode::Job {
             return unsettled;
         }
         if !self.ends && instance.is_settled(self.at.now) {
-            for (other, leaving) in others {
-                plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
-            }
+            self.let_go(&others, plan);
             return Standing::Whole;
         }
         if let Some(settles) = instance.settles_at().filter(|settles| *settles > self.at.now) {
@@ -207,9 +214,7 @@ impl<'a> Subject<'a> {
         if let Some(why) = end.and_then(|end| end.failed.as_deref()) {
             return Standing::Failed { slot: number, why, others };
         }
-        for (other, leaving) in others {
-            plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
-        }
+        self.let_go(&others, plan);
         Standing::Whole
     }
 
@@ -229,6 +234,13 @@ impl<'a> Subject<'a> {
         is_drained || !self.is_current(instance)
     }
 
+    /// Ends what fills a slot beside the instance that counts in it.
+    fn let_go(&self, others: &[Listed<'a>], plan: &mut Plan) {
+        for (other, leaving) in others {
+            plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
+        }
+    }
+
     fn why_it_leaves(&self, leaving: &Instance) -> StopReason {
         if self.is_current(leaving) && self.service.rebalancing && !self.cluster.is_draining(leaving.host) {
             StopReason::Rebalanced
@@ -243,18 +255,10 @@ impl<'a> Subject<'a> {
 
     /// An instance that has to go: if it serves, others of its slot end and it is moved in its turn; if it
     /// does not, nobody misses it.
-    fn before_move(
-        &self,
-        id: &'a InstanceId,
-        instance: &'a Instance,
-        others: &[(&'a InstanceId, &'a Instance)],
-        plan: &mut Plan,
-    ) -> Option<Standing<'a>> {
+    fn before_move(&self, (id, instance): Listed<'a>, others: &[Listed<'a>], plan: &mut Plan) -> Option<Standing<'a>> {
         let is_job = self.service.spec.mode == Mode::Job;
         if instance.observed.is_serving() && (!is_job || self.is_current(instance)) {
-            for (other, leaving) in others {
-                plan.desire(other, Want::Purge, self.why_it_leaves(leaving));
-            }
+            self.let_go(others, plan);
             return others.is_empty().then_some(Standing::ToMove(id, instance));
         }
         let goes_on = || self.service.rollout.state == RolloutState::Rolling && self.takes_room();
@@ -268,8 +272,7 @@ impl<'a> Subject<'a> {
 
     fn replace_unreachable(
         &self,
-        id: &InstanceId,
-        instance: &Instance,
+        (id, instance): Listed<'_>,
         since: Timestamp,
         placer: &mut Placer<'a>,
         plan: &mut Plan,
@@ -458,19 +461,5 @@ fn purge_ended(instances: &[(&InstanceId, &Instance)], plan: &mut Plan) {
                 plan.desire(id, Want::Purge, StopReason::Ended);
             }
         }
-    }
-}
-
-/// The first host that pulled a tag decides what it means for the whole revision.
-fn pin_image(id: &ServiceId, service: &Service, instances: &[(&InstanceId, &Instance)], plan: &mut Plan) {
-    if service.digest.is_some() || service.spec.container.image.contains('@') {
-        return;
-    }
-    let seen = instances
-        .iter()
-        .filter(|(_, i)| i.revision == service.revision)
-        .find_map(|(_, i)| i.observed.image_digest.clone());
-    if let Some(digest) = seen {
-        plan.commands.push(Command::PinImage { service: id.clone(), expect_revision: service.revision, digest });
     }
 }

@@ -113,26 +113,24 @@ impl State {
         let mut resolved = spec.clone();
         let mut missing = Vec::new();
         let in_use = self.versions_in_use(stack);
+        // The version of a file for which none is asked.
+        let unasked = |id: &FileId| {
+            let record = self.files.records.get(id);
+            if new.iter().any(|new| *id == new.id(stack)) {
+                return Some(record.map_or(1, FileRecord::next));
+            }
+            let used = in_use.get(id).and_then(|versions| versions.last().copied());
+            record.and_then(|record| used.or(record.newest().map(|(number, _)| number)))
+        };
         if spec.services.values().any(|service| service.files().next().is_some()) {
             for (name, service) in &mut Arc::make_mut(&mut resolved).services {
                 for file in service.containers_mut().flat_map(|container| &mut container.files) {
                     let id = file.id(stack);
-                    let record = self.files.records.get(&id);
-                    let is_new = new.iter().any(|new| id == new.id(stack));
-                    let newest = match record {
-                        Some(record) if is_new => Some(record.next()),
-                        Some(record) => in_use
-                            .get(&id)
-                            .and_then(|versions| versions.last().copied())
-                            .or_else(|| record.newest().map(|(number, _)| number)),
-                        None => is_new.then_some(1),
-                    };
-                    let known = |version: u64| record.is_some_and(|record| record.versions.contains_key(&version));
-                    match file.version {
-                        Some(version) if newest == Some(version) || known(version) => {}
-                        Some(version) => missing.push(format!("services.{name}: {id} has no version {version}")),
-                        None if newest.is_some() => file.version = newest,
-                        None => missing.push(format!("services.{name}: there is no {id}")),
+                    match (file.version, unasked(&id)) {
+                        (Some(version), unasked) if unasked == Some(version) || self.has_version(&id, version) => {}
+                        (Some(version), _) => missing.push(format!("services.{name}: {id} has no version {version}")),
+                        (None, None) => missing.push(format!("services.{name}: there is no {id}")),
+                        (None, unasked) => file.version = unasked,
                     }
                 }
             }
@@ -145,6 +143,10 @@ impl State {
             .into_iter()
             .fold(problem, Problem::why)
             .fix("Set it first: wharf secret set NAME, wharf config set NAME"))
+    }
+
+    fn has_version(&self, id: &FileId, version: u64) -> bool {
+        self.files.records.get(id).is_some_and(|record| record.versions.contains_key(&version))
     }
 
     /// The versions of files that a stack uses now.

@@ -23,8 +23,18 @@ pub type Found = BTreeMap<HostId, Vec<Finding>>;
 /// Most hosts that are named in one line.
 const MOST_SHOWN: usize = 3;
 
+/// A cluster that is looked at, and what its hosts' agents have found.
+struct Examination<'a> {
+    cluster: &'a State,
+    found: &'a Found,
+}
+
+/// What is wrong, why, and what to do.
+type Told = (String, String, String);
+
 /// All that is wrong by what the hosts' agents have found, and by what the cluster knows of the hosts.
 pub fn doctor(cluster: &State, found: &Found) -> DoctorView {
+    let examination = Examination { cluster, found };
     let ready = cluster.hosts().values().filter(|host| host.liveness == Liveness::Ready).count();
     let mut findings: Vec<FindingView> = cluster.hosts().values().filter_map(absent).collect();
     findings.extend(cluster.hosts().values().flat_map(|host| conditions(cluster, host)));
@@ -35,11 +45,11 @@ pub fn doctor(cluster: &State, found: &Found) -> DoctorView {
         for finding in of_host {
             match finding {
                 Finding::Unreached { peer } => misses.entry(*peer).or_default().push((*id, host)),
-                _ => findings.extend(explain(cluster, found, (*id, host), finding)),
+                _ => findings.extend(examination.explain((*id, host), finding)),
             }
         }
     }
-    findings.extend(misses.into_iter().filter_map(|(peer, by)| unreached(cluster, found, peer, &by)));
+    findings.extend(misses.into_iter().filter_map(|(peer, by)| examination.unreached(peer, &by)));
     let has_overlay = cluster.network().backend != Backend::None;
     let directions = if has_overlay { ready * ready.saturating_sub(1) } else { 0 };
     DoctorView { hosts: cluster.hosts().len(), ready, directions, findings }
@@ -85,160 +95,158 @@ fn is_full(host: &Host, folder: &str) -> bool {
     host.conditions.iter().any(|condition| matches!(condition, HostCondition::DiskFull { path, .. } if path == folder))
 }
 
-fn explain(cluster: &State, found: &Found, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
-    let name = &host.name;
-    let (what, why, fix) = match finding {
-        Finding::Unheard { peer, answers } => unheard(cluster, found, host, *peer, *answers)?,
-        Finding::Narrow { peer, mtu } => {
-            let (_, other) = of_subnet(cluster, *peer)?;
-            (
-                format!("Large overlay packets from {} do not arrive at {name}", other.name),
-                format!("small packets arrive; packets of {mtu} bytes should, too"),
-                "The network between them carries less than the MTU of their interfaces: lower that MTU".to_owned(),
-            )
-        }
-        Finding::Network { why } => (
-            format!("The agent of {name} cannot set up the host's network"),
-            why.clone(),
-            "Remove the cause; the agent tries again every two seconds".to_owned(),
-        ),
-        Finding::Names { why } => (
-            format!("{name} cannot answer DNS queries of its containers"),
-            why.clone(),
-            format!("Free port 53 of {}", host.subnet.gateway()),
-        ),
-        Finding::Disk { path, .. } if is_full(host, path) => return None,
-        Finding::Disk { path, size } => (
-            format!("A disk of {name} is nearly full"),
-            format!("less than 5 % of the {size} at {path} is free"),
-            "Free some space; docker system df shows what Docker uses".to_owned(),
-        ),
-        Finding::Clock { seconds } => (
-            format!("The clock of {name} or of the leader is wrong"),
-            format!("they differ by more than {seconds} s"),
-            format!("Synchronise both with a time server: timedatectl on {name}"),
-        ),
-        Finding::Certificate { ends } => (
-            format!("The certificate of {name} expires soon, at {ends}"),
-            "the agent should have renewed it after half of its validity".to_owned(),
-            format!("Find the reason in its log: on {name}, journalctl -u wharf | grep certificate"),
-        ),
-        Finding::Service { service } => led_astray(cluster, found, (id, host), service)?,
-        Finding::Connections { most } => (
-            format!("The connection table of {name}'s kernel is nearly full"),
-            format!("more than 80 % of {most} entries are used; when it is full, the kernel drops new connections"),
-            format!(
-                "On {name}, find out what opens so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
+impl<'a> Examination<'a> {
+    fn explain(&self, (id, host): (HostId, &Host), finding: &Finding) -> Option<FindingView> {
+        let name = &host.name;
+        let (what, why, fix) = match finding {
+            Finding::Unheard { peer, answers } => self.unheard(host, *peer, *answers)?,
+            Finding::Narrow { peer, mtu } => self.narrow(host, *peer, *mtu)?,
+            Finding::Network { why } => (
+                format!("The agent of {name} cannot set up the host's network"),
+                why.clone(),
+                "Remove the cause; the agent tries again every two seconds".to_owned(),
             ),
+            Finding::Names { why } => (
+                format!("{name} cannot answer DNS queries of its containers"),
+                why.clone(),
+                format!("Free port 53 of {}", host.subnet.gateway()),
+            ),
+            // A disk that is full is told as such.
+            Finding::Disk { path, .. } if is_full(host, path) => return None,
+            Finding::Disk { path, size } => (
+                format!("A disk of {name} is nearly full"),
+                format!("less than 5 % of the {size} at {path} is free"),
+                "Free some space; docker system df shows what Docker uses".to_owned(),
+            ),
+            Finding::Clock { seconds } => (
+                format!("The clock of {name} or of the leader is wrong"),
+                format!("they differ by more than {seconds} s"),
+                format!("Synchronise both with a time server: timedatectl on {name}"),
+            ),
+            Finding::Certificate { ends } => (
+                format!("The certificate of {name} expires soon, at {ends}"),
+                "the agent should have renewed it after half of its validity".to_owned(),
+                format!("Find the reason in its log: on {name}, journalctl -u wharf | grep certificate"),
+            ),
+            Finding::Service { service } => self.led_astray((id, host), service)?,
+            Finding::Connections { most } => many_connections(name, *most),
+            // Told once for all who find it, and from the state.
+            Finding::Unreached { .. } | Finding::Condition(_) => return None,
+        };
+        Some(FindingView { host: name.clone(), finding: Some(finding.clone()), what, why: vec![why], fix: vec![fix] })
+    }
+
+    /// Large packets from one of the others are lost.
+    fn narrow(&self, host: &Host, peer: Subnet, mtu: u32) -> Option<Told> {
+        let (_, other) = self.of_subnet(peer)?;
+        Some((
+            format!("Large overlay packets from {} do not arrive at {}", other.name, host.name),
+            format!("small packets arrive; packets of {mtu} bytes should, too"),
+            "The network between them carries less than the MTU of their interfaces: lower that MTU".to_owned(),
+        ))
+    }
+
+    fn unheard(&self, host: &Host, peer: Subnet, answers: bool) -> Option<Told> {
+        let (id, other) = self.of_subnet(peer)?;
+        // Whose agent is away does not say anything, and that is told already.
+        if other.liveness != Liveness::Ready {
+            return None;
+        }
+        let address = |host: &Host| host.facts.as_ref().map(|facts| facts.address);
+        let (to, from) = (address(host)?, address(other)?);
+        let (here, there): (&Name, &Name) = (&host.name, &other.name);
+        let what = format!("No overlay packets from {there} arrive at {here}");
+        let (why, fix) = if self.has(id, |finding| matches!(finding, Finding::Network { .. })) {
+            (format!("the agent of {there} cannot set up the host's network"), format!("Fix {there} first"))
+        } else if answers {
+            (
+                format!("{there} answers {here} on the underlay: UDP 8472 from {from} to {to} is lost on the way"),
+                format!("Allow UDP 8472 from {from} to {to} in the firewalls of both hosts and between them"),
+            )
+        } else {
+            (
+                format!("{there} ({from}) does not answer {here} ({to}) on the underlay either"),
+                format!("Check the network between them: on {here}, ping {from} and ip route get {from}"),
+            )
+        };
+        Some((what, why, fix))
+    }
+
+    /// A service whose address leads nowhere, and no path or host is the reason.
+    fn led_astray(&self, (id, host): (HostId, &Host), service: &ServiceId) -> Option<Told> {
+        let explains = |finding: &Finding| {
+            matches!(finding, Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. })
+        };
+        let is_unheard = |finding: &Finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == host.subnet);
+        if self.has(id, explains) || self.found.values().flatten().any(is_unheard) || self.is_on_a_known_fault(service)
+        {
+            return None;
+        }
+        let (name, address) = (&host.name, self.cluster.service(service)?.address?);
+        Some((
+            format!("On {name}, the address of {service} ({address}) leads nowhere"),
+            "some of its instances serve, and all paths to them work".to_owned(),
+            format!(
+                "On {name}, look for rules about {address} that wharf did not create: nft list ruleset, iptables-save"
+            ),
+        ))
+    }
+
+    /// Whether what is wrong with a host that has instances of a service is told already: who is led there is not answered.
+    fn is_on_a_known_fault(&self, service: &ServiceId) -> bool {
+        self.cluster.instances_of(service).any(|(_, instance)| {
+            let is_away = self.cluster.hosts().get(&instance.host).is_none_or(|host| host.liveness != Liveness::Ready);
+            is_away || self.has(instance.host, |finding| matches!(finding, Finding::Network { .. }))
+        })
+    }
+
+    /// A host that is heard while its instances are not: what it forwards is lost.
+    fn unreached(&self, peer: Subnet, by: &[(HostId, &Host)]) -> Option<FindingView> {
+        let (id, host) = self.of_subnet(peer)?;
+        // What is told already is the reason.
+        if host.liveness != Liveness::Ready || self.has(id, |finding| matches!(finding, Finding::Network { .. })) {
+            return None;
+        }
+        let hears = |id: HostId, other: &Host| {
+            !self.has(id, |finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == other.subnet))
+        };
+        let whole = by.iter().filter(|(asker, asking)| hears(id, asking) && hears(*asker, host));
+        let mut names: Vec<&str> = whole.map(|(_, asking)| asking.name.as_str()).collect();
+        names.sort_unstable();
+        let (shown, more) = names.split_at(names.len().min(MOST_SHOWN));
+        let from = match (shown, more) {
+            ([], _) => return None,
+            (_, []) => shown.join(", "),
+            _ => format!("{} and {} more", shown.join(", "), more.len()),
+        };
+        let name = &host.name;
+        Some(FindingView {
+            host: name.clone(),
+            finding: Some(Finding::Unreached { peer }),
+            what: format!("No instance of {name} answers {from}"),
+            why: vec![format!("{name} itself answers, so packets are lost between the host and its containers")],
+            fix: vec![format!("On {name}, look for rules that drop them: iptables -S FORWARD, nft list ruleset")],
+        })
+    }
+
+    /// Whether a host has found something.
+    fn has(&self, host: HostId, is_it: impl Fn(&Finding) -> bool) -> bool {
+        self.found.get(&host).is_some_and(|all| all.iter().any(is_it))
+    }
+
+    fn of_subnet(&self, subnet: Subnet) -> Option<(HostId, &'a Host)> {
+        self.cluster.hosts().iter().find(|(_, host)| host.subnet == subnet).map(|(id, host)| (*id, host))
+    }
+}
+
+fn many_connections(name: &Name, most: u64) -> Told {
+    (
+        format!("The connection table of {name}'s kernel is nearly full"),
+        format!("more than 80 % of {most} entries are used; when it is full, the kernel drops new connections"),
+        format!(
+            "On {name}, find out what opens so many (conntrack -L), or raise net.netfilter.nf_conntrack_max (sysctl)"
         ),
-        // A disk that is full is told as such.
-        // Told once for all who find it, and from the state.
-        Finding::Unreached { .. } | Finding::Condition(_) => return None,
-    };
-    Some(FindingView { host: name.clone(), finding: Some(finding.clone()), what, why: vec![why], fix: vec![fix] })
-}
-
-fn unheard(
-    cluster: &State,
-    found: &Found,
-    host: &Host,
-    peer: Subnet,
-    answers: bool,
-) -> Option<(String, String, String)> {
-    let (id, other) = of_subnet(cluster, peer)?;
-    // Whose agent is away does not say anything, and that is told already.
-    if other.liveness != Liveness::Ready {
-        return None;
-    }
-    let address = |host: &Host| host.facts.as_ref().map(|facts| facts.address);
-    let (to, from) = (address(host)?, address(other)?);
-    let (here, there): (&Name, &Name) = (&host.name, &other.name);
-    let what = format!("No overlay packets from {there} arrive at {here}");
-    let (why, fix) = if has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
-        (format!("the agent of {there} cannot set up the host's network"), format!("Fix {there} first"))
-    } else if answers {
-        (
-            format!("{there} answers {here} on the underlay: UDP 8472 from {from} to {to} is lost on the way"),
-            format!("Allow UDP 8472 from {from} to {to} in the firewalls of both hosts and between them"),
-        )
-    } else {
-        (
-            format!("{there} ({from}) does not answer {here} ({to}) on the underlay either"),
-            format!("Check the network between them: on {here}, ping {from} and ip route get {from}"),
-        )
-    };
-    Some((what, why, fix))
-}
-
-/// A service whose address leads nowhere, and no path or host is the reason.
-fn led_astray(
-    cluster: &State,
-    found: &Found,
-    (id, host): (HostId, &Host),
-    service: &ServiceId,
-) -> Option<(String, String, String)> {
-    let explains = |finding: &Finding| {
-        matches!(finding, Finding::Unheard { .. } | Finding::Unreached { .. } | Finding::Network { .. })
-    };
-    let is_unheard = |finding: &Finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == host.subnet);
-    if has(found, id, explains)
-        || found.values().flatten().any(is_unheard)
-        || is_on_a_known_fault(cluster, found, service)
-    {
-        return None;
-    }
-    let (name, address) = (&host.name, cluster.service(service)?.address?);
-    Some((
-        format!("On {name}, the address of {service} ({address}) leads nowhere"),
-        "some of its instances serve, and all paths to them work".to_owned(),
-        format!("On {name}, look for rules about {address} that wharf did not create: nft list ruleset, iptables-save"),
-    ))
-}
-
-/// Whether what is wrong with a host that has instances of a service is told already: who is led there is not answered.
-fn is_on_a_known_fault(cluster: &State, found: &Found, service: &ServiceId) -> bool {
-    cluster.instances_of(service).any(|(_, instance)| {
-        let is_away = cluster.hosts().get(&instance.host).is_none_or(|host| host.liveness != Liveness::Ready);
-        is_away || has(found, instance.host, |finding| matches!(finding, Finding::Network { .. }))
-    })
-}
-
-/// A host that is heard while its instances are not: what it forwards is lost.
-fn unreached(cluster: &State, found: &Found, peer: Subnet, by: &[(HostId, &Host)]) -> Option<FindingView> {
-    let (id, host) = of_subnet(cluster, peer)?;
-    // What is told already is the reason.
-    if host.liveness != Liveness::Ready || has(found, id, |finding| matches!(finding, Finding::Network { .. })) {
-        return None;
-    }
-    let hears = |id: HostId, other: &Host| {
-        !has(found, id, |finding| matches!(finding, Finding::Unheard { peer, .. } if *peer == other.subnet))
-    };
-    let whole = by.iter().filter(|(asker, asking)| hears(id, asking) && hears(*asker, host));
-    let mut names: Vec<&str> = whole.map(|(_, asking)| asking.name.as_str()).collect();
-    names.sort_unstable();
-    let (shown, more) = names.split_at(names.len().min(MOST_SHOWN));
-    let from = match (shown, more) {
-        ([], _) => return None,
-        (_, []) => shown.join(", "),
-        _ => format!("{} and {} more", shown.join(", "), more.len()),
-    };
-    let name = &host.name;
-    Some(FindingView {
-        host: name.clone(),
-        finding: Some(Finding::Unreached { peer }),
-        what: format!("No instance of {name} answers {from}"),
-        why: vec![format!("{name} itself answers, so packets are lost between the host and its containers")],
-        fix: vec![format!("On {name}, look for rules that drop them: iptables -S FORWARD, nft list ruleset")],
-    })
-}
-
-/// Whether a host has found something.
-fn has(found: &Found, host: HostId, is_it: impl Fn(&Finding) -> bool) -> bool {
-    found.get(&host).is_some_and(|all| all.iter().any(is_it))
-}
-
-fn of_subnet(cluster: &State, subnet: Subnet) -> Option<(HostId, &Host)> {
-    cluster.hosts().iter().find(|(_, host)| host.subnet == subnet).map(|(id, host)| (*id, host))
+    )
 }
 
 #[cfg(test)]

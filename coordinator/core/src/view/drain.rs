@@ -13,7 +13,7 @@ use common::{
 
 use crate::{
     Plan, State,
-    command::{Batch, Command},
+    command::{Batch, Command, Placement},
     plan,
     state::Instance,
 };
@@ -21,60 +21,83 @@ use crate::{
 /// What emptying a host would do now, found by trying it on a copy of the state.
 pub fn drain_plan(cluster: &State, id: HostId, deadline: Timestamp, now: Timestamp) -> Option<DrainPlan> {
     let host = cluster.hosts().get(&id)?.name.clone();
-    let mut after = cluster.clone();
+    let mut trial = Trial { cluster, after: cluster.clone(), host: id, now, fates: BTreeMap::new() };
     let availability = Availability::Draining { deadline };
-    let command = Command::SetAvailability { host: id, availability };
-    after.apply(&Batch { at: now, proposals: vec![command.into()] });
-    let filling = || cluster.instances_on(id).filter(|(_, instance)| instance.fills_slot());
-    let mut fates: BTreeMap<InstanceId, Fate> = BTreeMap::new();
-    for (instance_id, _) in filling().filter(|(_, instance)| instance.spec.mode == Mode::Global) {
-        fates.insert(instance_id.clone(), Fate::EndsHere);
-        after.forget_instance(instance_id);
+    trial.apply(Command::SetAvailability { host: id, availability });
+    for (instance_id, _) in trial.filling().filter(|(_, instance)| instance.spec.mode == Mode::Global) {
+        trial.end(instance_id, Fate::EndsHere);
     }
     // Each pass moves as many as may be moved at a time; what is placed counts as serving for the next.
     let plan = loop {
-        let plan = plan::plan(&after, now);
+        let plan = plan::plan(&trial.after, now);
         let mut moved = false;
-        for command in &plan.commands {
-            moved |= match command {
-                Command::Place(placement) => {
-                    let slot = &placement.slot;
-                    let left = |(left, _): &(&InstanceId, &Instance)| {
-                        left.slot == *slot && !matches!(fates.get(left), Some(Fate::Moves { .. }))
-                    };
-                    let Some(left) = filling().find(left).map(|(left, _)| left.clone()) else { continue };
-                    let Some(to) = cluster.hosts().get(&placement.host).map(|host| host.name.clone()) else { continue };
-                    after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
-                    after.forget_instance(&left);
-                    after.suppose_serving(&slot.instance(placement.expect_incarnation + 1), now);
-                    fates.insert(left, Fate::Moves { to });
-                    true
-                }
-                // It stops first: its place is taken when it is gone.
-                Command::Desire { instance, desired } if desired.want == Want::Purge => {
-                    let is_here = filling().any(|(left, _)| left == instance) && !fates.contains_key(instance);
-                    if is_here {
-                        after.forget_instance(instance);
-                        fates.insert(instance.clone(), Fate::Ends);
-                    }
-                    is_here
-                }
-                // The planner goes on when it is noted that a rollout is done.
-                Command::MoveRollout { .. } => {
-                    after.apply(&Batch { at: now, proposals: vec![command.clone().into()] });
-                    true
-                }
-                _ => false,
-            };
-        }
+        plan.commands.iter().for_each(|command| moved |= trial.follow(command));
         if !moved {
             break plan;
         }
     };
-    let stays = |id: &InstanceId| Fate::Stays { why: reasons(&plan, id) };
-    let instances = filling()
-        .map(|(id, _)| DrainedInstance { id: id.clone(), fate: fates.get(id).cloned().unwrap_or_else(|| stays(id)) });
+    let fate =
+        |id: &InstanceId| trial.fates.get(id).cloned().unwrap_or_else(|| Fate::Stays { why: reasons(&plan, id) });
+    let instances = trial.filling().map(|(id, _)| DrainedInstance { id: id.clone(), fate: fate(id) });
     Some(DrainPlan { host, instances: instances.collect() })
+}
+
+/// A host that is emptied on a copy of the state.
+struct Trial<'a> {
+    cluster: &'a State,
+    after: State,
+    host: HostId,
+    now: Timestamp,
+    /// What becomes of its instances, as far as it is known.
+    fates: BTreeMap<InstanceId, Fate>,
+}
+
+impl<'a> Trial<'a> {
+    /// The instances that it had.
+    fn filling(&self) -> impl Iterator<Item = (&'a InstanceId, &'a Instance)> + use<'a> {
+        self.cluster.instances_on(self.host).filter(|(_, instance)| instance.fills_slot())
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.after.apply(&Batch { at: self.now, proposals: vec![command.into()] });
+    }
+
+    fn end(&mut self, id: &InstanceId, fate: Fate) {
+        self.after.forget_instance(id);
+        self.fates.insert(id.clone(), fate);
+    }
+
+    /// Does what was planned, if it is about the host's instances; whether anything is to be planned anew then.
+    fn follow(&mut self, command: &Command) -> bool {
+        match command {
+            Command::Place(placement) => self.place(placement).is_some(),
+            // It stops first: its place is taken when it is gone.
+            Command::Desire { instance, desired } if desired.want == Want::Purge => {
+                let is_here = self.filling().any(|(left, _)| left == instance) && !self.fates.contains_key(instance);
+                if is_here {
+                    self.end(instance, Fate::Ends);
+                }
+                is_here
+            }
+            // The planner goes on when it is noted that a rollout is done.
+            Command::MoveRollout { .. } => {
+                self.apply(command.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Places the successor of an instance, which serves at once.
+    fn place(&mut self, placement: &Placement) -> Option<()> {
+        let moves = |id: &InstanceId| matches!(self.fates.get(id), Some(Fate::Moves { .. }));
+        let (left, _) = self.filling().find(|(left, _)| left.slot == placement.slot && !moves(left))?;
+        let to = self.cluster.hosts().get(&placement.host)?.name.clone();
+        self.apply(Command::Place(Box::new(placement.clone())));
+        self.end(left, Fate::Moves { to });
+        self.after.suppose_serving(&placement.slot.instance(placement.expect_incarnation + 1), self.now);
+        Some(())
+    }
 }
 
 /// What concerns an instance's slot of the reasons why its service lacks instances; never nothing.

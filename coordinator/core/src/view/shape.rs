@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use common::{
     api::{Aspect, Change, Difference},
     file::{FileKind, FileSpec},
+    name::Name,
     part::Part,
     spec::{
         Canary, Condition, ContainerSpec, CronSpec, EndpointMode, FailureAction, Mode, PortSpec, PullPolicy,
@@ -91,64 +92,78 @@ impl Shape {
             container: _,
             pre_start: _,
             sidekicks,
-            ports,
-            expose,
             mode,
             cron,
             replicas,
-            constraints,
-            prefer,
-            spread,
-            priority,
-            max_per_host,
-            strict_singleton,
+            // How it is reached.
+            ports: _,
+            expose: _,
+            endpoint_mode: _,
+            // Where its instances go.
+            constraints: _,
+            prefer: _,
+            spread: _,
+            priority: _,
+            max_per_host: _,
+            strict_singleton: _,
             update,
             depends_on,
-            endpoint_mode,
             joins,
             network_mode,
             networks,
             volumes,
         } = spec;
-        let main = &Part::Main;
-        for port in ports {
-            let (name, place) = port_texts(port);
-            self.named(main, Aspect::Port, Some(&name), place);
-        }
-        for port in expose {
-            let name = format!("{}/{}", port.container, port.protocol);
-            self.named(main, Aspect::ExposedPort, Some(&name), "");
-        }
-        self.named(main, Aspect::Mode, None, mode_word(*mode));
-        self.named(main, Aspect::Replicas, None, replicas);
-        if let Some(cron) = cron {
-            let CronSpec { schedule, timezone, overlap, catch_up } = cron;
-            let overlap = format!("{overlap:?}").to_lowercase();
-            let text = format!("{schedule:?} {timezone}, overlap {overlap}, catch_up {catch_up}");
-            self.named(main, Aspect::Schedule, None, text);
-        }
-        for (aspect, conditions) in [(Aspect::Constraint, constraints), (Aspect::Preference, prefer)] {
-            conditions.iter().for_each(|condition| self.named(main, aspect, Some(&condition.to_string()), ""));
-        }
-        self.unless_default(Aspect::Spread, spread, &Vec::new(), |spread| spread.join(", "));
-        self.unless_default(Aspect::Priority, priority, &0, i32::to_string);
-        self.unless_default(Aspect::MaxPerHost, max_per_host, &None, |most| {
-            most.map_or_else(String::new, |most| most.to_string())
-        });
-        self.unless_default(Aspect::StrictSingleton, strict_singleton, &false, |_| String::new());
-        self.unless_default(Aspect::EndpointMode, endpoint_mode, &EndpointMode::default(), |mode| {
-            endpoint_word(*mode).to_owned()
-        });
-        joins.iter().for_each(|name| self.named(main, Aspect::JoinedEnvironment, Some(name.as_str()), ""));
+        self.named(&Part::Main, Aspect::Mode, None, mode_word(*mode));
+        self.named(&Part::Main, Aspect::Replicas, None, replicas);
+        cron.iter().for_each(|cron| self.schedule(cron));
+        self.reach(spec);
+        self.placement(spec);
+        joins.iter().for_each(|name| self.named(&Part::Main, Aspect::JoinedEnvironment, Some(name.as_str()), ""));
         surroundings::service(self, *network_mode, networks, volumes);
         self.update(update);
-        for (name, condition) in depends_on {
-            self.named(main, Aspect::Dependency, Some(name.as_str()), reached(*condition));
-        }
+        self.dependencies(&Part::Main, depends_on);
         for (name, Sidekick { container: _, depends_on }) in sidekicks {
-            for (on, condition) in depends_on {
-                self.named(&Part::Sidekick(name.clone()), Aspect::Dependency, Some(on.as_str()), reached(*condition));
-            }
+            self.dependencies(&Part::Sidekick(name.clone()), depends_on);
+        }
+    }
+
+    /// How others reach a service.
+    fn reach(&mut self, spec: &ServiceSpec) {
+        for port in &spec.ports {
+            let (name, place) = port_texts(port);
+            self.named(&Part::Main, Aspect::Port, Some(&name), place);
+        }
+        for port in &spec.expose {
+            let name = format!("{}/{}", port.container, port.protocol);
+            self.named(&Part::Main, Aspect::ExposedPort, Some(&name), "");
+        }
+        self.unless_default(Aspect::EndpointMode, &spec.endpoint_mode, &EndpointMode::default(), |mode| {
+            endpoint_word(*mode).to_owned()
+        });
+    }
+
+    fn schedule(&mut self, CronSpec { schedule, timezone, overlap, catch_up }: &CronSpec) {
+        let overlap = format!("{overlap:?}").to_lowercase();
+        let text = format!("{schedule:?} {timezone}, overlap {overlap}, catch_up {catch_up}");
+        self.named(&Part::Main, Aspect::Schedule, None, text);
+    }
+
+    /// Where a service's instances go, and before which others.
+    fn placement(&mut self, spec: &ServiceSpec) {
+        for (aspect, conditions) in [(Aspect::Constraint, &spec.constraints), (Aspect::Preference, &spec.prefer)] {
+            conditions.iter().for_each(|condition| self.named(&Part::Main, aspect, Some(&condition.to_string()), ""));
+        }
+        self.unless_default(Aspect::Spread, &spec.spread, &Vec::new(), |spread| spread.join(", "));
+        self.unless_default(Aspect::Priority, &spec.priority, &0, i32::to_string);
+        self.unless_default(Aspect::MaxPerHost, &spec.max_per_host, &None, |most| {
+            most.map_or_else(String::new, |most| most.to_string())
+        });
+        self.unless_default(Aspect::StrictSingleton, &spec.strict_singleton, &false, |_| String::new());
+    }
+
+    fn dependencies(&mut self, part: &Part, depends_on: &BTreeMap<Name, Condition>) {
+        for (on, condition) in depends_on {
+            self.named(part, Aspect::Dependency, Some(on.as_str()), reached(*condition));
         }
     }
 
@@ -177,26 +192,25 @@ impl Shape {
         }
     }
 
-    /// What people may keep passwords in is hidden: variables, commands, labels.
+    /// Each field has its place: with the program, with its files, with its resources, or with its surroundings.
     fn container(&mut self, part: &Part, spec: &ContainerSpec) {
         let ContainerSpec {
-            image,
-            pull,
-            command,
-            entrypoint,
-            user,
-            working_dir,
-            environment,
-            labels,
-            mounts,
-            files,
-            healthcheck,
-            restart,
-            stop_grace,
-            reservations,
-            limits,
-            devices,
-            // What else there is has a place of its own.
+            image: _,
+            pull: _,
+            command: _,
+            entrypoint: _,
+            user: _,
+            working_dir: _,
+            environment: _,
+            labels: _,
+            healthcheck: _,
+            restart: _,
+            stop_grace: _,
+            mounts: _,
+            files: _,
+            reservations: _,
+            limits: _,
+            devices: _,
             log: _,
             hostname: _,
             domainname: _,
@@ -214,46 +228,67 @@ impl Shape {
             isolation: _,
             tuning: _,
         } = spec;
+        self.program(part, spec);
+        self.files(part, spec);
+        self.resources(part, spec);
         surroundings::container(self, part, spec);
+    }
+
+    /// What a container runs, and how. What people may keep passwords in is hidden: variables, commands, labels.
+    fn program(&mut self, part: &Part, spec: &ContainerSpec) {
         let default = ContainerSpec::of_image("");
-        self.named(part, Aspect::Image, None, image);
-        environment.iter().for_each(|(name, value)| self.hidden(part, Aspect::Variable, Some(name), value));
-        labels.iter().for_each(|(name, value)| self.hidden(part, Aspect::Label, Some(name), value));
-        for (aspect, value) in [(Aspect::Command, command), (Aspect::Entrypoint, entrypoint)] {
+        self.named(part, Aspect::Image, None, &spec.image);
+        spec.environment.iter().for_each(|(name, value)| self.hidden(part, Aspect::Variable, Some(name), value));
+        spec.labels.iter().for_each(|(name, value)| self.hidden(part, Aspect::Label, Some(name), value));
+        for (aspect, value) in [(Aspect::Command, &spec.command), (Aspect::Entrypoint, &spec.entrypoint)] {
             if let Some(value) = value {
                 self.hidden(part, aspect, None, value);
             }
         }
-        if let Some(check) = healthcheck {
+        if let Some(check) = &spec.healthcheck {
             self.hidden(part, Aspect::HealthCheck, None, check);
         }
-        mounts
-            .iter()
-            .for_each(|mount| self.named(part, Aspect::Mount, Some(&mount.target), surroundings::mount(mount)));
-        files.iter().for_each(|file| self.file(part, file));
-        for (kind, request) in devices {
-            let uses = request.capabilities.join(", ");
-            let uses = if uses.is_empty() { uses } else { format!(" for {uses}") };
-            self.named(part, Aspect::Device, Some(kind), format!("{}{uses}", request.amount));
+        for (aspect, value) in [(Aspect::User, &spec.user), (Aspect::WorkingDirectory, &spec.working_dir)] {
+            value.iter().for_each(|value| self.named(part, aspect, None, value));
         }
         let mut say = |aspect, differs: bool, text: String| {
             if differs {
                 self.named(part, aspect, None, text);
             }
         };
-        say(Aspect::User, user.is_some(), user.clone().unwrap_or_default());
-        say(Aspect::WorkingDirectory, working_dir.is_some(), working_dir.clone().unwrap_or_default());
-        say(Aspect::PullPolicy, *pull != default.pull, pull_word(*pull).to_owned());
-        say(Aspect::StopGracePeriod, *stop_grace != default.stop_grace, stop_grace.to_string());
-        say(Aspect::RestartPolicy, *restart != default.restart, restarts(restart));
-        say(Aspect::ReservedCpu, reservations.cpu != default.reservations.cpu, reservations.cpu.to_string());
-        say(
-            Aspect::ReservedMemory,
-            reservations.memory != default.reservations.memory,
-            reservations.memory.to_string(),
-        );
-        say(Aspect::CpuLimit, limits.cpu != default.limits.cpu, limits.cpu.to_string());
-        say(Aspect::MemoryLimit, limits.memory != default.limits.memory, limits.memory.to_string());
+        say(Aspect::PullPolicy, spec.pull != default.pull, pull_word(spec.pull).to_owned());
+        say(Aspect::StopGracePeriod, spec.stop_grace != default.stop_grace, spec.stop_grace.to_string());
+        say(Aspect::RestartPolicy, spec.restart != default.restart, restarts(&spec.restart));
+    }
+
+    /// What a container mounts, and which configs and secrets it is given.
+    fn files(&mut self, part: &Part, spec: &ContainerSpec) {
+        for mount in &spec.mounts {
+            self.named(part, Aspect::Mount, Some(&mount.target), surroundings::mount(mount));
+        }
+        spec.files.iter().for_each(|file| self.file(part, file));
+    }
+
+    /// What a container may take of its host.
+    fn resources(&mut self, part: &Part, spec: &ContainerSpec) {
+        for (kind, request) in &spec.devices {
+            let uses = request.capabilities.join(", ");
+            let uses = if uses.is_empty() { uses } else { format!(" for {uses}") };
+            self.named(part, Aspect::Device, Some(kind), format!("{}{uses}", request.amount));
+        }
+        let default = ContainerSpec::of_image("");
+        let amounts = [
+            (Aspect::ReservedCpu, Aspect::ReservedMemory, spec.reservations, default.reservations),
+            (Aspect::CpuLimit, Aspect::MemoryLimit, spec.limits, default.limits),
+        ];
+        for (cpu, memory, amount, usual) in amounts {
+            if amount.cpu != usual.cpu {
+                self.named(part, cpu, None, amount.cpu);
+            }
+            if amount.memory != usual.memory {
+                self.named(part, memory, None, amount.memory);
+            }
+        }
     }
 
     fn file(&mut self, part: &Part, file: &FileSpec) {

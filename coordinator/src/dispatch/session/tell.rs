@@ -68,14 +68,7 @@ impl Telling {
             self.tell_directory(now, outgoing).await?;
             tokio::select! {
                 sent = beats.recv() => self.answer_beat(session, sent.ok_or(Ended::Gone)?, outgoing).await?,
-                heard = heard.recv() => match heard.ok_or(Ended::Gone)? {
-                    Heard::Answer(answer) => outgoing.send(&answer).await?,
-                    Heard::Report { number, unknown } => {
-                        self.is_stale |= self.unknown != unknown;
-                        self.unknown = unknown;
-                        outgoing.send(&ToAgent::ReportAck { number }).await?;
-                    }
-                },
+                heard = heard.recv() => self.answer(heard.ok_or(Ended::Gone)?, outgoing).await?,
                 () = changed.notified() => self.is_stale = true,
                 _ = directory.changed() => {}
                 _ = leadership.changed() => {}
@@ -84,6 +77,18 @@ impl Telling {
                 return Err(Ended::NotLeader);
             }
         }
+    }
+
+    async fn answer(&mut self, heard: Heard, outgoing: &mut Sender) -> Result<(), Ended> {
+        let answer = match heard {
+            Heard::Answer(answer) => answer,
+            Heard::Report { number, unknown } => {
+                self.is_stale |= self.unknown != unknown;
+                self.unknown = unknown;
+                ToAgent::ReportAck { number }
+            }
+        };
+        Ok(outgoing.send(&answer).await?)
     }
 
     async fn answer_beat(&self, session: &Session, sent: u64, outgoing: &mut Sender) -> Result<(), Ended> {

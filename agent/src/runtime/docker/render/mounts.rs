@@ -13,17 +13,12 @@ use common::{
     spec::{ContainerSpec, MountSource, MountSpec, Propagation, VolumeName, VolumeSpec},
 };
 
-use super::CLUSTER_LABEL;
-use crate::{files::Places, guard};
+use super::{CLUSTER_LABEL, Site};
+use crate::guard;
 
 /// The mounts of a part: those of its spec, its files, and those of a guard.
-pub(super) fn mounts(
-    instance: &AssignedInstance,
-    part: &Part,
-    spec: &ContainerSpec,
-    cluster: ClusterId,
-    places: &Places,
-) -> Vec<Mount> {
+pub(super) fn mounts(instance: &AssignedInstance, part: &Part, spec: &ContainerSpec, site: Site<'_>) -> Vec<Mount> {
+    let Site { cluster, places } = site;
     let asked = spec.mounts.iter().filter(|mount| !is_bind(mount)).map(|mount| self::mount(instance, mount, cluster));
     let own = places.of(instance).filter(|(of, ..)| of == part);
     let files = own.map(|(_, path, file)| shown(&path, &file.target));
@@ -142,7 +137,7 @@ mod tests {
     use common::{quantity::Bytes, spec::TmpfsOptions};
 
     use super::*;
-    use crate::runtime::docker::render::tests::instance;
+    use crate::{files::Places, runtime::docker::render::tests::instance};
 
     #[test]
     fn mounts_are_what_was_asked_for() {
@@ -165,7 +160,9 @@ mod tests {
         });
         let places = Places::new(Path::new("/state"), Path::new("/memory"));
         let spec = web.spec.container.clone();
-        let found = |web: &AssignedInstance| mounts(web, &Part::Main, &spec, ClusterId([1; 10]), &places);
+        let found = |web: &AssignedInstance| {
+            mounts(web, &Part::Main, &spec, Site { cluster: ClusterId([1; 10]), places: &places })
+        };
         let all = found(&web);
         let [volume, bind, anonymous, tmpfs] = all.as_slice() else { panic!("four: {all:?}") };
         assert_eq!(volume.source.as_deref(), Some("default.shop.db_data"), "it belongs to its stack");

@@ -46,7 +46,7 @@ fn place_slowly(placer: &mut Placer<'_>, incarnation: u64) -> Result<(HostId, Bo
     placer.count_own_once();
     let seat = Seat { incarnation, only: None, leaving: None, spec: placer.spec };
     let (index, booked) = placer.best_scanned(&seat).map_err(|refusals| placer.hosts.unfit(placer.spec, refusals))?;
-    placer.hosts.take(index, placer.id, placer.spec, &booked);
+    placer.hosts.take(index, placer.subject.id, placer.spec, &booked);
     placer.own[index] += 1;
     Ok((placer.hosts.rows()[index].id, booked))
 }
@@ -64,14 +64,17 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
             fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
         }
         // Something is there already.
-        fixture.deploy(&[("other", some_service(&mut numbers))]);
+        let other = some_service(&mut numbers);
+        fixture.deploy(&[("other", other.clone())]);
         fixture.settle();
-        let (spec, id) = (Arc::new(some_service(&mut numbers)), stack().service(name("web")));
+        fixture.deploy(&[("other", other), ("web", some_service(&mut numbers))]);
+        let id = stack().service(name("web"));
+        let service = fixture.cluster.service(&id).expect("it was deployed");
+        let subject = Subject::of(&fixture.cluster, &id, service, fixture.now.into());
         let (mut fast, mut slow) = (HostTable::of(&fixture.cluster), HostTable::of(&fixture.cluster));
-        let of = |hosts| Placer::new(hosts, &fixture.cluster, &id, &spec, &[], fixture.now);
-        let (mut fast, mut slow) = (of(&mut fast), of(&mut slow));
+        let (mut fast, mut slow) = (Placer::new(&mut fast, &subject), Placer::new(&mut slow, &subject));
         for incarnation in 0..60 {
-            let seat = Seat { incarnation, only: None, leaving: None, spec: &spec };
+            let seat = Seat { incarnation, only: None, leaving: None, spec: &service.spec };
             let chosen = fast.choose(&seat).map(|choice| (choice.host, choice.booked));
             assert_eq!(chosen, place_slowly(&mut slow, incarnation), "seed {seed}, instance {incarnation}");
         }

@@ -306,6 +306,17 @@ impl State {
         self.done()
     }
 
+    /// Adds a new instance, also to the indexes.
+    pub(super) fn add_instance(&mut self, id: InstanceId, instance: Instance) {
+        self.work.spec_bytes += size_of(&*instance.spec);
+        let on_host = (instance.host, id.clone());
+        if instance.spec.strict_singleton {
+            self.work.strict_by_host.insert(on_host.clone());
+        }
+        self.work.by_host.insert(on_host);
+        self.work.instances.insert(id, instance);
+    }
+
     /// Forgets an instance whose container is gone, or whose host is.
     pub(crate) fn forget_instance(&mut self, id: &InstanceId) {
         let Some(instance) = self.work.instances.remove(id) else { return };

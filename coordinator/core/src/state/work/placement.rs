@@ -8,10 +8,10 @@ use common::{
     host::{Availability, Liveness},
     id::InstanceId,
     instance::{BoundPort, Desired, Observed, Verdict, Want},
-    spec::{Constraint, Mode, ServiceSpec},
+    spec::{Constraint, Mode, PortSpec, ServiceSpec},
 };
 
-use super::{Applied, Bookings, Candidate, Instance, Service, State, Version, runs::Task, size_of};
+use super::{Applied, Bookings, Candidate, Host, Instance, Service, State, Version, runs::Task, size_of};
 use crate::command::Placement;
 
 /// Most bytes that the specs of all instances may take where they are stored.
@@ -19,75 +19,65 @@ const MAX_SPEC_BYTES: usize = 512 << 20;
 
 impl State {
     pub(in crate::state) fn place(&mut self, placement: &Placement) -> Applied {
-        let refuse =
-            |why: String| Err(Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why));
-        let Some(service) = self.service(&placement.slot.service).cloned() else {
-            return refuse("its service was removed".into());
-        };
-        let incarnation = self.incarnation(&placement.slot);
-        if incarnation != placement.expect_incarnation {
-            return refuse(format!("its incarnation is {incarnation}, not {}", placement.expect_incarnation));
-        }
-        if service.revision != placement.expect_revision {
-            return refuse(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
-        }
-        let service_id = &placement.slot.service;
-        let versions = [Some(service.version()), self.held_back(service_id, &service).cloned()];
-        let Some(version) = versions.into_iter().flatten().find(|version| version.revision == placement.revision)
-        else {
-            return refuse(format!("no instance should have revision {}", placement.revision));
-        };
-        let awaited = self.awaited(service_id, &service).filter(|_| version.revision == service.revision);
-        if let Some(awaited) = awaited {
-            return refuse(format!("it waits for {}", awaited.on));
-        }
-        if service.rollout.because_of_another() && version.revision == service.revision {
-            return refuse(service.rollout.why);
-        }
-        if self.has_its_canary(placement, &service) {
-            return refuse("its canary is already complete".into());
-        }
-        let Some(host) = self.hosts().get(&placement.host) else {
-            return refuse("its host was removed".into());
-        };
-        if host.liveness != Liveness::Ready {
-            return refuse(format!("host {} is {}", host.name, host.liveness.word()));
-        }
-        if let Some(condition) = host.conditions.first() {
-            return refuse(format!("host {} gets no new instances: {condition}", host.name));
-        }
-        if host.availability != Availability::Active {
-            return refuse(format!("host {} is {}", host.name, host.availability.word()));
-        }
-        match service.spec.mode {
-            Mode::Replicated | Mode::Job if !(1..=service.spec.replicas).contains(&placement.slot.slot) => {
-                return refuse("the service wants fewer instances".into());
-            }
-            Mode::Global if placement.slot.slot != host.number => {
-                return refuse("the slot belongs to another host".into());
-            }
-            Mode::Replicated | Mode::Job | Mode::Global => {}
-        }
+        let refuse = |why: String| Problem::new(Code::Conflict, format!("{} was not placed", placement.slot)).why(why);
+        let (version, task) = self.admitted(placement).map_err(refuse)?;
+        self.insert_placed(placement, version, task)
+    }
+
+    /// What the new instance is made from, and what it is to do; or why it is not placed.
+    fn admitted(&self, placement: &Placement) -> Result<(Version, Task), String> {
+        let service = self.service(&placement.slot.service).ok_or("its service was removed")?;
+        let version = self.version_placed(placement, service)?;
+        let host = self.hosts().get(&placement.host).ok_or("its host was removed")?;
+        takes_instances(host)?;
+        has_slot(service, placement.slot.slot, host)?;
         let task = service.task_of(version.revision);
         if self.has_ended(&placement.slot, task) {
-            return refuse("its task has already ended".into());
+            return Err("its task has already ended".into());
         }
-        if let Err(why) = self.may_take_over(placement).and_then(|()| self.runs_alone(placement, &service)) {
-            return refuse(why);
-        }
+        self.may_take_over(placement)?;
+        self.runs_alone(placement, service)?;
         if let Some(constraint) = self.unmet(placement, &version.spec) {
-            return refuse(format!("its host does not match {constraint}"));
+            return Err(format!("its host does not match {constraint}"));
         }
         if let Some(why) = self.does_not_fit(placement, &version.spec) {
-            return refuse(why);
+            return Err(why);
         }
         let bytes = self.work.spec_bytes + size_of(&*version.spec);
         if bytes > MAX_SPEC_BYTES {
-            return refuse(format!(
+            return Err(format!(
                 "the specs of all instances would take {bytes} bytes, and the limit is {MAX_SPEC_BYTES}"
             ));
         }
-        self.insert_placed(placement, version, task)
+        Ok((version, task))
+    }
+
+    /// The version that is placed, if the slot and the service are as they were and more may be of that version.
+    fn version_placed(&self, placement: &Placement, service: &Service) -> Result<Version, String> {
+        let incarnation = self.incarnation(&placement.slot);
+        if incarnation != placement.expect_incarnation {
+            return Err(format!("its incarnation is {incarnation}, not {}", placement.expect_incarnation));
+        }
+        if service.revision != placement.expect_revision {
+            return Err(format!("its revision is {}, not {}", service.revision, placement.expect_revision));
+        }
+        let id = &placement.slot.service;
+        if placement.revision != service.revision {
+            let held_back = self.held_back(id, service).filter(|version| version.revision == placement.revision);
+            return held_back
+                .cloned()
+                .ok_or_else(|| format!("no instance should have revision {}", placement.revision));
+        }
+        if let Some(awaited) = self.awaited(id, service) {
+            return Err(format!("it waits for {}", awaited.on));
+        }
+        if service.rollout.because_of_another() {
+            return Err(service.rollout.why.clone());
+        }
+        if self.has_its_canary(placement, service) {
+            return Err("its canary is already complete".into());
+        }
+        Ok(service.version())
     }
 
     /// A slot is filled by one instance, or by two while one takes the place of the other.
@@ -137,7 +127,7 @@ impl State {
 
     /// Whether as many are of the service's revision as may be before it is promoted.
     fn has_its_canary(&self, placement: &Placement, service: &Service) -> bool {
-        let Some(canary) = service.canary().filter(|_| placement.revision == service.revision) else { return false };
+        let Some(canary) = service.canary() else { return false };
         let stays = |id: &InstanceId| placement.replaces.as_ref() != Some(id);
         let of_service = self.instances_of(&placement.slot.service);
         let of_revision = of_service.filter(|(id, i)| i.fills_slot() && i.is_current(service) && stays(id));
@@ -201,36 +191,26 @@ impl State {
 
     fn insert_placed(&mut self, placement: &Placement, version: Version, task: Task) -> Applied {
         let Version { revision, spec, .. } = version;
-        if let Some(replaced) = &placement.replaces
-            && let Some(instance) = self.work.instances.get_mut(replaced)
-            && matches!(instance.verdict, Verdict::Unknown { .. })
-        {
-            instance.verdict = Verdict::Lost { since: self.basics.clock };
-            self.record(replaced, "instance-lost", "its host has been away too long; it is replaced");
+        if let Some(replaced) = &placement.replaces {
+            self.give_up(replaced);
         }
         self.work.orphans.remove(&placement.slot);
-        let holds_data = spec.is_pinned();
         let slot = self.work.slots.entry(placement.slot.clone()).or_default();
         slot.incarnation = placement.expect_incarnation + 1;
-        if holds_data {
+        if spec.is_pinned() {
             // A revision without the volume does not move the data.
             slot.home = Some(placement.host);
         }
         let id = placement.slot.instance(slot.incarnation);
         let retries = slot.tries_of(task, revision).map_or(0, |tries| tries.retries);
         let observed = Observed { retries, ..Observed::nothing() };
-        let ports = placement
-            .ports
-            .iter()
-            .zip(&spec.ports)
-            .map(|(host, spec)| BoundPort { spec: spec.clone(), host: *host })
-            .collect();
+        let bound = |(host, spec): (&u16, &PortSpec)| BoundPort { spec: spec.clone(), host: *host };
         let instance = Instance {
             revision,
             task,
-            spec,
             host: placement.host,
-            ports,
+            ports: placement.ports.iter().zip(&spec.ports).map(bound).collect(),
+            spec,
             devices: placement.devices.clone(),
             desired: Desired { want: Want::Run, reason: None },
             observed,
@@ -239,15 +219,45 @@ impl State {
             serving_since: None,
             proven: false,
         };
-        self.work.spec_bytes += size_of(&*instance.spec);
-        if instance.spec.strict_singleton {
-            self.work.strict_by_host.insert((placement.host, id.clone()));
-        }
-        self.work.by_host.insert((placement.host, id.clone()));
-        self.work.instances.insert(id.clone(), instance);
+        self.add_instance(id.clone(), instance);
         let host =
             self.hosts().get(&placement.host).map_or_else(|| placement.host.to_string(), |host| host.name.to_string());
         self.record(&id, "instance-placed", format!("on host {host}"));
         self.done()
+    }
+
+    /// Takes an instance that cannot be heard of for lost.
+    fn give_up(&mut self, id: &InstanceId) {
+        if let Some(instance) = self.work.instances.get_mut(id)
+            && matches!(instance.verdict, Verdict::Unknown { .. })
+        {
+            instance.verdict = Verdict::Lost { since: self.basics.clock };
+            self.record(id, "instance-lost", "its host has been away too long; it is replaced");
+        }
+    }
+}
+
+/// Refuses a host that gets no new instances.
+fn takes_instances(host: &Host) -> Result<(), String> {
+    if host.liveness != Liveness::Ready {
+        return Err(format!("host {} is {}", host.name, host.liveness.word()));
+    }
+    if let Some(condition) = host.conditions.first() {
+        return Err(format!("host {} gets no new instances: {condition}", host.name));
+    }
+    if host.availability != Availability::Active {
+        return Err(format!("host {} is {}", host.name, host.availability.word()));
+    }
+    Ok(())
+}
+
+/// Refuses a slot that a service does not have on a host.
+fn has_slot(service: &Service, slot: u32, host: &Host) -> Result<(), String> {
+    match service.spec.mode {
+        Mode::Replicated | Mode::Job if !(1..=service.spec.replicas).contains(&slot) => {
+            Err("the service wants fewer instances".into())
+        }
+        Mode::Global if slot != host.number => Err("the slot belongs to another host".into()),
+        Mode::Replicated | Mode::Job | Mode::Global => Ok(()),
     }
 }

@@ -55,6 +55,20 @@ impl Rollout {
             because_of: None,
         }
     }
+
+    /// The same in another state; `failed` is what the first failed instance of the revision printed.
+    fn moved_to(&self, state: RolloutState, at: Timestamp, why: &str, failed: LastLines) -> Rollout {
+        let (why, output) = match state {
+            RolloutState::Paused | RolloutState::Failed if why.is_empty() => (String::new(), LastLines::default()),
+            RolloutState::Paused | RolloutState::Failed => (why.to_owned(), failed),
+            // Why it goes back is worth knowing to the end; why it had paused is not once it goes on.
+            RolloutState::Rolling | RolloutState::Done if self.back_from.is_some() => {
+                (self.why.clone(), self.output.clone())
+            }
+            RolloutState::Rolling | RolloutState::Done => (String::new(), LastLines::default()),
+        };
+        Rollout { state, since: at, why, output, ..self.clone() }
+    }
 }
 
 /// A revision of a service that served whole.
@@ -105,6 +119,21 @@ impl Service {
 }
 
 impl Service {
+    /// Refuses to move a rollout that is over.
+    fn may_move_on(&self, id: &ServiceId) -> Result<(), Problem> {
+        let refuse = |what: &str| Problem::new(Code::Conflict, format!("The rollout of {id} has {what}"));
+        match self.rollout.state {
+            RolloutState::Rolling | RolloutState::Paused => Ok(()),
+            RolloutState::Done => {
+                Err(refuse("already ended").why(format!("all of it is at revision {}", self.revision)))
+            }
+            RolloutState::Failed => Err(refuse("failed for good").why(self.rollout.why.clone()).fix(format!(
+                "Fix the file and deploy it again, or retry: wharf retry {}/{}",
+                id.stack.stack, id.service
+            ))),
+        }
+    }
+
     /// Notes that its revision serves whole.
     fn note_served(&mut self) {
         let version = self.version();
@@ -133,32 +162,9 @@ impl State {
         if service.rollout.state == state {
             return self.done();
         }
-        if service.rollout.state == RolloutState::Done {
-            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} has already ended"))
-                .why(format!("all of it is at revision {expect_revision}")));
-        }
-        if service.rollout.state == RolloutState::Failed {
-            return Err(Problem::new(Code::Conflict, format!("The rollout of {id} has failed for good"))
-                .why(service.rollout.why.clone())
-                .fix(format!(
-                    "Fix the file and deploy it again, or retry: wharf retry {}/{}",
-                    id.stack.stack, id.service
-                )));
-        }
-        let back = service.rollout.back_from;
-        let output = match state {
-            RolloutState::Paused | RolloutState::Failed if !why.is_empty() => failed.unwrap_or_default(),
-            RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.output.clone(),
-            _ => LastLines::default(),
-        };
-        let why = match state {
-            RolloutState::Paused | RolloutState::Failed => why.to_owned(),
-            // Why it goes back is worth knowing to the end; why it had paused is not once it goes on.
-            RolloutState::Rolling | RolloutState::Done if back.is_some() => service.rollout.why.clone(),
-            RolloutState::Rolling | RolloutState::Done => String::new(),
-        };
-        let before = service.rollout.clone();
-        service.rollout = Rollout { state, since: clock, why: why.clone(), output: output.clone(), ..before };
+        service.may_move_on(id)?;
+        service.rollout = service.rollout.moved_to(state, clock, why, failed.unwrap_or_default());
+        let Rollout { why, output, .. } = service.rollout.clone();
         let (reason, message) = match state {
             RolloutState::Rolling => ("rollout-resumed", format!("to revision {expect_revision}")),
             RolloutState::Paused => ("rollout-paused", why),

@@ -220,11 +220,7 @@ impl State {
         stack.and_then(|stack| stack.services.get_mut(&id.service)).ok_or_else(|| not_found("service", id))
     }
 
-    pub(in crate::state) fn put_stack(
-        &mut self,
-        id: &StackId,
-        StackChange { spec, files, expect, what, goes_back }: StackChange<'_>,
-    ) -> Applied {
+    pub(in crate::state) fn put_stack(&mut self, id: &StackId, change: StackChange<'_>) -> Applied {
         self.known_environment(&id.environment)?;
         let existing = self.work.stacks.get(id);
         if existing.is_some_and(|stack| stack.removing) {
@@ -232,20 +228,20 @@ impl State {
                 .fix("Retry when its last instance is gone; to check: wharf ps"));
         }
         let revision = existing.map_or(0, |stack| stack.revision);
-        if let Some(expected) = expect.filter(|expected| *expected != revision) {
+        if let Some(expected) = change.expect.filter(|expected| *expected != revision) {
             return Err(Problem::new(Code::Conflict, format!("Stack {id} was changed in the meantime"))
                 .why(format!("its revision is {revision}, and the request expects {expected}"))
                 .fix("Check the new plan: wharf diff"));
         }
-        let violations = spec.validate();
+        let violations = change.spec.validate();
         if !violations.is_empty() {
             let problem = Problem::new(Code::InvalidRequest, format!("Stack {id} cannot be deployed"));
             return Err(violations.iter().fold(problem, |problem, violation| problem.why(violation.to_string())));
         }
-        for environment in spec.services.values().flat_map(|service| &service.joins) {
+        for environment in change.spec.services.values().flat_map(|service| &service.joins) {
             self.known_environment(environment)?;
         }
-        let mut spec = self.resolve_files(id, spec, files)?;
+        let mut spec = self.resolve_files(id, change.spec, change.files)?;
         if spec.services.values().any(|service| service.has_volume() || !service.volumes.is_empty()) {
             Arc::make_mut(&mut spec).tell_volumes();
         }
@@ -254,8 +250,8 @@ impl State {
         }
         self.has_room_for(id, &spec)?;
         let addresses = self.lease_addresses(id, &spec)?;
-        self.add_files(files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
-        let revision = self.replace_spec(id, StackChange { spec: &spec, files, expect, what, goes_back }, &addresses);
+        self.add_files(change.files.iter().map(|file| (file.id(id), file.content.clone())).collect())?;
+        let revision = self.replace_spec(id, StackChange { spec: &spec, ..change }, &addresses);
         self.prune_files(|file| file.environment == id.environment && file.stack.as_ref() == Some(&id.stack));
         Ok(Outcome::Revision(revision))
     }
@@ -281,9 +277,10 @@ impl State {
     pub(in crate::state) fn replace_spec(
         &mut self,
         id: &StackId,
-        StackChange { spec, what, goes_back, .. }: StackChange<'_>,
+        change: StackChange<'_>,
         addresses: &BTreeMap<Name, Ipv4Addr>,
     ) -> u64 {
+        let StackChange { spec, what, goes_back, .. } = change;
         let existing = self.work.stacks.get(id);
         let revision = existing.map_or(0, |stack| stack.revision) + 1;
         let earlier = existing.map(|stack| &stack.services);
@@ -294,19 +291,7 @@ impl State {
         };
         let mut services: OrdMap<Name, Service> =
             spec.services.iter().map(|(name, spec)| (name.clone(), service(name, spec))).collect();
-        // What failed only because another service did is tried again with it.
-        let changes = |name: &Name| services.get(name).is_some_and(|s| s.rollout.deployment == revision);
-        let fails = |s: &Service| s.rollout.state == RolloutState::Failed;
-        let again: Vec<Name> = services
-            .iter()
-            .filter(|(_, service)| fails(service) && service.rollout.because_of.as_ref().is_some_and(changes))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in again {
-            if let Some(service) = services.get_mut(&name) {
-                service.rollout = Rollout::begun(self.basics.clock, service.rollout.promoted, revision);
-            }
-        }
+        retry_with_changed(&mut services, revision, self.basics.clock);
         let history = existing.map(|stack| stack.history.clone()).unwrap_or_default();
         let mut stack =
             Stack { revision, spec: spec.clone(), changed_at: self.basics.clock, removing: false, services, history };
@@ -420,5 +405,21 @@ impl State {
         let message = format!("{} is {digest} for this revision", service.spec.container.image);
         self.record(id, "image-pinned", message);
         self.done()
+    }
+}
+
+/// What failed only because another service did is tried again with it if the revision changes that one.
+fn retry_with_changed(services: &mut OrdMap<Name, Service>, revision: u64, at: Timestamp) {
+    let changes = |name: &Name| services.get(name).is_some_and(|s| s.rollout.deployment == revision);
+    let fails = |s: &Service| s.rollout.state == RolloutState::Failed;
+    let again: Vec<Name> = services
+        .iter()
+        .filter(|(_, service)| fails(service) && service.rollout.because_of.as_ref().is_some_and(changes))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in again {
+        if let Some(service) = services.get_mut(&name) {
+            service.rollout = Rollout::begun(at, service.rollout.promoted, revision);
+        }
     }
 }

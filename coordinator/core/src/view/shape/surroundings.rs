@@ -195,15 +195,16 @@ fn tuning(options: &mut Options<'_>, tuning: &Tuning) {
     options.maybe("oom_score_adj", oom_score_adj.as_ref());
     options.flag("oom_kill_disable", *oom_kill_disable);
     options.maybe("shm_size", shm_size.as_ref());
-    for (name, Ulimit { soft, hard }) in ulimits {
-        let text = if soft == hard { soft.to_string() } else { format!("{soft}:{hard}") };
-        options.say(&format!("ulimits.{name}"), text);
-    }
+    ulimits.iter().for_each(|(name, limit)| options.say(&format!("ulimits.{name}"), range(limit)));
     options.each("sysctls", sysctls);
     options.each("storage_opt", storage_opt);
     if *blkio != Blkio::default() {
         options.hidden("blkio_config", blkio);
     }
+}
+
+fn range(Ulimit { soft, hard }: &Ulimit) -> String {
+    if soft == hard { soft.to_string() } else { format!("{soft}:{hard}") }
 }
 
 /// What is mounted, and how.
