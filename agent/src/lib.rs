@@ -11,6 +11,7 @@ pub mod files;
 pub mod findings;
 pub mod guard;
 pub mod holder;
+pub mod identity;
 pub mod known;
 pub mod leases;
 pub mod ledger;
@@ -22,7 +23,6 @@ mod probe;
 mod processes;
 mod publish;
 pub mod reconciler;
-pub mod renewal;
 pub mod runtime;
 pub mod session;
 mod socket;
@@ -69,8 +69,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Its host.
     pub host: HostId,
-    /// Coordinators to begin with.
-    pub coordinators: Vec<SocketAddr>,
+    /// The coordinators that are known: those to begin with, and then those that the cluster names.
+    pub coordinators: watch::Sender<Vec<SocketAddr>>,
     /// The address under which other hosts reach this one; found by asking the kernel if absent.
     pub address: Option<IpAddr>,
     /// Whether it has the host's network to itself: not where many agents share a kernel.

@@ -100,7 +100,7 @@ impl From<LinkError> for End {
 impl<R: ContainerRuntime + ?Sized> Session<R> {
     /// Keeps a session with the leader, one after the other, for as long as it is awaited.
     pub async fn run(mut self) {
-        let mut search = Search::new(self.config.host, &self.config.coordinators);
+        let mut search = Search::new(self.config.host, &self.config.coordinators.borrow());
         loop {
             if search.coordinators().is_empty() {
                 error!("no coordinator is known; this agent continues with the assignment in its ledger");
@@ -244,7 +244,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         stream.outgoing.send(&Open::Session(hello)).await?;
         match stream.incoming.receive::<ToAgent>().await? {
             Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
-                search.learn(known);
+                self.learn(search, known);
                 Ok(heartbeat.duration())
             }
             Some(ToAgent::Redirect { leader }) => Err(End::Redirected(leader)),
@@ -253,11 +253,24 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         }
     }
 
+    /// Notes the coordinators that the cluster has now. An empty list says nothing.
+    fn learn(&self, search: &mut Search, known: Vec<SocketAddr>) {
+        if known.is_empty() {
+            return;
+        }
+        self.config.coordinators.send_if_modified(|before| {
+            let differs = *before != known;
+            before.clone_from(&known);
+            differs
+        });
+        search.learn(known);
+    }
+
     fn hear(&mut self, message: ToAgent, search: &mut Search) -> Result<(), End> {
         match message {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
             ToAgent::Directory(piece) => self.directory.hear(piece),
-            ToAgent::Coordinators(known) => search.learn(known),
+            ToAgent::Coordinators(known) => self.learn(search, known),
             ToAgent::BeatAck { sent, extension, at } => {
                 self.leases.extend(BootTime(sent), &extension);
                 self.findings.put(Source::Clock, clock_finding(at, now()));

@@ -81,7 +81,9 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
     let quic = Arc::new(transport(service, &keyring, coordinates)?);
     let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
     let (renewals, renewed) = watch::channel(());
-    let side = Side { service, keyring, quic: quic.clone() };
+    let known = watch::Sender::new(keyring.coordinators.clone());
+    let learned = known.subscribe();
+    let side = Side { service, keyring, quic: quic.clone(), known };
     let coordinating = async {
         match coordinates {
             true => side.coordinate(renewed, &stop).await,
@@ -99,14 +101,14 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
         }
         ended
     };
-    let renewing = agent::renewal::run(service.state.clone(), quic, renewals);
+    let keeping = agent::identity::keep(service.state.clone(), quic, renewals, learned);
     // Without a service manager nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };
     let mut both = std::pin::pin!(both);
     tokio::select! {
         result = &mut both => return result,
-        () = renewing => {}
+        () = keeping => {}
         () = stop_signal() => {}
     }
     tracing::info!("stopping");
@@ -144,6 +146,8 @@ struct Side<'a> {
     service: &'a Service,
     keyring: Keyring,
     quic: Arc<Quic>,
+    /// The coordinators of the cluster, as the agent learns them.
+    known: watch::Sender<Vec<SocketAddr>>,
 }
 
 impl Side<'_> {
@@ -180,7 +184,7 @@ impl Side<'_> {
             places,
             cluster: keyring.cluster,
             host: keyring.host,
-            coordinators: keyring.coordinators.clone(),
+            coordinators: self.known.clone(),
             address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
             keeps_network: true,
         };

@@ -261,16 +261,9 @@ impl Host {
         let transport: Arc<dyn Transport> = Arc::new(network.end(self.address, identity));
         self.stop = CancellationToken::new();
         let (renewals, renewed) = watch::channel(());
-        let config = coordinator::Config {
-            state: self.folder.path().to_owned(),
-            keys: keys_of(&self.folder),
-            listen: self.address,
-            advertise: self.address,
-            settings: Settings::default(),
-            network: NetworkPlan::default(),
-        };
         let stopped = self.stop.clone().cancelled_owned();
-        let coordinating = coordinator::run(config, self.keyring.clone(), transport.clone(), renewed, stopped);
+        let coordinating =
+            coordinator::run(self.coordinator_config(), self.keyring.clone(), transport.clone(), renewed, stopped);
         let (how, ended) = watch::channel(None);
         self.ended = ended;
         self.tasks.spawn(async move {
@@ -286,12 +279,32 @@ impl Host {
             places: Places::new(self.folder.path(), self.memory.path()),
             cluster: self.keyring.cluster,
             host: self.keyring.host,
-            coordinators: self.keyring.coordinators.clone(),
+            coordinators: watch::Sender::new(self.keyring.coordinators.clone()),
             address: Some(self.address.ip()),
             keeps_network: false,
         };
         let running = agent::run(config, transport, self.runtime.clone(), self.stop.clone().cancelled_owned());
         self.tasks.spawn(async move { running.await.expect("the ledger can be used") });
+    }
+
+    fn coordinator_config(&self) -> coordinator::Config {
+        coordinator::Config {
+            state: self.folder.path().to_owned(),
+            keys: keys_of(&self.folder),
+            listen: self.address,
+            advertise: self.address,
+            settings: Settings::default(),
+            network: NetworkPlan::default(),
+        }
+    }
+
+    /// Why its coordinator cannot run: it is started alone and must end with a problem.
+    pub async fn coordinator_problem(&self, network: &Network) -> Problem {
+        let transport: Arc<dyn Transport> = Arc::new(network.end(self.address, self.identity()));
+        let (_renewals, renewed) = watch::channel(());
+        let stopped = tokio::time::sleep(SOON);
+        let ended = coordinator::run(self.coordinator_config(), self.keyring.clone(), transport, renewed, stopped);
+        ended.await.expect_err("it cannot run")
     }
 
     /// How its coordinator ended, once it has; it gives up after `patience`.

@@ -22,6 +22,7 @@ use common::{
 use hyper::{Method, StatusCode};
 use link::{Stream, Transport, clock::now, memory::Network};
 use tests::{cluster::TestCluster, http::Endpoint, wait::until_async};
+use tokio::sync::watch;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -102,22 +103,25 @@ async fn hear_an_agent() {
     let address = |last: u8| SocketAddr::from(([127, 0, 0, last], 7443));
     let leader = network.end(address(1), PeerIdentity { host: HostId([3; 10]), member: Some(MemberId(1)) });
     let transport = Arc::new(network.end(address(2), PeerIdentity { host, member: None }));
-    let (runtime, coordinators) = (Arc::<Fake>::default(), vec![address(1)]);
+    let (runtime, coordinators) = (Arc::<Fake>::default(), watch::Sender::new(vec![address(1)]));
     let places = Places::new(folder.path(), folder.path());
     let (state, own) = (folder.path().to_owned(), Some(address(2).ip()));
+    let known = coordinators.subscribe();
     let config = agent::Config { state, places, cluster, host, coordinators, address: own, keeps_network: false };
     let running = tokio::spawn(agent::run(config, transport, runtime.clone(), std::future::pending()));
 
     let connection = leader.accept().await.expect("it dials");
     let mut stream = connection.accept().await.expect("it opens a stream");
     assert!(matches!(stream.incoming.receive().await, Ok(Some(Open::Session(_)))));
-    let welcome = ToAgent::Welcome { heartbeat: Span(20), coordinators: vec![address(1)] };
+    let welcome = ToAgent::Welcome { heartbeat: Span(20), coordinators: vec![address(1), address(3)] };
     stream.outgoing.send(&welcome).await.expect("it listens");
     let first = loop {
         if let Some(ToCoordinator::Report { number, .. }) = said(&mut stream, 100).await {
             break number;
         }
     };
+
+    assert_eq!(*known.borrow(), [address(1), address(3)], "it will be written down");
 
     let mut assignment = Assignment::nothing(cluster, host);
     assignment.generation = 1;

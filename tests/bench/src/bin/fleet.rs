@@ -28,7 +28,7 @@ use common::{
 use hyper::Method;
 use link::{Transport, keyring::Keyring, quic::Quic};
 use tests::join::{Newcomer, join};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The maximum number of hosts that one token admits.
@@ -155,7 +155,7 @@ impl Fleet {
             places: Places::new(&member.folder, &member.folder),
             cluster: member.keyring.cluster,
             host: member.keyring.host,
-            coordinators: member.keyring.coordinators.clone(),
+            coordinators: watch::Sender::new(member.keyring.coordinators.clone()),
             address: Some([127, 0, 0, 1].into()),
             keeps_network: false,
         };
