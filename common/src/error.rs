@@ -112,7 +112,7 @@ codes! {
     WrongDoor "E0421" "The connection used the join key, which is valid only for the join script."
     Busy "E0429" "The coordinator has too many requests at once. Try again in a moment."
     ComposeInvalid "E0501" "The compose file is invalid, or asks for something that wharf does not support."
-    StoreCorrupt "E0901" "The coordinator's store is damaged. wharf never repairs it silently: the member must leave and join again."
+    StoreCorrupt "E0901" "The coordinator's store is damaged, and it knows no other coordinator that could take it in again. wharf never cuts damage away."
     StoreFailed "E0902" "The coordinator cannot write its store, because the disk is full or failing."
     Internal "E0999" "A bug in wharf. Please report it with the surrounding lines of the log."
 }

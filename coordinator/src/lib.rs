@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use dispatch::Dispatch;
-use raft::{Consensus, Start};
+use raft::{Consensus, Start, StoreError};
 use seal::Seals;
 use server::OwnIdentity;
 
@@ -91,7 +91,12 @@ async fn work(
     transport: Arc<dyn Transport>,
     shutdown: BoxFuture<'static, ()>,
 ) -> Result<Ended, Problem> {
-    let Running { consensus, mut tasks } = start(config, identity, transport).await?;
+    let mut shutdown = shutdown;
+    let started = tokio::select! {
+        started = start(config, identity, transport) => started?,
+        () = &mut shutdown => return Ok(Ended::Asked),
+    };
+    let Running { consensus, mut tasks } = started;
     let stop = tasks.stop();
     let ended = tokio::select! {
         () = shutdown => Ended::Asked,
@@ -118,8 +123,16 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     let keyring = &identity.keyring;
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(keyring))?;
     let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
-    let start = Start { me, directory: &config.state, transport: transport.clone() };
-    let consensus = Consensus::start(start, &mut tasks).await.map_err(birth::store_problem)?;
+    let others: Vec<_> = keyring.coordinators.iter().copied().filter(|other| *other != config.advertise).collect();
+    let start = || Start { me, directory: &config.state, transport: transport.clone() };
+    let consensus = match Consensus::start(start(), &mut tasks).await {
+        Err(damage @ StoreError::Corrupt { .. }) if !others.is_empty() => {
+            raft::begin_anew(start(), &damage, &others).await?;
+            Consensus::start(start(), &mut tasks).await
+        }
+        started => started,
+    };
+    let consensus = consensus.map_err(birth::store_problem)?;
     let listener = listen(config.listen).await?;
     let coordinator = Coordinator {
         consensus: consensus.clone(),

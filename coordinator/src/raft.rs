@@ -10,6 +10,7 @@ mod log;
 mod membership;
 mod network;
 mod read;
+mod rejoin;
 mod snapshot;
 mod state_machine;
 pub mod store;
@@ -42,9 +43,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
 pub use network::{MemberAnswer, MemberCall};
+pub use rejoin::begin_anew;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
 pub use state_machine::Published;
-pub use store::{ENTRY_FORMAT, RECORD_FORMAT, StoreError};
+pub use store::{ENTRY_FORMAT, StoreError};
 pub use types::Entry;
 
 use batch::Towards;
@@ -167,11 +169,10 @@ impl Consensus {
     pub async fn start(start: Start<'_>, tasks: &mut Supervisor) -> Result<Consensus, StoreError> {
         let store = store::Store::open(start.directory, start.me)?;
         let failed = store.failed();
-        let log = log::LogStore::new(store);
-        log.load()?;
         let unfit = watch::Sender::new(None);
         let (state_machine, published) =
             state_machine::StateMachine::open(&start.directory.join("snapshots"), unfit.clone())?;
+        let log = log::LogStore::open(store, state_machine.durable())?;
         let checkpoints = state_machine.checkpoints();
         let callers = Arc::new(Callers::new(start.transport));
         let network = network::Network::new(callers.clone());
@@ -453,7 +454,7 @@ impl Consensus {
             MemberCall::Append(request) => agree(&request.vote),
             MemberCall::Vote(request) => agree(&request.vote),
             MemberCall::Snapshot(request) => agree(&request.vote),
-            MemberCall::PreVote { .. } | MemberCall::Group => {
+            MemberCall::PreVote { .. } | MemberCall::Group | MemberCall::LetGo => {
                 ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
             }
             MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
@@ -484,6 +485,7 @@ impl Consensus {
             MemberCall::Propose(proposals) => MemberAnswer::Proposed(self.propose_at_once(proposals).await),
             MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
             MemberCall::Group => MemberAnswer::Group(self.group()),
+            MemberCall::LetGo => MemberAnswer::LetGo(self.let_go(peer.member).await),
             MemberCall::StateHash { index } => MemberAnswer::StateHash(self.hashes.at(index)),
         }
     }

@@ -40,7 +40,10 @@ use common::{
 };
 use coordinator::{
     birth::{GENESIS_FORMAT, GenesisFile},
-    raft::{ENTRY_FORMAT, Entry, RECORD_FORMAT, SNAPSHOT_FORMAT, SnapshotFile},
+    raft::{
+        ENTRY_FORMAT, Entry, SNAPSHOT_FORMAT, SnapshotFile,
+        store::{EndMark, Facts, MARK_FORMAT, RECORD_FORMAT, Record, SEGMENT_FORMAT, SegmentHeader},
+    },
     seal::{SEALING_KEY_FORMAT, SealingKey},
 };
 use coordinator_core::{
@@ -403,7 +406,22 @@ fn log_entries_can_be_read_for_ever() {
 
 #[test]
 fn records_can_be_read_for_ever() {
-    check_sealed("record-1.bin", &RECORD_FORMAT, openraft::Vote::<u64>::new_committed(3, 1));
+    let id = |index| openraft::LogId::new(openraft::CommittedLeaderId::new(3, 1), index);
+    let vote = openraft::Vote::<u64>::new_committed(4, 1);
+    let facts =
+        Facts { owner: MemberId(1), vote: Some(vote), committed: Some(id(8)), purged: Some(id(5)), last: Some(id(9)) };
+    let records = [
+        ("base", Record::Base(facts)),
+        ("vote", Record::Vote(vote)),
+        ("truncate", Record::Truncate(7)),
+        ("purge", Record::Purge(id(5))),
+        ("committed", Record::Committed(id(8))),
+    ];
+    for (name, record) in records {
+        check_sealed(&format!("record-2-{name}.bin"), &RECORD_FORMAT, record);
+    }
+    check_sealed("segment-1.bin", &SEGMENT_FORMAT, SegmentHeader { generation: 7, salt: 9, first: 11 });
+    check_sealed("end-mark-1.bin", &MARK_FORMAT, EndMark { sequence: 12 });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! openraft's log on our store. Entries are served from memory from the moment that they are
 //! appended; the store has them durably when the callback is called.
+//!
+//! What is purged is only in a snapshot from then on. So a purge waits until that snapshot is durable.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +15,13 @@ use openraft::{
     ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
+use tokio::sync::watch;
 
 use super::{
-    store::{Store, StoreError, insert_entry, insert_record},
+    store::{ENTRY_FORMAT, Record, Store, StoreError},
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
 
-const VOTE: &[u8] = b"m/vote";
-const COMMITTED: &[u8] = b"m/committed";
-const PURGED: &[u8] = b"m/purged";
 /// Bytes of entries kept in memory; older ones are read from the store.
 const CACHE_BYTES: usize = 32 << 20;
 /// Bytes of entries for a follower in one message; the first entry is always in it. openraft gives a message the time
@@ -33,14 +33,12 @@ const MESSAGE_BYTES: usize = 256 << 10;
 pub struct LogStore {
     store: Arc<Store>,
     state: Arc<Mutex<State>>,
+    /// The index of the newest durable snapshot.
+    snapshot: watch::Receiver<Option<u64>>,
 }
 
-#[derive(Default)]
 struct State {
-    loaded: bool,
     purged: Option<LogId>,
-    /// The index of the first entry that was ever appended; entries begin here or after the purge mark.
-    first: Option<u64>,
     last: Option<LogId>,
     cache: BTreeMap<u64, (Arc<Entry>, usize)>,
     cached_bytes: usize,
@@ -48,14 +46,19 @@ struct State {
 
 impl State {
     fn remember(&mut self, entry: Entry, size: usize) {
-        self.first.get_or_insert(entry.log_id.index);
         self.last = Some(entry.log_id);
         self.cached_bytes += size;
         self.cache.insert(entry.log_id.index, (Arc::new(entry), size));
-        while self.cached_bytes > CACHE_BYTES && self.cache.len() > 1 {
-            if let Some((_, (_, size))) = self.cache.pop_first() {
-                self.cached_bytes -= size;
-            }
+    }
+
+    /// Takes the oldest entries out of the memory if all take too much of it. Those stay that the store does not have yet.
+    fn shrink(&mut self, store: &Store) {
+        while self.cached_bytes > CACHE_BYTES
+            && let Some(oldest) = self.cache.first_entry()
+            && store.has(*oldest.key())
+        {
+            let (_, size) = oldest.remove();
+            self.cached_bytes -= size;
         }
     }
 
@@ -77,37 +80,30 @@ fn write_error(error: io::Error) -> StorageError {
 }
 
 impl LogStore {
-    /// The log in a store.
-    pub fn new(store: Store) -> LogStore {
-        LogStore { store: Arc::new(store), state: Arc::default() }
+    /// The log in a store; `snapshot` is the index of the newest durable snapshot, which must hold all that was purged.
+    pub fn open(store: Store, snapshot: watch::Receiver<Option<u64>>) -> Result<LogStore, StoreError> {
+        let facts = store.facts();
+        let held = *snapshot.borrow();
+        if let Some(purged) = facts.purged.map(|purged| purged.index)
+            && held.is_none_or(|held| held < purged)
+        {
+            let newest =
+                held.map_or("there is no snapshot".to_owned(), |held| format!("the newest snapshot ends at {held}"));
+            return Err(store.corrupt(format!("the entries up to {purged} were purged, and {newest}")));
+        }
+        let state = State { purged: facts.purged, last: facts.last, cache: BTreeMap::new(), cached_bytes: 0 };
+        Ok(LogStore { store: Arc::new(store), state: Arc::new(Mutex::new(state)), snapshot })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// Checks all that is stored, once.
-    pub fn load(&self) -> Result<(), StoreError> {
-        if self.state().loaded {
-            return Ok(());
-        }
-        let purged: Option<LogId> = self.store.record(PURGED)?;
-        let range = self.store.check_log(purged.map(|purged| purged.index))?;
-        let last = range.map(|(_, last)| self.store.entry(last)).transpose()?.map(|(entry, _)| entry.log_id);
-        let mut state = self.state();
-        state.purged = purged;
-        state.first = range.map(|(first, _)| first);
-        state.last = last.or(purged);
-        state.loaded = true;
-        Ok(())
-    }
-
     /// The entries of a range that there are, until they take more than so many bytes; the first is always among them.
     fn read_range(&self, range: impl RangeBounds<u64>, most: usize) -> Result<Vec<Entry>, StoreError> {
         let (first, last) = {
             let state = self.state();
-            let kept = state.purged.map_or(0, |purged| purged.index + 1);
-            (kept.max(state.first.unwrap_or(0)), state.last.map_or(0, |last| last.index + 1))
+            (state.purged.map_or(0, |purged| purged.index + 1), state.last.map_or(0, |last| last.index + 1))
         };
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
@@ -121,7 +117,8 @@ impl LogStore {
         };
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for index in start.max(first)..end.min(last) {
-            let (entry, size) = self.entry(index)?;
+            // It may be purged while a follower is served.
+            let Some((entry, size)) = self.entry(index)? else { continue };
             bytes += size;
             if bytes > most && !entries.is_empty() {
                 break;
@@ -131,15 +128,10 @@ impl LogStore {
         Ok(entries)
     }
 
-    fn is_stored(&self, index: u64) -> bool {
-        let state = self.state();
-        state.purged.is_none_or(|purged| index > purged.index) && state.first.is_some_and(|first| first <= index)
-    }
-
     /// An entry and the bytes that it takes.
-    fn entry(&self, index: u64) -> Result<(Entry, usize), StoreError> {
+    fn entry(&self, index: u64) -> Result<Option<(Entry, usize)>, StoreError> {
         let cached = self.state().cache.get(&index).cloned();
-        cached.map_or_else(|| self.store.entry(index), |(entry, size)| Ok(((*entry).clone(), size)))
+        cached.map_or_else(|| self.store.entry(index), |(entry, size)| Ok(Some(((*entry).clone(), size))))
     }
 }
 
@@ -160,7 +152,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = LogStore;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
-        self.load().map_err(read_error)?;
         let state = self.state();
         Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
     }
@@ -170,26 +161,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let mut batch = sled::Batch::default();
-        insert_record(&mut batch, VOTE, vote).map_err(write_error)?;
-        self.store.write_durably(batch).await.map_err(write_error)
+        self.store.write(Record::Vote(*vote)).await.map_err(write_error)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.store.record(VOTE).map_err(read_error)
+        Ok(self.store.facts().vote)
     }
 
     /// Notes how far the log is known to be committed: a member that starts and hears nobody knows
     /// at least that much. A mark that lags is as good as one that does not, and costs less.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let mut batch = sled::Batch::default();
-        insert_record(&mut batch, COMMITTED, &committed).map_err(write_error)?;
-        self.store.note(batch);
+        if let Some(last) = committed {
+            self.store.note_committed(last);
+        }
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        Ok(self.store.record::<Option<LogId>>(COMMITTED).map_err(read_error)?.flatten())
+        Ok(self.store.facts().committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
@@ -197,40 +186,37 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = sled::Batch::default();
+        let mut sealed = Vec::new();
         {
             let mut state = self.state();
             for entry in entries {
-                let size = insert_entry(&mut batch, entry.log_id.index, &entry)
-                    .map_err(|e| write_error(io::Error::other(e)))?;
+                let bytes = ENTRY_FORMAT.seal(&entry).map_err(|e| write_error(io::Error::other(e)))?;
+                let size = bytes.len();
+                sealed.push((entry.log_id, bytes));
                 state.remember(entry, size);
             }
+            state.shrink(&self.store);
         }
-        self.store.write(batch, move |result| callback.log_io_completed(result));
+        self.store.append(sealed, move |result| callback.log_io_completed(result));
         Ok(())
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        // Entries may still wait in the writer's queue: let it catch up, then look what is stored.
-        self.store.write_durably(sled::Batch::default()).await.map_err(write_error)?;
-        let mut batch = sled::Batch::default();
-        self.store.remove_entries(&mut batch, log_id.index, u64::MAX).map_err(write_error)?;
-        self.store.write_durably(batch).await.map_err(write_error)?;
-        let before = log_id.index.checked_sub(1);
-        let last = match before {
-            Some(index) if self.is_stored(index) => Some(self.entry(index).map_err(read_error)?.0.log_id),
-            _ => self.state().purged,
-        };
+        self.store.write(Record::Truncate(log_id.index)).await.map_err(write_error)?;
+        let last = log_id.index.checked_sub(1).and_then(|before| self.store.id_of(before));
         let mut state = self.state();
         let gone = state.forget(log_id.index..);
-        state.first = state.first.filter(|first| *first < log_id.index);
-        state.last = last;
+        state.last = last.or(state.purged);
         drop(state);
         drop(gone);
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let is_durable = |snapshot: &Option<u64>| snapshot.is_some_and(|index| index >= log_id.index);
+        if self.snapshot.clone().wait_for(is_durable).await.is_err() {
+            return Err(write_error(io::Error::other("the state machine has ended")));
+        }
         let gone = {
             let mut state = self.state();
             state.purged = Some(log_id);
@@ -239,12 +225,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         // They hold millions of small things. Nobody waits for them to be freed, least of all who holds the log.
         drop(tokio::task::spawn_blocking(move || drop(gone)));
-        // The mark first: entries below it are ignored if the process dies before they are gone.
-        let mut mark = sled::Batch::default();
-        insert_record(&mut mark, PURGED, &log_id).map_err(write_error)?;
-        self.store.write_durably(mark).await.map_err(write_error)?;
-        // Ten thousand entries take a while, in which others are to hear of this member.
-        self.store.remove_lazily(log_id.index);
-        Ok(())
+        self.store.write(Record::Purge(log_id)).await.map_err(write_error)
     }
 }

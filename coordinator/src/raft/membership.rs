@@ -196,6 +196,29 @@ async fn take(consensus: &Consensus, step: &Step) -> Result<(), NotTaken> {
     }
 }
 
+/// Removes a member from the group, however it takes part, and returns when a majority of the others knows.
+pub async fn take_out(consensus: &Consensus, id: MemberId) -> Result<(), String> {
+    loop {
+        let group = consensus.group();
+        let step = match group.iter().find(|member| member.id == id) {
+            Some(member) if member.votes => Step::RemoveVoter(id),
+            Some(_) => Step::RemoveLearner(id),
+            None => break,
+        };
+        info!(?step, "changing the group of coordinators");
+        if let Err(NotTaken::Silent(why) | NotTaken::Failed(why)) = take(consensus, &step).await {
+            return Err(why);
+        }
+    }
+    // An earlier attempt may have begun what no majority knows yet.
+    let metrics = consensus.raft.metrics().borrow().clone();
+    let changed = metrics.membership_config.log_id().map(|id| id.index);
+    if metrics.last_applied.map(|id| id.index) < changed {
+        return Err("no majority has agreed to it yet".to_owned());
+    }
+    Ok(())
+}
+
 /// Asks whether a member is where it should be.
 async fn must_answer(consensus: &Consensus, id: MemberId, address: SocketAddr) -> Result<(), NotTaken> {
     let silent = |why: String| NotTaken::Silent(format!("{address}: {why}"));

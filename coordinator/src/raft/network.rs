@@ -47,6 +47,8 @@ common::tagged! {
             /// The index.
             index: u64,
         },
+        /// Take me out of the group: I have lost my log and my vote, and begin anew. Only the leader can.
+        9 => LetGo,
     }
 }
 
@@ -78,6 +80,8 @@ common::tagged! {
         7 => Group(members: Vec<GroupMember>),
         /// To [`MemberCall::StateHash`]: none if this member has not hashed its state there, or no longer knows it.
         9 => StateHash(hash: Option<StateHash>),
+        /// To [`MemberCall::LetGo`]: done when who asked is not in the group, which a majority knows.
+        10 => LetGo(done: Result<(), NotProposed>),
         /// To any call of who may not make it.
         8 => Refused(refusal: Refusal),
     }

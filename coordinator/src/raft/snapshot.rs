@@ -55,12 +55,23 @@ pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, 
     Ok(Some((bytes, file)))
 }
 
-/// Stores a snapshot durably and removes older ones.
-pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<()> {
+/// Stores a snapshot durably, removes older ones, and says where it is.
+pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<PathBuf> {
     let path = directory.join(file_name(index));
     link::file::replace(&path, bytes)?;
-    for older in list(directory)?.into_iter().filter(|other| *other != path) {
+    // One that came from the leader while this one was made is newer.
+    for older in list(directory)?.into_iter().filter(|other| *other < path) {
         fs::remove_file(older)?;
     }
-    Ok(())
+    Ok(path)
+}
+
+/// Reads a snapshot again; an error if it is not what was written.
+pub fn check(path: &Path, written: &SnapshotFile) -> io::Result<()> {
+    let read: SnapshotFile = SNAPSHOT_FORMAT.open(&fs::read(path)?).map_err(io::Error::other)?;
+    if read == *written {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} does not hold what was written to it", path.display())))
+    }
 }

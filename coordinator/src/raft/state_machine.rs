@@ -37,6 +37,7 @@ pub struct StateMachine {
     state: Arc<Mutex<Applied>>,
     publish: Arc<watch::Sender<Arc<Published>>>,
     checkpoints: Arc<watch::Sender<Checkpoint>>,
+    durable: Arc<watch::Sender<Option<u64>>>,
     unfit: watch::Sender<Option<Problem>>,
 }
 
@@ -66,12 +67,14 @@ impl StateMachine {
                 Applied { cluster: file.cluster, applied: file.meta.last_log_id, membership: file.meta.last_membership }
             }
         };
+        let durable = state.applied.map(|applied| applied.index);
         let (publish, published) = watch::channel(Arc::new(published(&state)));
         let machine = StateMachine {
             directory: directory.to_owned(),
             state: Arc::new(Mutex::new(state)),
             publish: Arc::new(publish),
             checkpoints: Arc::default(),
+            durable: Arc::new(watch::Sender::new(durable)),
             unfit,
         };
         Ok((machine, published))
@@ -82,8 +85,17 @@ impl StateMachine {
         self.checkpoints.subscribe()
     }
 
+    /// The index up to which a durable snapshot holds everything.
+    pub fn durable(&self) -> watch::Receiver<Option<u64>> {
+        self.durable.subscribe()
+    }
+
     fn state(&self) -> MutexGuard<'_, Applied> {
         self.state.lock().expect("apply never panics")
+    }
+
+    fn note_durable(&self, last: Option<LogId>) {
+        self.durable.send_modify(|durable| *durable = (*durable).max(last.map(|last| last.index)));
     }
 
     fn newest(&self) -> Result<Option<(Vec<u8>, SnapshotFile)>, StorageError> {
@@ -112,14 +124,18 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             };
             SnapshotFile { meta, cluster: state.cluster.clone() }
         };
-        let directory = self.directory.clone();
+        let (directory, last) = (self.directory.clone(), file.meta.last_log_id);
         let built = tokio::task::spawn_blocking(move || {
             let bytes = SNAPSHOT_FORMAT.seal(&file).map_err(io::Error::other)?;
-            snapshot::save(&directory, file.meta.last_log_id.map_or(0, |id| id.index), &bytes)?;
+            let path = snapshot::save(&directory, last.map_or(0, |id| id.index), &bytes)?;
+            // The log behind it will be purged: what cannot be read again would be lost.
+            snapshot::check(&path, &file)?;
             io::Result::Ok(as_snapshot(file.meta, bytes))
         });
         let built = built.await.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
-        built.map_err(|e| snapshot_error(ErrorVerb::Write, e))
+        let built = built.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
+        self.note_durable(last);
+        Ok(built)
     }
 }
 
@@ -185,6 +201,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (directory, index) = (self.directory.clone(), meta.last_log_id.map_or(0, |id| id.index));
         let saved = tokio::task::spawn_blocking(move || snapshot::save(&directory, index, &bytes)).await;
         saved.map_err(|e| snapshot_error(ErrorVerb::Write, e))?.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
+        self.note_durable(meta.last_log_id);
         let mut state = self.state();
         *state = Applied { cluster: file.cluster, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         self.publish.send_replace(Arc::new(published(&state)));

@@ -1,19 +1,24 @@
-//! The durable part of a member: sled, made durable.
+//! The durable part of a member: its log and its vote.
 //!
-//! sled's own flush never calls fdatasync on Linux, so a power cut may take what it acknowledged.
-//! One thread owns all writing: it takes every write that waits, applies them, flushes, calls
-//! fdatasync on sled's file, and only then tells their authors. Large values would go to files that
-//! sled never syncs, so segments are 8 MiB from the first start and values at most 60 KB.
+//! One thread owns all writing. It takes every write that waits, puts them into one frame, writes and syncs it, and
+//! only then tells their authors. Frames stand one behind the other in segments. Damage is never taken for an end
+//! of the log: `contents.rs` says what is which.
+
+mod contents;
+mod frame;
+mod mark;
+mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io,
-    ops::Range,
-    panic::AssertUnwindSafe,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
-        mpsc::{self, RecvTimeoutError, TryRecvError},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -23,20 +28,36 @@ use common::{
     codec::{CodecError, Format},
     id::MemberId,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::late::Late;
+use super::{
+    late::Late,
+    types::{Entry, LogId},
+};
+use contents::{Contents, End, Position, Read};
+use frame::{Draft, Kind, SECTOR};
+use mark::{Mark, MarkFile};
+use segment::{Header, Segment};
 
-/// How an entry is sealed; chunks of it are stored under (index, chunk).
+pub use contents::{Facts, Record};
+pub use mark::{MARK_FORMAT, Mark as EndMark};
+pub use segment::{Header as SegmentHeader, SEGMENT_FORMAT};
+
+/// How an entry is sealed.
 pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1, limit: 15 << 20 };
-/// How the small records are sealed.
-pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 1, limit: 64 << 10 };
-/// Largest value given to sled, in bytes.
-const MAX_VALUE: usize = 60_000;
-/// Never changes: sled cannot open a store with another one.
-const SEGMENT_SIZE: usize = 8 << 20;
-const OWNER: &[u8] = b"m/owner";
+/// How a [`Record`] is sealed.
+pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 2, limit: 64 << 10 };
+/// Bytes of a segment, unless a frame needs more.
+const SEGMENT_SIZE: u64 = 16 << 20;
+/// No more is added to a frame that has as many bytes.
+const FRAME_BYTES: usize = 4 << 20;
+/// How long the committed index may wait until it is durable.
+const NOTE_DELAY: Duration = Duration::from_secs(1);
+/// How long the end mark may lag. Until then, damage to the last frame would look like a torn write.
+const MARK_DELAY: Duration = Duration::from_millis(100);
+/// How long another holder of the store may take to close it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,43 +98,6 @@ pub enum StoreError {
     },
 }
 
-/// Who a store belongs to.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Owner {
-    /// The member.
-    pub member: MemberId,
-}
-
-type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// A write that waits for the disk.
-struct Write {
-    batch: sled::Batch,
-    /// Whether its author waits until it is durable.
-    durable: bool,
-    done: Option<Done>,
-    /// The last entry of those that nobody needs any more.
-    unneeded: Option<u64>,
-}
-
-/// Keys of unneeded entries that are removed at a time, between two writes.
-const REMOVE_STEP: usize = 256;
-/// How long a note may wait until it is durable.
-const NOTE_DELAY: Duration = Duration::from_secs(1);
-
-/// The newest note, which nobody waits for; the writer takes it when its time has come.
-type Note = Arc<Mutex<Option<sled::Batch>>>;
-
-/// A sled database whose writes are durable when they say so.
-pub struct Store {
-    db: sled::Db,
-    queue: Option<mpsc::Sender<Write>>,
-    note: Note,
-    failed: watch::Receiver<Option<String>>,
-    writer: Option<JoinHandle<()>>,
-    path: PathBuf,
-}
-
 impl StoreError {
     /// Why a part of what is stored at a path cannot be read.
     pub fn unreadable(path: &Path, what: &str, error: CodecError) -> StoreError {
@@ -125,45 +109,83 @@ impl StoreError {
     }
 }
 
+/// A part of a write.
+enum Change {
+    Entry(LogId, Vec<u8>),
+    Record(Record),
+}
+
+type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A write that waits for the disk; an empty one only wakes the writer.
+#[derive(Default)]
+struct Write {
+    changes: Vec<Change>,
+    done: Option<Done>,
+}
+
+/// What the writer and the readers share.
+struct Shared {
+    contents: Mutex<Contents>,
+    /// The newest committed index that nobody waits for, and since when there is one.
+    note: Mutex<Option<(LogId, Instant)>>,
+}
+
+impl Shared {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().expect("no panic while it is held")
+    }
+
+    fn note(&self) -> MutexGuard<'_, Option<(LogId, Instant)>> {
+        self.note.lock().expect("no panic while it is held")
+    }
+}
+
+/// A log and a vote whose writes are durable when they say so.
+pub struct Store {
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Write>>,
+    failed: watch::Receiver<Option<String>>,
+    writer: Option<JoinHandle<()>>,
+    /// Nobody else opens the store meanwhile.
+    _lock: File,
+}
+
 impl Store {
-    /// Opens or makes the store of `me`.
+    /// Opens or makes the store of `me` in a state folder.
     pub fn open(directory: &Path, me: MemberId) -> Result<Store, StoreError> {
-        let path = directory.join("raft");
-        let failed = |reason: String| StoreError::Failed { path: path.clone(), reason };
-        link::private::ensure_folder(&path).map_err(|e| failed(e.to_string()))?;
-        let db = open_sled(&path)?;
-        sync_files(&path).map_err(|e| failed(e.to_string()))?;
-        let file = File::options().read(true).write(true).open(path.join("db")).map_err(|e| failed(e.to_string()))?;
-        let (failure_sender, failure) = watch::channel(None);
+        Store::open_sized(&directory.join("raft"), me, SEGMENT_SIZE)
+    }
+
+    /// Like [`Store::open`], with segments of another size.
+    fn open_sized(folder: &Path, me: MemberId, size: u64) -> Result<Store, StoreError> {
+        let failed = |error: io::Error| StoreError::Failed { path: folder.to_owned(), reason: error.to_string() };
+        link::private::ensure_folder(folder).map_err(failed)?;
+        let lock = lock(folder).map_err(failed)?;
+        let Read { contents, end, mark } = match Contents::read(folder)? {
+            Some(read) => read,
+            None => make(folder, me, size)?,
+        };
+        let owner = contents.facts.owner;
+        if owner != me {
+            return Err(StoreError::Foreign { path: folder.to_owned(), owner, me });
+        }
+        let shared = Arc::new(Shared { contents: Mutex::new(contents), note: Mutex::default() });
+        let writer = Writer::new(folder, shared.clone(), (size, end), mark).map_err(failed)?;
+        let (failure, failed_receiver) = watch::channel(None);
         let (queue, writes) = mpsc::channel();
-        let note = Note::default();
-        let writer = Writer { db: db.clone(), file, note: note.clone(), unneeded: None, late: Late::default() };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run(&writes, &failure_sender))
-            .map_err(|e| failed(e.to_string()))?;
-        let store = Store { db, queue: Some(queue), note, failed: failure, writer: Some(writer), path };
-        store.check_owner(me)?;
-        Ok(store)
+            .spawn(move || writer.run(&writes, &failure))
+            .map_err(failed)?;
+        let (queue, writer) = (Some(queue), Some(writer));
+        Ok(Store { folder: folder.to_owned(), shared, queue, failed: failed_receiver, writer, _lock: lock })
     }
 
-    fn check_owner(&self, me: MemberId) -> Result<(), StoreError> {
-        match self.record::<Owner>(OWNER)? {
-            Some(Owner { member }) if member == me => Ok(()),
-            Some(Owner { member: owner }) => Err(StoreError::Foreign { path: self.path.clone(), owner, me }),
-            None if self.db.is_empty() => {
-                let mut batch = sled::Batch::default();
-                batch
-                    .insert(OWNER, RECORD_FORMAT.seal(&Owner { member: me }).map_err(|e| self.corrupt(e.to_string()))?);
-                self.write_blocking(batch)
-                    .map_err(|e| StoreError::Failed { path: self.path.clone(), reason: e.to_string() })
-            }
-            None => Err(self.corrupt("it holds entries without their owner".into())),
-        }
-    }
-
-    fn corrupt(&self, reason: String) -> StoreError {
-        StoreError::Corrupt { path: self.path.clone(), reason }
+    /// Says that the store is damaged.
+    pub fn corrupt(&self, reason: String) -> StoreError {
+        StoreError::Corrupt { path: self.folder.clone(), reason }
     }
 
     /// Tells why writing failed, once it has.
@@ -171,30 +193,63 @@ impl Store {
         self.failed.clone()
     }
 
-    /// A small record.
-    pub fn record<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        let read = self.db.get(key).map_err(|e| self.corrupt(e.to_string()))?;
-        let name = String::from_utf8_lossy(key).into_owned();
-        read.map(|bytes| RECORD_FORMAT.open(&bytes).map_err(|e| self.corrupt(format!("record {name}: {e}"))))
-            .transpose()
+    /// What is durable beside the entries.
+    pub fn facts(&self) -> Facts {
+        self.shared.contents().facts.clone()
     }
 
-    /// Queues a write; `done` is called when it is durable, or has failed.
-    pub fn write(&self, batch: sled::Batch, done: impl FnOnce(io::Result<()>) + Send + 'static) {
-        self.enqueue(Write { batch, durable: true, done: Some(Box::new(done)), unneeded: None });
+    /// Whether an entry is durable.
+    pub fn has(&self, index: u64) -> bool {
+        self.shared.contents().entries.contains_key(&index)
     }
 
-    /// Has the entries up to `last`, included, removed little by little; a crash leaves some of them until the next time.
-    pub fn remove_lazily(&self, last: u64) {
-        self.enqueue(Write { batch: sled::Batch::default(), durable: false, done: None, unneeded: Some(last) });
+    /// The identity of a durable entry.
+    pub fn id_of(&self, index: u64) -> Option<LogId> {
+        self.shared.contents().entries.get(&index).map(|position| position.id)
     }
 
-    /// Has the newest note durable within a second; older ones that still wait are dropped.
-    pub fn note(&self, batch: sled::Batch) {
-        let waited = self.note.lock().expect("no panic while it is held").replace(batch).is_some();
-        if !waited {
+    /// A durable entry and the bytes that it takes; none if it was purged or never written.
+    pub fn entry(&self, index: u64) -> Result<Option<(Entry, usize)>, StoreError> {
+        let found = {
+            let contents = self.shared.contents();
+            let position = contents.entries.get(&index).cloned();
+            position.and_then(|position| Some((contents.segments.get(&position.generation)?.file.clone(), position)))
+        };
+        let Some((file, Position { generation, range, .. })) = found else { return Ok(None) };
+        let path = segment::path(&self.folder, generation);
+        let mut sealed = vec![0; (range.end - range.start) as usize];
+        file.read_exact_at(&mut sealed, range.start)
+            .map_err(|error| StoreError::Failed { path: path.clone(), reason: error.to_string() })?;
+        let entry: Entry = ENTRY_FORMAT
+            .open(&sealed)
+            .map_err(|error| StoreError::unreadable(&path, &format!("entry {index}"), error))?;
+        Ok(Some((entry, sealed.len())))
+    }
+
+    /// Queues sealed entries; `done` is called when they are durable, or have failed.
+    pub fn append(&self, entries: Vec<(LogId, Vec<u8>)>, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let changes = entries.into_iter().map(|(id, sealed)| Change::Entry(id, sealed)).collect();
+        self.enqueue(Write { changes, done: Some(Box::new(done)) });
+    }
+
+    /// Writes a record and waits until it, and all that was queued before it, is durable.
+    pub async fn write(&self, record: Record) -> io::Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| drop(sender.send(result)));
+        self.enqueue(Write { changes: vec![Change::Record(record)], done: Some(done) });
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the store's writer has ended")))
+    }
+
+    /// Has the committed index durable within a second.
+    pub fn note_committed(&self, last: LogId) {
+        let waits = {
+            let mut note = self.shared.note();
+            let since = note.map_or_else(Instant::now, |(_, since)| since);
+            note.replace((last, since)).is_some()
+        };
+        if !waits {
             // The writer may be asleep, and has to know from when to count.
-            self.enqueue(Write { batch: sled::Batch::default(), durable: false, done: None, unneeded: None });
+            self.enqueue(Write::default());
         }
     }
 
@@ -205,61 +260,6 @@ impl Store {
         {
             done(Err(io::Error::other("the store's writer has ended")));
         }
-    }
-
-    /// Writes and waits until it is durable.
-    pub async fn write_durably(&self, batch: sled::Batch) -> io::Result<()> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.write(batch, move |result| drop(sender.send(result)));
-        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the store's writer has ended")))
-    }
-
-    fn write_blocking(&self, batch: sled::Batch) -> io::Result<()> {
-        let (sender, receiver) = mpsc::channel();
-        self.write(batch, move |result| drop(sender.send(result)));
-        receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the store's writer has ended")))
-    }
-
-    /// The indices of all entries, after checking that each can be read and none is missing.
-    pub fn check_log(&self, purged: Option<u64>) -> Result<Option<(u64, u64)>, StoreError> {
-        let mut range: Option<(u64, u64)> = None;
-        for item in self.db.scan_prefix(b"l").keys() {
-            let key = item.map_err(|e| self.corrupt(e.to_string()))?;
-            let Some((index, chunk)) = parse_entry_key(&key) else {
-                return Err(self.corrupt(format!("the key {key:02x?} is not that of an entry")));
-            };
-            // What lies below the purge mark was on its way out when the process ended.
-            if chunk != 0 || purged.is_some_and(|purged| index <= purged) {
-                continue;
-            }
-            let (first, next) = range.map_or((index, index), |(first, last)| (first, last + 1));
-            if index != next || (range.is_none() && purged.is_some_and(|purged| index != purged + 1)) {
-                return Err(self.corrupt(format!("entry {next} is missing before {index}")));
-            }
-            self.entry(index)?;
-            range = Some((first, index));
-        }
-        Ok(range)
-    }
-
-    /// An entry and the bytes that it takes.
-    pub fn entry(&self, index: u64) -> Result<(super::types::Entry, usize), StoreError> {
-        let mut bytes = Vec::new();
-        for item in self.db.scan_prefix(entry_prefix(index)).values() {
-            bytes.extend_from_slice(&item.map_err(|e| self.corrupt(e.to_string()))?);
-        }
-        let entry = ENTRY_FORMAT
-            .open(&bytes)
-            .map_err(|error| StoreError::unreadable(&self.path, &format!("entry {index}"), error))?;
-        Ok((entry, bytes.len()))
-    }
-
-    /// Adds the removal of every stored entry from `from` to `to`, both included, to a batch.
-    pub fn remove_entries(&self, batch: &mut sled::Batch, from: u64, to: u64) -> io::Result<()> {
-        for key in self.db.range(entry_keys(from, to)).keys() {
-            batch.remove(key.map_err(io::Error::other)?);
-        }
-        Ok(())
     }
 }
 
@@ -275,111 +275,83 @@ impl Drop for Store {
     }
 }
 
-/// Adds an entry, in chunks, to a batch.
-pub fn insert_entry(batch: &mut sled::Batch, index: u64, entry: &super::types::Entry) -> Result<usize, CodecError> {
-    let bytes = ENTRY_FORMAT.seal(entry)?;
-    for (number, chunk) in bytes.chunks(MAX_VALUE).enumerate() {
-        let mut key = entry_prefix(index);
-        key.extend_from_slice(&(number as u16).to_be_bytes());
-        batch.insert(key, chunk);
-    }
-    Ok(bytes.len())
-}
-
-/// Adds a small record to a batch.
-pub fn insert_record<T: Serialize>(batch: &mut sled::Batch, key: &[u8], value: &T) -> io::Result<()> {
-    batch.insert(key, RECORD_FORMAT.seal(value).map_err(io::Error::other)?);
-    Ok(())
-}
-
-fn entry_prefix(index: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(11);
-    key.push(b'l');
-    key.extend_from_slice(&index.to_be_bytes());
-    key
-}
-
-/// The keys of the entries from `from` to `to`, both included.
-fn entry_keys(from: u64, to: u64) -> Range<Vec<u8>> {
-    entry_prefix(from)..to.checked_add(1).map_or_else(|| vec![b'm'], entry_prefix)
-}
-
-fn parse_entry_key(key: &[u8]) -> Option<(u64, u16)> {
-    let rest = key.strip_prefix(b"l")?;
-    let (index, chunk) = rest.split_at_checked(8)?;
-    Some((u64::from_be_bytes(index.try_into().ok()?), u16::from_be_bytes(chunk.try_into().ok()?)))
-}
-
-/// sled panics on some damage instead of saying so.
-fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
-    let config =
-        sled::Config::new().path(path).flush_every_ms(None).segment_size(SEGMENT_SIZE).cache_capacity(16 << 20);
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-    let corrupt = |reason: String| StoreError::Corrupt { path: path.to_owned(), reason };
-    match opened {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(error)))
-            if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::Other =>
-        {
-            Err(StoreError::Failed { path: path.to_owned(), reason: error.to_string() })
-        }
-        Ok(Err(error)) => Err(corrupt(error.to_string())),
-        Err(_) => Err(corrupt("sled cannot read its own files".into())),
-    }
-}
-
-/// Makes sure that the files themselves, and their names, survive a power cut.
-fn sync_files(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            File::open(entry.path())?.sync_all()?;
+/// Locks a folder. Whoever had it before may still be closing it.
+fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(io::Error::other("another process uses it")),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
-    for directory in [Some(path), path.parent()].into_iter().flatten() {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
 }
 
-/// sled panics on some errors instead of saying so.
-fn guarded(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other("sled panicked")))
+/// Makes an empty store, which must not stand where there was another one.
+fn make(folder: &Path, me: MemberId, size: u64) -> Result<Read, StoreError> {
+    let failed = |error: io::Error| StoreError::Failed { path: folder.to_owned(), reason: error.to_string() };
+    for found in std::fs::read_dir(folder).map_err(failed)? {
+        let name = found.map_err(failed)?.file_name();
+        if name != segment::SPARE {
+            let reason = format!("{} is there, and no segment of a log", name.display());
+            return Err(StoreError::Corrupt { path: folder.to_owned(), reason });
+        }
+    }
+    let mut contents = Contents::of(me);
+    let (segment, end) = new_segment(folder, &contents.facts, Header::new(1, 1), size).map_err(failed)?;
+    contents.segments.insert(1, segment);
+    Ok(Read { contents, end, mark: None })
+}
+
+/// Makes a durable segment that begins with what is known so far, and says where it goes on.
+fn new_segment(folder: &Path, facts: &Facts, header: Header, size: u64) -> io::Result<(Segment, End)> {
+    let mut draft = Draft::default();
+    draft.push(Kind::Record, &RECORD_FORMAT.seal(&Record::Base(facts.clone())).map_err(io::Error::other)?);
+    let frame = draft.finish(header.salt, header.first);
+    let end = End { at: (SECTOR + frame.len()) as u64, sequence: header.first };
+    Ok((segment::make(folder, header, &frame, size)?, end))
 }
 
 /// The thread that owns all writing.
 struct Writer {
-    db: sled::Db,
-    file: File,
-    note: Note,
-    /// The last of the entries that are to be removed, until they are.
-    unneeded: Option<u64>,
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    /// Bytes of a segment, unless a frame needs more.
+    size: u64,
+    end: End,
+    mark: MarkFile,
+    marked: Instant,
     late: Late,
 }
 
 impl Writer {
+    fn new(
+        folder: &Path,
+        shared: Arc<Shared>,
+        (size, end): (u64, End),
+        mark: Option<(Mark, usize)>,
+    ) -> io::Result<Writer> {
+        // A process that died may have left a frame to the kernel alone.
+        if let Some((_, segment)) = shared.contents().segments.last_key_value() {
+            segment.file.sync_all()?;
+        }
+        segment::sync_folder(folder)?;
+        let mark = MarkFile::open(folder, mark)?;
+        let (folder, marked, late) = (folder.to_owned(), Instant::now(), Late::default());
+        Ok(Writer { folder, shared, size, end, mark, marked, late })
+    }
+
     fn run(mut self, writes: &mpsc::Receiver<Write>, failed: &watch::Sender<Option<String>>) {
-        let mut note_due: Option<Instant> = None;
         loop {
-            let next = match note_due {
-                _ if self.unneeded.is_some() => writes.try_recv().map_err(|error| match error {
-                    TryRecvError::Empty => RecvTimeoutError::Timeout,
-                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-                }),
+            let next = match self.due() {
                 None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => writes.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
             let is_over = matches!(next, Err(RecvTimeoutError::Disconnected));
-            let note = if is_over || note_due.is_some_and(|due| due <= Instant::now()) {
-                note_due = None;
-                self.lock_note().take()
-            } else {
-                None
-            };
-            let (dones, written) = self.write(next.ok(), writes, note);
-            if self.lock_note().is_some() {
-                note_due.get_or_insert_with(|| Instant::now() + NOTE_DELAY);
-            }
+            let mut dones = Vec::new();
+            let written = self.write(next.ok(), writes, &mut dones, is_over);
             if let Err(error) = &written {
                 failed.send_replace(Some(error.to_string()));
             }
@@ -389,62 +361,141 @@ impl Writer {
             if is_over || written.is_err() {
                 return;
             }
-            if let Err(error) = guarded(|| self.remove_some()) {
+            if let Err(error) = self.mark(false).and_then(|()| self.retire()) {
                 failed.send_replace(Some(error.to_string()));
                 return;
             }
         }
     }
 
-    fn lock_note(&self) -> MutexGuard<'_, Option<sled::Batch>> {
-        self.note.lock().expect("no panic while it is held")
+    /// When there is something to do although nobody waits for it.
+    fn due(&self) -> Option<Instant> {
+        let note = self.shared.note().map(|(_, since)| since + NOTE_DELAY);
+        let mark = (self.mark.written.sequence < self.end.sequence).then(|| self.marked + MARK_DELAY);
+        note.into_iter().chain(mark).min()
     }
 
-    /// Writes the first and all that wait behind it, and the note.
+    /// Writes the first and all that wait behind it, and the committed index with them or when it is due.
     fn write(
         &mut self,
         first: Option<Write>,
         writes: &mpsc::Receiver<Write>,
-        note: Option<sled::Batch>,
-    ) -> (Vec<Done>, io::Result<()>) {
-        let mut dones = Vec::new();
-        let written = guarded(|| {
-            let mut durable = note.is_some();
-            let mut next = first;
-            while let Some(write) = next {
-                durable |= write.durable;
-                self.unneeded = self.unneeded.max(write.unneeded);
-                dones.extend(write.done);
-                self.db.apply_batch(write.batch).map_err(io::Error::from)?;
-                next = writes.try_recv().ok();
+        dones: &mut Vec<Done>,
+        is_over: bool,
+    ) -> io::Result<()> {
+        let is_awaited = first.as_ref().is_some_and(|write| !write.changes.is_empty());
+        // Before the queue is emptied: every entry that it speaks of was queued before it.
+        let note = self.shared.note().take_if(|(_, since)| is_over || is_awaited || since.elapsed() >= NOTE_DELAY);
+        let mut frame = Filled::default();
+        let mut next = first;
+        while let Some(write) = next {
+            dones.extend(write.done);
+            for change in write.changes {
+                frame.add(change)?;
             }
-            if let Some(note) = note {
-                self.db.apply_batch(note).map_err(io::Error::from)?;
+            next = if frame.draft.size() < FRAME_BYTES { writes.try_recv().ok() } else { None };
+        }
+        match note {
+            Some((last, _)) if frame.draft.size() < FRAME_BYTES => {
+                frame.add(Change::Record(Record::Committed(last)))?
             }
-            if durable {
-                let began = Instant::now();
-                self.db.flush().map_err(io::Error::from)?;
-                // Always, even if sled thinks that there was nothing to flush.
-                self.file.sync_data()?;
-                self.late.note("its disk was slow to sync", began.elapsed());
-            }
-            Ok(())
-        });
-        (dones, written)
+            Some(later) => drop(self.shared.note().get_or_insert(later)),
+            None => {}
+        }
+        if !frame.draft.is_empty() {
+            self.put(frame)?;
+        }
+        if is_over { self.mark(true) } else { Ok(()) }
     }
 
-    /// Removes some of the unneeded entries, if there are any.
-    fn remove_some(&mut self) -> io::Result<()> {
-        let Some(last) = self.unneeded else { return Ok(()) };
-        let mut batch = sled::Batch::default();
-        let mut count = 0;
-        for key in self.db.range(entry_keys(0, last)).keys().take(REMOVE_STEP) {
-            batch.remove(key?);
-            count += 1;
+    /// Makes a frame durable.
+    fn put(&mut self, Filled { draft, changes }: Filled) -> io::Result<()> {
+        let began = Instant::now();
+        let length = draft.size() as u64;
+        let mut segment = self.segment();
+        if self.end.at + length > segment.size {
+            segment = self.next_segment(segment.header.generation + 1, length)?;
         }
-        if count < REMOVE_STEP {
-            self.unneeded = None;
+        let sequence = self.end.sequence + 1;
+        let Header { salt, generation, .. } = segment.header;
+        segment.file.write_all_at(&draft.finish(salt, sequence), self.end.at)?;
+        segment.file.sync_data()?;
+        let mut contents = self.shared.contents();
+        for change in changes {
+            match change {
+                Taken::Entry(id, range) => {
+                    let range = self.end.at + range.start as u64..self.end.at + range.end as u64;
+                    contents.add(Position { id, generation, range });
+                }
+                Taken::Record(record) => contents.apply(&record),
+            }
         }
-        Ok(self.db.apply_batch(batch)?)
+        self.end = End { at: self.end.at + length, sequence };
+        self.late.note("its disk was slow to sync", began.elapsed());
+        Ok(())
+    }
+
+    fn segment(&self) -> Segment {
+        let contents = self.shared.contents();
+        contents.segments.last_key_value().map(|(_, segment)| segment.clone()).expect("a store has a segment")
+    }
+
+    /// Goes on in a new segment, which has room for a frame of so many bytes.
+    fn next_segment(&mut self, generation: u64, length: u64) -> io::Result<Segment> {
+        // Its header and its first frame take a sector each.
+        let size = self.size.max(2 * SECTOR as u64 + length);
+        let facts = self.shared.contents().facts.clone();
+        let header = Header::new(generation, self.end.sequence + 1);
+        let (segment, end) = new_segment(&self.folder, &facts, header, size)?;
+        self.end = end;
+        self.shared.contents().segments.insert(generation, segment.clone());
+        Ok(segment)
+    }
+
+    /// Makes the end mark durable, if it is time.
+    fn mark(&mut self, now: bool) -> io::Result<()> {
+        let lags = self.mark.written.sequence < self.end.sequence;
+        if lags && (now || self.marked.elapsed() >= MARK_DELAY) {
+            self.mark.write(Mark { sequence: self.end.sequence })?;
+            self.marked = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Gives up the segments that are not needed any more.
+    fn retire(&mut self) -> io::Result<()> {
+        let unneeded = self.shared.contents().take_unneeded();
+        for segment in unneeded {
+            segment::retire(&self.folder, segment, self.size)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was put into a frame, as it counts when the frame is durable.
+enum Taken {
+    /// An entry, and where in the frame it is.
+    Entry(LogId, std::ops::Range<usize>),
+    Record(Record),
+}
+
+/// A frame that is being filled.
+#[derive(Default)]
+struct Filled {
+    draft: Draft,
+    changes: Vec<Taken>,
+}
+
+impl Filled {
+    fn add(&mut self, change: Change) -> io::Result<()> {
+        self.changes.push(match change {
+            Change::Entry(id, sealed) => Taken::Entry(id, self.draft.push(Kind::Entry, &sealed)),
+            Change::Record(record) => {
+                let sealed = RECORD_FORMAT.seal(&record).map_err(io::Error::other)?;
+                self.draft.push(Kind::Record, &sealed);
+                Taken::Record(record)
+            }
+        });
+        Ok(())
     }
 }

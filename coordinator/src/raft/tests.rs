@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::Range, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use common::{
     codec::Format,
@@ -23,13 +23,14 @@ use openraft::{
     storage::{RaftLogStorage, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Consensus, GroupMember, MemberAnswer, MemberCall, Start,
     log::LogStore,
     state_machine::StateMachine,
-    store::{ENTRY_FORMAT, Store, StoreError, insert_entry, insert_record},
+    store::{ENTRY_FORMAT, Store},
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
 
@@ -41,7 +42,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let store = Store::open(directory.path(), MemberId(1)).expect("opens");
         let (machine, _published) =
             StateMachine::open(&directory.path().join("snapshots"), Default::default()).expect("opens");
-        Ok((directory, LogStore::new(store), machine))
+        // The suite purges what no snapshot holds.
+        let log = LogStore::open(store, watch::channel(Some(u64::MAX)).1).expect("it is empty");
+        Ok((directory, log, machine))
     }
 }
 
@@ -62,34 +65,24 @@ fn entry(index: u64, value_size: usize) -> Entry {
     }
 }
 
-async fn store_with(directory: &std::path::Path, entries: std::ops::Range<u64>, size: usize) -> Store {
+/// A log with entries, and the index of the newest durable snapshot, which can be changed.
+async fn log_with(directory: &Path, entries: Range<u64>, size: usize) -> (LogStore, watch::Sender<Option<u64>>) {
     let store = Store::open(directory, MemberId(1)).expect("opens");
     for index in entries {
-        let mut batch = sled::Batch::default();
-        insert_entry(&mut batch, index, &entry(index, size)).expect("encodes");
-        store.write_durably(batch).await.expect("writes");
+        let entry = entry(index, size);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let sealed = ENTRY_FORMAT.seal(&entry).expect("seals");
+        store.append(vec![(entry.log_id, sealed)], move |written| drop(sender.send(written)));
+        receiver.await.expect("it is called").expect("writes");
     }
-    store
-}
-
-#[tokio::test]
-async fn what_was_durable_is_there_after_a_restart_large_entries_included() {
-    let directory = tempfile::tempdir().expect("a folder");
-    drop(store_with(directory.path(), 0..20, 200_000).await);
-    let store = Store::open(directory.path(), MemberId(1)).expect("opens again");
-    assert_eq!(store.check_log(None).expect("is whole"), Some((0, 19)));
-    assert_eq!(store.entry(7).expect("reads").0.log_id.index, 7);
-    assert!(
-        !directory.path().join("raft/blobs").read_dir().is_ok_and(|mut blobs| blobs.next().is_some()),
-        "sled never syncs blobs"
-    );
+    let snapshot = watch::Sender::new(None);
+    (LogStore::open(store, snapshot.subscribe()).expect("nothing was purged"), snapshot)
 }
 
 #[tokio::test]
 async fn what_a_follower_lacks_goes_to_it_in_messages_that_it_can_take() {
     let directory = tempfile::tempdir().expect("a folder");
-    let mut log = LogStore::new(store_with(directory.path(), 1..41, 100_000).await);
-    log.get_log_state().await.expect("loads");
+    let (mut log, snapshot) = log_with(directory.path(), 0..41, 100_000).await;
     let (mut next, mut messages) = (1, 0);
     while next < 41 {
         let entries = log.limited_get_log_entries(next, 41).await.expect("reads");
@@ -101,12 +94,12 @@ async fn what_a_follower_lacks_goes_to_it_in_messages_that_it_can_take() {
     }
     assert_eq!(messages, 20);
     // What is purged while a follower is served is no damage.
+    snapshot.send_replace(Some(20));
     log.purge(entry(20, 0).log_id).await.expect("purges");
     let left = log.limited_get_log_entries(1, 60).await.expect("reads what there is");
     assert_eq!(left.first().map(|entry| entry.log_id.index), Some(21));
     let directory = tempfile::tempdir().expect("a folder");
-    let mut log = LogStore::new(store_with(directory.path(), 1..3, 1_000_000).await);
-    log.get_log_state().await.expect("loads");
+    let (mut log, _) = log_with(directory.path(), 0..3, 1_000_000).await;
     assert_eq!(log.limited_get_log_entries(1, 3).await.expect("reads").len(), 1, "one is never left out");
 }
 
@@ -146,70 +139,25 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
 }
 
 #[tokio::test]
-async fn unneeded_entries_go_beside_what_is_written() {
+async fn entries_are_purged_once_a_durable_snapshot_holds_them() {
     let directory = tempfile::tempdir().expect("a folder");
-    let store = store_with(directory.path(), 0..300, 100).await;
-    store.remove_lazily(279);
-    let mut batch = sled::Batch::default();
-    insert_entry(&mut batch, 300, &entry(300, 100)).expect("encodes");
-    store.write_durably(batch).await.expect("writes");
-    let gone = async {
-        while store.check_log(None).ok() != Some(Some((280, 300))) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("they go");
-    drop(store);
-    let store = Store::open(directory.path(), MemberId(1)).expect("opens");
-    let left = |purged| store.check_log(purged).map_err(|error| error.to_string());
-    assert_eq!(left(None), Ok(Some((280, 300))), "the others are durable");
-    assert_eq!(left(Some(290)), Ok(Some((291, 300))), "what a crash left below the mark is nobody's");
-    assert_eq!(left(Some(300)), Ok(None), "nor if it is all");
-    assert!(left(Some(270)).is_err_and(|error| error.contains("missing")), "a gap above the mark is damage");
-}
-
-#[tokio::test]
-async fn a_store_of_another_member_is_refused() {
-    let directory = tempfile::tempdir().expect("a folder");
-    drop(store_with(directory.path(), 0..1, 10).await);
-    assert!(matches!(Store::open(directory.path(), MemberId(2)), Err(StoreError::Foreign { owner: MemberId(1), .. })));
-}
-
-#[tokio::test]
-async fn damage_is_named_and_never_cut_away() {
-    let directory = tempfile::tempdir().expect("a folder");
-    let store = store_with(directory.path(), 0..10, 100).await;
-    // A hole, as a lost write would leave it.
-    let mut batch = sled::Batch::default();
-    store.remove_entries(&mut batch, 4, 4).expect("lists");
-    store.write_durably(batch).await.expect("writes");
-    let error = store.check_log(None).expect_err("a hole").to_string();
-    assert!(error.contains("entry 4 is missing"), "{error}");
-    // A flipped bit in an entry.
-    let mut bytes = ENTRY_FORMAT.seal(&entry(4, 100)).expect("seals");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    let mut batch = sled::Batch::default();
-    let mut key = vec![b'l'];
-    key.extend(4u64.to_be_bytes());
-    key.extend(0u16.to_be_bytes());
-    batch.insert(key, bytes);
-    store.write_durably(batch).await.expect("writes");
-    drop(store);
-    let mut log = LogStore::new(Store::open(directory.path(), MemberId(1)).expect("opens"));
-    let error = log.get_log_state().await.expect_err("damage").to_string();
-    assert!(error.contains("entry 4") && error.contains("checksum"), "{error}");
-}
-
-#[test]
-fn garbage_in_sleds_file_is_an_error_and_not_a_panic() {
-    let directory = tempfile::tempdir().expect("a folder");
-    drop(Store::open(directory.path(), MemberId(1)).expect("opens"));
-    let path = directory.path().join("raft/conf");
-    let mut bytes = std::fs::read(&path).expect("is there");
-    bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
-    std::fs::write(&path, bytes).expect("writes");
-    assert!(matches!(Store::open(directory.path(), MemberId(1)), Err(StoreError::Corrupt { .. })));
+    let (mut log, snapshot) = log_with(directory.path(), 0..10, 100).await;
+    snapshot.send_replace(Some(4));
+    {
+        let mut purging = pin!(log.purge(entry(5, 0).log_id));
+        assert!(futures::poll!(&mut purging).is_pending(), "the snapshot ends before it");
+        snapshot.send_replace(Some(5));
+        purging.await.expect("it goes on");
+    }
+    drop(log);
+    // A process that dies while a snapshot comes starts with all that it had, or refuses what is not whole.
+    let open =
+        |newest| LogStore::open(Store::open(directory.path(), MemberId(1)).expect("opens"), watch::channel(newest).1);
+    let Err(error) = open(Some(4)) else { panic!("entry 5 is nowhere") };
+    assert!(error.to_string().contains("up to 5 were purged, and the newest snapshot ends at 4"), "{error}");
+    assert!(open(None).is_err_and(|error| error.to_string().contains("there is no snapshot")));
+    let state = open(Some(7)).expect("it is whole").get_log_state().await.expect("reads");
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(entry(5, 0).log_id), Some(entry(9, 0).log_id)));
 }
 
 #[test]
@@ -224,15 +172,14 @@ fn a_damaged_snapshot_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn records_are_checked() {
+async fn an_older_snapshot_does_not_remove_a_newer_one() {
     let directory = tempfile::tempdir().expect("a folder");
-    let store = Store::open(directory.path(), MemberId(1)).expect("opens");
-    let mut batch = sled::Batch::default();
-    insert_record(&mut batch, b"m/vote", &5u64).expect("seals");
-    batch.insert(b"m/purged".as_slice(), b"not a record".as_slice());
-    store.write_durably(batch).await.expect("writes");
-    assert_eq!(store.record::<u64>(b"m/vote").expect("reads"), Some(5));
-    assert!(store.record::<u64>(b"m/purged").is_err());
+    let (mut machine, _) = StateMachine::open(directory.path(), Default::default()).expect("opens");
+    machine.apply([entry(0, 1), entry(1, 1)]).await.expect("applies");
+    machine.build_snapshot().await.expect("is built");
+    super::snapshot::save(directory.path(), 0, b"older").expect("saves");
+    let newest = machine.get_current_snapshot().await.expect("reads").expect("is there");
+    assert_eq!(newest.meta.last_log_id, Some(entry(1, 0).log_id));
 }
 
 fn genesis(member: MemberId, host: HostId, address: SocketAddr) -> Genesis {
