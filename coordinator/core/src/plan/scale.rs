@@ -23,7 +23,7 @@ use super::{
 use crate::{
     State,
     command::{Command, Placement},
-    state::{Awaited, Instance, Service, Tries},
+    state::{Awaited, End, Instance, Service, Tries},
 };
 
 /// An instance and what it is known by.
@@ -43,6 +43,8 @@ pub(super) struct Subject<'a> {
     pub(super) awaited: Option<Awaited>,
     /// Whether another service waits for its end: then to run is not enough.
     ends: bool,
+    /// The slots whose task has ended, by number: to look each of them up takes longer than all the rest.
+    ended: Vec<(u32, &'a End)>,
 }
 
 /// Which revision a new instance is of.
@@ -140,7 +142,8 @@ impl<'a> Subject<'a> {
             (_, None) => usize::MAX,
         };
         let (room, ends) = (Cell::new(room), cluster.is_to_complete(id));
-        Subject { cluster, id, service, instances, at, room, awaited, ends }
+        let ended = cluster.ends_of(id, service.task()).collect();
+        Subject { cluster, id, service, instances, at, room, awaited, ends, ended }
     }
 
     /// Ends what fills a slot that is not wanted, or not where it is.
@@ -169,8 +172,9 @@ impl<'a> Subject<'a> {
     /// Fills the slot if it needs to be, and ends what it no longer needs.
     fn plan_slot(&self, number: u32, of_slot: &[Listed<'a>], placer: &mut Placer<'a>, plan: &mut Plan) -> Standing<'a> {
         let filling: Vec<_> = of_slot.iter().copied().filter(|(_, i)| i.fills_slot()).collect();
-        if self.cluster.has_ended(&self.id.slot(number), self.service.task()) {
-            return self.over(number, filling, plan);
+        let end = self.end_of(number);
+        if end.is_some() || self.service.task().is_before_the_first() {
+            return self.over((number, end), filling, plan);
         }
         let keeper = filling.iter().copied().max_by_key(|(id, i)| (self.is_current(i), id.incarnation));
         let Some((id, instance)) = keeper else {
@@ -207,9 +211,14 @@ impl<'a> Subject<'a> {
         unsettled
     }
 
+    /// How the task of a slot has ended, if it has.
+    fn end_of(&self, number: u32) -> Option<&'a End> {
+        let place = self.ended.binary_search_by_key(&number, |(slot, _)| *slot).ok()?;
+        Some(self.ended[place].1)
+    }
+
     /// A slot whose task is over: what else fills it goes, unless it serves because the task failed.
-    fn over(&self, number: u32, filling: Vec<Listed<'a>>, plan: &mut Plan) -> Standing<'a> {
-        let end = self.cluster.end_of(&self.id.slot(number), self.service.task());
+    fn over(&self, (number, end): (u32, Option<&'a End>), filling: Vec<Listed<'a>>, plan: &mut Plan) -> Standing<'a> {
         let others: Vec<_> = filling.into_iter().filter(|(_, instance)| !self.is_current(instance)).collect();
         if let Some(why) = end.and_then(|end| end.failed.as_deref()) {
             return Standing::Failed { slot: number, why, others };

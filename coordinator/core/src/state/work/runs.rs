@@ -50,6 +50,13 @@ pub enum Task {
     Run(Timestamp),
 }
 
+impl Task {
+    /// Whether it stands for the time before the first run of a schedule, in which there is nothing to do.
+    pub fn is_before_the_first(self) -> bool {
+        self == Task::Run(Timestamp(0))
+    }
+}
+
 /// That a slot's task is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -130,15 +137,21 @@ impl State {
         self.work.slots.get(slot)?.end_of(task)
     }
 
+    /// The slots of a service in which a task has ended, and how, by number.
+    pub fn ends_of<'a>(&'a self, service: &ServiceId, task: Task) -> impl Iterator<Item = (u32, &'a End)> + use<'a> {
+        let slots = self.work.slots.range(service.slot(0)..=service.slot(u32::MAX));
+        slots.filter_map(move |(id, slot)| Some((id.slot, slot.end_of(task)?)))
+    }
+
     /// Whether nothing is to be done for a task of a slot any more: it has ended, well or failed for good, or it is
     /// the run before the first.
     pub fn has_ended(&self, slot: &SlotId, task: Task) -> bool {
-        task == Task::Run(Timestamp(0)) || self.end_of(slot, task).is_some()
+        task.is_before_the_first() || self.end_of(slot, task).is_some()
     }
 
     /// Whether a task of a slot has ended well.
     pub fn has_ended_well(&self, slot: &SlotId, task: Task) -> bool {
-        task == Task::Run(Timestamp(0)) || self.end_of(slot, task).is_some_and(|end| end.failed.is_none())
+        task.is_before_the_first() || self.end_of(slot, task).is_some_and(|end| end.failed.is_none())
     }
 
     /// In how many of a service's slots its present task has ended well.
