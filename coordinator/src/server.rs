@@ -1,6 +1,7 @@
 //! The listening sides: peers by QUIC, people and joining hosts by HTTPS.
 
 mod accepted;
+mod doors;
 
 use link::clock::now;
 use std::{
@@ -15,9 +16,9 @@ use common::{
     error::{Code, Problem},
     wire::{LogFrame, Open, PeerIdentity, Renewed},
 };
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
     service::TowerToHyperService,
 };
 use link::{Connection, LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
@@ -28,9 +29,10 @@ use rustls::{
 };
 use serde::Serialize;
 use tokio::{
+    io::{AsyncBufReadExt, BufReader},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
-    sync::{Semaphore, watch},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tower::Service;
@@ -41,17 +43,19 @@ use coordinator_core::{
     State,
     access::{Action, Principal, authorize},
 };
+use doors::{Doors, LIMITS, Place};
 
 use crate::{
     Coordinator, api, dispatch,
     raft::{Consensus, MemberCall, Published},
 };
 
-/// HTTPS connections at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first byte may take, and each head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 32 << 10;
+/// The protocol's name in the handshake (RFC 9113, section 3.1).
+const HTTP2: &[u8] = b"h2";
 
 /// Which certificate a connection was made with: the door decides what may be asked through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,13 +308,12 @@ async fn accept(coordinator: Coordinator, listener: TcpListener, certificates: A
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     let mut tls = tls;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     let router = api::router(coordinator);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let https = Https { acceptor, router, doors: Doors::new(LIMITS) };
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -320,38 +323,62 @@ async fn accept(coordinator: Coordinator, listener: TcpListener, certificates: A
                 continue;
             }
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
-        connections.spawn(async move {
-            serve_http(acceptor, stream, remote, router).await;
-            drop(permit);
-        });
+        match https.doors.arrive(remote.ip()) {
+            Ok(place) => drop(connections.spawn(https.clone().serve(stream, remote, place))),
+            Err(reason) => debug!(%remote, reason, "a connection was closed at once"),
+        }
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve_http(acceptor: tokio_rustls::TlsAcceptor, stream: TcpStream, remote: SocketAddr, router: axum::Router) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%remote, %error, "a socket option was refused");
-    }
-    let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await else {
-        return debug!(%remote, "a TLS handshake failed");
-    };
-    let name = stream.get_ref().1.server_name();
-    let door = if name.is_some_and(|name| name.ends_with(".wharf")) { Door::Api } else { Door::Join };
-    let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(door);
-        request.extensions_mut().insert(api::ClientAddress(remote.ip().to_canonical()));
-        router.clone().call(request)
-    });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADERS);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADERS as u32)
-        .max_concurrent_streams(256)
-        .keep_alive_interval(Duration::from_secs(20));
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await {
-        debug!(%remote, %error, "an HTTPS connection ended early");
+/// What serves an HTTPS connection.
+#[derive(Clone)]
+struct Https {
+    acceptor: tokio_rustls::TlsAcceptor,
+    router: axum::Router,
+    doors: Doors,
+}
+
+impl Https {
+    async fn serve(self, stream: TcpStream, remote: SocketAddr, mut place: Place) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%remote, %error, "a socket option was refused");
+        }
+        let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, self.acceptor.accept(stream)).await else {
+            return debug!(%remote, "a TLS handshake failed");
+        };
+        let tls = stream.get_ref().1;
+        let door = if tls.server_name().is_some_and(|name| name.ends_with(".wharf")) { Door::Api } else { Door::Join };
+        let is_http2 = tls.alpn_protocol() == Some(HTTP2);
+        if let Err(reason) = self.doors.enter(&mut place, door) {
+            return debug!(%remote, reason, "a connection was closed");
+        }
+        let mut stream = BufReader::new(stream);
+        let Ok(Ok([_, ..])) = tokio::time::timeout(HEADER_TIMEOUT, stream.fill_buf()).await else {
+            return debug!(%remote, "a connection that asked for nothing was closed");
+        };
+        let router = self.router;
+        let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(door);
+            request.extensions_mut().insert(api::ClientAddress(remote.ip().to_canonical()));
+            router.clone().call(request)
+        });
+        let (stream, service) = (TokioIo::new(stream), TowerToHyperService::new(service));
+        let served = if is_http2 {
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEADERS as u32)
+                .max_concurrent_streams(256)
+                .keep_alive_interval(Duration::from_secs(20));
+            server.serve_connection(stream, service).await
+        } else {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADERS);
+            server.serve_connection(stream, service).await
+        };
+        if let Err(error) = served {
+            debug!(%remote, %error, "an HTTPS connection ended early");
+        }
     }
 }

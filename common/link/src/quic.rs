@@ -277,7 +277,13 @@ impl Acceptor {
                     let Some(incoming) = incoming else { return };
                     let is_member = self.members.lives_at(incoming.remote_address());
                     let reserve = if is_member { MEMBERS_HANDSHAKES } else { 0 };
-                    if handshakes.len() >= self.room + reserve {
+                    let is_crowded = handshakes.len() >= self.room / 2;
+                    if is_crowded && incoming.may_retry() && !incoming.remote_address_validated() {
+                        // Whoever gives a false address never hears of it, and takes no room.
+                        if let Err(error) = incoming.retry() {
+                            debug!(%error, "a peer could not be asked to come again");
+                        }
+                    } else if handshakes.len() >= self.room + reserve {
                         incoming.refuse();
                     } else {
                         handshakes.spawn(handshake(incoming, self.cluster));
@@ -396,18 +402,9 @@ mod tests {
         let address = server.local_address().expect("an address");
         member.dial(address).await.expect("the door is free");
         server.accept().await.expect("they have met");
-        // A peer behind this relay gets no answers, so its handshake never ends.
-        let bind = || tokio::net::UdpSocket::bind(loopback());
-        let (one_way, onward) = (bind().await.expect("binds"), bind().await.expect("binds"));
-        let dead_end = one_way.local_addr().expect("an address");
-        let mut crowd = JoinSet::new();
-        crowd.spawn(async move {
-            let mut packet = vec![0; 65_536];
-            while let Ok(length) = one_way.recv(&mut packet).await {
-                onward.send_to(&packet[..length], address).await.expect("sends");
-            }
-        });
+        // A peer behind this relay is asked to come again, and gets no other answer: its handshake never ends.
         let stranger = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
+        let (dead_end, mut crowd) = relay(address, |packet| packet[0] & 0xf0 == RETRY).await;
         for _ in 0..2 * narrow.handshakes {
             let stranger = stranger.clone();
             crowd.spawn(async move { drop(stranger.dial(dead_end).await) });
@@ -419,6 +416,53 @@ mod tests {
         };
         tokio::time::timeout(HANDSHAKE_TIMEOUT, refused).await.expect("the door is crowded");
         member.dial(address).await.expect("there is room for who was met as a member");
+    }
+
+    /// The first four bits of a Retry packet (RFC 9000, section 17.2.5).
+    const RETRY: u8 = 0xf0;
+
+    /// Passes packets on to an address, and those answers back that may pass; returns where it listens.
+    async fn relay(to: SocketAddr, may_pass: impl Fn(&[u8]) -> bool + Send + 'static) -> (SocketAddr, JoinSet<()>) {
+        let bind = || tokio::net::UdpSocket::bind(loopback());
+        let (near, far) = (bind().await.expect("binds"), bind().await.expect("binds"));
+        let address = near.local_addr().expect("an address");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let (mut asked, mut answered, mut from) = (vec![0; 65_536], vec![0; 65_536], None);
+            loop {
+                tokio::select! {
+                    Ok((length, sender)) = near.recv_from(&mut asked) => {
+                        from = Some(sender);
+                        far.send_to(&asked[..length], to).await.expect("sends");
+                    }
+                    Ok(length) = far.recv(&mut answered) => {
+                        if let Some(sender) = from.filter(|_| may_pass(&answered[..length])) {
+                            near.send_to(&answered[..length], sender).await.expect("sends");
+                        }
+                    }
+                }
+            }
+        });
+        (address, tasks)
+    }
+
+    #[tokio::test]
+    async fn false_addresses_keep_nobody_out() {
+        let root = make_root(ClusterId([1; 10]), now()).expect("a root");
+        let narrow = Door { handshakes: 4, ..DOOR };
+        let server = Quic::open(&narrow, loopback(), credentials(&root)).expect("listens");
+        let address = server.local_address().expect("an address");
+        let agent = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
+        // What comes from a false address is answered to somebody else.
+        let (dead_end, mut crowd) = relay(address, |_| false).await;
+        for _ in 0..4 * narrow.handshakes {
+            let agent = agent.clone();
+            crowd.spawn(async move { drop(agent.dial(dead_end).await) });
+        }
+        for _ in 0..20 {
+            agent.dial(address).await.expect("there is room");
+            server.accept().await.expect("they have met");
+        }
     }
 
     #[test]
