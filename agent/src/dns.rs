@@ -1,8 +1,11 @@
 //! DNS for containers, on the gateway of their bridge: the cluster's names are answered from the directory, all
 //! others by the resolvers of the host.
 
+mod places;
 mod recursion;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -20,7 +23,6 @@ use rustix::net::SocketType;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tracing::{debug, info, warn};
@@ -30,14 +32,19 @@ use crate::{
     known::{Known, for_own_subnet},
     socket::bound,
 };
+use places::{Limits, Place, Places};
 pub use reply::{Asked, Elsewhere, Reply, decide};
 
 /// The port of DNS.
 const PORT: u16 = 53;
-/// How many questions are answered at a time; the server drops more, and their askers repeat them.
-const MOST_QUESTIONS: usize = 1024;
+/// The questions by UDP that are looked up at a time, which takes no waiting; the server drops more, and their askers
+/// repeat them.
+const QUESTIONS: Limits = Limits { all: 1024, of_address: 256 };
+/// The questions that wait for other resolvers at a time. More get a failure at once, and not silence: their asker then
+/// asks the next server or gives up, where silence would cost it seconds and would make it ask again.
+const OUTSIDE: Limits = Limits { all: 1024, of_address: 64 };
 /// TCP connections at a time.
-const MOST_CONNECTIONS: usize = 64;
+const CONNECTIONS: Limits = Limits { all: 64, of_address: 8 };
 /// How long a TCP connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the port is tried again.
@@ -60,92 +67,127 @@ pub async fn run(known: Known, findings: Findings) {
 async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<Infallible> {
     // Docker makes the bridge, perhaps later.
     let address = SocketAddrV4::new(own.gateway(), PORT);
-    let udp = Arc::new(UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?);
+    let udp = UdpSocket::from_std(StdUdpSocket::from(bound(address, SocketType::DGRAM)?))?;
     let tcp = TcpListener::from_std(StdTcpListener::from(bound(address, SocketType::STREAM)?))?;
     info!(%address, "answering DNS queries");
     findings.put(Source::Names, []);
-    let (questions, connections) =
-        (Arc::new(Semaphore::new(MOST_QUESTIONS)), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
-    let mut answering: JoinSet<()> = JoinSet::new();
-    let mut buffer = vec![0; 4096];
-    loop {
-        tokio::select! {
-            received = udp.recv_from(&mut buffer) => {
-                let (length, from) = received?;
-                let Ok(permit) = questions.clone().try_acquire_owned() else { continue };
-                let answer = answer(known.clone(), udp.clone(), buffer[..length].to_vec(), from);
-                answering.spawn(holding(permit, answer));
+    Arc::new(Server::new(known.clone(), PORT)).listen(udp, tcp).await
+}
+
+/// Answers questions. Whoever asks much keeps nobody else from an answer, and the cluster's own names never wait for
+/// other resolvers.
+struct Server {
+    known: Known,
+    /// The port of other resolvers.
+    port: u16,
+    questions: Places,
+    outside: Places,
+    connections: Places,
+}
+
+impl Server {
+    fn new(known: Known, port: u16) -> Server {
+        let [questions, outside, connections] = [QUESTIONS, OUTSIDE, CONNECTIONS].map(Places::new);
+        Server { known, port, questions, outside, connections }
+    }
+
+    /// Answers all that comes by these sockets.
+    async fn listen(self: Arc<Self>, udp: UdpSocket, tcp: TcpListener) -> io::Result<Infallible> {
+        let udp = Arc::new(udp);
+        let mut answering: JoinSet<()> = JoinSet::new();
+        let mut buffer = vec![0; 4096];
+        loop {
+            tokio::select! {
+                received = udp.recv_from(&mut buffer) => {
+                    let (length, from) = received?;
+                    let Some(place) = self.questions.take(from.ip()) else { continue };
+                    let datagram = Datagram { message: buffer[..length].to_vec(), from, place };
+                    answering.spawn(self.clone().answer(datagram, udp.clone()));
+                }
+                accepted = tcp.accept() => {
+                    let (stream, from) = match accepted {
+                        Ok(accepted) => accepted,
+                        Err(error) => {
+                            // An error of one connection, or too many files are open for the moment.
+                            debug!(%error, "a connection was not accepted");
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            continue;
+                        }
+                    };
+                    let Some(place) = self.connections.take(from.ip()) else { continue };
+                    answering.spawn(self.clone().answer_all(stream, from, place));
+                }
+                Some(_) = answering.join_next() => {}
             }
-            accepted = tcp.accept() => {
-                let (stream, from) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        // An error of one connection, or too many files are open for the moment.
-                        debug!(%error, "a connection was not accepted");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                };
-                let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-                answering.spawn(holding(permit, answer_all(known.clone(), stream, from)));
-            }
-            Some(_) = answering.join_next() => {}
         }
     }
-}
 
-/// Does a work of which only so many are done at a time.
-async fn holding(permit: OwnedSemaphorePermit, work: impl Future<Output = ()>) {
-    work.await;
-    drop(permit);
-}
-
-/// Answers a question that came by UDP.
-async fn answer(known: Known, udp: Arc<UdpSocket>, question: Vec<u8>, from: SocketAddr) {
-    if let Some(answer) = reply(&known, &question, from.ip(), Asked::ByUdp).await
-        && let Err(error) = udp.send_to(&answer, from).await
-    {
-        debug!(%from, %error, "an answer was not sent");
-    }
-}
-
-/// Answers the questions that come by a TCP connection.
-async fn answer_all(known: Known, stream: TcpStream, from: SocketAddr) {
-    if let Err(error) = converse(&known, stream, from).await {
-        debug!(%from, %error, "a connection ended early");
-    }
-}
-
-/// Answers on a TCP connection until the other ends it (RFC 7766).
-async fn converse(known: &Known, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
-    let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
-    loop {
-        let length = match tokio::time::timeout(SILENCE, stream.read_u16()).await.map_err(silent)? {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error),
+    /// Answers a question that came by UDP.
+    async fn answer(self: Arc<Self>, datagram: Datagram, udp: Arc<UdpSocket>) {
+        let Datagram { message, from, place } = datagram;
+        let answer = match decide(&self.known, &message, from.ip(), Asked::ByUdp) {
+            Reply::Silence => return,
+            Reply::Answer(answer) => answer,
+            Reply::Elsewhere(elsewhere) => {
+                // What waits for others takes no place from what does not.
+                drop(place);
+                self.ask_outside(&message, elsewhere, from.ip(), Asked::ByUdp).await
+            }
         };
-        let mut question = vec![0; usize::from(length)];
-        tokio::time::timeout(SILENCE, stream.read_exact(&mut question)).await.map_err(silent)??;
-        let Some(answer) = reply(known, &question, from.ip(), Asked::ByTcp).await else { return Ok(()) };
-        let sending = async { stream.write_all(&framed(&answer)?).await };
-        tokio::time::timeout(SILENCE, sending).await.map_err(silent)??;
+        if let Err(error) = udp.send_to(&answer, from).await {
+            debug!(%from, %error, "an answer was not sent");
+        }
+    }
+
+    /// Answers the questions that come by a TCP connection, which has a place.
+    async fn answer_all(self: Arc<Self>, stream: TcpStream, from: SocketAddr, _place: Place) {
+        if let Err(error) = self.converse(stream, from).await {
+            debug!(%from, %error, "a connection ended early");
+        }
+    }
+
+    /// Answers on a TCP connection until the other ends it (RFC 7766).
+    async fn converse(&self, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
+        loop {
+            let length = match tokio::time::timeout(SILENCE, stream.read_u16()).await.map_err(silent)? {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let mut message = vec![0; usize::from(length)];
+            tokio::time::timeout(SILENCE, stream.read_exact(&mut message)).await.map_err(silent)??;
+            let answer = match decide(&self.known, &message, from.ip(), Asked::ByTcp) {
+                Reply::Silence => return Ok(()),
+                Reply::Answer(answer) => answer,
+                Reply::Elsewhere(elsewhere) => self.ask_outside(&message, elsewhere, from.ip(), Asked::ByTcp).await,
+            };
+            let sending = async { stream.write_all(&framed(&answer)?).await };
+            tokio::time::timeout(SILENCE, sending).await.map_err(silent)??;
+        }
+    }
+
+    /// The answer of other resolvers to a question; that of a failure if none answers, or if the asker has too many
+    /// questions under way.
+    async fn ask_outside(&self, message: &[u8], elsewhere: Elsewhere, from: IpAddr, by: Asked) -> Vec<u8> {
+        let Elsewhere { name, resolvers, plan, unanswered } = elsewhere;
+        let Some(_place) = self.outside.take(from) else {
+            debug!(%name, %from, "too many questions wait for other resolvers");
+            return unanswered;
+        };
+        let asking = recursion::Question { message, by, port: self.port };
+        recursion::ask(asking, resolvers, |server| is_inside(&plan, server)).await.unwrap_or_else(|why| {
+            debug!(%name, why, "no resolver answers");
+            unanswered
+        })
     }
 }
 
-/// The answer to a message, if it gets one; asks other resolvers if the name is theirs.
-async fn reply(known: &Known, message: &[u8], from: IpAddr, by: Asked) -> Option<Vec<u8>> {
-    match decide(known, message, from, by) {
-        Reply::Silence => None,
-        Reply::Answer(answer) => Some(answer),
-        Reply::Elsewhere(Elsewhere { name, resolvers, plan, unanswered }) => {
-            let asked = recursion::ask(message, by, resolvers, |server| is_inside(&plan, server)).await;
-            Some(asked.unwrap_or_else(|why| {
-                debug!(%name, why, "no resolver answers");
-                unanswered
-            }))
-        }
-    }
+/// A question that came by UDP.
+struct Datagram {
+    message: Vec<u8>,
+    from: SocketAddr,
+    place: Place,
 }
 
 /// A message with its length before it, as TCP carries it.

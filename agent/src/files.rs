@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     io,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -205,17 +205,82 @@ impl Files {
     }
 }
 
-/// Writes a file that is whole as soon as it has its name.
+/// Writes a file that is whole as soon as it has its name, also after the power was cut.
 fn write(path: &Path, file: &FileSpec, content: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
+    write_with(path, file, content, File::sync_all)
+}
+
+/// The same with another way to make a file or a folder durable.
+fn write_with(path: &Path, file: &FileSpec, content: &[u8], sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    ensure_folder(folder, &sync)?;
     let beside = path.with_extension("tmp");
     if_there(fs::remove_file(&beside))?;
     let mut options = fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
-    io::Write::write_all(&mut options.open(&beside)?, content)?;
+    let mut written = options.open(&beside)?;
+    io::Write::write_all(&mut written, content)?;
     chown(&beside, Some(file.uid), Some(file.gid))?;
     fs::set_permissions(&beside, Permissions::from_mode(file.mode))?;
-    fs::rename(&beside, path)
+    // Otherwise the name may reach the disk before what it names, and an empty file would count as there.
+    sync(&written)?;
+    fs::rename(&beside, path)?;
+    sync(&File::open(folder)?)
+}
+
+/// Makes a folder and those above it, durably, unless they are there.
+fn ensure_folder(folder: &Path, sync: &impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let Some(above) = folder.parent().filter(|_| !folder.exists()) else { return Ok(()) };
+    ensure_folder(above, sync)?;
+    fs::create_dir_all(folder)?;
+    sync(&File::open(above)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, os::unix::fs::MetadataExt};
+
+    use super::*;
+
+    /// The files that belong to whoever runs the tests, who perhaps can give none to another.
+    fn spec(folder: &Path) -> FileSpec {
+        let owner = fs::metadata(folder).expect("it is there");
+        let spec = FileSpec::of(FileKind::Config, "app".parse().expect("a name"));
+        FileSpec { uid: owner.uid(), gid: owner.gid(), mode: 0o440, ..spec }
+    }
+
+    #[test]
+    fn a_file_is_durable_before_it_has_its_name_and_its_folders_are_after_that() {
+        let state = tempfile::tempdir().expect("a folder");
+        let instance = state.path().join("configs/one");
+        let path = instance.join("0-app");
+        let synced = RefCell::new(Vec::new());
+        let sync = |file: &File| {
+            let found = file.metadata()?;
+            let known = [state.path().to_owned(), state.path().join("configs"), instance.clone()];
+            let is_it = |folder: &PathBuf| fs::metadata(folder).is_ok_and(|folder| folder.ino() == found.ino());
+            let folder = known.iter().position(is_it);
+            synced.borrow_mut().push((folder, found.len() * u64::from(found.is_file()), path.exists()));
+            file.sync_all()
+        };
+        write_with(&path, &spec(state.path()), b"content", sync).expect("it is written");
+        let file = (None, 7, false);
+        let [above, configs, own] = [(Some(0), 0, false), (Some(1), 0, false), (Some(2), 0, true)];
+        assert_eq!(synced.take(), [above, configs, file, own]);
+        let found = fs::metadata(&path).expect("it is there");
+        assert_eq!((found.mode() & 0o777, fs::read(&path).expect("it can be read")), (0o440, b"content".to_vec()));
+        write_with(&path, &spec(state.path()), b"again", sync).expect("it is written anew");
+        assert_eq!(synced.take(), [(None, 5, true), (Some(2), 0, true)], "the folders are there");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_durable_is_not_there() {
+        let state = tempfile::tempdir().expect("a folder");
+        let path = state.path().join("0-app");
+        let full = |_: &File| Err(io::Error::from(io::ErrorKind::StorageFull));
+        let failed = write_with(&path, &spec(state.path()), b"content", full).expect_err("it fails");
+        assert_eq!((failed.kind(), path.exists()), (io::ErrorKind::StorageFull, false));
+        write(&path, &spec(state.path()), b"content").expect("what a failure leaves is no hindrance");
+        assert_eq!(fs::read(&path).expect("it can be read"), b"content");
+    }
 }

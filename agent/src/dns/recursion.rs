@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::{PORT, framed, reply::Asked};
+use super::{framed, reply::Asked};
 
 /// Where the host's resolvers are named.
 const RESOLVERS: &str = "/etc/resolv.conf";
@@ -22,24 +22,35 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// How many of them are asked at most (as in resolv.conf(5)).
 const MOST_SERVERS: usize = 3;
 
+/// A question as others are asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    /// The message.
+    pub message: &'a [u8],
+    /// How it came, and how it goes on.
+    pub by: Asked,
+    /// The resolvers' port.
+    pub port: u16,
+}
+
 /// The answer to a question, as it came; an error if none of them answers.
 ///
 /// The resolvers that the asker's service names replace those of the host.
 pub(super) async fn ask(
-    question: &[u8],
-    by: Asked,
+    question: Question<'_>,
     named: Vec<IpAddr>,
     is_own: impl Fn(IpAddr) -> bool,
 ) -> Result<Vec<u8>, String> {
+    let Question { message, by, port } = question;
     let text = tokio::fs::read_to_string(Path::new(RESOLVERS)).await.map_err(|e| format!("{RESOLVERS}: {e}"));
     let text = if named.is_empty() { text? } else { String::new() };
     let mut why = format!("{RESOLVERS} names no DNS server");
     for server in whom(named, &text, is_own) {
-        let server = SocketAddr::new(server, PORT);
+        let server = SocketAddr::new(server, port);
         let asking = async {
             match by {
-                Asked::ByUdp => by_udp(question, server).await,
-                Asked::ByTcp => by_tcp(question, server).await,
+                Asked::ByUdp => by_udp(message, server).await,
+                Asked::ByTcp => by_tcp(message, server).await,
             }
         };
         match tokio::time::timeout(TIMEOUT, asking).await {
