@@ -14,11 +14,14 @@ use crate::{Command, State};
 /// | level | brought |
 /// |---|---|
 /// | 1 | the first one |
-/// | 2 | roles and environments of tokens ([`ROLES`]) |
+/// | 2 | roles and environments of tokens ([`ROLES`]); requests are remembered for as long as they may be repeated ([`KEPT_REQUESTS`]) |
 pub const LEVEL: u16 = 2;
 
 /// The level that brought roles and environments of tokens.
 pub const ROLES: u16 = 2;
+
+/// The level from which on no request is forgotten that may be repeated.
+pub const KEPT_REQUESTS: u16 = 2;
 
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.

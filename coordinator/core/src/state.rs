@@ -121,8 +121,16 @@ impl State {
         if let Some(known) = self.requests.outcome_of(request) {
             return known;
         }
+        let now = self.basics.clock;
+        // Members of an earlier level forget by number alone.
+        let keep = if self.basics.level < level::KEPT_REQUESTS { Span(0) } else { requests::REPEATED_WITHIN };
+        if keep > Span(0)
+            && let Err(problem) = self.requests.make_room(now)
+        {
+            return Outcome::Rejected(problem);
+        }
         let outcome = self.apply_by(proposal);
-        self.requests.remember(request, outcome.clone(), self.basics.clock);
+        self.requests.remember(request, outcome.clone(), (now, keep));
         outcome
     }
 
