@@ -169,7 +169,7 @@ impl Side<'_> {
                 Err(Problem::new(Code::Internal, "The coordinator stopped").why(task.to_string()))
             }
             Ended::StoreFailed => {
-                Err(Problem::new(Code::StoreFailed, "The coordinator stopped because it cannot write its store")
+                Err(Problem::new(Code::StoreFailed, "The coordinator stopped because it cannot use its store")
                     .fix("Free some space, or check the disk: df -h, dmesg"))
             }
         }

@@ -189,7 +189,8 @@ pub fn store_problem(error: StoreError) -> Problem {
     match &error {
         StoreError::Corrupt { path, .. } => Problem::new(Code::StoreCorrupt, "This coordinator's store is damaged")
             .why(error.to_string())
-            .fix("It knows no other coordinator that could take it in again: put a copy of the state folder back")
+            .fix("If it has always been the only coordinator: put a copy of its state folder back")
+            .fix("Else: from another coordinator, wharf member rm <id>, then join this host with a new line")
             .fix(format!("Keep {} for analysis; wharf does not change it", path.display())),
         StoreError::Newer { .. } => level::cannot_read(&error),
         StoreError::Foreign { .. } => Problem::new(Code::StoreCorrupt, "The store belongs to another coordinator")

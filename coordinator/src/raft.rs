@@ -11,18 +11,14 @@ mod membership;
 mod network;
 mod read;
 mod rejoin;
+mod scrub;
 mod snapshot;
 mod state_machine;
 pub mod store;
 pub mod types;
+mod write;
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use common::{
     codec::CodecError,
@@ -31,7 +27,7 @@ use common::{
     wire::{Open, PeerIdentity},
 };
 use coordinator_core::{
-    Author, Command, Outcome, Proposal,
+    Outcome, Proposal,
     access::{self, Action, Principal, Refusal},
     level,
 };
@@ -55,11 +51,8 @@ use types::TypeConfig;
 #[cfg(test)]
 mod tests;
 
-/// How long a write may take before its result counts as unknown.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
-const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// A leader that no majority has answered for this long does not lead.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1500);
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -168,11 +161,12 @@ impl Consensus {
     /// Opens the store and takes part, by tasks that end with the others.
     pub async fn start(start: Start<'_>, tasks: &mut Supervisor) -> Result<Consensus, StoreError> {
         let store = store::Store::open(start.directory, start.me)?;
-        let failed = store.failed();
+        let (failed, alone) = (store.failed(), store.alone());
         let unfit = watch::Sender::new(None);
-        let (state_machine, published) =
-            state_machine::StateMachine::open(&start.directory.join("snapshots"), unfit.clone())?;
+        let snapshots = start.directory.join("snapshots");
+        let (state_machine, published) = state_machine::StateMachine::open(&snapshots, unfit.clone())?;
         let log = log::LogStore::open(store, state_machine.durable())?;
+        let scrubbing = scrub::run(log.store(), snapshots);
         let checkpoints = state_machine.checkpoints();
         let callers = Arc::new(Callers::new(start.transport));
         let network = network::Network::new(callers.clone());
@@ -202,7 +196,7 @@ impl Consensus {
             hashes: compare::Hashes::default(),
             unfit,
         }));
-        tasks.spawn("leadership", election::watch_leadership(consensus.clone(), leadership_sender));
+        tasks.spawn("leadership", election::watch_leadership(consensus.clone(), leadership_sender, alone));
         tasks.spawn("elections", election::run(consensus.clone()));
         tasks.spawn("proposals", batch::run(consensus.clone(), Towards::Log, waiting_batches));
         tasks.spawn("forwarded proposals", batch::run(consensus.clone(), Towards::Leader, waiting_forwards));
@@ -210,6 +204,7 @@ impl Consensus {
         tasks.spawn("membership", membership::run(consensus.clone()));
         tasks.spawn("state comparison", compare::run(consensus.clone(), checkpoints));
         tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
+        tasks.spawn_once("scrub", scrubbing);
         tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
         Ok(consensus)
     }
@@ -283,47 +278,6 @@ impl Consensus {
         Ok(self.current())
     }
 
-    /// Has a command applied, through the leader wherever it is. It is repeated under its
-    /// request until its result is known or the time is over.
-    pub async fn write(&self, author: impl Into<Author>, command: Command) -> Result<Outcome, Problem> {
-        let Author { request, by } = author.into();
-        let proposal = Proposal { request: Some(request), by, command };
-        let deadline = Instant::now() + WRITE_TIMEOUT;
-        let mut cause = NotProposed::Unknown("no leader is known".into());
-        let mut may_be_made = false;
-        while Instant::now() < deadline {
-            match self.try_write(vec![proposal.clone()]).await {
-                Ok(outcomes) => match outcomes.into_iter().next() {
-                    Some(Outcome::Rejected(problem)) => return Err(problem),
-                    Some(outcome) => return Ok(outcome),
-                    None => return Err(Problem::new(Code::Internal, "A write had no outcome")),
-                },
-                Err(NotProposed::Removed) => return Err(removed_from_the_group()),
-                Err(NotProposed::TooEarly { needed, level }) => return Err(level::too_early(needed, level)),
-                Err(too_large @ NotProposed::TooLarge { .. }) => {
-                    return Err(Problem::new(Code::TooLarge, "The change was not made").why(too_large.to_string()));
-                }
-                Err(NotProposed::Busy) if !may_be_made => {
-                    return Err(Problem::new(Code::Busy, "The change was not made: too many changes are waiting")
-                        .fix("Try again"));
-                }
-                Err(reason) => {
-                    // Even a member that says that it does not lead may have led when it took it.
-                    may_be_made = true;
-                    cause = reason;
-                }
-            }
-            // Without a majority nothing will change soon; the caller should know at once.
-            if !self.has_leader() && Instant::now() + WRITE_TIMEOUT > deadline + Duration::from_secs(4) {
-                return Err(no_leader().why(cause.to_string()));
-            }
-            tokio::time::sleep(RETRY_DELAY).await;
-        }
-        let unknown =
-            Problem::new(Code::ResultUnknown, "It is unknown whether the change was made").why(cause.to_string());
-        Err(unknown.fix("Repeat it with the same Idempotency-Key, or check: wharf ls"))
-    }
-
     /// Whether this member leads and a majority has said so in the last moments, by a look at the clock: a
     /// process that was stopped for a while does not know yet what it missed.
     pub fn leads_for_certain(&self) -> bool {
@@ -335,16 +289,10 @@ impl Consensus {
         self.leadership().leader.is_some_and(|leader| leader != self.me) && self.contact.is_fresh()
     }
 
-    fn has_leader(&self) -> bool {
-        let leadership = self.leadership();
-        leadership.leads || leadership.leader.is_some_and(|leader| leader != self.me)
-    }
-
-    async fn try_write(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        if self.leadership().leader.is_some_and(|leader| leader != self.me) {
-            return batch::propose_at_once(&self.forwards, proposals).await;
-        }
-        self.propose_at_once(proposals).await
+    /// The state that says who may do what: this member's own while it leads for certain or hears its leader, so that
+    /// what was revoked or removed is missed for no longer than the leader's lease; else that of a majority.
+    pub async fn decisive(&self) -> Result<Arc<Published>, Problem> {
+        if self.leads_for_certain() || self.hears_leader() { Ok(self.current()) } else { self.read().await }
     }
 
     /// Has commands applied by the member that leads.

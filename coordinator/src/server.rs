@@ -14,14 +14,14 @@ use std::{
 use common::{
     codec,
     error::{Code, Problem},
-    wire::{LogFrame, Open, PeerIdentity, Renewed},
+    wire::{Files, LogFrame, MAX_FRAME, Open, PeerIdentity, Renewed},
 };
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use link::{Connection, LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
+use link::{LinkError, Stream, Transport, identity::sign, keyring::Keyring, provider};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{ClientHello, ResolvesServerCert},
@@ -54,6 +54,8 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first byte may take, and each head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 32 << 10;
+/// Largest first message of a host's stream, in bytes; only coordinators send each other more.
+const MAX_OPEN: usize = 1 << 20;
 /// The protocol's name in the handshake (RFC 9113, section 3.1).
 const HTTP2: &[u8] = b"h2";
 
@@ -107,10 +109,19 @@ async fn serve_connection(coordinator: Coordinator, open: OpenConnection) {
 }
 
 async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut stream: Stream) -> Result<(), LinkError> {
-    let Some(asked) = stream.incoming.receive::<Open>().await? else { return Ok(()) };
     let (connection, peer) = (&open.connection, open.connection.peer());
-    let published = coordinator.consensus.current();
-    if !lets_through(connection, &asked, &published.cluster) {
+    let most = if peer.member.is_some() { MAX_FRAME } else { MAX_OPEN };
+    let Some(asked) = stream.incoming.receive_up_to::<Open>(most).await? else { return Ok(()) };
+    if !asked.allowed_for(&peer) {
+        warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
+        connection.close("not allowed");
+        return Ok(());
+    }
+    let published = match state_for(&coordinator.consensus, &asked).await {
+        Ok(published) => published,
+        Err(problem) => return refuse(stream, &asked, problem).await,
+    };
+    if !lets_through(peer, &asked, &published.cluster) {
         return Ok(());
     }
     match asked {
@@ -119,7 +130,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             dispatch::serve_session(coordinator.dispatch, connection.clone(), hello, stream).await;
             Ok(())
         }
-        Open::Renew(request) => answer(stream, &renew(&coordinator, &peer, &request)).await,
+        Open::Renew(request) => answer(stream, &renew(&published.cluster, &peer, &request)).await,
         Open::Member(call) => {
             let read = codec::decode::<MemberCall>(&call);
             let read = read.inspect_err(|error| coordinator.consensus.cannot_read(peer, &call, error))?;
@@ -141,14 +152,30 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
     }
 }
 
-/// Whether a peer gets what it asks for. One that its certificate does not allow to ask loses its connection.
-fn lets_through(connection: &Connection, asked: &Open, cluster: &State) -> bool {
-    let peer = connection.peer();
-    if !asked.allowed_for(&peer) {
-        warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
-        connection.close("not allowed");
-        return false;
+/// The state that says whether a peer gets what it asks for. A member may lag, and know nothing of a host's removal:
+/// what cannot be taken back is given out only by what a majority knows.
+async fn state_for(consensus: &Consensus, asked: &Open) -> Result<Arc<Published>, Problem> {
+    match asked {
+        Open::Renew(_) | Open::Files(_) | Open::SealingKey => consensus.read().await,
+        Open::Logs(_) | Open::Findings => consensus.decisive().await,
+        // Calls between members are how they come to know what the others know; sessions are the leader's alone.
+        Open::Member(_) | Open::Session(_) => Ok(consensus.current()),
     }
+}
+
+/// Tells a peer why it does not get now what it asks for.
+async fn refuse(stream: Stream, asked: &Open, problem: Problem) -> Result<(), LinkError> {
+    match asked {
+        Open::Renew(_) => answer(stream, &Renewed::Refused(problem)).await,
+        Open::Files(_) => answer(stream, &Files::Refused(problem)).await,
+        Open::Logs(_) => answer(stream, &LogFrame::Failed(problem)).await,
+        // Without an answer, they ask another coordinator, or again.
+        Open::SealingKey | Open::Findings | Open::Member(_) | Open::Session(_) => Ok(()),
+    }
+}
+
+/// Whether a peer that its certificate allows to ask gets what it asks for.
+fn lets_through(peer: PeerIdentity, asked: &Open, cluster: &State) -> bool {
     if asked.is_inside()
         && let Err(refusal) = authorize(&Principal::Peer(peer), &Action::Inside, cluster)
     {
@@ -188,12 +215,11 @@ async fn relay(mut source: Stream, mut sink: Stream) -> Result<(), LinkError> {
     }
 }
 
-fn renew(coordinator: &Coordinator, peer: &PeerIdentity, request: &[u8]) -> Renewed {
+fn renew(cluster: &State, peer: &PeerIdentity, request: &[u8]) -> Renewed {
     let refuse =
         |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate was not renewed").why(why));
-    let published = coordinator.consensus.current();
-    let Some(identity) = &published.cluster.identity() else { return refuse("the cluster does not exist yet".into()) };
-    if !published.cluster.is_admitted(peer.host) {
+    let Some(identity) = &cluster.identity() else { return refuse("the cluster does not exist yet".into()) };
+    if !cluster.is_admitted(peer.host) {
         return Renewed::Refused(Problem::new(Code::HostRemoved, "This host was removed from the cluster"));
     }
     match link::identity::host_of_request(request) {
@@ -201,7 +227,7 @@ fn renew(coordinator: &Coordinator, peer: &PeerIdentity, request: &[u8]) -> Rene
         Ok(_) => return refuse("the request has another host's key".into()),
         Err(error) => return refuse(error.to_string()),
     }
-    let member = published.cluster.member_on(peer.host);
+    let member = cluster.member_on(peer.host);
     let root = api::root_of(&identity.authority);
     sign(&root, identity.id, request, member, now())
         .map_or_else(|error| refuse(error.to_string()), Renewed::Certificate)

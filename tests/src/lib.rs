@@ -6,6 +6,7 @@ pub mod join;
 pub mod keys;
 pub mod lab;
 pub mod load;
+pub mod processes;
 pub mod store;
 pub mod wait;
 pub mod world;

@@ -9,13 +9,13 @@ use common::{
     api::{ApiTokenCreated, ApiTokenView, ClusterView, CreateApiToken, List, PutStack, StackPlan},
     codec,
     error::{Code, Problem},
-    id::MemberId,
+    id::{HostId, MemberId},
     name::Name,
     part::Part,
     role::Role,
     spec::{ContainerSpec, ServiceSpec, StackSpec},
     token::{SecretHash, TokenId},
-    wire::{LogRequest, Open},
+    wire::{Files, LogRequest, Open, PeerIdentity, Renewed},
 };
 use coordinator::raft::{MemberAnswer, MemberCall};
 use coordinator_core::{
@@ -26,7 +26,7 @@ use coordinator_core::{
 };
 use http_body_util::BodyExt;
 use hyper::{Method, Response, body::Incoming};
-use link::call::Caller;
+use link::{LinkError, call::Caller};
 use openraft::{Vote, raft::VoteRequest};
 use tests::{cluster::TestCluster, wait::until_async};
 
@@ -303,4 +303,102 @@ async fn a_token_of_an_environment_sees_and_deploys_there_alone() {
     assert!(refused.to_string().contains("the other token has the role viewer"), "{refused}");
     let less = CreateApiToken { environments: Some([name("staging")].into()), ..more };
     chief.send_json::<_, ApiTokenCreated>(Method::POST, TOKENS, &less).await.expect("it is made");
+}
+
+/// A cut-off coordinator, and what it still remembers of an instance, its host and a token that were there.
+struct CutOff {
+    cluster: TestCluster,
+    behind: usize,
+    host: usize,
+    instance: common::id::InstanceId,
+    token: ApiTokenCreated,
+}
+
+impl CutOff {
+    /// Everything is there when the coordinator is cut off, and gone for the majority when this returns.
+    async fn after_the_removal() -> CutOff {
+        let cluster = TestCluster::start(3).await;
+        let token = new_token(&cluster, Role::Viewer).await;
+        let service = ServiceSpec { container: ContainerSpec::of_image("web:1"), ..ServiceSpec::of_image("web:1") };
+        cluster.deploy("shop", service).await.expect("it is accepted");
+        cluster.wait_for_running(1).await;
+        let host = cluster.running().iter().position(|running| *running == 1).expect("one runs");
+        let instance = cluster.instances().await.expect("they are listed").remove(0).id;
+        let behind = (cluster.leader(0).await.expect("somebody leads") + 1) % 3;
+        let mut cut_off = CutOff { cluster, behind, host, instance, token };
+        assert!(matches!(cut_off.files().await, Files::Contents(_)), "so far it is to run there");
+        cut_off.remove().await;
+        cut_off
+    }
+
+    async fn remove(&mut self) {
+        let asked = self.cluster.client_of(self.behind);
+        self.cluster.cut_off(self.behind);
+        until_async(SOON, "it hears nobody", async || {
+            let view: ClusterView =
+                asked.get("/api/v1/cluster").await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+            ensure!(!view.quorum);
+            anyhow::Ok(())
+        })
+        .await;
+        let majority = self.cluster.client_of((self.behind + 1) % 3);
+        majority.delete("/api/v1/environments/default/stacks/shop").await.expect("it is removed");
+        majority.delete(&format!("{TOKENS}/{}", self.token.view.id)).await.expect("it is revoked");
+    }
+
+    /// What the coordinator that is behind says to the instance's host, which reaches it by another way.
+    async fn ask<T: serde::de::DeserializeOwned>(&self, open: &Open) -> T {
+        let elsewhere = ([127, 0, 0, 9], 9).into();
+        let end = Arc::new(self.cluster.network.end(elsewhere, self.cluster.hosts[self.host].identity()));
+        let caller = Caller::new(end, self.cluster.hosts[self.behind].address);
+        caller.ask(open, SOON).await.expect("it answers")
+    }
+
+    async fn files(&self) -> Files {
+        self.ask(&Open::Files(self.instance.clone())).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_behind_gives_no_power_to_what_it_remembers() {
+    let all = CutOff::after_the_removal().await;
+    let Files::Refused(problem) = all.files().await else { panic!("the instance is not to run any more") };
+    assert_eq!(problem.code, Code::NoLeader, "{problem}");
+    let Renewed::Refused(problem) = all.ask(&Open::Renew(Vec::new())).await else { panic!("it is no request") };
+    assert_eq!(
+        problem.code,
+        Code::NoLeader,
+        "it looks at no request before it knows that the host is there: {problem}"
+    );
+
+    let revoked = all.cluster.client_with(all.behind, &all.token.token);
+    let watch = async || revoked.send(Method::GET, "/api/v1/watch", Bytes::new()).await.map(drop);
+    assert_eq!(watch().await.expect_err("the token may be revoked").code, Code::NoLeader);
+    let kept = all.cluster.client_of(all.behind);
+    kept.get::<ClusterView>("/api/v1/cluster").await.expect("it says what it is");
+    kept.get::<List<ApiTokenView>>(&format!("{TOKENS}?stale")).await.expect("it says what it remembers");
+
+    all.cluster.network.heal();
+    until_async(SOON, "it knows that the token was revoked", async || {
+        let listed = revoked.get::<List<common::api::EnvironmentView>>("/api/v1/environments").await.map(drop);
+        let code = listed.expect_err("never again").code;
+        ensure!(code == Code::Unauthenticated, "{code}");
+        anyhow::Ok(())
+    })
+    .await;
+    let Files::Refused(problem) = all.files().await else { panic!("the instance is not to run any more") };
+    assert_eq!(problem.code, Code::Denied, "{problem}");
+    assert_eq!(watch().await.expect_err("it is revoked").code, Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_no_coordinator_begins_no_stream_with_a_large_message() {
+    let cluster = TestCluster::start(1).await;
+    let identity = PeerIdentity { host: HostId([7; 10]), member: None };
+    let end = Arc::new(cluster.network.end(([127, 0, 0, 9], 9).into(), identity));
+    let caller = Caller::new(end, cluster.hosts[0].address);
+    let answer = caller.ask::<Renewed>(&Open::Renew(vec![0; 1_000_000]), SOON).await.expect("it is answered");
+    assert!(matches!(answer, Renewed::Refused(_)), "it is no request");
+    let refused = caller.ask::<Renewed>(&Open::Renew(vec![0; 1 << 20]), SOON).await;
+    assert!(matches!(refused, Err(LinkError::Ended | LinkError::Broken(_))), "{:?}", refused.err());
 }

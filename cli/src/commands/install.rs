@@ -148,7 +148,7 @@ fn already_joined(install: &Install, token: &JoinToken, known: Keyring) -> Resul
             .fix("Or remove the host from that cluster: wharf host rm"));
     }
     let state = &install.service.state;
-    for name in ["raft", "snapshots", "ledger"] {
+    for name in ["raft", "raft-made", "snapshots", "ledger"] {
         let path = state.join(name);
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed

@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::memory;
 
+/// The memory that a frame takes before any of it came.
+const ANNOUNCED: usize = 64 << 10;
+
 /// Why a peer cannot be reached or does not answer properly.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -42,8 +45,13 @@ pub enum LinkError {
     #[error("no answer came within {0:?}")]
     TimedOut(Duration),
     /// A frame exceeds the size limit.
-    #[error("a frame of {0} bytes is larger than the {MAX_FRAME} allowed")]
-    TooLarge(usize),
+    #[error("a frame of {size} bytes is larger than the {limit} allowed")]
+    TooLarge {
+        /// How many bytes it has.
+        size: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// A frame cannot be decoded.
     #[error("a frame cannot be read: {0}")]
     Malformed(#[from] codec::CodecError),
@@ -174,7 +182,7 @@ impl Sender {
     pub async fn send<T: Serialize>(&mut self, value: &T) -> Result<(), LinkError> {
         let body = codec::encode(value)?;
         if body.len() > MAX_FRAME {
-            return Err(LinkError::TooLarge(body.len()));
+            return Err(LinkError::TooLarge { size: body.len(), limit: MAX_FRAME });
         }
         let mut frame = Vec::with_capacity(4 + body.len());
         frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
@@ -194,6 +202,11 @@ impl Receiver {
     /// Waits for the next frame; `None` at the end of the stream. Not cancel-safe: a partly read frame is lost, so run
     /// each receiver in its own task, or drop it afterwards.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LinkError> {
+        self.receive_up_to(MAX_FRAME).await
+    }
+
+    /// The same for a frame of at most so many bytes, of a peer that has not shown yet that it may send more.
+    pub async fn receive_up_to<T: DeserializeOwned>(&mut self, limit: usize) -> Result<Option<T>, LinkError> {
         let mut length = [0u8; 4];
         match self.read.read_exact(&mut length).await {
             Ok(_) => {}
@@ -201,11 +214,68 @@ impl Receiver {
             Err(e) => return Err(e.into()),
         }
         let length = u32::from_be_bytes(length) as usize;
-        if length > MAX_FRAME {
-            return Err(LinkError::TooLarge(length));
+        if length > limit {
+            return Err(LinkError::TooLarge { size: length, limit });
         }
-        let mut body = vec![0u8; length];
-        self.read.read_exact(&mut body).await?;
+        let mut body = Vec::new();
+        fill(&mut self.read, length, &mut body).await?;
         Ok(Some(codec::decode(&body)?))
+    }
+}
+
+/// Reads a body of this length. Its memory grows with what arrives: whoever announces much and sends nothing takes
+/// hardly any.
+async fn fill(read: &mut (impl AsyncRead + Unpin), length: usize, body: &mut Vec<u8>) -> io::Result<()> {
+    body.reserve_exact(length.min(ANNOUNCED));
+    let came = read.take(length as u64).read_to_end(body).await?;
+    if came < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    /// A stream on which these bytes come, and the side where more may come from.
+    fn stream_with(bytes: &[u8]) -> (tokio::io::DuplexStream, Stream) {
+        let (ours, mut theirs) = tokio::io::duplex(4 << 20);
+        let written = futures::FutureExt::now_or_never(theirs.write_all(bytes));
+        written.expect("there is room").expect("it is open");
+        let (read, write) = tokio::io::split(ours);
+        (theirs, Stream::new(read, write))
+    }
+
+    #[tokio::test]
+    async fn a_frame_takes_memory_as_it_comes_and_not_as_it_is_announced() {
+        let (mut theirs, mut stream) = stream_with(&[]);
+        let mut body = Vec::new();
+        for (sent, most) in [(0, ANNOUNCED), (100, ANNOUNCED), (1 << 20, 4 << 20)] {
+            body.clear();
+            theirs.write_all(&vec![7; sent]).await.expect("it is open");
+            {
+                let mut filling = pin!(fill(&mut stream.incoming.read, MAX_FRAME, &mut body));
+                assert!(futures::poll!(&mut filling).is_pending(), "more is to come");
+            }
+            assert!(body.capacity() <= most, "{} bytes for {sent}", body.capacity());
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_read_whole_up_to_their_limit() {
+        let sent = vec![7_u8; 300_000];
+        let body = codec::encode(&sent).expect("it is encoded");
+        let frame = [&(body.len() as u32).to_be_bytes()[..], &body].concat();
+        let (theirs, mut stream) = stream_with(&[&frame[..], &frame, &frame[..1000]].concat());
+        drop(theirs);
+        let first: Option<Vec<u8>> = stream.incoming.receive_up_to(body.len()).await.expect("it is as long as it may");
+        assert_eq!(first, Some(sent.clone()));
+        assert_eq!(stream.incoming.receive().await.expect("it is read"), Some(sent));
+        let cut = stream.incoming.receive::<Vec<u8>>().await.expect_err("the rest does not come");
+        assert!(matches!(cut, LinkError::Broken(error) if error.kind() == io::ErrorKind::UnexpectedEof));
+
+        let (_theirs, mut stream) = stream_with(&frame);
+        let refused = stream.incoming.receive_up_to::<Vec<u8>>(body.len() - 1).await.expect_err("it is longer");
+        assert!(matches!(refused, LinkError::TooLarge { limit, .. } if limit == body.len() - 1), "{refused}");
     }
 }

@@ -18,6 +18,7 @@ use common::{
 };
 
 use coordinator_core::{
+    State as Cluster,
     access::{self as core, Action, Principal},
     command::Person,
     state::ApiTokenRecord,
@@ -25,8 +26,12 @@ use coordinator_core::{
 };
 use tokio::sync::watch;
 
-use super::ApiError;
-use crate::{Coordinator, raft::Published, server::Door};
+use super::{ApiError, extract::asks_for_stale};
+use crate::{
+    Coordinator,
+    raft::{Consensus, Published},
+    server::Door,
+};
 
 /// The token behind a request, and what it was let through for; none where a route needs no token.
 #[derive(Debug, Clone)]
@@ -54,21 +59,24 @@ impl Actor {
         self.0.as_ref().is_some_and(|caller| caller.grant.environments.is_none())
     }
 
+    /// Refuses a request whose token may no longer make it.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), Problem> {
+        let Some(Caller { person, needs: (permission, resource), .. }) = &self.0 else { return Ok(()) };
+        let (principal, action) = (Principal::Token(person.token), Action::Api(*permission, resource));
+        core::authorize(&principal, &action, cluster).map_err(|_| {
+            Problem::new(Code::Unauthenticated, "This answer ends here")
+                .why(format!("the token {} was revoked", person.name))
+        })
+    }
+
     /// Completes with a problem when the token may no longer make the request: an answer that goes on for hours ends
     /// when its token is revoked.
     pub async fn refused(self, mut published: watch::Receiver<Arc<Published>>) -> Problem {
-        let Some(Caller { person, needs: (permission, resource), .. }) = self.0 else {
-            return std::future::pending().await;
-        };
-        let principal = Principal::Token(person.token);
-        let is_refused = |now: &Arc<Published>| {
-            core::authorize(&principal, &Action::Api(permission, &resource), &now.cluster).is_err()
-        };
-        if published.wait_for(is_refused).await.is_err() {
-            return std::future::pending().await;
+        let ended = published.wait_for(|now| self.check(&now.cluster).is_err()).await.map(|now| now.clone());
+        match ended.map(|now| self.check(&now.cluster)) {
+            Ok(Err(problem)) => problem,
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
         }
-        Problem::new(Code::Unauthenticated, "This answer ends here")
-            .why(format!("the token {} was revoked", person.name))
     }
 }
 
@@ -196,13 +204,13 @@ pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Requ
     let environment = environment_of(&mut request).await;
     let mut published = coordinator.consensus.current();
     let mut decided = decide(&published, &request, environment.as_ref());
-    if let Err(Refusal::UnknownToken(_)) = decided {
-        // This member may not have heard of it yet: it was just made, or this one just started.
-        match coordinator.consensus.read().await {
-            Ok(newest) => published = newest,
-            Err(problem) => return ApiError(problem).into_response(),
+    match decisive(&coordinator.consensus, &decided, may_be_stale(&request)).await {
+        Ok(Some(newer)) if !Arc::ptr_eq(&newer, &published) => {
+            decided = decide(&newer, &request, environment.as_ref());
+            published = newer;
         }
-        decided = decide(&published, &request, environment.as_ref());
+        Ok(_) => {}
+        Err(problem) => decided = Err(problem.into()),
     }
     match decided {
         Ok(actor) => {
@@ -215,6 +223,31 @@ pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Requ
         }
         Err(Refusal::Denied(problem) | Refusal::UnknownToken(problem)) => ApiError(problem).into_response(),
     }
+}
+
+/// The state to decide by, if what this member knows by itself is not enough for what it decided.
+async fn decisive(
+    consensus: &Consensus,
+    decided: &Result<Actor, Refusal>,
+    may_be_stale: bool,
+) -> Result<Option<Arc<Published>>, Problem> {
+    match decided {
+        // This member may not have heard of it yet: it was just made, or this one just started.
+        Err(Refusal::UnknownToken(_)) => consensus.read().await.map(Some),
+        // It may not have heard yet that it was revoked.
+        Ok(Actor(Some(_))) if !may_be_stale => consensus.decisive().await.map(Some),
+        Ok(_) | Err(Refusal::Denied(_)) => Ok(None),
+    }
+}
+
+/// What is answered also where no majority is heard: what this coordinator is and knows by itself.
+const ANSWERED_ALONE: &str = "/api/v1/cluster";
+
+/// Whether a request asks for what this coordinator knows, however old that is: then the token may be as old.
+fn may_be_stale(request: &Request) -> bool {
+    let is_answered_alone =
+        || request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == ANSWERED_ALONE);
+    request.method().is_safe() && (asks_for_stale(request.uri()) || is_answered_alone())
 }
 
 /// The environment that the path names, decoded as the handlers decode it; none if that is no name.

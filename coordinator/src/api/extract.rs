@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
-    http::{HeaderValue, header, request::Parts},
+    http::{HeaderValue, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -25,11 +25,21 @@ impl FromRequestParts<Coordinator> for Reading {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, coordinator: &Coordinator) -> Result<Reading, ApiError> {
-        let stale =
-            parts.uri.query().unwrap_or_default().split('&').any(|pair| pair == "stale" || pair.starts_with("stale="));
-        let published = if stale { coordinator.consensus.current() } else { coordinator.consensus.read().await? };
+        if asks_for_stale(&parts.uri) {
+            return Ok(Reading(coordinator.consensus.current()));
+        }
+        let published = coordinator.consensus.read().await?;
+        // Its token was accepted by what this member knew, which may have been less.
+        if let Some(actor) = parts.extensions.get::<Actor>() {
+            actor.check(&published.cluster)?;
+        }
         Ok(Reading(published))
     }
+}
+
+/// Whether a query says that the state may be old.
+pub fn asks_for_stale(uri: &Uri) -> bool {
+    uri.query().unwrap_or_default().split('&').any(|pair| pair == "stale" || pair.starts_with("stale="))
 }
 
 /// A request that writes.

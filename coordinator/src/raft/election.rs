@@ -2,7 +2,10 @@
 //! the leader on its return. So its own elections are off, and a member asks the others first.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -131,13 +134,20 @@ async fn majority_agrees(consensus: &Consensus) -> bool {
 
 /// Publishes who leads. A leader that no majority answers does not: its `leads` falls within
 /// [`QUORUM_SILENCE`], although openraft goes on calling it the leader.
-pub async fn watch_leadership(consensus: Consensus, leadership: watch::Sender<Leadership>) {
+///
+/// `store_is_alone` is told whether this member alone decides.
+pub async fn watch_leadership(
+    consensus: Consensus,
+    leadership: watch::Sender<Leadership>,
+    store_is_alone: Arc<AtomicBool>,
+) {
     let mut metrics = consensus.raft.server_metrics();
     loop {
         // Before the look: what it shows is not newer.
         let looked = Instant::now();
         let full = consensus.raft.metrics().borrow().clone();
         let alone = full.membership_config.membership().voter_ids().count() <= 1;
+        store_is_alone.store(alone, Ordering::Relaxed);
         let confirmed = alone
             || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
         let is_leader = consensus.is_raft_leader();

@@ -8,7 +8,7 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use openraft::{
@@ -95,6 +95,11 @@ impl LogStore {
         Ok(LogStore { store: Arc::new(store), state: Arc::new(Mutex::new(state)), snapshot })
     }
 
+    /// The store, for as long as the log is used.
+    pub fn store(&self) -> Weak<Store> {
+        Arc::downgrade(&self.store)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while it is held")
     }
@@ -117,8 +122,10 @@ impl LogStore {
         };
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for index in start.max(first)..end.min(last) {
-            // It may be purged while a follower is served.
-            let Some((entry, size)) = self.entry(index)? else { continue };
+            let Some((entry, size)) = self.entry(index)? else {
+                // It may be purged while a follower is served; nobody gets entries with a gap.
+                if entries.is_empty() { continue } else { break }
+            };
             bytes += size;
             if bytes > most && !entries.is_empty() {
                 break;
@@ -220,7 +227,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let gone = {
             let mut state = self.state();
             state.purged = Some(log_id);
-            state.last = state.last.max(Some(log_id));
+            state.last = state.last.filter(|last| last.index > log_id.index).or(Some(log_id));
             state.forget(..=log_id.index)
         };
         // They hold millions of small things. Nobody waits for them to be freed, least of all who holds the log.

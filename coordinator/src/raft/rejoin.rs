@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Consensus, MemberAnswer, MemberCall, NotProposed, Start, StoreError, group_of, membership, removed_from_the_group,
+    store::MADE,
 };
 
 /// The leader may have to wait for a majority.
@@ -89,6 +90,8 @@ fn put_aside(directory: &Path) -> io::Result<Vec<PathBuf>> {
             aside.push(to);
         }
     }
+    fs::File::open(directory)?.sync_all()?;
+    link::file::if_there(fs::remove_file(directory.join(MADE)))?;
     fs::File::open(directory)?.sync_all()?;
     Ok(aside)
 }

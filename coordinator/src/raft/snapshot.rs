@@ -45,25 +45,32 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The bytes of the newest snapshot and what they hold.
 pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, StoreError> {
-    let failed = |path: &Path, reason: String| StoreError::Failed { path: path.to_owned(), reason };
-    link::private::ensure_folder(directory).map_err(|e| failed(directory, e.to_string()))?;
-    let Some(path) = list(directory).map_err(|e| failed(directory, e.to_string()))?.into_iter().next() else {
-        return Ok(None);
+    link::private::ensure_folder(directory).map_err(|error| StoreError::of_reading(directory, &error))?;
+    let (path, bytes) = loop {
+        let newest = list(directory).map_err(|error| StoreError::of_reading(directory, &error))?.into_iter().next();
+        let Some(path) = newest else { return Ok(None) };
+        match fs::read(&path) {
+            Ok(bytes) => break (path, bytes),
+            // A newer one has just taken its place.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::of_reading(&path, &error)),
+        }
     };
-    let bytes = fs::read(&path).map_err(|e| failed(&path, e.to_string()))?;
     let file = SNAPSHOT_FORMAT.open(&bytes).map_err(|error| StoreError::unreadable(&path, "it", error))?;
     Ok(Some((bytes, file)))
 }
 
-/// Stores a snapshot durably, removes older ones, and says where it is.
+/// Stores a snapshot durably, and says where it is.
 pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<PathBuf> {
     let path = directory.join(file_name(index));
     link::file::replace(&path, bytes)?;
-    // One that came from the leader while this one was made is newer.
-    for older in list(directory)?.into_iter().filter(|other| *other < path) {
-        fs::remove_file(older)?;
-    }
     Ok(path)
+}
+
+/// Removes the snapshots that are older than one. Another one that came meanwhile may be newer.
+pub fn remove_older(path: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    list(directory)?.into_iter().filter(|other| **other < *path).try_for_each(fs::remove_file)
 }
 
 /// Reads a snapshot again; an error if it is not what was written.

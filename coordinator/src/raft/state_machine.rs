@@ -130,6 +130,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             let path = snapshot::save(&directory, last.map_or(0, |id| id.index), &bytes)?;
             // The log behind it will be purged: what cannot be read again would be lost.
             snapshot::check(&path, &file)?;
+            snapshot::remove_older(&path)?;
             io::Result::Ok(as_snapshot(file.meta, bytes))
         });
         let built = built.await.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
@@ -199,7 +200,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         })?;
         // Durable before it counts: the log behind it may be gone.
         let (directory, index) = (self.directory.clone(), meta.last_log_id.map_or(0, |id| id.index));
-        let saved = tokio::task::spawn_blocking(move || snapshot::save(&directory, index, &bytes)).await;
+        let saved = tokio::task::spawn_blocking(move || {
+            snapshot::save(&directory, index, &bytes).and_then(|path| snapshot::remove_older(&path))
+        })
+        .await;
         saved.map_err(|e| snapshot_error(ErrorVerb::Write, e))?.map_err(|e| snapshot_error(ErrorVerb::Write, e))?;
         self.note_durable(meta.last_log_id);
         let mut state = self.state();

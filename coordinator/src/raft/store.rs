@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
@@ -47,13 +48,19 @@ pub use segment::{Header as SegmentHeader, SEGMENT_FORMAT};
 pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1, limit: 15 << 20 };
 /// How a [`Record`] is sealed.
 pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 2, limit: 64 << 10 };
+/// The system's number for an error of a device: the same on all of Linux (errno(3)).
+const EIO: i32 = 5;
+/// A file beside the store that says that there is one. A member without its store must not vote as if it never had.
+pub const MADE: &str = "raft-made";
+const WHY_MADE: &[u8] = b"There is a log in the folder raft. A coordinator that has lost it must not vote.\n";
 /// Bytes of a segment, unless a frame needs more.
 const SEGMENT_SIZE: u64 = 16 << 20;
 /// No more is added to a frame that has as many bytes.
 const FRAME_BYTES: usize = 4 << 20;
 /// How long the committed index may wait until it is durable.
 const NOTE_DELAY: Duration = Duration::from_secs(1);
-/// How long the end mark may lag. Until then, damage to the last frame would look like a torn write.
+/// How long the end mark may lag behind entries that other members have as well. Until then, damage to the last frame would
+/// look like a torn write. It never lags behind a vote.
 const MARK_DELAY: Duration = Duration::from_millis(100);
 /// How long another holder of the store may take to close it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -99,6 +106,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Why something stored at a path cannot be read by the system. A disk that has lost it is damage.
+    pub fn of_reading(path: &Path, error: &io::Error) -> StoreError {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        match error.raw_os_error() {
+            Some(EIO) => StoreError::Corrupt { path, reason },
+            _ => StoreError::Failed { path, reason },
+        }
+    }
+
     /// Why a part of what is stored at a path cannot be read.
     pub fn unreadable(path: &Path, what: &str, error: CodecError) -> StoreError {
         let (path, reason) = (path.to_owned(), format!("{what}: {error}"));
@@ -126,6 +142,8 @@ struct Write {
 
 /// What the writer and the readers share.
 struct Shared {
+    /// Whether no other member has what this one acknowledges.
+    alone: Arc<AtomicBool>,
     contents: Mutex<Contents>,
     /// The newest committed index that nobody waits for, and since when there is one.
     note: Mutex<Option<(LogId, Instant)>>,
@@ -146,7 +164,7 @@ pub struct Store {
     folder: PathBuf,
     shared: Arc<Shared>,
     queue: Option<mpsc::Sender<Write>>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Sender<Option<String>>,
     writer: Option<JoinHandle<()>>,
     /// Nobody else opens the store meanwhile.
     _lock: File,
@@ -155,7 +173,19 @@ pub struct Store {
 impl Store {
     /// Opens or makes the store of `me` in a state folder.
     pub fn open(directory: &Path, me: MemberId) -> Result<Store, StoreError> {
-        Store::open_sized(&directory.join("raft"), me, SEGMENT_SIZE)
+        let (folder, made) = (directory.join("raft"), directory.join(MADE));
+        let failed = |error: io::Error| StoreError::Failed { path: made.clone(), reason: error.to_string() };
+        let was_made = made.try_exists().map_err(failed)?;
+        if was_made && !folder.join(mark::FILE).try_exists().map_err(failed)? {
+            let reason = "it was made before, and is missing".to_owned();
+            return Err(StoreError::Corrupt { path: folder, reason });
+        }
+        let store = Store::open_sized(&folder, me, SEGMENT_SIZE)?;
+        if !was_made {
+            // This also makes the name of the store's folder durable.
+            link::file::replace(&made, WHY_MADE).map_err(failed)?;
+        }
+        Ok(store)
     }
 
     /// Like [`Store::open`], with segments of another size.
@@ -171,16 +201,18 @@ impl Store {
         if owner != me {
             return Err(StoreError::Foreign { path: folder.to_owned(), owner, me });
         }
-        let shared = Arc::new(Shared { contents: Mutex::new(contents), note: Mutex::default() });
+        let (contents, alone) = (Mutex::new(contents), Arc::new(AtomicBool::new(true)));
+        let shared = Arc::new(Shared { alone, contents, note: Mutex::default() });
         let writer = Writer::new(folder, shared.clone(), (size, end), mark).map_err(failed)?;
-        let (failure, failed_receiver) = watch::channel(None);
+        let failure = watch::Sender::new(None);
+        let failed_sender = failure.clone();
         let (queue, writes) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&writes, &failure))
             .map_err(failed)?;
         let (queue, writer) = (Some(queue), Some(writer));
-        Ok(Store { folder: folder.to_owned(), shared, queue, failed: failed_receiver, writer, _lock: lock })
+        Ok(Store { folder: folder.to_owned(), shared, queue, failed: failed_sender, writer, _lock: lock })
     }
 
     /// Says that the store is damaged.
@@ -188,9 +220,35 @@ impl Store {
         StoreError::Corrupt { path: self.folder.clone(), reason }
     }
 
+    /// To be told whether no other member has what this one acknowledges. Then the end mark is durable before each answer:
+    /// without it, damage to the last frame would look like a torn write.
+    pub fn alone(&self) -> Arc<AtomicBool> {
+        self.shared.alone.clone()
+    }
+
     /// Tells why writing failed, once it has.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
-        self.failed.clone()
+        self.failed.subscribe()
+    }
+
+    /// Has the member stop for a reason.
+    pub fn fail(&self, reason: String) {
+        self.failed.send_replace(Some(reason));
+    }
+
+    /// The segments that are not written to any more.
+    pub fn closed_segments(&self) -> Vec<u64> {
+        let contents = self.shared.contents();
+        contents.segments.keys().rev().skip(1).rev().copied().collect()
+    }
+
+    /// Reads a segment that is not written to any more, and compares it with what is known of it. One that was given up
+    /// meanwhile is not looked at.
+    pub fn check_segment(&self, generation: u64) -> Result<(), StoreError> {
+        let next = self.shared.contents().segments.get(&(generation + 1)).map(|segment| segment.header.first);
+        let checked = next.map_or(Ok(()), |next| contents::check_segment(&self.folder, generation, next));
+        let is_kept = self.shared.contents().segments.contains_key(&generation);
+        if is_kept { checked } else { Ok(()) }
     }
 
     /// What is durable beside the entries.
@@ -218,8 +276,7 @@ impl Store {
         let Some((file, Position { generation, range, .. })) = found else { return Ok(None) };
         let path = segment::path(&self.folder, generation);
         let mut sealed = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut sealed, range.start)
-            .map_err(|error| StoreError::Failed { path: path.clone(), reason: error.to_string() })?;
+        file.read_exact_at(&mut sealed, range.start).map_err(|error| StoreError::of_reading(&path, &error))?;
         let entry: Entry = ENTRY_FORMAT
             .open(&sealed)
             .map_err(|error| StoreError::unreadable(&path, &format!("entry {index}"), error))?;
@@ -361,7 +418,7 @@ impl Writer {
             if is_over || written.is_err() {
                 return;
             }
-            if let Err(error) = self.mark(false).and_then(|()| self.retire()) {
+            if let Err(error) = self.retire() {
                 failed.send_replace(Some(error.to_string()));
                 return;
             }
@@ -402,10 +459,11 @@ impl Writer {
             Some(later) => drop(self.shared.note().get_or_insert(later)),
             None => {}
         }
+        let votes = frame.changes.iter().any(|change| matches!(change, Taken::Record(Record::Vote(_))));
         if !frame.draft.is_empty() {
             self.put(frame)?;
         }
-        if is_over { self.mark(true) } else { Ok(()) }
+        self.mark(is_over || votes || self.shared.alone.load(Ordering::Relaxed))
     }
 
     /// Makes a frame durable.

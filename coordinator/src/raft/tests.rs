@@ -34,6 +34,8 @@ use super::{
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
 
+mod write;
+
 struct Builder;
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
@@ -177,7 +179,8 @@ async fn an_older_snapshot_does_not_remove_a_newer_one() {
     let (mut machine, _) = StateMachine::open(directory.path(), Default::default()).expect("opens");
     machine.apply([entry(0, 1), entry(1, 1)]).await.expect("applies");
     machine.build_snapshot().await.expect("is built");
-    super::snapshot::save(directory.path(), 0, b"older").expect("saves");
+    let older = super::snapshot::save(directory.path(), 0, b"older").expect("saves");
+    super::snapshot::remove_older(&older).expect("removes");
     let newest = machine.get_current_snapshot().await.expect("reads").expect("is there");
     assert_eq!(newest.meta.last_log_id, Some(entry(1, 0).log_id));
 }

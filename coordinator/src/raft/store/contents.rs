@@ -1,8 +1,7 @@
 //! What a log holds, and how it is read again at the start: all of it, or the place where it is damaged.
 //!
 //! A frame that cannot be read ends the log only if no later one can, and if the end mark does not lie behind it: then
-//! it was being written when the process or the power ended, and nobody was told that it is durable. Anything else is
-//! damage.
+//! it was being written when the process or the power ended. Anything else is damage.
 
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -110,8 +109,9 @@ impl Contents {
             }
             Record::Purge(last) => {
                 self.entries = self.entries.split_off(&(last.index + 1));
-                facts.purged = facts.purged.max(Some(*last));
-                facts.last = facts.last.max(Some(*last));
+                // By index: an entry that never was committed may be of a later term, and before it.
+                let later = |known: Option<LogId>| known.filter(|known| known.index >= last.index).or(Some(*last));
+                (facts.purged, facts.last) = (later(facts.purged), later(facts.last));
             }
             Record::Committed(last) => facts.committed = Some(*last),
         }
@@ -145,6 +145,20 @@ impl Contents {
         let read = reading.finish(mark).map_err(corrupt)?;
         Ok(Some(read))
     }
+}
+
+/// Reads a segment whose successor begins with the frame `next`.
+pub fn check_segment(folder: &Path, generation: u64, next: u64) -> Result<(), StoreError> {
+    let (Segment { header, .. }, bytes) = segment::read(folder, generation)?;
+    let (mut at, mut expected) = (SECTOR, header.first);
+    while let Some(frame) = frame::read(&bytes, at, header.salt).filter(|frame| frame.sequence == expected) {
+        (at, expected) = (frame.end, expected + 1);
+    }
+    if expected == next {
+        return Ok(());
+    }
+    let reason = format!("frame {expected} at byte {at} is damaged");
+    Err(StoreError::Corrupt { path: segment::path(folder, generation), reason })
 }
 
 /// A log that is being read.

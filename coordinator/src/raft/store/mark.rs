@@ -6,7 +6,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,8 @@ use super::{
 
 /// How a mark is sealed.
 pub const MARK_FORMAT: Format = Format { magic: b"WEND", version: 1, limit: 64 };
+/// Its name.
+pub const FILE: &str = "end";
 /// The distance of the two places in bytes.
 const PLACE: usize = 4096;
 
@@ -42,7 +44,7 @@ pub struct MarkFile {
 
 /// Where the mark of a folder is.
 pub fn path(folder: &Path) -> PathBuf {
-    folder.join("end")
+    folder.join(FILE)
 }
 
 /// The newest mark and the place where it is not; none if there never was one.
@@ -80,16 +82,14 @@ impl MarkFile {
     /// Opens the file for the next mark, or makes it.
     pub fn open(folder: &Path, found: Option<(Mark, usize)>) -> io::Result<MarkFile> {
         let nothing = Mark { sequence: 0 };
-        let (written, next) = found.unwrap_or((nothing, 0));
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path(folder))?;
-        let mut mark = MarkFile { file, next, written };
         if found.is_none() {
-            mark.file.write_all_at(&vec![0; 2 * PLACE], 0)?;
-            mark.write(nothing)?;
-            mark.file.sync_all()?;
-            super::segment::sync_folder(folder)?;
+            let mut whole = sealed_sector(&MARK_FORMAT, &nothing)?;
+            whole.resize(2 * PLACE, 0);
+            link::file::replace(&path(folder), &whole)?;
         }
-        Ok(mark)
+        let (written, next) = found.unwrap_or((nothing, 1));
+        let file = OpenOptions::new().write(true).open(path(folder))?;
+        Ok(MarkFile { file, next, written })
     }
 
     /// Makes a mark durable.

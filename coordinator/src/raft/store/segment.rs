@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use common::codec::Format;
+use common::codec::{CodecError, Format};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, frame::SECTOR};
@@ -19,6 +19,8 @@ pub const SEGMENT_FORMAT: Format = Format { magic: b"WSEG", version: 1, limit: 1
 const SUFFIX: &str = "segment";
 /// A segment that waits to be used again.
 pub const SPARE: &str = "spare";
+/// Bytes of a checksum.
+const CHECKSUM: usize = 4;
 /// Zeros are written in such pieces.
 const PIECE: usize = 1 << 20;
 
@@ -70,7 +72,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<u64>> {
 /// The whole of a segment, whose header must be right.
 pub fn read(folder: &Path, generation: u64) -> Result<(Segment, Vec<u8>), StoreError> {
     let path = path(folder, generation);
-    let failed = |error: io::Error| StoreError::Failed { path: path.clone(), reason: error.to_string() };
+    let failed = |error: io::Error| StoreError::of_reading(&path, &error);
     let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
     let bytes = fs::read(&path).map_err(failed)?;
     let header: Header = open_sector(&SEGMENT_FORMAT, &bytes)
@@ -128,20 +130,26 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A sealed value that fills a sector: its length, itself, zeros.
+/// A sealed value that fills a sector: the checksum of what follows, its length, itself, zeros. The checksum tells a version
+/// that a flipped bit made from one of a newer wharf.
 pub fn sealed_sector<T: Serialize>(format: &Format, value: &T) -> io::Result<Vec<u8>> {
     let sealed = format.seal(value).map_err(io::Error::other)?;
     let length = u16::try_from(sealed.len()).map_err(io::Error::other)?;
-    let mut sector = [length.to_le_bytes().as_slice(), &sealed].concat();
+    let mut sector = [[0; CHECKSUM].as_slice(), &length.to_le_bytes(), &sealed].concat();
     sector.resize(SECTOR, 0);
+    let checksum = crc32fast::hash(&sector[CHECKSUM..]);
+    sector[..CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     Ok(sector)
 }
 
 /// What [`sealed_sector`] wrote at the start of some bytes.
-pub fn open_sector<T: serde::de::DeserializeOwned>(
-    format: &Format,
-    bytes: &[u8],
-) -> Result<T, common::codec::CodecError> {
-    let length = bytes.first_chunk().map_or(0, |length| u16::from_le_bytes(*length) as usize);
-    format.open(bytes.get(2..2 + length).unwrap_or_default())
+pub fn open_sector<T: serde::de::DeserializeOwned>(format: &Format, bytes: &[u8]) -> Result<T, CodecError> {
+    let torn = || CodecError::Format("it is shorter than a sector".to_owned());
+    let (checksum, rest) = bytes.get(..SECTOR).and_then(<[u8]>::split_first_chunk).ok_or_else(torn)?;
+    let (expected, found) = (u32::from_le_bytes(*checksum), crc32fast::hash(rest));
+    if expected != found {
+        return Err(CodecError::Checksum { expected, found });
+    }
+    let (length, rest) = rest.split_first_chunk().ok_or_else(torn)?;
+    format.open(rest.get(..u16::from_le_bytes(*length) as usize).ok_or_else(torn)?)
 }

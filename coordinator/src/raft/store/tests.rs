@@ -119,7 +119,7 @@ async fn a_flipped_bit_anywhere_is_named_or_changes_nothing() {
             damaged[position] ^= 1 << (position % 8);
             fs::write(&file, &damaged).expect("writes");
             match held(&folder) {
-                Err(StoreError::Corrupt { .. } | StoreError::Newer { .. }) => {
+                Err(StoreError::Corrupt { .. }) => {
                     named.insert((file.clone(), position as u64));
                 }
                 Err(error) => panic!("{}: byte {position}: {error}", file.display()),
@@ -137,6 +137,33 @@ async fn a_flipped_bit_anywhere_is_named_or_changes_nothing() {
 }
 
 #[tokio::test]
+async fn damage_to_what_is_not_written_to_any_more_is_found_while_the_store_is_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().join("raft");
+    small_log(&folder).await;
+    let store = open(&folder).expect("opens");
+    let closed = store.closed_segments();
+    assert!(closed.len() >= 2, "{closed:?}");
+    for generation in &closed {
+        store.check_segment(*generation).expect("it is whole");
+        let (path, range) = {
+            let contents = store.shared.contents();
+            let position = contents.entries.values().find(|position| position.generation == *generation);
+            (segment::path(&folder, *generation), position.map(|position| position.range.clone()))
+        };
+        let Some(range) = range else { continue };
+        let bytes = fs::read(&path).expect("reads");
+        let mut damaged = bytes.clone();
+        damaged[range.start as usize] ^= 1;
+        fs::write(&path, &damaged).expect("writes");
+        let error = store.check_segment(*generation).expect_err("it is damaged").to_string();
+        assert!(error.contains("is damaged"), "{error}");
+        fs::write(&path, &bytes).expect("writes");
+    }
+    store.check_segment(99).expect("it was given up");
+}
+
+#[tokio::test]
 async fn a_cut_or_torn_end_takes_only_what_nobody_was_told_of() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().join("raft");
@@ -150,6 +177,7 @@ async fn a_cut_or_torn_end_takes_only_what_nobody_was_told_of() {
     let before = fs::read(&file).expect("reads");
     // One more frame, of which the end mark does not know.
     let store = open(&folder).expect("opens");
+    store.alone().store(false, Ordering::Relaxed);
     append(&store, 3..5).await;
     drop(store);
     let after = fs::read(&file).expect("reads");
@@ -198,6 +226,47 @@ async fn what_is_missing_is_named() {
     fs::remove_file(mark::path(&folder)).expect("removes");
     fs::write(folder.join("db"), b"something else").expect("writes");
     assert!(open(&folder).is_err_and(|error| error.to_string().contains("db is there, and no segment of a log")));
+}
+
+#[tokio::test]
+async fn a_vote_and_what_no_other_member_has_are_marked_before_they_are_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().join("raft");
+    let store = open(&folder).expect("it is made");
+    let unmarked = || {
+        let Read { end, mark, .. } = Contents::read(&folder).expect("it is whole").expect("there is one");
+        end.sequence - mark.expect("there is a mark").0.sequence
+    };
+    append(&store, 0..1).await;
+    assert_eq!(unmarked(), 0);
+    store.alone().store(false, Ordering::Relaxed);
+    // In quick succession, so that the mark lags for once.
+    let mut lagged = false;
+    for index in 1..200 {
+        append(&store, index..index + 1).await;
+        lagged |= unmarked() > 0;
+    }
+    assert!(lagged, "others have the entries");
+    store.write(Record::Vote(Vote::new(9, 1))).await.expect("writes");
+    assert_eq!(unmarked(), 0);
+}
+
+#[test]
+fn a_store_that_was_made_and_is_gone_is_damage() {
+    let state = tempfile::tempdir().expect("a folder");
+    let state = state.path();
+    drop(Store::open(state, ME).expect("it is made"));
+    for kept in [true, false] {
+        fs::remove_dir_all(state.join("raft")).expect("removes");
+        if kept {
+            fs::create_dir(state.join("raft")).expect("an empty mount");
+        }
+        let Err(StoreError::Corrupt { reason, .. }) = Store::open(state, ME) else { panic!("it would vote again") };
+        assert!(reason.contains("is missing"), "{reason}");
+        fs::create_dir_all(state.join("raft")).expect("is made");
+    }
+    fs::remove_file(state.join(MADE)).expect("removes");
+    drop(Store::open(state, ME).expect("it is made anew"));
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Coordinators that are processes of their own, and form one group on this machine. Their hosts have no Docker.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use cli::{
+    client::Client,
+    context::{Context, Contexts},
+};
+use common::{
+    api::{ClusterView, CreateJoinToken, JoinTokenCreated, KeyView, List},
+    error::Problem,
+    id::MemberId,
+    name::Name,
+    token::{JoinRole, JoinToken},
+};
+use hyper::Method;
+use link::keyring::Keyring;
+
+use crate::{
+    join::{Newcomer, join},
+    wait::{until, until_async},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+/// A coordinator.
+pub struct Member {
+    folder: PathBuf,
+    address: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Member {
+    fn new(folder: &Path, number: usize) -> Member {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        Member { folder: folder.join(format!("h{number}")), address, process: None }
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// What it has logged since it was started.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("wharf.log")).unwrap_or_default()
+    }
+
+    /// Its number in the group.
+    pub fn id(&self) -> MemberId {
+        Keyring::load(&self.state()).expect("it can be read").expect("it has joined").member.expect("a coordinator")
+    }
+
+    /// Starts a process of a binary.
+    pub fn start(&mut self, binary: &Path) {
+        std::fs::create_dir_all(&self.folder).expect("a folder");
+        let log = std::fs::File::create(self.folder.join("wharf.log")).expect("a log");
+        let address = self.address.to_string();
+        let process = Command::new(binary)
+            .args([
+                "up",
+                "--overlay",
+                "none",
+                "--docker",
+                "/nowhere.sock",
+                "--listen",
+                &address,
+                "--advertise",
+                &address,
+            ])
+            .arg("--state")
+            .arg(self.state())
+            .env("WHARF_KEYS", self.folder.join("keys"))
+            .env("WHARF_CONFIG", self.folder.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.expect("it can be run"));
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let asked = Command::new("kill").arg(process.id().to_string()).status().expect("it can be run");
+        assert!(asked.success());
+        until(SOON, "it ends", || process.try_wait()?.context("it runs"));
+    }
+
+    /// Goes on with another binary.
+    pub fn replace_by(&mut self, binary: &Path) {
+        self.stop();
+        self.start(binary);
+    }
+
+    /// Ends the process at once (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it runs");
+            process.wait().expect("it has ended");
+        }
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn ends(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("it was started");
+        until(SOON, "it ends by itself", || process.try_wait()?.context("it runs"))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("=== {}\n{}", self.folder.display(), self.log());
+        }
+        if let Some(process) = &mut self.process {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+}
+
+/// Members of one group, and how they are asked.
+pub struct Group {
+    /// The members; the first one created the cluster.
+    pub members: Vec<Member>,
+    context: Context,
+}
+
+fn said(problem: Problem) -> anyhow::Error {
+    anyhow::anyhow!("{problem}")
+}
+
+impl Group {
+    /// A group of three processes of a binary.
+    pub async fn of_three(folder: &Path, binary: &Path) -> Group {
+        let mut first = Member::new(folder, 1);
+        first.start(binary);
+        let config = first.folder.join("config.toml");
+        let contexts = until(SOON, "the cluster has a context", || {
+            anyhow::Ok(toml::from_str::<Contexts>(&std::fs::read_to_string(&config)?)?)
+        });
+        let context = contexts.contexts.into_values().next().expect("it has one");
+        let mut group = Group { members: vec![first], context };
+        group.answers(0).await;
+        for number in [2, 3] {
+            let mut member = Member::new(folder, number);
+            std::fs::create_dir_all(&member.folder).expect("a folder");
+            let asked = CreateJoinToken {
+                role: JoinRole::Coordinator,
+                ttl: None,
+                max_uses: None,
+                labels: Default::default(),
+                cidr: None,
+            };
+            let client = group.client(0);
+            let made: JoinTokenCreated =
+                client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.expect("made");
+            let token: JoinToken = made.token.parse().expect("a token");
+            link::private::ensure_folder(&member.state()).expect("a folder");
+            let (cluster, wanted) = (group.context.cluster, name(&format!("h{number}")));
+            join(&client, cluster, &token, Newcomer { folder: &member.state(), name: wanted, address: member.address })
+                .await
+                .expect("it joins");
+            member.start(binary);
+            group.members.push(member);
+            group.is_whole().await;
+        }
+        group
+    }
+
+    /// A client of one member.
+    pub fn client(&self, member: usize) -> Client {
+        self.client_with(member, &self.context.token)
+    }
+
+    /// The same with another token.
+    pub fn client_with(&self, member: usize, token: &str) -> Client {
+        let servers = vec![self.members[member].address];
+        let context = Context { servers, token: token.to_owned(), ..self.context.clone() };
+        Client::of_context(&context).expect("the context is right")
+    }
+
+    /// The cluster as a member sees it.
+    pub async fn view(&self, member: usize) -> anyhow::Result<ClusterView> {
+        self.client(member).get("/api/v1/cluster").await.map_err(said)
+    }
+
+    async fn answers(&self, member: usize) {
+        until_async(SOON, "it answers", async || {
+            ensure!(self.view(member).await?.leader.is_some());
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Waits until all that were started vote, and follow one leader.
+    pub async fn is_whole(&self) {
+        until_async(SOON, "all follow one leader", async || {
+            let first = self.view(0).await?;
+            let voting = first.members.iter().filter(|member| ["leader", "voter"].contains(&member.state.as_str()));
+            ensure!(voting.count() == self.members.len(), "{:?}", first.members);
+            for member in 1..self.members.len() {
+                ensure!(self.view(member).await?.leader == first.leader);
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Writes a key through each member, and reads every one through each.
+    pub async fn writes_and_reads(&self, when: &str) {
+        for writer in 0..self.members.len() {
+            let path = format!("/api/v1/environments/default/keys/{when}-{writer}");
+            let written = self.client(writer).send(Method::PUT, &path, Bytes::from_static(b"v")).await;
+            written.unwrap_or_else(|problem| panic!("{when}: h{} writes: {problem}", writer + 1));
+        }
+        for reader in 0..self.members.len() {
+            let keys: List<KeyView> =
+                self.client(reader).get("/api/v1/environments/default/keys").await.expect("it reads");
+            let found = keys.items.iter().filter(|key| key.key.starts_with(when)).count();
+            assert_eq!(found, self.members.len(), "{when}: h{} reads what each wrote", reader + 1);
+        }
+    }
+}
