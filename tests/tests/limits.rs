@@ -40,7 +40,9 @@ async fn fill(cluster: &TestCluster, path: fn(usize) -> String, count: usize, si
         writers.spawn(async move {
             for number in (writer..count).step_by(WRITERS) {
                 // No two values are the same: a config that is there already would not be written.
-                let value = Bytes::from(format!("{number:0size$}"));
+                let mut value = number.to_string().into_bytes();
+                value.resize(size, b'v');
+                let value = Bytes::from(value);
                 client
                     .send(Method::PUT, &path(number), value)
                     .await

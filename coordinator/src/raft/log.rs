@@ -197,6 +197,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut state = self.state();
             for entry in entries {
+                if let Some(last) = state.last.filter(|last| last.index + 1 < entry.log_id.index) {
+                    let gap = format!("entry {} does not follow {}", entry.log_id.index, last.index);
+                    return Err(write_error(io::Error::other(gap)));
+                }
                 let bytes = ENTRY_FORMAT.seal(&entry).map_err(|e| write_error(io::Error::other(e)))?;
                 let size = bytes.len();
                 sealed.push((entry.log_id, bytes));
