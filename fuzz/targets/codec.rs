@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 
 use common::codec::Format;
+use coordinator::raft::store::{EndMark, MARK_FORMAT, RECORD_FORMAT, Record, SEGMENT_FORMAT, SegmentHeader};
 use libfuzzer_sys::fuzz_target;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -17,14 +18,16 @@ const HEADER: usize = BEFORE + 4;
 
 fuzz_target!(|bytes: &[u8]| {
     // As it came: the header is checked before anything else.
-    let _ = coordinator::raft::RECORD_FORMAT.open::<openraft::Vote<u64>>(bytes);
+    let _ = RECORD_FORMAT.open::<Record>(bytes);
     if bytes.len() < HEADER {
         return;
     }
     let mut mended = bytes.to_vec();
     mended[BEFORE..HEADER].copy_from_slice(&crc32fast::hash(&bytes[HEADER..]).to_be_bytes());
     check::<coordinator::raft::Entry>(coordinator::raft::ENTRY_FORMAT, &mended);
-    check::<openraft::Vote<u64>>(coordinator::raft::RECORD_FORMAT, &mended);
+    check::<Record>(RECORD_FORMAT, &mended);
+    check::<SegmentHeader>(SEGMENT_FORMAT, &mended);
+    check::<EndMark>(MARK_FORMAT, &mended);
     check::<coordinator::raft::SnapshotFile>(coordinator::raft::SNAPSHOT_FORMAT, &mended);
     check::<coordinator::birth::GenesisFile>(coordinator::birth::GENESIS_FORMAT, &mended);
     check::<coordinator::seal::SealingKey>(coordinator::seal::SEALING_KEY_FORMAT, &mended);
