@@ -198,10 +198,13 @@ impl Files {
         if instance.spec.files().any(|(_, file)| file.kind == FileKind::Secret) {
             self.places.ensure_in_memory().map_err(failed)?;
         }
-        for ((_, path, file), content) in self.places.of(instance).zip(&contents) {
-            write(&path, file, content.expose()).map_err(failed)?;
-        }
-        Ok(())
+        let places = self.places.of(instance).map(|(_, path, file)| (path, file.clone()));
+        let files: Vec<_> = places.zip(contents).collect();
+        // Each waits for the disk, and heartbeats may not.
+        let writing = tokio::task::spawn_blocking(move || {
+            files.iter().try_for_each(|((path, file), content)| write(path, file, content.expose()))
+        });
+        writing.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))).map_err(failed)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use common::wire::{Open, Renewed};
 use link::{
-    Transport,
+    LinkError, Transport,
     call::ask,
     identity::{make_request, validity_of},
     keyring::Keyring,
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 const CHECK: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Keeps the keyring in a state folder for as long as it is awaited. `learned` are the coordinators that the cluster has
 /// now, and `renewed` gets notice of each new certificate.
@@ -95,11 +96,13 @@ pub async fn renew(state: &Path, mut keyring: Keyring, quic: &Quic) -> Result<()
     let request = make_request(&keyring.key).map_err(|e| e.to_string())?;
     let mut reason = "no coordinator is known".to_owned();
     for coordinator in keyring.coordinators.clone() {
-        let asked = async {
+        let asking = async {
             let connection = quic.dial(coordinator).await?;
             ask::<Renewed>(&connection, &Open::Renew(request.clone())).await
         };
-        match asked.await {
+        // One that is about to begin may accept, and not answer.
+        let asked = tokio::time::timeout(ANSWER_WITHIN, asking).await;
+        match asked.unwrap_or(Err(LinkError::TimedOut(ANSWER_WITHIN))) {
             Ok(Renewed::Certificate(certificate)) => {
                 keyring.certificate = certificate;
                 keyring.save(state).map_err(|e| e.to_string())?;

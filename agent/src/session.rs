@@ -44,6 +44,8 @@ use reach::reach;
 
 /// After a refusal a person must act; asking often does not help.
 const AFTER_REFUSAL: Duration = Duration::from_secs(15);
+/// How long a leader to whom all agents come at once may take.
+const WELCOME_WITHIN: Duration = Duration::from_secs(20);
 /// How often the host's facts are looked at, and how often while Docker does not answer.
 const FACTS_EVERY: Duration = Duration::from_secs(15);
 const FACTS_EVERY_WITHOUT_DOCKER: Duration = Duration::from_secs(1);
@@ -242,7 +244,9 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         let machine = facts::machine_hash(self.config.cluster);
         let hello = Hello { host: self.config.host, facts, generation, machine };
         stream.outgoing.send(&Open::Session(hello)).await?;
-        match stream.incoming.receive::<ToAgent>().await? {
+        // One that is about to begin may accept, and not answer.
+        let welcome = tokio::time::timeout(WELCOME_WITHIN, stream.incoming.receive::<ToAgent>()).await;
+        match welcome.unwrap_or(Err(LinkError::TimedOut(WELCOME_WITHIN)))? {
             Some(ToAgent::Welcome { heartbeat, coordinators: known }) => {
                 self.learn(search, known);
                 Ok(heartbeat.duration())

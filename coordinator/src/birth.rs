@@ -189,7 +189,7 @@ pub fn store_problem(error: StoreError) -> Problem {
     match &error {
         StoreError::Corrupt { path, .. } => Problem::new(Code::StoreCorrupt, "This coordinator's store is damaged")
             .why(error.to_string())
-            .fix("If it has always been the only coordinator: put a copy of its state folder back")
+            .fix("If it has always been the only coordinator: put a copy of its state folder back that was made while it was stopped")
             .fix("Else: from another coordinator, wharf member rm <id>, then join this host with a new line")
             .fix(format!("Keep {} for analysis; wharf does not change it", path.display())),
         StoreError::Newer { .. } => level::cannot_read(&error),

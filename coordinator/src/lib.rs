@@ -11,7 +11,11 @@ mod server;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use common::{api::Settings, error::Problem, network::NetworkPlan};
+use common::{
+    api::Settings,
+    error::{Code, Problem},
+    network::NetworkPlan,
+};
 use futures::future::BoxFuture;
 use link::{Supervisor, Transport, keyring::Keyring, supervise::EndedTask};
 use tokio::{net::TcpListener, sync::watch};
@@ -93,7 +97,10 @@ async fn work(
 ) -> Result<Ended, Problem> {
     let mut shutdown = shutdown;
     let started = tokio::select! {
-        started = start(config, identity, transport) => started?,
+        started = start(config, identity, transport) => match started {
+            Err(problem) if problem.code == Code::MemberRefused => return Ok(Ended::Removed),
+            started => started?,
+        },
         () = &mut shutdown => return Ok(Ended::Asked),
     };
     let Running { consensus, mut tasks } = started;

@@ -241,12 +241,12 @@ async fn decisive(
 }
 
 /// What is answered also where no majority is heard: what this coordinator is and knows by itself.
-const ANSWERED_ALONE: &str = "/api/v1/cluster";
+const ANSWERED_ALONE: [&str; 2] = ["/api/v1/cluster", "/api/v1/openapi.json"];
 
 /// Whether a request asks for what this coordinator knows, however old that is: then the token may be as old.
 fn may_be_stale(request: &Request) -> bool {
     let is_answered_alone =
-        || request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == ANSWERED_ALONE);
+        || request.extensions().get::<MatchedPath>().is_some_and(|path| ANSWERED_ALONE.contains(&path.as_str()));
     request.method().is_safe() && (asks_for_stale(request.uri()) || is_answered_alone())
 }
 

@@ -210,6 +210,8 @@ pub async fn take_out(consensus: &Consensus, id: MemberId) -> Result<(), String>
             return Err(why);
         }
     }
+    // A member that no longer leads may know another group.
+    consensus.raft.ensure_linearizable().await.map_err(|error| error.to_string())?;
     // An earlier attempt may have begun what no majority knows yet.
     let metrics = consensus.raft.metrics().borrow().clone();
     let changed = metrics.membership_config.log_id().map(|id| id.index);

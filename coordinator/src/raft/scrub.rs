@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::{
     snapshot,
@@ -36,8 +36,14 @@ pub async fn run(store: Weak<Store>, snapshots: PathBuf) {
 }
 
 async fn stop_if_damaged(store: &Arc<Store>, check: impl FnOnce() -> Result<(), StoreError> + Send + 'static) {
-    if let Ok(Err(damage)) = tokio::task::spawn_blocking(check).await {
-        error!(%damage, "stored data is damaged; this coordinator stops, and begins anew when it is started again");
-        store.fail(damage.to_string());
+    match tokio::task::spawn_blocking(check).await {
+        Ok(Err(damage @ StoreError::Corrupt { .. })) => {
+            error!(%damage, "stored data is damaged; this coordinator stops, and begins anew when it is started again");
+            store.fail(damage.to_string());
+        }
+        // It may be out of file descriptors for once.
+        Ok(Err(error)) => warn!(%error, "stored data could not be read; it is tried again in the next pass"),
+        Ok(Ok(())) => {}
+        Err(error) => warn!(%error, "reading stored data ended early"),
     }
 }

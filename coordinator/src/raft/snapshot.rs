@@ -70,7 +70,9 @@ pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<PathBuf> {
 /// Removes the snapshots that are older than one. Another one that came meanwhile may be newer.
 pub fn remove_older(path: &Path) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    list(directory)?.into_iter().filter(|other| **other < *path).try_for_each(fs::remove_file)
+    let older = list(directory)?.into_iter().filter(|other| **other < *path);
+    // Two may do this at a time.
+    older.map(fs::remove_file).try_for_each(|removed| link::file::if_there(removed).map(drop))
 }
 
 /// Reads a snapshot again; an error if it is not what was written.

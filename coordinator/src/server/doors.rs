@@ -26,8 +26,8 @@ pub struct Limits {
     pub join: usize,
 }
 
-/// More of one address than a proxy needs, and fewer than there may be in all.
-pub const LIMITS: Limits = Limits { of_address: 512, handshakes: 1024, api: 2048, join: 512 };
+/// More of one address than a proxy needs, and fewer than there may be at any door.
+pub const LIMITS: Limits = Limits { of_address: 512, handshakes: 1024, api: 2048, join: 1024 };
 
 /// What is open now.
 #[derive(Clone)]
