@@ -345,10 +345,10 @@ fn nobody_else_reads_the_state(lab: &Lab) {
         assert_eq!(open.expect("find runs"), "", "{host}: folders that others can enter");
     }
     lab.run(&["stop-wharf", "h2"]).expect("it stops");
-    lab.exec("h2", &["chmod", "644", "/var/lib/wharf/raft/db"]).expect("it is opened");
+    lab.exec("h2", &["chmod", "644", "/var/lib/wharf/raft/end"]).expect("it is opened");
     let (code, _, said) = lab.try_exec("h2", &["wharf", "up"]);
     assert!(code != 0 && said.contains("E0122"), "{code}: {said}");
-    let fix = "chmod go= /var/lib/wharf/raft/db";
+    let fix = "chmod go= /var/lib/wharf/raft/end";
     assert!(said.contains(fix), "{said}");
     lab.exec("h2", &["sh", "-c", fix]).expect("it is closed");
     lab.run(&["start-wharf", "h2"]).expect("it starts");
