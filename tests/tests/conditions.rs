@@ -9,6 +9,8 @@ use tests::{lab::Lab, wait::until};
 const SOON: Duration = Duration::from_secs(40);
 /// How long it may take until doctor reports a condition.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
+/// The agent looks every fifteen seconds when Docker tells it of nothing.
+const GONE_WITHIN: Duration = Duration::from_secs(25);
 
 fn doctor(lab: &Lab) -> anyhow::Result<Vec<String>> {
     let (_, said, _) = lab.try_exec("h1", &["wharf", "doctor", "-o", "json"]);
@@ -105,6 +107,12 @@ services:
     let silence = |signal: &str| lab.exec("h2", &["sh", "-c", &format!("kill -{signal} $(cat /run/docker.pid)")]);
     silence("STOP").expect("Docker is silent");
     lab.exec("h2", &["pkill", "-KILL", "-x", "httpd"]).expect("its program dies");
+    // Ten calls may all meet the other one by chance.
+    until(GONE_WITHIN, "it is said of the instance", || {
+        let shown = lab.exec("h1", &["wharf", "ps", "shop/web"])?;
+        ensure!(shown.contains("its process has ended, and Docker does not answer"), "{shown}");
+        anyhow::Ok(())
+    });
     until(TOLD_WITHIN, "ten calls in a row are answered", || (0..10).try_for_each(|_| call()));
     until(TOLD_WITHIN, "doctor names the host", || {
         let found = doctor(&lab)?;
