@@ -357,6 +357,7 @@ impl Drop for Quic {
 #[cfg(test)]
 mod tests {
     use common::{id::MemberId, secret::Secret, wire::Open};
+    use tokio::sync::watch;
 
     use super::*;
     use crate::{
@@ -404,7 +405,7 @@ mod tests {
         server.accept().await.expect("they have met");
         // A peer behind this relay is asked to come again, and gets no other answer: its handshake never ends.
         let stranger = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
-        let (dead_end, mut crowd) = relay(address, |packet| packet[0] & 0xf0 == RETRY).await;
+        let (dead_end, _, mut crowd) = relay(address, |packet| packet[0] & 0xf0 == RETRY).await;
         for _ in 0..2 * narrow.handshakes {
             let stranger = stranger.clone();
             crowd.spawn(async move { drop(stranger.dial(dead_end).await) });
@@ -421,8 +422,14 @@ mod tests {
     /// The first four bits of a Retry packet (RFC 9000, section 17.2.5).
     const RETRY: u8 = 0xf0;
 
-    /// Passes packets on to an address, and those answers back that may pass; returns where it listens.
-    async fn relay(to: SocketAddr, may_pass: impl Fn(&[u8]) -> bool + Send + 'static) -> (SocketAddr, JoinSet<()>) {
+    /// Passes packets on to an address, and those answers back that may pass; returns where it listens, and how many it has
+    /// passed on.
+    async fn relay(
+        to: SocketAddr,
+        may_pass: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> (SocketAddr, watch::Receiver<usize>, JoinSet<()>) {
+        let passed = watch::Sender::new(0);
+        let count = passed.subscribe();
         let bind = || tokio::net::UdpSocket::bind(loopback());
         let (near, far) = (bind().await.expect("binds"), bind().await.expect("binds"));
         let address = near.local_addr().expect("an address");
@@ -434,6 +441,7 @@ mod tests {
                     Ok((length, sender)) = near.recv_from(&mut asked) => {
                         from = Some(sender);
                         far.send_to(&asked[..length], to).await.expect("sends");
+                        passed.send_modify(|count| *count += 1);
                     }
                     Ok(length) = far.recv(&mut answered) => {
                         if let Some(sender) = from.filter(|_| may_pass(&answered[..length])) {
@@ -443,7 +451,7 @@ mod tests {
                 }
             }
         });
-        (address, tasks)
+        (address, count, tasks)
     }
 
     #[tokio::test]
@@ -454,11 +462,12 @@ mod tests {
         let address = server.local_address().expect("an address");
         let agent = Arc::new(Quic::dial_only(loopback(), credentials_of(&root, None)).expect("dials"));
         // What comes from a false address is answered to somebody else.
-        let (dead_end, mut crowd) = relay(address, |_| false).await;
+        let (dead_end, mut passed, mut crowd) = relay(address, |_| false).await;
         for _ in 0..4 * narrow.handshakes {
             let agent = agent.clone();
             crowd.spawn(async move { drop(agent.dial(dead_end).await) });
         }
+        passed.wait_for(|count| *count >= 4 * narrow.handshakes).await.expect("they knock");
         for _ in 0..20 {
             agent.dial(address).await.expect("there is room");
             server.accept().await.expect("they have met");
