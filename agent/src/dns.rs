@@ -74,8 +74,8 @@ async fn serve(known: &Known, own: Subnet, findings: &Findings) -> io::Result<In
     Arc::new(Server::new(known.clone(), PORT)).listen(udp, tcp).await
 }
 
-/// Answers questions. Whoever asks much keeps nobody else from an answer, and the cluster's own names never wait for
-/// other resolvers.
+/// Answers questions. One asker cannot delay the answers to others, and a question for a name of the cluster never waits
+/// for other resolvers.
 struct Server {
     known: Known,
     /// The port of other resolvers.

@@ -263,7 +263,7 @@ impl Turn<'_> {
                 local.observed.retries = 0;
             }
         }
-        let cause = run.end.told(unhealthy, rebooted);
+        let cause = run.end.cause(unhealthy, rebooted);
         if failed {
             local.observed.failure.clone_from(&cause);
         }
@@ -341,7 +341,7 @@ impl Run {
 
 impl End {
     /// The cause of the end, for people.
-    fn told(self, unhealthy: bool, rebooted: bool) -> String {
+    fn cause(self, unhealthy: bool, rebooted: bool) -> String {
         match (unhealthy, rebooted, self) {
             (true, ..) => "it was unhealthy, so it was stopped".to_owned(),
             (_, _, End::OutOfMemory) => "it exceeded its memory limit and was killed".to_owned(),

@@ -1,4 +1,4 @@
-//! Places for work of which only so much is done at a time: nobody who takes many keeps the others out.
+//! Limits on work that is under way at the same time, in all and for each source address. One asker cannot exhaust them.
 
 use std::{
     collections::HashMap,

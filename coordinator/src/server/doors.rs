@@ -1,4 +1,5 @@
-//! How many HTTPS connections there may be: nobody who opens connections and says nothing keeps others out.
+//! Limits on HTTPS connections, in all and for each source address. A client that opens silent connections cannot exhaust
+//! them.
 //!
 //! A connection counts for its address from the first packet on. Before its handshake is over it counts among
 //! handshakes, and then at its door: hosts that join do not wait for people, nor people for hosts.
