@@ -15,7 +15,8 @@ use crate::{Command, State};
 /// |---|---|
 /// | 1 | the first one |
 /// | 2 | roles and environments of tokens ([`ROLES`]); requests are remembered for as long as they may be repeated ([`KEPT_REQUESTS`]) |
-pub const LEVEL: u16 = 2;
+/// | 3 | what follows it below |
+pub const LEVEL: u16 = 3;
 
 /// The level that brought roles and environments of tokens.
 pub const ROLES: u16 = 2;
