@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use link::clock::BootTime;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::leases::{BootTime, Ends, FILE};
+use crate::leases::{Ends, FILE};
 
 /// Where the guard lies in a container.
 pub const PROGRAM: &str = "/.wharf/guard";

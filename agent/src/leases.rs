@@ -11,8 +11,8 @@ use std::{
 };
 
 use agent_core::Lease;
-use common::{id::InstanceId, time::Span, time::Timestamp, wire::Extension};
-use link::clock::now;
+use common::{id::InstanceId, time::Timestamp, wire::Extension};
+use link::clock::{BootTime, now};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -20,27 +20,6 @@ use crate::files::Places;
 
 /// The name of a lease's file in its folder.
 pub const FILE: &str = "lease";
-
-/// A moment on the clock that counts on in sleep, never jumps, and begins with the boot: milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootTime(pub u64);
-
-impl BootTime {
-    /// Now.
-    pub fn now() -> BootTime {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        BootTime(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
-    }
-
-    fn plus(self, span: Span) -> BootTime {
-        BootTime(self.0.saturating_add(span.0))
-    }
-
-    /// How long it is until then; nothing if it has passed.
-    pub fn until(self, then: BootTime) -> Span {
-        Span(then.0.saturating_sub(self.0))
-    }
-}
 
 /// When a lease ends, softly and for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

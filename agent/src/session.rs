@@ -21,7 +21,7 @@ use common::{
 };
 use link::{
     Connection, LinkError, Stream, Transport,
-    clock::now,
+    clock::{BootTime, now},
     connection::{Receiver, Sender},
 };
 use tokio::{
@@ -35,7 +35,7 @@ use crate::{
     directory::Learner,
     facts,
     findings::{Findings, Source},
-    leases::{BootTime, Leases},
+    leases::Leases,
     logs,
     network::OwnKey,
     runtime::ContainerRuntime,

@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::{name::Name, network::Backend, part::Part, time::Span};
 use ipnet::Ipv4Net;
 
-pub use nouns::{ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token};
+pub use nouns::{
+    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token,
+};
 
 /// The default folder for a host's state: keyring, ledger, store, log.
 pub const STATE: &str = "/var/lib/wharf";
@@ -169,6 +171,12 @@ pub enum Command {
         /// Show for each path between two hosts whether it carries packets.
         #[arg(long)]
         paths: bool,
+    },
+    /// Show the time of the cluster and the clocks of its coordinators, or set it back after a wrong clock moved it.
+    Clock {
+        /// A command on the time of the cluster.
+        #[command(subcommand)]
+        command: Option<Clock>,
     },
     /// Show the cluster's state and settings.
     Status,

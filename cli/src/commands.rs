@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+mod clock;
 mod config;
 mod ctx;
 mod deploy;
@@ -154,6 +155,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
         Command::Doctor { paths: false } => doctor::doctor(session).await,
         Command::Doctor { paths: true } => doctor::paths(session).await,
+        Command::Clock { command } => clock::run(session, command).await,
         Command::Status => members::status(session).await,
         Command::Version { .. } => version(session).await,
         Command::Up(_)

@@ -1,6 +1,7 @@
 //! The values of the HTTP API: the bodies of requests and answers under `/api/v1`. Field names are stable.
 
 mod access;
+mod clock;
 mod cluster;
 mod doctor;
 mod files;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 use crate::{error::Problem, name::Name, output::LastLines, time::Timestamp};
 
 pub use access::*;
+pub use clock::*;
 pub use cluster::*;
 pub use doctor::*;
 pub use files::*;

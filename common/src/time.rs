@@ -60,6 +60,13 @@ impl ops::Add<Span> for Timestamp {
     }
 }
 
+impl ops::Add<Span> for Span {
+    type Output = Span;
+    fn add(self, span: Span) -> Span {
+        Span(self.0.saturating_add(span.0))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = i64::try_from(self.0)

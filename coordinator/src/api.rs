@@ -2,6 +2,7 @@
 //! known in [`error`] alone.
 
 pub mod access;
+mod clock;
 mod cluster;
 mod doctor;
 mod door;
@@ -66,6 +67,8 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(cluster::get))
         .routes(routes!(cluster::put_settings))
         .routes(routes!(cluster::remove_member))
+        .routes(routes!(clock::get))
+        .routes(routes!(clock::repair))
         .routes(routes!(doctor::get))
         .routes(routes!(doctor::paths))
         .routes(routes!(metrics::get))

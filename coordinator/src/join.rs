@@ -1,7 +1,6 @@
 //! How hosts come in: the pasted line, the script that it fetches, the exchange of a token for a
 //! certificate.
 
-use link::clock::now;
 use std::{
     fs::File,
     io::{self, Read},
@@ -121,7 +120,7 @@ pub async fn admit(
     let published = coordinator.consensus.read().await?;
     let cluster = &published.cluster;
     let identity = cluster.identity().ok_or_else(crate::raft::no_leader)?;
-    check_clock(request.clock, now())?;
+    check_clock(request.clock, coordinator.consensus.now())?;
     let csr = hex::decode(&request.csr)
         .filter(|csr| csr.len() <= 4096)
         .ok_or_else(|| csr_refused("it is not hexadecimal, or too long"))?;
@@ -141,7 +140,8 @@ pub async fn admit(
         return Err(Problem::new(Code::Conflict, "The host was admitted before and is no longer a coordinator"));
     }
     let root = root_of(&identity.authority);
-    let certificate = sign(&root, identity.id, &csr, member, now()).map_err(|e| csr_refused(e.to_string()))?;
+    let certificate =
+        sign(&root, identity.id, &csr, member, coordinator.consensus.now()).map_err(|e| csr_refused(e.to_string()))?;
     Ok(JoinReply {
         cluster: identity.id,
         host,

@@ -131,10 +131,16 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(keyring))?;
     let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
     let others: Vec<_> = keyring.coordinators.iter().copied().filter(|other| *other != config.advertise).collect();
-    let start = || Start { me, directory: &config.state, transport: transport.clone() };
+    let start = || Start {
+        me,
+        directory: &config.state,
+        transport: transport.clone(),
+        others: &others,
+        wall: link::clock::now,
+    };
     let consensus = match Consensus::start(start(), &mut tasks).await {
         Err(damage @ StoreError::Corrupt { .. }) if !others.is_empty() => {
-            raft::begin_anew(start(), &damage, &others).await?;
+            raft::begin_anew(start(), &damage).await?;
             Consensus::start(start(), &mut tasks).await
         }
         started => started,

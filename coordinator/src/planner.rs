@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use common::time::{Span, Timestamp};
 use coordinator_core::{Changes, Moment, Outcome, Plan, Planner, Proposal, State};
-use link::clock::now;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -66,7 +65,7 @@ struct Planning {
 impl Planning {
     /// Nothing is planned yet.
     fn new(consensus: Consensus) -> Planning {
-        let (planner, last_look) = (Planner::default(), Clocks::now());
+        let (planner, last_look) = (Planner::default(), Clocks::at(consensus.now()));
         let (wake, rest) = (Instant::now(), Duration::ZERO);
         Planning { consensus, planner, planned: None, leading_since: None, wake, rest, last_look }
     }
@@ -76,9 +75,10 @@ impl Planning {
         if self.planned.as_ref().is_some_and(|before| !Changes::between(before, &cluster).concern_the_plan()) {
             return;
         }
-        let at = now();
-        if std::mem::replace(&mut self.last_look, Clocks::now()).have_parted() {
-            warn!("this host's clock was set; all timers are recomputed");
+        let at = self.consensus.now();
+        let now = Clocks::at(at);
+        if std::mem::replace(&mut self.last_look, now).has_parted_until(at) {
+            warn!("the time of the group was set; all timers are recomputed");
             self.leading_since = None;
             self.planner.forget();
         }
@@ -109,21 +109,21 @@ impl Planning {
     }
 }
 
-/// The clock that people set, and the one that nobody does, at the same moment.
+/// The time of the group, and the clock that nobody sets, at the same moment.
 struct Clocks {
-    wall: Timestamp,
+    time: Timestamp,
     steady: Instant,
 }
 
 impl Clocks {
-    fn now() -> Clocks {
-        Clocks { wall: now(), steady: Instant::now() }
+    fn at(time: Timestamp) -> Clocks {
+        Clocks { time, steady: Instant::now() }
     }
 
     /// Whether one has gone further than the other since.
-    fn have_parted(&self) -> bool {
+    fn has_parted_until(&self, now: Timestamp) -> bool {
         let passed = i128::try_from(self.steady.elapsed().as_millis()).unwrap_or(i128::MAX);
-        (i128::from(now().0) - i128::from(self.wall.0) - passed).abs() > i128::from(MAX_PARTING.0)
+        (i128::from(now.0) - i128::from(self.time.0) - passed).abs() > i128::from(MAX_PARTING.0)
     }
 }
 

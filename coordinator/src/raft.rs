@@ -9,6 +9,7 @@ mod leave;
 mod log;
 mod membership;
 mod network;
+mod pulse;
 mod read;
 mod rejoin;
 mod scrub;
@@ -18,7 +19,13 @@ pub mod store;
 pub mod types;
 mod write;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use common::{
     codec::CodecError,
@@ -39,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
 pub use network::{MemberAnswer, MemberCall};
+pub use pulse::WallClock;
 pub use rejoin::begin_anew;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
 pub use state_machine::Published;
@@ -75,6 +83,9 @@ pub struct Shared {
     forwards: batch::Batches,
     reads: mpsc::Sender<read::Waiting>,
     contact: election::Contact,
+    pulse: pulse::Pulse,
+    /// It is closed when Raft ends.
+    store: Weak<store::Store>,
     callers: Arc<Callers>,
     hashes: compare::Hashes,
     /// Why this member must no longer take part, once there is a reason.
@@ -155,6 +166,10 @@ pub struct Start<'a> {
     pub directory: &'a Path,
     /// How it reaches the others.
     pub transport: Arc<dyn Transport>,
+    /// The other coordinators that it knows of.
+    pub others: &'a [SocketAddr],
+    /// This host's clock.
+    pub wall: WallClock,
 }
 
 impl Consensus {
@@ -165,10 +180,12 @@ impl Consensus {
         let unfit = watch::Sender::new(None);
         let snapshots = start.directory.join("snapshots");
         let (state_machine, published) = state_machine::StateMachine::open(&snapshots, unfit.clone())?;
+        let callers = Arc::new(Callers::new(start.transport));
+        pulse::must_not_be_set_back(&store, &callers, start.others).await?;
         let log = log::LogStore::open(store, state_machine.durable())?;
+        let store = log.store();
         let scrubbing = scrub::run(log.store(), snapshots);
         let checkpoints = state_machine.checkpoints();
-        let callers = Arc::new(Callers::new(start.transport));
         let network = network::Network::new(callers.clone());
         let fatal = |error: openraft::error::Fatal<u64>| StoreError::Failed {
             path: start.directory.to_owned(),
@@ -192,6 +209,8 @@ impl Consensus {
             forwards,
             reads,
             contact,
+            pulse: pulse::Pulse::new(start.wall),
+            store,
             callers,
             hashes: compare::Hashes::default(),
             unfit,
@@ -203,6 +222,7 @@ impl Consensus {
         tasks.spawn("reads", read::run(consensus.clone(), waiting_reads));
         tasks.spawn("membership", membership::run(consensus.clone()));
         tasks.spawn("state comparison", compare::run(consensus.clone(), checkpoints));
+        tasks.spawn_once("pulse", pulse::run(consensus.clone()));
         tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
         tasks.spawn_once("scrub", scrubbing);
         tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
@@ -402,7 +422,7 @@ impl Consensus {
             MemberCall::Append(request) => agree(&request.vote),
             MemberCall::Vote(request) => agree(&request.vote),
             MemberCall::Snapshot(request) => agree(&request.vote),
-            MemberCall::PreVote { .. } | MemberCall::Group | MemberCall::LetGo => {
+            MemberCall::PreVote { .. } | MemberCall::Group | MemberCall::LetGo | MemberCall::Pulse(_) => {
                 ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
             }
             MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
@@ -434,6 +454,7 @@ impl Consensus {
             MemberCall::ReadIndex => MemberAnswer::ReadIndex(read::index(self).await),
             MemberCall::Group => MemberAnswer::Group(self.group()),
             MemberCall::LetGo => MemberAnswer::LetGo(self.let_go(peer.member).await),
+            MemberCall::Pulse(position) => self.pulse.answer(peer.member.unwrap_or(MemberId(0)), position),
             MemberCall::StateHash { index } => MemberAnswer::StateHash(self.hashes.at(index)),
         }
     }

@@ -3,7 +3,6 @@
 mod accepted;
 mod doors;
 
-use link::clock::now;
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -14,6 +13,7 @@ use std::{
 use common::{
     codec,
     error::{Code, Problem},
+    time::Timestamp,
     wire::{Files, LogFrame, MAX_FRAME, Open, PeerIdentity, Renewed},
 };
 use hyper::server::conn::{http1, http2};
@@ -130,7 +130,9 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             dispatch::serve_session(coordinator.dispatch, connection.clone(), hello, stream).await;
             Ok(())
         }
-        Open::Renew(request) => answer(stream, &renew(&published.cluster, &peer, &request)).await,
+        Open::Renew(request) => {
+            answer(stream, &renew((&published.cluster, coordinator.consensus.now()), &peer, &request)).await
+        }
         Open::Member(call) => {
             let read = codec::decode::<MemberCall>(&call);
             let read = read.inspect_err(|error| coordinator.consensus.cannot_read(peer, &call, error))?;
@@ -215,7 +217,7 @@ async fn relay(mut source: Stream, mut sink: Stream) -> Result<(), LinkError> {
     }
 }
 
-fn renew(cluster: &State, peer: &PeerIdentity, request: &[u8]) -> Renewed {
+fn renew((cluster, now): (&State, Timestamp), peer: &PeerIdentity, request: &[u8]) -> Renewed {
     let refuse =
         |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate was not renewed").why(why));
     let Some(identity) = &cluster.identity() else { return refuse("the cluster does not exist yet".into()) };
@@ -229,8 +231,7 @@ fn renew(cluster: &State, peer: &PeerIdentity, request: &[u8]) -> Renewed {
     }
     let member = cluster.member_on(peer.host);
     let root = api::root_of(&identity.authority);
-    sign(&root, identity.id, request, member, now())
-        .map_or_else(|error| refuse(error.to_string()), Renewed::Certificate)
+    sign(&root, identity.id, request, member, now).map_or_else(|error| refuse(error.to_string()), Renewed::Certificate)
 }
 
 /// The certificates of the HTTPS side, picked by the name that the client asks for.

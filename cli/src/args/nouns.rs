@@ -25,6 +25,14 @@ pub enum Rollout {
     },
 }
 
+/// Commands on the time of the cluster.
+#[derive(Debug, Subcommand)]
+pub enum Clock {
+    /// Set the time of the cluster back to what most coordinators' clocks say. Times that were stamped while it was ahead
+    /// move back by the same span.
+    Repair,
+}
+
 /// Commands on environments.
 #[derive(Debug, Subcommand)]
 pub enum Environment {

@@ -337,6 +337,11 @@ common::tagged! {
         },
         /// Raises the feature level: from now on commands of that level may be proposed.
         44 => RaiseLevel(level: u16),
+        /// Sets the time of the state back, after a wrong clock has moved it ahead.
+        55 => SetClockBack {
+            /// The right time.
+            to: Timestamp,
+        },
 
         /// Writes a key.
         41 => PutKey {

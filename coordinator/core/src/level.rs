@@ -24,11 +24,16 @@ pub const ROLES: u16 = 2;
 /// The level from which on no request is forgotten that may be repeated.
 pub const KEPT_REQUESTS: u16 = 2;
 
+/// The level from which on members tell each other their clocks and how far their logs reach, and the time of the state
+/// can be set back.
+pub const CLOCKS: u16 = 3;
+
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.
     pub fn level(&self) -> u16 {
         match self {
             Command::PutToken { .. } => ROLES,
+            Command::SetClockBack { .. } => CLOCKS,
             _ => 1,
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod changes;
+pub mod clock;
 pub mod command;
 pub mod divergence;
 mod explain;

@@ -11,6 +11,7 @@ mod format;
 mod journal;
 mod keys;
 mod requests;
+mod set_back;
 mod work;
 
 use std::sync::Arc;
@@ -207,6 +208,7 @@ impl State {
             Command::MemberAddress { member, address } => self.member_address(*member, *address),
             Command::MemberUnderstands { member, level } => self.member_understands(*member, *level),
             Command::RaiseLevel(level) => self.raise_level(*level),
+            Command::SetClockBack { to } => self.set_clock_back(*to),
             Command::MemberReached { member, reached } => self.member_reached(*member, *reached),
             Command::RemoveMember(member) => self.remove_member(*member),
             Command::ForgetMember(member) => self.forget_member(*member),

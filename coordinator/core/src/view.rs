@@ -1,6 +1,7 @@
 //! What others are told, derived from the state and never stored.
 
 mod changes;
+mod clock;
 mod directory;
 mod doctor;
 mod drain;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use changes::revisions;
+pub use clock::{clock, clock_findings};
 pub use directory::{directory, follow};
 pub use doctor::{Found, doctor, each_path, paths};
 pub use drain::{drain_plan, rebalance_plan};

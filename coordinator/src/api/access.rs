@@ -120,6 +120,8 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/cluster", READ_COVERED),
     ("PUT", "/api/v1/cluster/settings", MANAGE_CLUSTER),
     ("DELETE", "/api/v1/members/{member}", MANAGE_CLUSTER),
+    ("GET", "/api/v1/clock", READ_CLUSTER),
+    ("POST", "/api/v1/clock/repair", MANAGE),
     ("GET", "/api/v1/doctor", READ_CLUSTER),
     ("GET", "/api/v1/doctor/paths", READ_CLUSTER),
     ("GET", "/api/v1/metrics", READ_CLUSTER),

@@ -14,7 +14,9 @@ pub async fn get(
     Reading(published): Reading,
 ) -> Result<Json<DoctorView>, ApiError> {
     let found = coordinator.dispatch.findings().await?;
-    Ok(Json(view::doctor(&published.cluster, &found)))
+    let mut view = view::doctor(&published.cluster, &found);
+    view.findings.extend(view::clock_findings(&published.cluster, &coordinator.consensus.clocks()));
+    Ok(Json(view))
 }
 
 /// What every path of the overlay carries, by the host where it ends and the one where it begins.

@@ -1,6 +1,6 @@
 //! What handlers take from requests: states, typed paths and bodies, request ids.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Bytes,
@@ -9,7 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use common::error::{Code, Problem};
+use common::{
+    error::{Code, Problem},
+    time::Timestamp,
+};
 use coordinator_core::{Author, Command, Outcome, RequestId};
 use link::identity::random_bytes;
 use serde::de::DeserializeOwned;
@@ -54,6 +57,17 @@ impl Writing {
     /// Has the one command of the request applied.
     pub async fn apply(self, command: Command) -> Result<Outcome, Problem> {
         self.coordinator.consensus.write(self.author, command).await
+    }
+}
+
+/// The time when a request came, by the group's clocks.
+pub struct Now(pub Timestamp);
+
+impl FromRequestParts<Coordinator> for Now {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, coordinator: &Coordinator) -> Result<Now, Infallible> {
+        Ok(Now(coordinator.consensus.now()))
     }
 }
 

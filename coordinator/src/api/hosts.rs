@@ -9,11 +9,10 @@ use common::{
     time::Span,
 };
 use coordinator_core::{Command, view};
-use link::clock::now;
 
 use super::{
     ApiError,
-    extract::{At, Body, Reading, Writing},
+    extract::{At, Body, Now, Reading, Writing},
 };
 
 /// How long instances of a host that is emptied may wait for a successor, unless the request says.
@@ -64,6 +63,7 @@ pub async fn put_labels(
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/availability", params(("host" = String, Path, description = "id or name")), request_body = PutAvailability, responses((status = 200, body = DrainPlan, description = "What emptying it does to its instances; none are listed for the others")))]
 pub async fn put_availability(
     Reading(published): Reading,
+    Now(now): Now,
     writing: Writing,
     At(host): At<String>,
     Body(put): Body<PutAvailability>,
@@ -75,13 +75,13 @@ pub async fn put_availability(
             .why(format!("{within} is longer than {MAX_DRAIN}"))
             .into());
     }
-    let deadline = now() + within;
+    let deadline = now + within;
     let (availability, plan) = match put.availability {
         WantedAvailability::Active => (Availability::Active, None),
         WantedAvailability::Cordoned => (Availability::Cordoned, None),
         WantedAvailability::Maintenance => (Availability::Maintenance, None),
         WantedAvailability::Draining => {
-            (Availability::Draining { deadline }, view::drain_plan(&published.cluster, host_id, deadline, now()))
+            (Availability::Draining { deadline }, view::drain_plan(&published.cluster, host_id, deadline, now))
         }
     };
     if !put.dry_run {

@@ -1,6 +1,5 @@
 //! Stacks and their services.
 
-use link::clock::now;
 use std::sync::Arc;
 
 use axum::{Json, http::StatusCode};
@@ -15,7 +14,7 @@ use coordinator_core::{Command, view};
 
 use super::{
     ApiError,
-    extract::{At, Body, Reading, Writing},
+    extract::{At, Body, Now, Reading, Writing},
     files,
 };
 
@@ -24,9 +23,13 @@ const MAX_WHAT: usize = 500;
 
 /// All stacks of an environment.
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks", params(("environment" = String, Path)), responses((status = 200, body = List<StackView>)))]
-pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Result<Json<List<StackView>>, ApiError> {
+pub async fn list(
+    Reading(published): Reading,
+    Now(now): Now,
+    At(environment): At<Name>,
+) -> Result<Json<List<StackView>>, ApiError> {
     published.cluster.known_environment(&environment)?;
-    let stacks = view::stacks(&published.cluster, now());
+    let stacks = view::stacks(&published.cluster, now);
     let items = stacks.into_iter().filter(|stack| stack.id.environment == environment).collect();
     Ok(Json(List { index: published.cluster.index(), items }))
 }
@@ -35,10 +38,11 @@ pub async fn list(Reading(published): Reading, At(environment): At<Name>) -> Res
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}", params(("environment" = String, Path), ("stack" = String, Path)), responses((status = 200, body = StackView)))]
 pub async fn get(
     Reading(published): Reading,
+    Now(now): Now,
     At((environment, stack)): At<(Name, Name)>,
 ) -> Result<Json<StackView>, ApiError> {
     let id = StackId { environment, stack };
-    let view = view::stack(&published.cluster, &id, now());
+    let view = view::stack(&published.cluster, &id, now);
     Ok(Json(view.ok_or_else(|| missing(&id))?))
 }
 
@@ -46,10 +50,11 @@ pub async fn get(
 #[utoipa::path(get, path = "/api/v1/environments/{environment}/stacks/{stack}/deployments/{revision}", params(("environment" = String, Path), ("stack" = String, Path), ("revision" = u64, Path)), responses((status = 200, body = DeploymentStatus)))]
 pub async fn deployment(
     Reading(published): Reading,
+    Now(now): Now,
     At((environment, stack, revision)): At<(Name, Name, u64)>,
 ) -> Result<Json<DeploymentStatus>, ApiError> {
     let id = StackId { environment, stack };
-    let status = view::deployment(&published.cluster, &id, revision, now());
+    let status = view::deployment(&published.cluster, &id, revision, now);
     Ok(Json(status.ok_or_else(|| missing(&id))?))
 }
 
@@ -72,7 +77,7 @@ pub async fn put(
     let (spec, expect_revision) = (Arc::new(put.spec), put.expect_revision);
     let files = files::new_files(&coordinator.seals, &published.cluster, &id, put.files)?;
     let command = Command::PutStack { id: id.clone(), spec, files, expect_revision, what, goes_back: put.goes_back };
-    let plan = view::stack_plan(&published.cluster, &id, &command, now());
+    let plan = view::stack_plan(&published.cluster, &id, &command, coordinator.consensus.now());
     if put.dry_run {
         published.cluster.allows(author.by.as_ref(), &command)?;
         return Ok(Json(plan?));

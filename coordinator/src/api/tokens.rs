@@ -1,6 +1,5 @@
 //! Join tokens, API tokens and registries: who may come in, who may ask, who we are elsewhere.
 
-use link::clock::now;
 use std::net::IpAddr;
 
 use axum::{Extension, Json, http::StatusCode};
@@ -65,7 +64,7 @@ pub async fn create_join(
     let root_pin = join::root_pin(&published.cluster).ok_or_else(no_leader)?;
     let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
     let request = author.request;
-    let (id, now) = (TokenId(random_bytes()), now());
+    let (id, now) = (TokenId(random_bytes()), coordinator.consensus.now());
     let secret = secret_of(&coordinator.seals, JOIN, id, &request);
     let new = new_join_token(id, SecretHash::of(&secret), asked, now)?;
     let (role, expires_at, max_uses) = (new.role, new.expires_at, new.max_uses);
@@ -162,7 +161,7 @@ pub async fn create_api(
     let secret = secret_of(&coordinator.seals, API, id, &request);
     let hash = SecretHash::of(&secret);
     let (name, grant) = (asked.name, Grant { role: asked.role, environments: asked.environments });
-    let view = ApiTokenView { id, name: name.clone(), grant: grant.clone(), created_at: now() };
+    let view = ApiTokenView { id, name: name.clone(), grant: grant.clone(), created_at: coordinator.consensus.now() };
     let command = match Access::of(&grant) {
         // Every feature level has this one.
         Some(access) => Command::PutApiToken { id, name, access, secret: hash },

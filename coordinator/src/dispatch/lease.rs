@@ -1,7 +1,6 @@
 //! Which hosts are believed alive. The timers live in the leader's memory and begin anew with each
 //! leader; only what changes is written.
 
-use link::clock::now;
 use std::time::{Duration, Instant};
 
 use common::{api::Settings, time::Span};
@@ -40,13 +39,13 @@ pub async fn run(dispatch: Dispatch) {
 }
 
 fn judge_all(dispatch: &Dispatch, leading_since: Instant, settings: Settings) -> Vec<Proposal> {
-    let published = dispatch.consensus.current();
+    let (published, now) = (dispatch.consensus.current(), dispatch.consensus.now());
     let judged = published.cluster.hosts().iter().filter_map(|(id, host)| {
         let heard = dispatch.heard(*id);
         let silence = heard.unwrap_or(leading_since).max(leading_since).elapsed();
         let lasts = Span(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
         let silence = Silence { lasts, was_heard: heard.is_some() };
-        let liveness = lease::judge(host.liveness, silence, &settings, now())?;
+        let liveness = lease::judge(host.liveness, silence, &settings, now)?;
         Some(Command::HostLiveness { host: *id, liveness }.into())
     });
     judged.collect()

@@ -5,14 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use common::codec;
 use coordinator_core::{Batch, Outcome, Proposal};
-use link::clock::now;
-use openraft::Raft;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 
-use super::{Consensus, NotProposed, types::TypeConfig};
+use super::{Consensus, NotProposed};
 
 /// Entries, or messages, on their way at a time. With two, each carries half as much, and an entry
 /// costs the same whatever it carries: `scripts/bench raft`.
@@ -110,7 +108,7 @@ async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>,
         proposals.extend(waiting.proposals);
     }
     let result = match towards {
-        Towards::Log => write(&consensus.raft, proposals).await,
+        Towards::Log => write(&consensus, proposals).await,
         Towards::Leader => consensus.forward(proposals).await,
     };
     drop(permit);
@@ -122,9 +120,9 @@ async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>,
     }
 }
 
-async fn write(raft: &Raft<TypeConfig>, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-    let batch = Arc::new(Batch { at: now(), proposals });
-    match tokio::time::timeout(ENTRY_TIMEOUT, raft.client_write(batch)).await {
+async fn write(consensus: &Consensus, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+    let batch = Arc::new(Batch { at: consensus.now(), proposals });
+    match tokio::time::timeout(ENTRY_TIMEOUT, consensus.raft.client_write(batch)).await {
         Ok(Ok(response)) => Ok(response.data),
         Ok(Err(error)) if error.forward_to_leader::<openraft::BasicNode>().is_some() => Err(NotProposed::NotLeader),
         Ok(Err(error)) => Err(NotProposed::Unknown(error.to_string())),

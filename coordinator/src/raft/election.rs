@@ -22,6 +22,8 @@ const AFTER_ELECTION: Duration = Duration::from_millis(200);
 /// which openraft does not announce.
 const LOOK: Duration = Duration::from_millis(200);
 const LOOK_SOON: Duration = Duration::from_millis(5);
+/// For how long a member whose clock is wrong lets the others stand for election first.
+const AFTER_OTHERS: Duration = Duration::from_secs(5);
 const MAX_JITTER: Duration = Duration::from_millis(150);
 
 /// When this member last heard its leader.
@@ -79,6 +81,10 @@ pub async fn run(consensus: Consensus) {
         tokio::time::sleep(TICK).await;
         late.note("its CPUs are overloaded", began.elapsed().saturating_sub(TICK));
         if consensus.is_raft_leader() || consensus.contact.is_fresh() || !is_voter(&consensus) {
+            continue;
+        }
+        let silence = consensus.contact.silence();
+        if consensus.clock_is_wrong() && silence.is_some_and(|silence| silence < AFTER_OTHERS) {
             continue;
         }
         if voters(&consensus).len() > 1 {
@@ -148,6 +154,7 @@ pub async fn watch_leadership(
         let full = consensus.raft.metrics().borrow().clone();
         let alone = full.membership_config.membership().voter_ids().count() <= 1;
         store_is_alone.store(alone, Ordering::Relaxed);
+        consensus.pulse.note_voters(full.membership_config.membership().voter_ids().map(MemberId));
         let confirmed = alone
             || full.millis_since_quorum_ack.is_some_and(|silence| u128::from(silence) < QUORUM_SILENCE.as_millis());
         let is_leader = consensus.is_raft_leader();

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use common::wire::Open;
+use common::{time::Timestamp, wire::Open};
 use coordinator_core::{Outcome, Proposal, access::Refusal, state::StateHash};
 use link::call::Caller;
 use openraft::{
@@ -17,6 +17,7 @@ use openraft::{
 
 use super::{
     Callers, GroupMember, NotProposed,
+    pulse::Position,
     types::{LogId, TypeConfig},
 };
 
@@ -49,6 +50,8 @@ common::tagged! {
         },
         /// Take me out of the group: I have lost my log and my vote, and begin anew. Only the leader can.
         9 => LetGo,
+        /// My log reaches so far. What time is it by your clock, and was I further before?
+        10 => Pulse(position: Position),
     }
 }
 
@@ -82,6 +85,13 @@ common::tagged! {
         9 => StateHash(hash: Option<StateHash>),
         /// To [`MemberCall::LetGo`]: done when who asked is not in the group, which a majority knows.
         10 => LetGo(done: Result<(), NotProposed>),
+        /// To [`MemberCall::Pulse`].
+        11 => Pulse {
+            /// The time by the clock of the member that answers.
+            wall: Timestamp,
+            /// Whether it has seen a later state of the member that asked.
+            set_back: bool,
+        },
         /// To any call of who may not make it.
         8 => Refused(refusal: Refusal),
     }

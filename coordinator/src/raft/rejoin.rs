@@ -29,10 +29,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What is put aside, in this order: as long as the log is damaged, it is tried again.
 const PARTS: [&str; 2] = ["snapshots", "raft"];
 
-/// Has the others take this member out of the group and puts its damaged store aside, so that it can begin anew. `others`
-/// are the coordinators that it knows beside itself. Returns only if that was done, or this member was removed for good.
-pub async fn begin_anew(start: Start<'_>, damage: &StoreError, others: &[SocketAddr]) -> Result<(), Problem> {
-    let Start { me, directory, transport } = start;
+/// Has the others take this member out of the group and puts its damaged store aside, so that it can begin with an empty
+/// one. Returns only if that was done, or this member was removed for good.
+pub async fn begin_anew(start: Start<'_>, damage: &StoreError) -> Result<(), Problem> {
+    let Start { me, directory, transport, others, .. } = start;
     error!(%damage, "this coordinator's store is damaged; it asks the others to go on without it, and begins anew");
     let caller = |address: SocketAddr| (address, Caller::new(transport.clone(), address));
     let mut callers: BTreeMap<SocketAddr, Caller> = others.iter().copied().map(caller).collect();

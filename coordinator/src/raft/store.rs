@@ -29,6 +29,7 @@ use common::{
     codec::{CodecError, Format},
     id::MemberId,
 };
+use link::identity::random_bytes;
 use tokio::sync::watch;
 
 use super::{
@@ -52,7 +53,7 @@ pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 2, limit: 64
 const EIO: i32 = 5;
 /// A file beside the store that says that there is one. A member without its store must not vote as if it never had.
 pub const MADE: &str = "raft-made";
-const WHY_MADE: &[u8] = b"There is a log in the folder raft. A coordinator that has lost it must not vote.\n";
+const WHY_MADE: &str = "There is a log in the folder raft. A coordinator that has lost it must not vote. Its number:";
 /// Bytes of a segment, unless a frame needs more.
 const SEGMENT_SIZE: u64 = 16 << 20;
 /// No more is added to a frame that has as many bytes.
@@ -162,6 +163,7 @@ impl Shared {
 /// A log and a vote whose writes are durable when they say so.
 pub struct Store {
     folder: PathBuf,
+    number: u64,
     shared: Arc<Shared>,
     queue: Option<mpsc::Sender<Write>>,
     failed: watch::Sender<Option<String>>,
@@ -180,10 +182,14 @@ impl Store {
             let reason = "it was made before, and is missing".to_owned();
             return Err(StoreError::Corrupt { path: folder, reason });
         }
-        let store = Store::open_sized(&folder, me, SEGMENT_SIZE)?;
-        if !was_made {
+        let mut store = Store::open_sized(&folder, me, SEGMENT_SIZE)?;
+        if was_made {
+            let text = std::fs::read_to_string(&made).map_err(failed)?;
+            store.number = text.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0);
+        } else {
+            store.number = u64::from_le_bytes(random_bytes());
             // This also makes the name of the store's folder durable.
-            link::file::replace(&made, WHY_MADE).map_err(failed)?;
+            link::file::replace(&made, format!("{WHY_MADE} {}\n", store.number).as_bytes()).map_err(failed)?;
         }
         Ok(store)
     }
@@ -212,7 +218,12 @@ impl Store {
             .spawn(move || writer.run(&writes, &failure))
             .map_err(failed)?;
         let (queue, writer) = (Some(queue), Some(writer));
-        Ok(Store { folder: folder.to_owned(), shared, queue, failed: failed_sender, writer, _lock: lock })
+        Ok(Store { folder: folder.to_owned(), number: 0, shared, queue, failed: failed_sender, writer, _lock: lock })
+    }
+
+    /// A random number that no other store of the same member has; 0 if an earlier version made it.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Says that the store is damaged.

@@ -16,7 +16,7 @@ use coordinator_core::{
     command::{Admission, Authority, Genesis, NewJoinToken},
     state::Content,
 };
-use link::{Supervisor, memory::Network};
+use link::{Supervisor, clock::now, memory::Network};
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest},
@@ -34,6 +34,7 @@ use super::{
     types::{Entry, LogId, StorageError, TypeConfig, Vote},
 };
 
+mod pulse;
 mod write;
 
 struct Builder;
@@ -110,7 +111,7 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
     let directory = tempfile::tempdir().expect("a folder");
     let me = PeerIdentity { host: HostId([1; 10]), member: Some(MemberId(1)) };
     let transport = Arc::new(Network::default().end(([10, 0, 0, 1], 1).into(), me));
-    let start = Start { me: MemberId(1), directory: directory.path(), transport };
+    let start = Start { me: MemberId(1), directory: directory.path(), transport, others: &[], wall: now };
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
     let consensus = Consensus::start(start, &mut tasks).await.expect("starts");
@@ -207,7 +208,7 @@ async fn group_of_one(directory: &std::path::Path) -> (Consensus, CancellationTo
     let transport = Arc::new(Network::default().end(address, PeerIdentity { host, member: Some(member) }));
     let stop = CancellationToken::new();
     let mut tasks = Supervisor::new(stop.clone());
-    let start = Start { me: member, directory, transport };
+    let start = Start { me: member, directory, transport, others: &[], wall: now };
     let consensus = Consensus::start(start, &mut tasks).await.expect("starts");
     consensus.found(address).await.expect("is founded");
     wait_for(&consensus, "it leads", |consensus| consensus.leadership().leads).await;

@@ -53,6 +53,7 @@ pub fn needs(command: &Command) -> Vec<Need> {
             vec![Need::of(Manage, Resource::Covered)]
         }
         Command::PutSettings(_)
+        | Command::SetClockBack { .. }
         | Command::PutJoinToken(_)
         | Command::RevokeJoinToken(_)
         | Command::PutRegistry(_)

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use imbl::OrdMap;
 
-use super::{Applied, Member, State, not_found};
+use super::{Applied, Member, State, not_found, set_back::Back};
 use crate::command::{Admission, NewJoinToken, Outcome};
 
 pub(super) use version1::Version1;
@@ -75,6 +75,17 @@ pub struct ApiTokenRecord {
     pub secret: SecretHash,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl Credentials {
+    /// Sets all times back.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.api_tokens, |token| back.time(&mut token.created_at));
+        back.each(&mut self.join_tokens, |token| {
+            let uses = token.uses.iter_mut().map(|used| &mut used.at);
+            [&mut token.created_at, &mut token.expires_at].into_iter().chain(uses).for_each(|time| back.time(time));
+        });
+    }
 }
 
 impl JoinTokenRecord {

@@ -10,7 +10,7 @@ use common::time::Timestamp;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, State, not_found};
+use super::{Applied, State, not_found, set_back::Back};
 
 /// Most environments.
 const MAX_ENVIRONMENTS: usize = 1000;
@@ -27,6 +27,11 @@ pub(super) struct Environments {
 impl Environments {
     pub(super) fn insert(&mut self, name: Name, at: Timestamp) {
         self.made.insert(name, at);
+    }
+
+    /// Sets all times back.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.made, |at| back.time(at));
     }
 }
 

@@ -16,7 +16,7 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, StackChange, State, not_found};
+use super::{Applied, StackChange, State, not_found, set_back::Back};
 use crate::command::{NewFile, Outcome};
 
 /// Most configs and secrets of all environments and stacks.
@@ -94,6 +94,13 @@ impl FileRecord {
 fn users<'a>(stack: &'a StackId, spec: &'a StackSpec, file: &'a FileId) -> impl Iterator<Item = &'a Name> {
     let uses = move |service: &ServiceSpec| service.files().any(|(_, spec)| spec.id(stack) == *file);
     spec.services.iter().filter(move |(_, service)| uses(service)).map(|(name, _)| name)
+}
+
+impl Files {
+    /// Sets all times back.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.records, |record| back.each(&mut record.versions, |version| back.time(&mut version.at)));
+    }
 }
 
 impl State {

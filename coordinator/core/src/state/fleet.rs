@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::{Applied, State, not_found, size_of};
+use super::{Applied, State, not_found, set_back::Back, size_of};
 
 /// The section of hosts and members.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,14 @@ impl Fleet {
     pub(super) fn begin_with(&mut self, id: MemberId, member: Member) {
         self.last_member = id.0;
         self.members.insert(id, member);
+    }
+
+    /// Sets all times back.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.hosts, |host| host.set_back(back));
+        back.each(&mut self.removed_hosts, |at| back.time(at));
+        back.each(&mut self.released_subnets, |at| back.time(at));
+        back.each(&mut self.members, |member| member.unreached_since.iter_mut().for_each(|since| back.time(since)));
     }
 
     /// Adds a member, which is to join the group.
@@ -105,6 +113,22 @@ const AVOID_FOR: Span = Span::minutes(10);
 const MAX_UNPREPARED: usize = 64;
 
 impl Host {
+    fn set_back(&mut self, back: Back) {
+        if let Liveness::Suspect { since } | Liveness::Down { since } = &mut self.liveness {
+            back.time(since);
+        }
+        if let Availability::Draining { deadline } = &mut self.availability {
+            back.time(deadline);
+        }
+        for condition in &mut self.conditions {
+            if let HostCondition::DockerSilent { since } = condition {
+                back.time(since);
+            }
+        }
+        let times = self.left_at.iter_mut().chain(&mut self.returns).chain(self.unprepared.values_mut());
+        times.chain([&mut self.joined_at]).for_each(|time| back.time(time));
+    }
+
     /// What may be reserved of it; nothing before it has reported.
     pub fn capacity(&self) -> Resources {
         self.facts.as_ref().map_or_else(Resources::default, |facts| self.oversubscription.of(facts))

@@ -7,7 +7,7 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{shortened, size_of};
+use super::{set_back::Back, shortened, size_of};
 use crate::command::{Outcome, Request, RequestId};
 
 /// How long the outcome of a request is remembered, if there are not many.
@@ -60,6 +60,11 @@ struct Remembered {
 }
 
 impl Requests {
+    /// Sets all times back.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.ages, |(at, _)| back.time(at));
+    }
+
     /// What came of a request that was made before; another request under the same id is rejected.
     pub(super) fn outcome_of(&self, request: Request) -> Option<Outcome> {
         let known = self.outcomes.get(&request.id)?;

@@ -20,7 +20,7 @@ use common::{
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Host, MAX_SKEW, State, not_found, shortened, size_of};
+use super::{Applied, Host, MAX_SKEW, State, not_found, set_back::Back, shortened, size_of};
 
 pub use candidate::Candidate;
 pub use dependencies::Awaited;
@@ -52,6 +52,16 @@ pub(super) struct Work {
     /// The address that was allocated to a service last. Addresses are allocated round-robin, so a freed address is
     /// not reused immediately.
     last_service_address: Option<Ipv4Addr>,
+}
+
+impl Work {
+    /// Sets all times back, but those that name the runs of a schedule.
+    pub(super) fn set_back(&mut self, back: Back) {
+        back.each(&mut self.stacks, |stack| stack.set_back(back));
+        back.each(&mut self.slots, |slot| slot.tries.iter_mut().for_each(|tries| back.time(&mut tries.retry_at)));
+        back.each(&mut self.instances, |instance| instance.set_back(back));
+        back.each(&mut self.orphans, |until| back.time(until));
+    }
 }
 
 impl State {

@@ -11,7 +11,7 @@ use common::{
     wire::{DirectoryPiece, ToAgent},
 };
 use coordinator_core::{State, lease, view};
-use link::{clock::now, connection::Sender};
+use link::connection::Sender;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
@@ -97,7 +97,7 @@ impl Telling {
         // Else it is not answered: the agent looks for another coordinator if this goes on.
         if consensus.leads_for_certain() {
             let extension = lease::extension(&consensus.current().cluster, session.host);
-            outgoing.send(&ToAgent::BeatAck { sent, extension, at: now() }).await?;
+            outgoing.send(&ToAgent::BeatAck { sent, extension, at: session.dispatch.consensus.now() }).await?;
         }
         Ok(())
     }

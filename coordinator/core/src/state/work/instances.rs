@@ -15,7 +15,7 @@ use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Applied, Service, State, not_found,
+    Applied, Back, Service, State, not_found,
     runs::{End, Task, Tries},
     shortened, size_of,
 };
@@ -68,6 +68,15 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Sets all times back that the coordinators have noted.
+    pub(in crate::state) fn set_back(&mut self, back: Back) {
+        back.time(&mut self.created_at);
+        self.serving_since.iter_mut().for_each(|since| back.time(since));
+        if let Verdict::Unknown { since } | Verdict::Lost { since } = &mut self.verdict {
+            back.time(since);
+        }
+    }
+
     /// Whether it fills its slot: wanted, and not given up.
     pub fn fills_slot(&self) -> bool {
         self.desired.want <= Want::Run && !matches!(self.verdict, Verdict::Lost { .. })

@@ -14,7 +14,7 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Applied, State, not_found,
+    Applied, Back, State, not_found,
     rollouts::{Rollout, Version},
     runs::{Runs, Task},
     size_of,
@@ -100,6 +100,18 @@ pub struct Service {
     pub rebalancing: bool,
     /// Its own address on the overlay, which it keeps for life; none where there is no overlay.
     pub address: Option<Ipv4Addr>,
+}
+
+impl Stack {
+    /// Sets all times back. Schedules go on from the right time; a run that has begun keeps its name.
+    pub(in crate::state) fn set_back(&mut self, back: Back) {
+        back.time(&mut self.changed_at);
+        self.history.iter_mut().for_each(|revision| back.time(&mut Arc::make_mut(revision).at));
+        back.each(&mut self.services, |service| {
+            back.time(&mut service.rollout.since);
+            back.time(&mut service.runs.last);
+        });
+    }
 }
 
 impl Service {
