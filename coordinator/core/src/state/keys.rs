@@ -33,8 +33,8 @@ pub(super) struct Keys {
 impl Keys {
     fn put(&mut self, id: (Name, Arc<str>), key: Key) {
         let (length, size) = (id.1.len(), key.value.len());
-        let before = self.entries.insert(id, key);
-        self.bytes += length + size - before.map_or(0, |before| length + before.value.len());
+        let before = self.entries.insert(id, key).map_or(0, |before| length + before.value.len());
+        self.bytes = self.bytes + length + size - before;
     }
 
     fn remove(&mut self, id: &(Name, Arc<str>)) -> bool {
@@ -123,5 +123,16 @@ mod tests {
         fixture.done(put(room));
         let counted: usize = fixture.cluster.keys().iter().map(|((_, key), entry)| key.len() + entry.value.len()).sum();
         assert_eq!(fixture.cluster.keys.bytes, counted);
+    }
+    #[test]
+    fn a_value_may_become_shorter() {
+        let mut fixture = Fixture::of_hosts(1);
+        let put =
+            |value: &[u8]| Command::PutKey { environment: default_environment(), key: "k".into(), value: value.into() };
+        fixture.done(put(b"long"));
+        fixture.done(put(b"s"));
+        assert_eq!(fixture.cluster.keys.bytes, 2);
+        fixture.done(Command::RemoveKey { environment: default_environment(), key: "k".into() });
+        assert_eq!(fixture.cluster.keys.bytes, 0);
     }
 }
