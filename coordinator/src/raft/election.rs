@@ -25,15 +25,30 @@ const LOOK_SOON: Duration = Duration::from_millis(5);
 /// For how long a member whose clock is wrong lets the others stand for election first.
 const AFTER_OTHERS: Duration = Duration::from_secs(5);
 const MAX_JITTER: Duration = Duration::from_millis(150);
+/// How often the pause between elections is doubled at most.
+const MOST_DOUBLINGS: u32 = 3;
 
-/// When this member last heard its leader.
+/// When this member last heard its leader, and when it last gave its vote to another member.
 #[derive(Default)]
-pub struct Contact(Mutex<Option<Instant>>);
+pub struct Contact {
+    leader: Mutex<Option<Instant>>,
+    vote: Mutex<Option<Instant>>,
+}
 
 impl Contact {
     /// Notes that the leader was heard.
     pub fn heard(&self) {
-        *self.0.lock().expect("no panic while it is held") = Some(Instant::now());
+        *self.leader.lock().expect("no panic while it is held") = Some(Instant::now());
+    }
+
+    /// Notes that this member gave its vote to another one.
+    pub fn voted(&self) {
+        *self.vote.lock().expect("no panic while it is held") = Some(Instant::now());
+    }
+
+    /// Whether the one that got this member's vote may still be about to lead.
+    pub fn has_just_voted(&self) -> bool {
+        self.vote.lock().expect("no panic while it is held").is_some_and(|at| at.elapsed() < ELECTION_MAX)
     }
 
     /// Whether the leader was heard within its lease.
@@ -43,7 +58,7 @@ impl Contact {
 
     /// For how long no leader was heard; none if there never was one.
     pub fn silence(&self) -> Option<Duration> {
-        self.0.lock().expect("no panic while it is held").map(|at| at.elapsed())
+        self.leader.lock().expect("no panic while it is held").map(|at| at.elapsed())
     }
 }
 
@@ -76,11 +91,13 @@ fn last_log(consensus: &Consensus) -> Option<LogId> {
 /// Stands for election when the leader is silent and a majority agrees that it is.
 pub async fn run(consensus: Consensus) {
     let mut late = Late::default();
+    let mut failed = 0;
     loop {
         let began = Instant::now();
         tokio::time::sleep(TICK).await;
         late.note("its CPUs are overloaded", began.elapsed().saturating_sub(TICK));
         if consensus.is_raft_leader() || consensus.contact.is_fresh() || !is_voter(&consensus) {
+            failed = 0;
             continue;
         }
         let silence = consensus.contact.silence();
@@ -90,7 +107,7 @@ pub async fn run(consensus: Consensus) {
         if voters(&consensus).len() > 1 {
             tokio::time::sleep(jitter(consensus.me)).await;
         }
-        if consensus.contact.is_fresh() || !majority_agrees(&consensus).await {
+        if !is_leaderless(&consensus.contact, majority_agrees(&consensus)).await {
             continue;
         }
         tracing::info!(silence = ?consensus.contact.silence(), "no heartbeat from the leader: standing for election");
@@ -98,8 +115,22 @@ pub async fn run(consensus: Consensus) {
             tracing::error!(%error, "the Raft core has ended");
             return;
         }
-        tokio::time::sleep(AFTER_ELECTION).await;
+        tokio::time::sleep(pause_after(failed, jitter(consensus.me))).await;
+        failed += 1;
     }
+}
+
+/// How long a candidate waits before it stands again. Where votes take longer than the pause, because machines are
+/// overloaded, candidates would depose each other for ever; so it grows, and with it what tells them apart.
+fn pause_after(failed: u32, jitter: Duration) -> Duration {
+    if failed == 0 { AFTER_ELECTION } else { (AFTER_ELECTION + jitter) * 2_u32.pow(failed.min(MOST_DOUBLINGS)) }
+}
+
+/// Whether no leader is heard or about to be, also not while the others were asked whether they hear one: to ask takes
+/// as long as the slowest of them, and to stand then would depose a leader who was elected or came back meanwhile.
+async fn is_leaderless(contact: &Contact, others_agree: impl Future<Output = bool>) -> bool {
+    let may_stand = || !contact.is_fresh() && !contact.has_just_voted();
+    may_stand() && others_agree.await && may_stand()
 }
 
 /// Spreads the members; no two of them get the same share of the clock's last digits for long.
@@ -182,5 +213,37 @@ pub async fn watch_leadership(
             }
             () = tokio::time::sleep(if now.leads == is_leader { LOOK } else { LOOK_SOON }) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_leader_who_is_heard_while_the_others_are_asked_is_not_deposed() {
+        let contact = Contact::default();
+        assert!(is_leaderless(&contact, async { true }).await);
+        assert!(!is_leaderless(&contact, async { false }).await);
+        let meanwhile = async {
+            contact.heard();
+            true
+        };
+        assert!(!is_leaderless(&contact, meanwhile).await);
+    }
+
+    #[tokio::test]
+    async fn who_has_just_voted_for_another_does_not_stand_against_it() {
+        let contact = Contact::default();
+        contact.voted();
+        assert!(!is_leaderless(&contact, async { true }).await);
+        assert!(!contact.is_fresh(), "it is no leader yet: others may ask for votes");
+    }
+
+    #[test]
+    fn candidates_that_fail_wait_longer_each_time_up_to_a_limit() {
+        let jitter = Duration::from_millis(100);
+        let pauses: Vec<u128> = (0..6).map(|failed| pause_after(failed, jitter).as_millis()).collect();
+        assert_eq!(pauses, [200, 600, 1200, 2400, 2400, 2400]);
     }
 }
