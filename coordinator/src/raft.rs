@@ -444,7 +444,13 @@ impl Consensus {
                 }
                 MemberAnswer::Append(self.raft.append_entries(request).await)
             }
-            MemberCall::Vote(request) => MemberAnswer::Vote(self.raft.vote(request).await),
+            MemberCall::Vote(request) => {
+                let answer = self.raft.vote(request).await;
+                if answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
+                    self.contact.voted();
+                }
+                MemberAnswer::Vote(answer)
+            }
             MemberCall::Snapshot(request) => {
                 self.contact.heard();
                 MemberAnswer::Snapshot(self.raft.install_snapshot(request).await)

@@ -5,6 +5,7 @@ pub mod http;
 pub mod join;
 pub mod keys;
 pub mod lab;
+pub mod linear;
 pub mod load;
 pub mod processes;
 pub mod store;

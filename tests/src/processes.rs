@@ -1,7 +1,7 @@
 //! Coordinators that are processes of their own, and form one group on this machine. Their hosts have no Docker.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -24,6 +24,7 @@ use hyper::Method;
 use link::keyring::Keyring;
 
 use crate::{
+    http::Endpoint,
     join::{Newcomer, join},
     wait::{until, until_async},
 };
@@ -42,9 +43,19 @@ pub struct Member {
 }
 
 impl Member {
-    fn new(folder: &Path, number: usize) -> Member {
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    fn new(folder: &Path, number: usize, ip: IpAddr) -> Member {
+        let address = TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr()).expect("a free port");
         Member { folder: folder.join(format!("h{number}")), address, process: None }
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its state folder.
@@ -112,6 +123,28 @@ impl Member {
         }
     }
 
+    /// Stops the process without ending it (SIGSTOP).
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(process) = &self.process {
+            let sent = Command::new("kill").arg(signal).arg(process.id().to_string()).status().expect("it can be run");
+            assert!(sent.success());
+        }
+    }
+
+    /// Whether the process runs, also if it is paused.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
     /// Waits until the process ends by itself.
     pub fn ends(&mut self) -> std::process::ExitStatus {
         let mut process = self.process.take().expect("it was started");
@@ -135,6 +168,8 @@ impl Drop for Member {
 pub struct Group {
     /// The members; the first one created the cluster.
     pub members: Vec<Member>,
+    /// What they were started from.
+    pub binary: PathBuf,
     context: Context,
 }
 
@@ -145,17 +180,22 @@ fn said(problem: Problem) -> anyhow::Error {
 impl Group {
     /// A group of three processes of a binary.
     pub async fn of_three(folder: &Path, binary: &Path) -> Group {
-        let mut first = Member::new(folder, 1);
+        Group::at(folder, binary, [Ipv4Addr::LOCALHOST.into(); 3]).await
+    }
+
+    /// The same at addresses of this machine.
+    pub async fn at(folder: &Path, binary: &Path, addresses: [IpAddr; 3]) -> Group {
+        let mut first = Member::new(folder, 1, addresses[0]);
         first.start(binary);
         let config = first.folder.join("config.toml");
         let contexts = until(SOON, "the cluster has a context", || {
             anyhow::Ok(toml::from_str::<Contexts>(&std::fs::read_to_string(&config)?)?)
         });
         let context = contexts.contexts.into_values().next().expect("it has one");
-        let mut group = Group { members: vec![first], context };
+        let mut group = Group { members: vec![first], binary: binary.to_path_buf(), context };
         group.answers(0).await;
         for number in [2, 3] {
-            let mut member = Member::new(folder, number);
+            let mut member = Member::new(folder, number, addresses[number - 1]);
             std::fs::create_dir_all(&member.folder).expect("a folder");
             let asked = CreateJoinToken {
                 role: JoinRole::Coordinator,
@@ -178,6 +218,12 @@ impl Group {
             group.is_whole().await;
         }
         group
+    }
+
+    /// The APIs of all members, in their order.
+    pub fn endpoint(&self) -> Endpoint {
+        let servers = self.members.iter().map(Member::address).collect();
+        Endpoint::wharf(&Context { servers, ..self.context.clone() }).expect("the context is right")
     }
 
     /// A client of one member.

@@ -127,6 +127,7 @@ async fn a_leader_is_heard_before_the_disk_has_what_it_says() {
     assert!(
         matches!(consensus.answer(leader, MemberCall::Vote(asked)).await, MemberAnswer::Vote(Ok(vote)) if vote.vote_granted)
     );
+    assert!(consensus.contact.has_just_voted(), "it does not stand against the one that it voted for");
     let soon = Some(Duration::from_secs(10));
     consensus.raft.wait(soon).metrics(|metrics| metrics.current_term == 5, "the new term").await.expect("comes");
 

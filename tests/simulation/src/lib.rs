@@ -7,7 +7,7 @@
 mod host;
 mod oracle;
 mod people;
-mod random;
+pub mod random;
 mod world;
 
 use coordinator_core::{Batch, State, level};
