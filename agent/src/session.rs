@@ -23,6 +23,7 @@ use link::{
     Connection, LinkError, Stream, Transport,
     clock::{BootTime, now},
     connection::{Receiver, Sender},
+    keyring::Keyring,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -106,7 +107,9 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         loop {
             if search.coordinators().is_empty() {
                 error!("no coordinator is known; this agent continues with the assignment in its ledger");
-                return std::future::pending().await;
+                tokio::time::sleep(AFTER_REFUSAL).await;
+                self.look_up(&mut search);
+                continue;
             }
             let (end, stayed) = self.attempt(&mut search).await;
             let mut attempt = Attempt { stayed, leader: None };
@@ -121,11 +124,27 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
                     tokio::time::sleep(AFTER_REFUSAL).await;
                 }
                 End::Left => return,
-                End::Broken(reason) => debug!(reason, "no session"),
+                End::Broken(reason) => {
+                    debug!(reason, "no session");
+                    self.look_up(&mut search);
+                }
             }
             if let Some(pause) = search.ended(attempt, self.directory.hosts()) {
                 tokio::time::sleep(pause).await;
             }
+        }
+    }
+
+    /// Takes up the coordinators in the keyring, if a person has written others there: those that were known are gone.
+    fn look_up(&self, search: &mut Search) {
+        match Keyring::load(&self.config.state) {
+            Ok(Some(keyring)) if *self.config.coordinators.borrow() != keyring.coordinators => {
+                info!(coordinators = ?keyring.coordinators, "the keyring names other coordinators");
+                self.learn(search, keyring.coordinators);
+            }
+            // Tests have none.
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the keyring cannot be read"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The grammar of the command line: its doc comments are the help that people read.
 
+mod backup;
 mod nouns;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -8,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::{name::Name, network::Backend, part::Part, time::Span};
 use ipnet::Ipv4Net;
 
+pub use backup::{Backup, BackupCommand, Coordinators, Recover, Restore};
 pub use nouns::{
     Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token,
 };
@@ -158,6 +160,14 @@ pub enum Command {
     /// Manage contexts: the clusters that this command line knows.
     #[command(subcommand)]
     Ctx(Ctx),
+    /// Make a backup of the cluster: its whole state and the key of its secrets, encrypted. With key, verify, ls,
+    /// schedule or status: manage backups.
+    Backup(Backup),
+    /// Begin a lost cluster again on this host, from a backup. Hosts that return keep their running containers.
+    Restore(Restore),
+    /// Begin a cluster again that has lost the majority of its coordinators for good, with the coordinator of this host.
+    /// Shows what there is, and changes nothing without --apply.
+    Recover(Recover),
     /// Show what happened in the cluster, and why.
     Events {
         /// Only events about this stack, service, instance or host id.
@@ -207,7 +217,7 @@ impl Command {
             Command::Agent(agent) => match &agent.command {
                 AgentCommand::Run(_) => true,
                 AgentCommand::Install(install) => install.foreground,
-                AgentCommand::ResetIdentity { .. } => false,
+                AgentCommand::ResetIdentity { .. } | AgentCommand::Coordinators(_) => false,
             },
             _ => false,
         }
@@ -223,6 +233,9 @@ pub struct Service {
     /// The folder for the key that seals secrets. Best kept on another disk than the state.
     #[arg(long, default_value = KEYS, env = "WHARF_KEYS")]
     pub keys: PathBuf,
+    /// The folder for the backups that the coordinator makes by itself. Default: the state folder's name with -backups.
+    #[arg(long, env = "WHARF_BACKUPS")]
+    pub backups: Option<PathBuf>,
     /// The address on which the coordinator listens, by UDP and TCP.
     #[arg(long, default_value = LISTEN)]
     pub listen: SocketAddr,
@@ -285,6 +298,8 @@ pub enum AgentCommand {
     Run(Service),
     /// Join this host to a cluster. The line that wharf host add prints runs this.
     Install(Install),
+    /// Tell this host's agent where the coordinators are, if none that it knows is there any more.
+    Coordinators(Coordinators),
     /// Delete this host's identity. The next join creates a new one.
     ResetIdentity {
         /// The folder for wharf's state on this host.
@@ -314,6 +329,10 @@ pub struct Install {
     /// If this host belongs to another cluster, leave that one first.
     #[arg(long)]
     pub leave_first: bool,
+    /// Join the same cluster again with a new identity, for example because the host's coordinator was removed. With a
+    /// line of wharf host add --replaces, the host keeps its place and its running containers.
+    #[arg(long, conflicts_with = "leave_first")]
+    pub rejoin: bool,
     /// The path to install the binary to.
     #[arg(long, default_value = "/usr/local/bin/wharf")]
     pub binary: PathBuf,

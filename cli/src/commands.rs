@@ -1,6 +1,7 @@
 //! The commands, one file per noun.
 
 mod clock;
+mod backup;
 mod config;
 mod ctx;
 mod deploy;
@@ -15,6 +16,8 @@ mod instances;
 mod logs;
 mod members;
 mod project;
+mod recover;
+mod restore;
 mod rollouts;
 mod stacks;
 mod tokens;
@@ -104,10 +107,13 @@ async fn dispatch(args: Args) -> Result<u8, Problem> {
             return match &agent.command {
                 AgentCommand::Run(service) => service_of(service, Roles::Agent).await,
                 AgentCommand::Install(install) => install::install(install).await,
+                AgentCommand::Coordinators(given) => install::coordinators(given),
                 AgentCommand::ResetIdentity { state } => install::reset_identity(state, args.yes),
             };
         }
         Command::Uninstall(uninstall) => return uninstall::uninstall(uninstall, args.yes).await,
+        Command::Restore(asked) => return restore::restore(asked).await,
+        Command::Recover(asked) => return recover::recover(asked, args.output).await,
         Command::Ctx(ctx) => return ctx::run(ctx, args.output),
         Command::Explain { code } => return explain(code),
         Command::Completion { shell } => {
@@ -119,6 +125,11 @@ async fn dispatch(args: Args) -> Result<u8, Problem> {
             return Ok(0);
         }
         _ => {}
+    }
+    if let Command::Backup(asked) = &args.command
+        && let Some(done) = backup::run_alone(asked, args.output)
+    {
+        return done;
     }
     if let Command::Config { files, shown, command: None } = &args.command {
         return config::config(files, *shown, args.output);
@@ -152,6 +163,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Secret(secret) => files::secrets(session, secret).await,
         Command::Config { command: Some(command), .. } => files::configs(session, command).await,
         Command::Registry(registry) => tokens::registries(session, registry).await,
+        Command::Backup(asked) => backup::run(session, asked).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
         Command::Doctor { paths: false } => doctor::doctor(session).await,
         Command::Doctor { paths: true } => doctor::paths(session).await,
@@ -162,6 +174,8 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         | Command::Coordinator(_)
         | Command::Agent(_)
         | Command::Uninstall(_)
+        | Command::Restore(_)
+        | Command::Recover(_)
         | Command::Ctx(_)
         | Command::Config { command: None, .. }
         | Command::Explain { .. }

@@ -38,6 +38,8 @@ pub enum Roles {
 /// Reads the keyring from a state folder. Fails if other users can read the folder.
 pub fn keyring(service: &Service) -> Result<Option<Keyring>, Problem> {
     link::private::check_state(&service.state)?;
+    // A restoration or a recovery may have been interrupted at its end.
+    coordinator::backup::finish(&service.state)?;
     Keyring::load(&service.state).map_err(|error| {
         Problem::new(Code::InstallFailed, "This host's identity cannot be read")
             .why(error.to_string())
@@ -52,8 +54,9 @@ pub fn coordinator_config(
     settings: Settings,
     network: NetworkPlan,
 ) -> coordinator::Config {
-    let Service { state, keys, listen, .. } = service.clone();
-    coordinator::Config { state, keys, listen, advertise, settings, network }
+    let Service { state, keys, backups, listen, .. } = service.clone();
+    let backups = backups.unwrap_or_else(|| coordinator::backup::beside(&state));
+    coordinator::Config { state, keys, backups, listen, advertise, settings, network }
 }
 
 /// The address at which other hosts most likely reach this host.

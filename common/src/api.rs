@@ -2,6 +2,7 @@
 
 mod access;
 mod clock;
+mod backup;
 mod cluster;
 mod doctor;
 mod files;
@@ -18,6 +19,7 @@ use crate::{error::Problem, name::Name, output::LastLines, time::Timestamp};
 
 pub use access::*;
 pub use clock::*;
+pub use backup::*;
 pub use cluster::*;
 pub use doctor::*;
 pub use files::*;

@@ -86,6 +86,21 @@ pub fn size<T: Serialize>(value: &T) -> Result<usize, CodecError> {
     Ok(count.bytes_written)
 }
 
+/// Writes what [`encode`] would give, which is never held in memory as a whole.
+pub fn write<T: Serialize>(value: &T, to: &mut impl std::io::Write) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(value, to, config()).map(drop).map_err(|e| CodecError::Format(e.to_string()))
+}
+
+/// Reads a value from exactly `bytes` that are known to be what this or another version of wharf wrote, whatever their
+/// size.
+pub fn decode_trusted<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    if bytes.len() <= MOST_CLAIMED / CLAIMED_PER_BYTE {
+        decode(bytes)
+    } else {
+        decode_with(bytes, bincode::config::standard())
+    }
+}
+
 /// The SHA-256 of what [`encode`] would give, which is never held in memory as a whole.
 pub fn hash<T: Serialize>(value: &T) -> Result<[u8; 32], CodecError> {
     let mut hasher = Hasher(Sha256::new());
@@ -176,11 +191,7 @@ impl Format {
         let body = &bytes[HEADER..];
         // No value of this size that was written claims more than the limit, so a text whose length is absurd is refused
         // before memory is taken for it. A larger body is trusted: its checksum has shown that it is what was written.
-        if body.len() <= MOST_CLAIMED / CLAIMED_PER_BYTE {
-            decode(body)
-        } else {
-            decode_with(body, bincode::config::standard())
-        }
+        decode_trusted(body)
     }
 }
 

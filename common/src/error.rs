@@ -93,6 +93,7 @@ codes! {
     HostRemoved "E0117" "The host was removed from the cluster and its certificate revoked."
     ProtocolTooOld "E0118" "Host and coordinator have no version of the wire protocol in common. Upgrade the older one."
     InstallFailed "E0119" "A step of the installation failed. Running the same line again continues where it stopped."
+    HostUnknown "E0120" "The cluster does not know the host, although its certificate is genuine: the cluster was restored from a backup that was made before the host joined. The host's containers go on; it has to join again."
     Cloned "E0121" "This disk was copied from another host: both use the same key. The coordinator refuses the second one, so that the two do not interfere with each other."
     StateExposed "E0122" "Other users of this machine can read the state folder, which holds the host's key and, on a coordinator, the cluster's. wharf does not start until the permissions are fixed as the message says."
     NoLeader "E0201" "The coordinators have no leader at the moment, or no majority of them can reach each other. Running instances keep running, but changes must wait."
@@ -114,6 +115,7 @@ codes! {
     ComposeInvalid "E0501" "The compose file is invalid, or asks for something that wharf does not support."
     StoreCorrupt "E0901" "The coordinator's store is damaged, and it knows no other coordinator that could take it in again. wharf never cuts damage away."
     StoreFailed "E0902" "The coordinator cannot write its store, because the disk is full or failing."
+    BackupUnusable "E0903" "The file is not a backup, was damaged or changed, or needs another backup key. Nothing of it is used."
     Internal "E0999" "A bug in wharf. Please report it with the surrounding lines of the log."
 }
 

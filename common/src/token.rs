@@ -92,7 +92,7 @@ pub enum InvalidToken {
 }
 
 /// Checks prefix, length and checksum; returns the text between prefix and checksum.
-fn unwrap_checked<'a>(text: &'a str, prefix: &'static str, length: usize) -> Result<&'a str, InvalidToken> {
+pub(crate) fn unwrap_checked<'a>(text: &'a str, prefix: &'static str, length: usize) -> Result<&'a str, InvalidToken> {
     let body = text.strip_prefix(prefix).ok_or(InvalidToken::Prefix(prefix))?;
     let found = text.chars().count();
     if found != length {
@@ -109,7 +109,7 @@ fn unwrap_checked<'a>(text: &'a str, prefix: &'static str, length: usize) -> Res
     Ok(&body[..body.len() - 7])
 }
 
-fn with_checksum(text: String) -> String {
+pub(crate) fn with_checksum(text: String) -> String {
     let crc = base32::encode(&crc32fast::hash(text.as_bytes()).to_be_bytes());
     text + &crc
 }

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod clock;
+mod backup;
 mod cluster;
 mod doctor;
 mod door;
@@ -69,6 +70,10 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(cluster::remove_member))
         .routes(routes!(clock::get))
         .routes(routes!(clock::repair))
+        .routes(routes!(backup::get))
+        .routes(routes!(backup::status))
+        .routes(routes!(backup::put_key))
+        .routes(routes!(backup::put_schedule, backup::end_schedule))
         .routes(routes!(doctor::get))
         .routes(routes!(doctor::paths))
         .routes(routes!(metrics::get))

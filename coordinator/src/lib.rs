@@ -1,6 +1,7 @@
 //! The coordinator: replicates the state, plans, serves agents and people.
 
 pub mod api;
+pub mod backup;
 pub mod birth;
 pub mod dispatch;
 pub mod join;
@@ -33,6 +34,8 @@ pub struct Config {
     pub state: PathBuf,
     /// The folder of the key that secrets are sealed with.
     pub keys: PathBuf,
+    /// The folder of the backups that it makes by itself.
+    pub backups: PathBuf,
     /// Where it listens, TCP and UDP.
     pub listen: SocketAddr,
     /// Where others reach it.
@@ -56,6 +59,8 @@ pub struct Coordinator {
     pub binary: Arc<join::Binary>,
     /// Where others reach this coordinator.
     pub advertise: SocketAddr,
+    /// The folder of the backups that it makes by itself.
+    pub backups: PathBuf,
 }
 
 /// Why a coordinator ended.
@@ -153,6 +158,7 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
         seals,
         binary: Arc::new(join::Binary::of_this_process()),
         advertise: config.advertise,
+        backups: config.backups.clone(),
     };
     birth::finish(&config, &consensus).await?;
     tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
@@ -170,6 +176,7 @@ fn spawn_work(tasks: &mut Supervisor, coordinator: &Coordinator) {
     tasks.spawn("leases", dispatch::lease::run(dispatch));
     let sealing = consensus.clone();
     tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
+    tasks.spawn("scheduled backups", backup::scheduled(coordinator));
     tasks.spawn("planner", planner::run(consensus.clone()));
     tasks.spawn_once("own address", birth::keep_address(consensus.clone(), advertise));
     tasks.spawn_once("feature level", birth::announce_level(consensus));

@@ -7,10 +7,12 @@ mod election;
 mod late;
 mod leave;
 mod log;
+mod lost;
 mod membership;
 mod network;
 mod pulse;
 mod read;
+mod rebuild;
 mod rejoin;
 mod scrub;
 mod snapshot;
@@ -45,7 +47,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
-pub use network::{MemberAnswer, MemberCall};
+pub use network::{MemberAnswer, MemberCall, Standing};
+pub use rebuild::{Found, make_store, read_store};
 pub use pulse::WallClock;
 pub use rejoin::begin_anew;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
@@ -126,6 +129,17 @@ pub async fn group_of(coordinator: &Caller) -> Result<Option<Vec<GroupMember>>, 
     let open = Open::Member(common::codec::encode(&MemberCall::Group)?);
     match coordinator.ask(&open, GROUP_TIMEOUT).await? {
         MemberAnswer::Group(group) => Ok(Some(group)),
+        MemberAnswer::Refused(Refusal::Removed) => Ok(None),
+        _ => Err(LinkError::Ended),
+    }
+}
+
+/// How much a member knows, as it says; none if it says that who asks was removed. A member of an earlier version does not
+/// answer.
+pub async fn standing_of(coordinator: &Caller) -> Result<Option<Standing>, LinkError> {
+    let open = Open::Member(common::codec::encode(&MemberCall::Standing)?);
+    match coordinator.ask(&open, GROUP_TIMEOUT).await? {
+        MemberAnswer::Standing(standing) => Ok(Some(standing)),
         MemberAnswer::Refused(Refusal::Removed) => Ok(None),
         _ => Err(LinkError::Ended),
     }
@@ -223,6 +237,7 @@ impl Consensus {
         tasks.spawn("membership", membership::run(consensus.clone()));
         tasks.spawn("state comparison", compare::run(consensus.clone(), checkpoints));
         tasks.spawn_once("pulse", pulse::run(consensus.clone()));
+        tasks.spawn("lost coordinators", lost::run(consensus.clone()));
         tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
         tasks.spawn_once("scrub", scrubbing);
         tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
@@ -285,6 +300,18 @@ impl Consensus {
     /// How far the log of this member reaches: it grows with every Raft write.
     pub fn last_log_index(&self) -> u64 {
         self.raft.metrics().borrow().last_log_index.unwrap_or(0)
+    }
+
+    /// How much this member knows.
+    fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics().borrow().clone();
+        let last = metrics.last_log_index.unwrap_or(0);
+        Standing {
+            term: metrics.current_term,
+            last,
+            applied: metrics.last_applied.map_or(0, |applied| applied.index),
+            leader: self.leadership().leader,
+        }
     }
 
     /// Callers of the other members.
@@ -422,9 +449,12 @@ impl Consensus {
             MemberCall::Append(request) => agree(&request.vote),
             MemberCall::Vote(request) => agree(&request.vote),
             MemberCall::Snapshot(request) => agree(&request.vote),
-            MemberCall::PreVote { .. } | MemberCall::Group | MemberCall::LetGo | MemberCall::Pulse(_) => {
-                ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?))
-            }
+            MemberCall::PreVote { .. }
+            | MemberCall::Group
+            | MemberCall::LetGo
+            | MemberCall::Pulse(_)
+            | MemberCall::Standing
+            | MemberCall::Superseded { .. } => ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?)),
             MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
             MemberCall::ReadIndex | MemberCall::StateHash { .. } => ask(Action::Inside),
         }
@@ -462,6 +492,8 @@ impl Consensus {
             MemberCall::LetGo => MemberAnswer::LetGo(self.let_go(peer.member).await),
             MemberCall::Pulse(position) => self.pulse.answer(peer.member.unwrap_or(MemberId(0)), position),
             MemberCall::StateHash { index } => MemberAnswer::StateHash(self.hashes.at(index)),
+            MemberCall::Standing => MemberAnswer::Standing(self.standing()),
+            MemberCall::Superseded { index } => MemberAnswer::Superseded(self.is_superseded(peer, index)),
         }
     }
 

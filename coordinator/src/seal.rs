@@ -63,6 +63,17 @@ pub fn remove(folder: &Path, cluster: ClusterId) -> io::Result<()> {
     }
 }
 
+/// Puts the key's file from a backup into a folder. Another one that is there is kept beside it.
+pub fn put_file(folder: &Path, cluster: ClusterId, bytes: &Secret<Vec<u8>>) -> io::Result<()> {
+    let path = path(folder, cluster);
+    match file::read(&path)? {
+        Some(known) if known == *bytes.expose() => return Ok(()),
+        Some(other) => file::replace(&path.with_extension("key.replaced"), &other)?,
+        None => {}
+    }
+    file::replace(&path, bytes.expose())
+}
+
 fn save(path: &Path, key: &SealingKey) -> io::Result<()> {
     file::replace(path, &SEALING_KEY_FORMAT.seal(key).map_err(io::Error::other)?)
 }
@@ -82,6 +93,11 @@ impl Seals {
             key.get_or_init(|| read);
         }
         Ok(Seals { path, key })
+    }
+
+    /// The bytes of the key's file, for a backup.
+    pub fn file(&self) -> io::Result<Option<Secret<Vec<u8>>>> {
+        Ok(file::read(&self.path)?.map(Secret::new))
     }
 
     /// The key, for another coordinator.

@@ -89,6 +89,7 @@ impl TestCluster {
             Settings { heartbeat: Span(200), suspect_after: Span(800), down_after: Span(1500), lost_after: LOST_AFTER };
         let config = coordinator::Config {
             keys: keys_of(&folder),
+            backups: coordinator::backup::beside(folder.path()),
             state: folder.path().to_owned(),
             listen: address,
             advertise: address,
@@ -136,6 +137,7 @@ impl TestCluster {
             max_uses: None,
             labels: Default::default(),
             cidr: None,
+            replaces: None,
         };
         let client = self.client();
         let made: JoinTokenCreated =
@@ -291,6 +293,7 @@ impl Host {
         coordinator::Config {
             state: self.folder.path().to_owned(),
             keys: keys_of(&self.folder),
+            backups: coordinator::backup::beside(self.folder.path()),
             listen: self.address,
             advertise: self.address,
             settings: Settings::default(),

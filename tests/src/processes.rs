@@ -26,6 +26,7 @@ use link::keyring::Keyring;
 use crate::{
     http::Endpoint,
     join::{Newcomer, join},
+    load,
     wait::{until, until_async},
 };
 
@@ -33,6 +34,13 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn name(text: &str) -> Name {
     Name::parse(text).expect("a name")
+}
+
+/// The binary that was built with this test.
+pub fn wharf() -> PathBuf {
+    let binary = load::load().with_file_name("wharf");
+    assert!(binary.exists(), "build it first: cargo build -p cli");
+    binary
 }
 
 /// A coordinator.
@@ -61,6 +69,16 @@ impl Member {
     /// Its state folder.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
+    }
+
+    /// The folder of its sealing key.
+    pub fn keys(&self) -> PathBuf {
+        self.folder.join("keys")
+    }
+
+    /// What its process and commands beside it are to know.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [("WHARF_KEYS", self.keys()), ("WHARF_CONFIG", self.folder.join("config.toml"))]
     }
 
     /// What it has logged since it was started.
@@ -92,8 +110,7 @@ impl Member {
             ])
             .arg("--state")
             .arg(self.state())
-            .env("WHARF_KEYS", self.folder.join("keys"))
-            .env("WHARF_CONFIG", self.folder.join("config.toml"))
+            .envs(self.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -170,6 +187,8 @@ pub struct Group {
     pub members: Vec<Member>,
     /// What they were started from.
     pub binary: PathBuf,
+    /// Where they listen.
+    addresses: [IpAddr; 3],
     context: Context,
 }
 
@@ -192,29 +211,22 @@ impl Group {
             anyhow::Ok(toml::from_str::<Contexts>(&std::fs::read_to_string(&config)?)?)
         });
         let context = contexts.contexts.into_values().next().expect("it has one");
-        let mut group = Group { members: vec![first], binary: binary.to_path_buf(), context };
+        let mut group = Group { members: vec![first], binary: binary.to_path_buf(), addresses, context };
         group.answers(0).await;
         for number in [2, 3] {
-            let mut member = Member::new(folder, number, addresses[number - 1]);
-            std::fs::create_dir_all(&member.folder).expect("a folder");
             let asked = CreateJoinToken {
                 role: JoinRole::Coordinator,
                 ttl: None,
                 max_uses: None,
                 labels: Default::default(),
                 cidr: None,
+                replaces: None,
             };
             let client = group.client(0);
             let made: JoinTokenCreated =
                 client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.expect("made");
-            let token: JoinToken = made.token.parse().expect("a token");
-            link::private::ensure_folder(&member.state()).expect("a folder");
-            let (cluster, wanted) = (group.context.cluster, name(&format!("h{number}")));
-            join(&client, cluster, &token, Newcomer { folder: &member.state(), name: wanted, address: member.address })
-                .await
-                .expect("it joins");
-            member.start(binary);
-            group.members.push(member);
+            group.join(number, &made.token).await;
+            group.members[number - 1].start(binary);
             group.is_whole().await;
         }
         group
@@ -224,6 +236,17 @@ impl Group {
     pub fn endpoint(&self) -> Endpoint {
         let servers = self.members.iter().map(Member::address).collect();
         Endpoint::wharf(&Context { servers, ..self.context.clone() }).expect("the context is right")
+    }
+
+    /// Joins a member by a token; it is not started.
+    pub async fn join(&mut self, number: usize, token: &str) {
+        let folder = self.members[0].folder.parent().expect("it has one").to_owned();
+        let member = Member::new(&folder, number, self.addresses[number - 1]);
+        link::private::ensure_folder(&member.state()).expect("a folder");
+        let token: JoinToken = token.parse().expect("a token");
+        let newcomer = Newcomer { folder: &member.state(), name: name(&format!("h{number}")), address: member.address };
+        join(&self.client(0), self.context.cluster, &token, newcomer).await.expect("it joins");
+        self.members.push(member);
     }
 
     /// A client of one member.
@@ -243,7 +266,8 @@ impl Group {
         self.client(member).get("/api/v1/cluster").await.map_err(said)
     }
 
-    async fn answers(&self, member: usize) {
+    /// Waits until a member knows a leader.
+    pub async fn answers(&self, member: usize) {
         until_async(SOON, "it answers", async || {
             ensure!(self.view(member).await?.leader.is_some());
             Ok(())

@@ -70,6 +70,10 @@ pub enum Host {
         /// The address range that hosts must join from.
         #[arg(long)]
         cidr: Option<String>,
+        /// The host, by name or id, that comes back without its state: the host that joins takes its place, and its
+        /// running containers go on.
+        #[arg(long, value_name = "HOST", conflicts_with_all = ["uses", "labels"])]
+        replaces: Option<String>,
     },
     /// List hosts.
     Ls,

@@ -22,9 +22,10 @@ use crate::{
 /// Runs a `wharf host` command.
 pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
     match command {
-        Host::Add { coordinator, ttl, uses, labels, cidr } => {
+        Host::Add { coordinator, ttl, uses, labels, cidr, replaces } => {
             let role = if coordinator { JoinRole::Coordinator } else { JoinRole::Agent };
-            add(session, CreateJoinToken { role, ttl, max_uses: uses, labels: parse_labels(&labels)?, cidr }).await
+            let labels = parse_labels(&labels)?;
+            add(session, CreateJoinToken { role, ttl, max_uses: uses, labels, cidr, replaces }).await
         }
         Host::Ls => ls(session).await,
         Host::Inspect { host } => {

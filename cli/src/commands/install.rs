@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use super::up;
 use crate::{
-    args::Install,
+    args::{Coordinators, Install, Service},
     client::Client,
     host::{self, Roles},
     output,
@@ -72,7 +72,8 @@ pub async fn install(install: &Install) -> Result<u8, Problem> {
         Some(keyring) => keyring,
         None => join(install, &token).await?,
     };
-    let code = start(install, keyring.clone()).await?;
+    let Install { service, binary, foreground, .. } = install;
+    let code = start_service(&Start { service, binary, foreground: *foreground }, keyring.clone()).await?;
     match keyring.member.filter(|_| code == 0 && !install.foreground) {
         Some(member) => wait_until_it_votes(install, &keyring, member).await.map(|()| code),
         None => Ok(code),
@@ -137,7 +138,12 @@ fn read_token(install: &Install) -> Result<JoinToken, Problem> {
 /// Checks whether this host already belongs to a cluster. Joining the same cluster again changes nothing; joining
 /// another one is refused.
 fn already_joined(install: &Install, token: &JoinToken, known: Keyring) -> Result<Option<Keyring>, Problem> {
-    if pin_of(&known.root).is_ok_and(|pin| pin == token.pin) {
+    let is_of_this_cluster = pin_of(&known.root).is_ok_and(|pin| pin == token.pin);
+    if is_of_this_cluster && install.rejoin {
+        set_aside(&install.service.state)?;
+        return Ok(None);
+    }
+    if is_of_this_cluster {
         output::note(format!("✓ already joined as {}; the token was not used", known.name));
         return Ok(Some(known));
     }
@@ -158,6 +164,26 @@ fn already_joined(install: &Install, token: &JoinToken, known: Keyring) -> Resul
     forget(state).map_err(|e| failed("leaving the other cluster", e))?;
     output::note(format!("  left the cluster {}", known.cluster));
     Ok(None)
+}
+
+/// Puts this host's identity in the cluster aside, with the store of its former coordinator: it joins as a new host, in
+/// the place of the old one.
+fn set_aside(state: &Path) -> Result<(), Problem> {
+    let step = "putting the old identity aside";
+    if is_running(state) {
+        return Err(Problem::new(Code::Conflict, "This host did not join again")
+            .why("wharf runs on it, with the identity that is to be replaced")
+            .fix("Stop it; containers go on: systemctl stop wharf   then paste the line again"));
+    }
+    for name in ["raft", "raft-made", "snapshots", "identity", "host.key"] {
+        let path = state.join(name);
+        let free = (1..).map(|number| state.join(format!("{name}.before-{number}"))).find(|aside| !aside.exists());
+        if let Some(aside) = free.filter(|_| path.exists()) {
+            std::fs::rename(&path, &aside).map_err(|e| failed(step, e))?;
+            output::note(format!("  kept: {}", aside.display()));
+        }
+    }
+    Ok(())
 }
 
 async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> {
@@ -253,22 +279,35 @@ fn now() -> Timestamp {
     link::clock::now()
 }
 
+/// The service to install and start.
+pub struct Start<'a> {
+    /// Its options.
+    pub service: &'a Service,
+    /// The path to install the binary to.
+    pub binary: &'a PathBuf,
+    /// Whether it runs in the foreground, and nothing is installed.
+    pub foreground: bool,
+}
+
 /// Installs the binary and starts the service: under systemd if it is there, else in the background.
-async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
-    let service = &install.service;
+pub async fn start_service(start: &Start<'_>, keyring: Keyring) -> Result<u8, Problem> {
+    let Start { service, binary, foreground } = *start;
     if keyring.member.is_some() && !is_running(&service.state) {
         up::check_port(service)?;
     }
-    if install.foreground {
+    if foreground {
         return host::run(service, keyring, Roles::All).await.map(|()| 0);
     }
-    install_binary(&install.binary)?;
+    install_binary(binary)?;
     if Path::new("/run/systemd/system").exists() {
         // systemd does not start a unit whose ReadWritePaths do not exist.
         link::private::ensure_folder(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
+        let backups = service.backups.clone().unwrap_or_else(|| coordinator::backup::beside(&service.state));
+        link::private::ensure_folder(&backups).map_err(|e| failed("making the folder of backups", e))?;
         let unit = UNIT
-            .replace("@BINARY@", &install.binary.display().to_string())
+            .replace("@BINARY@", &binary.display().to_string())
             .replace("@KEYS@", &service.keys.display().to_string())
+            .replace("@BACKUPS@", &backups.display().to_string())
             .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
         file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
         for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {
@@ -285,7 +324,7 @@ async fn start(install: &Install, keyring: Keyring) -> Result<u8, Problem> {
     output::note("✓ wharf runs in the background, because there is no systemd");
     output::note(format!(
         "  To start it at boot, add to root's crontab: @reboot {} up {}",
-        install.binary.display(),
+        binary.display(),
         up::arguments(service).join(" ")
     ));
     Ok(0)
@@ -343,6 +382,22 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), Problem> {
     let step = format!("{program} {}", arguments.join(" "));
     let output = Command::new(program).args(arguments).output().map_err(|e| failed(&step, e))?;
     if output.status.success() { Ok(()) } else { Err(failed(&step, String::from_utf8_lossy(&output.stderr).trim())) }
+}
+
+/// Notes where the coordinators are. A running agent that reaches none looks there by itself.
+pub fn coordinators(given: &Coordinators) -> Result<u8, Problem> {
+    link::private::check_state(&given.state)?;
+    let refuse = |why: String| {
+        Problem::new(Code::NotFound, "The coordinators were not written down")
+            .why(why)
+            .fix("Join the host: run wharf host add on a host of the cluster, and paste the printed line here")
+    };
+    let keyring = Keyring::load(&given.state).map_err(|e| refuse(e.to_string()))?;
+    let keyring = keyring.ok_or_else(|| refuse("this host does not belong to a cluster".to_owned()))?;
+    let keyring = Keyring { coordinators: given.addresses.clone(), ..keyring };
+    keyring.save(&given.state).map_err(|e| refuse(e.to_string()))?;
+    output::note(format!("✓ {} looks for its cluster there", keyring.name));
+    Ok(0)
 }
 
 /// Deletes this host's identity.

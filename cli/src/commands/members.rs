@@ -31,6 +31,7 @@ pub async fn run(session: &Session, command: Member) -> Result<u8, Problem> {
                 max_uses: None,
                 labels: Default::default(),
                 cidr: None,
+                replaces: None,
             };
             hosts::add(session, asked).await
         }

@@ -102,7 +102,7 @@ fn check_network(network: &NetworkPlan) -> Result<(), Problem> {
 }
 
 /// Makes the new cluster the one that commands are for.
-fn use_context(keyring: &Keyring, server: SocketAddr, token: &str) -> Result<(), Problem> {
+pub fn use_context(keyring: &Keyring, server: SocketAddr, token: &str) -> Result<(), Problem> {
     let mut contexts = Contexts::load()?;
     let context = Context {
         cluster: keyring.cluster,
@@ -170,6 +170,9 @@ pub fn arguments(service: &Service) -> Vec<String> {
         "--docker".to_owned(),
         service.docker.clone(),
     ];
+    if let Some(backups) = &service.backups {
+        arguments.extend(["--backups".to_owned(), backups.display().to_string()]);
+    }
     if let Some(advertise) = service.advertise {
         arguments.extend(["--advertise".to_owned(), advertise.to_string()]);
     }
@@ -181,7 +184,7 @@ fn addresses(keyring: &Keyring) -> String {
 }
 
 /// Waits until the coordinator leads and this host is ready for instances.
-async fn wait_until_ready(keyring: &Keyring) -> Result<String, Problem> {
+pub async fn wait_until_ready(keyring: &Keyring) -> Result<String, Problem> {
     let contexts = Contexts::load()?;
     let found = contexts.contexts.iter().find(|(_, context)| context.cluster == keyring.cluster);
     let Some((name, context)) = found else { return Ok("(none here)".to_owned()) };

@@ -36,6 +36,9 @@ pub struct CreateJoinToken {
     /// The range of addresses that they may join from, such as `10.0.0.0/8`.
     #[serde(default)]
     pub cidr: Option<String>,
+    /// The host, by name or id, whose place the host that joins takes: its name, its addresses and its containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// A new join token; the only time that it is shown.

@@ -175,6 +175,7 @@ fn may_forward(peer: &PeerIdentity, proposal: &Proposal) -> bool {
         Command::Admit(_) => true,
         Command::MemberAddress { member, .. }
         | Command::MemberUnderstands { member, .. }
+        | Command::BackupEnded { member, .. }
         | Command::RemoveMember(member) => peer.member == Some(*member),
         _ => false,
     }

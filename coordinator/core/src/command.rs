@@ -11,6 +11,7 @@ use std::{
 use common::{
     api::Settings,
     assignment::RegistryCredentials,
+    backup::{Recipient, Schedule},
     device::BoundDevice,
     error::Problem,
     file::{FileId, FileKind},
@@ -359,7 +360,50 @@ common::tagged! {
             /// The key.
             key: Arc<str>,
         },
+
+        /// Has backups encrypted to a key from now on.
+        70 => PutBackupKey {
+            /// The public key.
+            recipient: Recipient,
+            /// The key whose place it takes; none if there is none yet.
+            expected: Option<Recipient>,
+        },
+        /// Says when the coordinators make backups by themselves, if they do.
+        71 => PutBackupSchedule(schedule: Option<Schedule>),
+        /// What came of a member's scheduled backup.
+        72 => BackupEnded {
+            /// The member.
+            member: MemberId,
+            /// What came of it.
+            outcome: BackupOutcome,
+        },
+        /// Makes a join token whose host takes the place of another one.
+        73 => PutReplacingToken {
+            /// The token, with one use.
+            token: Box<NewJoinToken>,
+            /// The host whose place is taken.
+            replaces: HostId,
+        },
     }
+}
+
+/// What came of a scheduled backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackupOutcome {
+    /// It was made.
+    Made {
+        /// The index of the state in it.
+        index: u64,
+        /// Its size.
+        bytes: u64,
+        /// The path of its file on the member's host.
+        path: String,
+    },
+    /// It was not made.
+    Failed {
+        /// Why.
+        why: String,
+    },
 }
 
 /// What a token of feature level 1 may do, everywhere.

@@ -27,6 +27,8 @@ pub const KEPT_REQUESTS: u16 = 2;
 /// The level from which on members tell each other their clocks and how far their logs reach, and the time of the state
 /// can be set back.
 pub const CLOCKS: u16 = 3;
+/// The level that brought backups, and hosts that take the place of another one.
+pub const BACKUPS: u16 = 3;
 
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.
@@ -34,6 +36,10 @@ impl Command {
         match self {
             Command::PutToken { .. } => ROLES,
             Command::SetClockBack { .. } => CLOCKS,
+            Command::PutBackupKey { .. }
+            | Command::PutBackupSchedule(_)
+            | Command::BackupEnded { .. }
+            | Command::PutReplacingToken { .. } => BACKUPS,
             _ => 1,
         }
     }

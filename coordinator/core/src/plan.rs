@@ -35,11 +35,7 @@ pub use unfit::{Refusal, Room, Unfit};
 
 use hosts::HostTable;
 
-use crate::{
-    State,
-    command::Command,
-    state::{Awaited, RETURNS_WITHIN},
-};
+use crate::{State, command::Command, state::Awaited};
 
 /// What should change now, when to look again, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -273,9 +269,7 @@ fn is_ready(cluster: &State, host: HostId) -> bool {
 fn replaced_at(cluster: &State, host: HostId, since: Timestamp, at: Moment) -> Timestamp {
     let Settings { down_after, lost_after, .. } = cluster.settings();
     let lost = since + Span(lost_after.0.saturating_sub(down_after.0));
-    let left_at = cluster.hosts().get(&host).and_then(|host| host.left_at);
-    let returns = left_at.map_or(Timestamp(0), |left| left + RETURNS_WITHIN);
-    lost.max(at.leading_since + down_after).max(returns)
+    lost.max(at.leading_since + down_after).max(cluster.returns_until(host))
 }
 
 /// When a strict singleton that became unreachable at `since` has ended for certain. An old leader may have

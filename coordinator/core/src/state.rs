@@ -4,12 +4,14 @@
 //! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
 
 mod access;
+mod backups;
 mod environments;
 mod files;
 mod fleet;
 mod format;
 mod journal;
 mod keys;
+mod rebuilt;
 mod requests;
 mod set_back;
 mod work;
@@ -28,10 +30,12 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
+pub use backups::BackupReport;
 pub use files::{Content, FileRecord, FileVersion};
 pub use fleet::{Host, Member, MemberState, RETURNS_WITHIN};
 pub use format::StateHash;
 pub use keys::Key;
+pub use rebuilt::Rebuilding;
 pub use work::{
     Awaited, Bookings, Candidate, End, Instance, Revision, Rollout, Runs, Service, Slot, Stack, Task, Tries, Version,
 };
@@ -57,6 +61,7 @@ pub struct State {
     files: files::Files,
     environments: environments::Environments,
     keys: keys::Keys,
+    backups: backups::Backups,
     journal: journal::Journal,
     requests: requests::Requests,
 }
@@ -214,6 +219,10 @@ impl State {
             Command::ForgetMember(member) => self.forget_member(*member),
             Command::PutKey { environment, key, value } => self.put_key(environment, key, value),
             Command::RemoveKey { environment, key } => self.remove_key(environment, key),
+            Command::PutBackupKey { recipient, expected } => self.put_backup_key(*recipient, *expected),
+            Command::PutBackupSchedule(schedule) => self.put_backup_schedule(*schedule),
+            Command::BackupEnded { member, outcome } => self.backup_ended(*member, outcome),
+            Command::PutReplacingToken { token, replaces } => self.put_replacing_token(token, *replaces),
         };
         applied.unwrap_or_else(Outcome::Rejected)
     }

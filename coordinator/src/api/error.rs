@@ -34,6 +34,7 @@ fn status(code: Code) -> StatusCode {
         | Code::TokenUsedUp
         | Code::AddressNotAllowed
         | Code::HostRemoved
+        | Code::HostUnknown
         | Code::Cloned
         | Code::Denied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
@@ -58,6 +59,7 @@ fn status(code: Code) -> StatusCode {
         | Code::StateExposed
         | Code::StoreCorrupt
         | Code::StoreFailed
+        | Code::BackupUnusable
         | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -108,7 +108,7 @@ fn missing(host: &str) -> Problem {
     Problem::new(Code::NotFound, format!("There is no host {host:?}")).fix("List the hosts: wharf host ls")
 }
 
-fn find(cluster: &coordinator_core::State, text: &str) -> Result<HostId, Problem> {
+pub(super) fn find(cluster: &coordinator_core::State, text: &str) -> Result<HostId, Problem> {
     let by_name = || cluster.hosts().iter().find(|(_, host)| host.name.as_str() == text).map(|(id, _)| *id);
     let by_id = text.parse::<HostId>().ok().filter(|id| cluster.hosts().contains_key(id));
     by_id.or_else(by_name).ok_or_else(|| missing(text))

@@ -26,6 +26,7 @@ use super::{
     ApiError,
     access::Actor,
     extract::{At, Body, Reading, Writing},
+    hosts,
 };
 use crate::{Coordinator, join, raft::no_leader, seal::Seals};
 
@@ -64,12 +65,18 @@ pub async fn create_join(
     let root_pin = join::root_pin(&published.cluster).ok_or_else(no_leader)?;
     let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
     let request = author.request;
+    let replaces = asked.replaces.as_deref().map(|host| hosts::find(&published.cluster, host)).transpose()?;
     let (id, now) = (TokenId(random_bytes()), coordinator.consensus.now());
     let secret = secret_of(&coordinator.seals, JOIN, id, &request);
     let new = new_join_token(id, SecretHash::of(&secret), asked, now)?;
     let (role, expires_at, max_uses) = (new.role, new.expires_at, new.max_uses);
     let view = JoinTokenView { id, role, created_at: now, expires_at, max_uses, revoked: false, uses: Vec::new() };
-    let made = put_token(&coordinator, author, Command::PutJoinToken(Box::new(new))).await?;
+    let token = Box::new(new);
+    let command = match replaces {
+        Some(replaces) => Command::PutReplacingToken { token, replaces },
+        None => Command::PutJoinToken(token),
+    };
+    let made = put_token(&coordinator, author, command).await?;
     let (secret, view) = if made == id {
         (secret, view)
     } else {

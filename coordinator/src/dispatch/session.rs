@@ -14,7 +14,7 @@ use common::{
 };
 use coordinator_core::{
     Command, Outcome,
-    access::{self, Action, Principal},
+    access::{self, Action, Principal, Refusal},
     state::Host,
     view,
 };
@@ -84,6 +84,20 @@ struct Session {
     number: u64,
 }
 
+/// What a host is told that may not have a session. Only one that was removed ends its containers.
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Unknown => Problem::new(Code::HostUnknown, "The cluster does not know this host")
+            .why("its state is that of a backup which was made before the host joined")
+            .fix("On the host: wharf agent reset-identity, then join it with a line of: wharf host add"),
+        Refusal::Removed | Refusal::NotAllowed => {
+            Problem::new(Code::HostRemoved, "This host is no longer part of the cluster")
+                .why("it was removed")
+                .fix("On the host: wharf uninstall, then join it with a new line")
+        }
+    }
+}
+
 /// What an agent said, once it is taken in.
 enum Heard {
     /// It gets an answer.
@@ -146,11 +160,8 @@ impl Session {
         // A new leader must have applied all that was acknowledged before it judges containers.
         let published = consensus.read().await.map_err(|_| Ended::NotLeader)?;
         let peer = Principal::Peer(connection.peer());
-        if access::authorize(&peer, &Action::Host(self.host), &published.cluster).is_err() {
-            let removed = Problem::new(Code::HostRemoved, "This host is no longer part of the cluster")
-                .why("it was removed")
-                .fix("On the host: wharf uninstall, then join it with a new line");
-            return Err(Ended::Refused(removed));
+        if let Err(refusal) = access::authorize(&peer, &Action::Host(self.host), &published.cluster) {
+            return Err(Ended::Refused(refused(refusal)));
         }
         self.put_facts(facts).await?;
         let (number, changed) = self.dispatch.begin(self.host, connection);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use common::{time::Timestamp, wire::Open};
+use common::{id::MemberId, time::Timestamp, wire::Open};
 use coordinator_core::{Outcome, Proposal, access::Refusal, state::StateHash};
 use link::call::Caller;
 use openraft::{
@@ -14,6 +14,8 @@ use openraft::{
         VoteResponse,
     },
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     Callers, GroupMember, NotProposed,
@@ -52,7 +54,27 @@ common::tagged! {
         9 => LetGo,
         /// My log reaches so far. What time is it by your clock, and was I further before?
         10 => Pulse(position: Position),
+        /// How much do you know? Only asked in clusters of feature level 3 and above.
+        30 => Standing,
+        /// The cluster began again without you, and its state has an index that you will never reach: stop.
+        31 => Superseded {
+            /// That index.
+            index: u64,
+        },
     }
+}
+
+/// How much a member knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The newest term that it knows.
+    pub term: u64,
+    /// The index of the last entry of its log.
+    pub last: u64,
+    /// The index up to which it has applied its log.
+    pub applied: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<MemberId>,
 }
 
 impl MemberCall {
@@ -92,6 +114,10 @@ common::tagged! {
             /// Whether it has seen a later state of the member that asked.
             set_back: bool,
         },
+        /// To [`MemberCall::Standing`].
+        30 => Standing(standing: Standing),
+        /// To [`MemberCall::Superseded`]: whether the member stops.
+        31 => Superseded(stops: bool),
         /// To any call of who may not make it.
         8 => Refused(refusal: Refusal),
     }

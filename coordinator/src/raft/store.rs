@@ -279,19 +279,8 @@ impl Store {
 
     /// A durable entry and the bytes that it takes; none if it was purged or never written.
     pub fn entry(&self, index: u64) -> Result<Option<(Entry, usize)>, StoreError> {
-        let found = {
-            let contents = self.shared.contents();
-            let position = contents.entries.get(&index).cloned();
-            position.and_then(|position| Some((contents.segments.get(&position.generation)?.file.clone(), position)))
-        };
-        let Some((file, Position { generation, range, .. })) = found else { return Ok(None) };
-        let path = segment::path(&self.folder, generation);
-        let mut sealed = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut sealed, range.start).map_err(|error| StoreError::of_reading(&path, &error))?;
-        let entry: Entry = ENTRY_FORMAT
-            .open(&sealed)
-            .map_err(|error| StoreError::unreadable(&path, &format!("entry {index}"), error))?;
-        Ok(Some((entry, sealed.len())))
+        let found = place_of(&self.shared.contents(), index);
+        found.map(|(file, position)| read_entry(&self.folder, &file, &position)).transpose()
     }
 
     /// Queues sealed entries; `done` is called when they are durable, or have failed.
@@ -329,6 +318,57 @@ impl Store {
             done(Err(io::Error::other("the store's writer has ended")));
         }
     }
+}
+
+/// A store that is only read. Nobody else opens it meanwhile.
+pub struct Stored {
+    folder: PathBuf,
+    contents: Contents,
+    _lock: File,
+}
+
+impl Stored {
+    /// Reads the store in a state folder; none if there is none.
+    pub fn open(directory: &Path) -> Result<Option<Stored>, StoreError> {
+        let folder = directory.join("raft");
+        let failed = |error: io::Error| StoreError::Failed { path: folder.clone(), reason: error.to_string() };
+        if !folder.try_exists().map_err(failed)? {
+            return Ok(None);
+        }
+        let lock = lock(&folder).map_err(failed)?;
+        let read = Contents::read(&folder)?;
+        Ok(read.map(|Read { contents, .. }| Stored { folder, contents, _lock: lock }))
+    }
+
+    /// What is durable beside the entries.
+    pub fn facts(&self) -> &Facts {
+        &self.contents.facts
+    }
+
+    /// An entry; none if it was purged or never written.
+    pub fn entry(&self, index: u64) -> Result<Option<Entry>, StoreError> {
+        let found = place_of(&self.contents, index);
+        let read = found.map(|(file, position)| read_entry(&self.folder, &file, &position)).transpose()?;
+        Ok(read.map(|(entry, _)| entry))
+    }
+}
+
+/// Where an entry is.
+fn place_of(contents: &Contents, index: u64) -> Option<(Arc<File>, Position)> {
+    let position = contents.entries.get(&index)?.clone();
+    Some((contents.segments.get(&position.generation)?.file.clone(), position))
+}
+
+/// An entry and the bytes that it takes.
+fn read_entry(folder: &Path, file: &File, position: &Position) -> Result<(Entry, usize), StoreError> {
+    let Position { id, generation, range } = position;
+    let path = segment::path(folder, *generation);
+    let mut sealed = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut sealed, range.start).map_err(|error| StoreError::of_reading(&path, &error))?;
+    let entry = ENTRY_FORMAT
+        .open(&sealed)
+        .map_err(|error| StoreError::unreadable(&path, &format!("entry {}", id.index), error))?;
+    Ok((entry, sealed.len()))
 }
 
 impl Drop for Store {

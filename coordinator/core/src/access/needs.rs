@@ -61,6 +61,9 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::PutHostLabels { .. }
         | Command::Oversubscribe { .. }
         | Command::RemoveHost(_)
+        | Command::PutBackupKey { .. }
+        | Command::PutBackupSchedule(_)
+        | Command::PutReplacingToken { .. }
         | Command::RemoveMember(_) => vec![Need::of(Manage, Resource::Cluster)],
         Command::Initialize(_)
         | Command::Tick { .. }
@@ -79,6 +82,7 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::MemberReached { .. }
         | Command::MemberUnderstands { .. }
         | Command::RaiseLevel(_)
+        | Command::BackupEnded { .. }
         | Command::ForgetMember(_) => Vec::new(),
     }
 }

@@ -219,8 +219,17 @@ impl State {
                 .fix("On the host: wharf agent reset-identity, then paste the line again"));
         }
         let (role, labels) = (token.role, token.labels.clone());
-        let name = self.free_host_name(&admission.name);
-        self.admit_host(admission.host, name.clone(), labels)?;
+        let name = match self.replaced_by(&admission.token) {
+            Some(old) => {
+                self.take_place(old, admission.host)?;
+                self.hosts()[&admission.host].name.clone()
+            }
+            None => {
+                let name = self.free_host_name(&admission.name);
+                self.admit_host(admission.host, name.clone(), labels)?;
+                name
+            }
+        };
         if let Some(token) = self.access.join_tokens.get_mut(&admission.token) {
             token.uses.push(TokenUse { host: admission.host, name: name.clone(), at: now, from: admission.from });
         }

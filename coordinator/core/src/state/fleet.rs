@@ -54,6 +54,35 @@ impl Fleet {
         back.each(&mut self.members, |member| member.unreached_since.iter_mut().for_each(|since| back.time(since)));
     }
 
+    /// Forgets all members: their ids are refused from now on.
+    pub(super) fn forget_members(&mut self) {
+        self.members = OrdMap::new();
+    }
+
+    /// Adds the only member of a cluster that begins again.
+    pub(super) fn begin_again_with(&mut self, id: MemberId, member: Member) {
+        self.forget_members();
+        self.begin_with(id, member);
+    }
+
+    /// Notes that a host, of which nothing is heard yet, will return.
+    pub(super) fn expect_back(&mut self, id: HostId, now: Timestamp) {
+        if let Some(host) = self.hosts.get_mut(&id) {
+            (host.liveness, host.left_at) = (Liveness::Suspect { since: now }, Some(now));
+        }
+    }
+
+    /// Gives the place of a host to another one, which is not heard yet and may be another machine.
+    pub(super) fn take_place(&mut self, old: HostId, new: HostId, now: Timestamp) {
+        let Some(mut host) = self.hosts.remove(&old) else { return };
+        host.machine = None;
+        host.conditions.clear();
+        host.unprepared.clear();
+        host.returns.clear();
+        self.hosts.insert(new, host);
+        self.removed_hosts.insert(old, now);
+    }
+
     /// Adds a member, which is to join the group.
     pub(super) fn add_member(&mut self, member: Member) -> MemberId {
         self.last_member += 1;
@@ -516,6 +545,7 @@ impl State {
             return Err(Problem::new(Code::Conflict, format!("Member {id} was not asked to leave")));
         }
         self.fleet.members.remove(&id);
+        self.forget_backups_of(id);
         self.record(format!("member {id}"), "member-left", "it left the group");
         self.done()
     }

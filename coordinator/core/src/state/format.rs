@@ -34,12 +34,19 @@ const ENVIRONMENTS: Head = (6, 1);
 const KEYS: Head = (7, 1);
 const JOURNAL: Head = (8, 1);
 const REQUESTS: Head = (9, 1);
-const COUNT: u16 = 9;
+/// From [`level::BACKUPS`] on.
+const BACKUPS: Head = (11, 1);
+
+/// How many sections a state of a level has.
+fn count(level: u16) -> u16 {
+    if level < level::BACKUPS { 9 } else { 10 }
+}
 
 impl Serialize for State {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(COUNT))?;
-        parts.serialize_element(&COUNT)?;
+        let count = count(self.basics.level);
+        let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(count))?;
+        parts.serialize_element(&count)?;
         let mut sections = Sections(&mut parts);
         self.write_decisive(&mut sections)?;
         sections.write(JOURNAL, &self.journal)?;
@@ -61,7 +68,11 @@ impl State {
         }
         sections.write(FILES, &self.files)?;
         sections.write(ENVIRONMENTS, &self.environments)?;
-        sections.write(KEYS, &self.keys)
+        sections.write(KEYS, &self.keys)?;
+        if self.basics.level >= level::BACKUPS {
+            sections.write(BACKUPS, &self.backups)?;
+        }
+        Ok(())
     }
 
     /// A hash of all that decides what happens next. Members that applied the same log have the same hash, also if they
@@ -94,7 +105,7 @@ struct Decisive<'a>(&'a State);
 
 impl Serialize for Decisive<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(COUNT))?;
+        let mut parts = serializer.serialize_tuple(1 + 2 * usize::from(count(self.0.basics.level)))?;
         self.0.write_decisive(&mut Sections(&mut parts))?;
         parts.serialize_element(&self.0.index())?;
         parts.end()
@@ -137,6 +148,7 @@ impl<'de> Visitor<'de> for Reader {
                 FILES => state.files = next(&mut parts)?,
                 ENVIRONMENTS => state.environments = next(&mut parts)?,
                 KEYS => state.keys = next(&mut parts)?,
+                BACKUPS => state.backups = next(&mut parts)?,
                 JOURNAL => state.journal = next(&mut parts)?,
                 REQUESTS => state.requests = next(&mut parts)?,
                 (tag, version) => {

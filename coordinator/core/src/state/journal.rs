@@ -48,6 +48,11 @@ impl State {
         self.journal.index
     }
 
+    /// Leaves out so many indices.
+    pub(super) fn skip_indices(&mut self, by: u64) {
+        self.journal.index += by;
+    }
+
     /// Counts a change and records an event about it.
     pub(super) fn record(&mut self, subject: impl ToString, reason: &str, message: impl Into<String>) {
         self.record_failure(subject, reason, message, &LastLines::default());

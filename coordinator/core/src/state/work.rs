@@ -62,6 +62,17 @@ impl Work {
         back.each(&mut self.instances, |instance| instance.set_back(back));
         back.each(&mut self.orphans, |until| back.time(until));
     }
+
+    /// Leaves out so many incarnations of every slot.
+    pub(super) fn skip_incarnations(&mut self, by: u64) {
+        let slots: Vec<SlotId> = self.slots.keys().cloned().collect();
+        for id in slots {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.incarnation += by;
+            }
+        }
+        self.retired_incarnation += by;
+    }
 }
 
 impl State {
@@ -93,6 +104,29 @@ impl State {
                 && !matches!(instance.verdict, Verdict::Lost { .. })
             {
                 instance.verdict = verdict;
+            }
+        }
+    }
+
+    /// Moves all instances of a host, and the data that slots have there, to the host that takes its place.
+    pub(super) fn move_instances(&mut self, old: HostId, new: HostId) {
+        let instances: Vec<InstanceId> = self.instances_on(old).map(|(id, _)| id.clone()).collect();
+        for id in instances {
+            for index in [&mut self.work.by_host, &mut self.work.strict_by_host] {
+                if index.remove(&(old, id.clone())).is_some() {
+                    index.insert((new, id.clone()));
+                }
+            }
+            if let Some(instance) = self.work.instances.get_mut(&id) {
+                instance.host = new;
+            }
+        }
+        let is_home = |slot: &Slot| slot.home == Some(old);
+        let at_home: Vec<SlotId> =
+            self.work.slots.iter().filter(|(_, slot)| is_home(slot)).map(|(id, _)| id.clone()).collect();
+        for id in at_home {
+            if let Some(slot) = self.work.slots.get_mut(&id) {
+                slot.home = Some(new);
             }
         }
     }

@@ -32,7 +32,9 @@ pub fn follow(directory: &mut Directory, before: &State, after: &State) {
     for change in changes.instances() {
         directory.put_instance(change.key.clone(), change.after.and_then(|instance| endpoint(after, instance)));
     }
-    for change in changes.hosts() {
+    // A host may have taken the place of another one, and has its subnet.
+    let (gone, there): (Vec<_>, Vec<_>) = changes.hosts().partition(|change| change.after.is_none());
+    for change in gone.into_iter().chain(there) {
         // What a host reports changes more often than what others know of it.
         let listing = change.after.map(|host| host_listing(*change.key, host));
         let Some(subnet) = change.both().last().map(|host| host.subnet) else { continue };

@@ -8,7 +8,7 @@ use common::{
     api::{DoctorView, FindingView},
     finding::Finding,
     host::{HostCondition, Liveness},
-    id::{HostId, ServiceId},
+    id::{HostId, MemberId, ServiceId},
     name::Name,
     network::{Backend, Subnet},
 };
@@ -49,6 +49,7 @@ pub fn doctor(cluster: &State, found: &Found) -> DoctorView {
             }
         }
     }
+    findings.extend(backups(cluster));
     findings.extend(misses.into_iter().filter_map(|(peer, by)| examination.unreached(peer, &by)));
     let has_overlay = cluster.network().backend != Backend::None;
     let directions = if has_overlay { ready * ready.saturating_sub(1) } else { 0 };
@@ -63,6 +64,24 @@ fn absent(host: &Host) -> Option<FindingView> {
     let what = format!("The coordinators get no heartbeats from the agent of {} ({})", host.name, host.liveness.word());
     let fix = format!("On {}: systemctl status wharf, and journalctl -u wharf", host.name);
     Some(FindingView { host: host.name.clone(), finding: None, what, why: vec![], fix: vec![fix] })
+}
+
+/// The coordinators that should make backups by themselves and do not.
+fn backups(cluster: &State) -> impl Iterator<Item = FindingView> {
+    let late = |member: MemberId| {
+        let (due, schedule) = cluster.backup_due(member).zip(cluster.backup_schedule())?;
+        // A coordinator that is off makes one as soon as it is back.
+        (cluster.clock() > due + schedule.every).then(|| format!("the last one was due at {due}"))
+    };
+    let schedule = cluster.backup_schedule();
+    cluster.members().iter().filter(move |_| schedule.is_some()).filter_map(move |(id, member)| {
+        let failed = cluster.backup_reports().get(id).and_then(|report| report.failed.as_ref());
+        let why = failed.map(|failed| format!("at {}: {}", failed.at, failed.why)).or_else(|| late(*id))?;
+        let host = cluster.hosts().get(&member.host)?.name.clone();
+        let what = format!("The coordinator on {host} makes no backups");
+        let fix = vec![format!("Remove the cause on {host}; it tries again every five minutes: wharf backup status")];
+        Some(FindingView { host, finding: None, what, why: vec![why], fix })
+    })
 }
 
 /// What a host cannot do; nothing is said of one that is not heard.

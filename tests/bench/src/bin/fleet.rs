@@ -119,6 +119,7 @@ impl Fleet {
                 max_uses: Some(TOKEN_USES),
                 labels: Default::default(),
                 cidr: None,
+                replaces: None,
             };
             let made: JoinTokenCreated =
                 self.client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.map_err(said)?;

@@ -47,7 +47,7 @@ pub struct Instance {
     pub task: Task,
     /// What it runs; never changes.
     pub spec: Arc<ServiceSpec>,
-    /// Its host; never changes.
+    /// Its host; it changes only when another one takes the whole place of that host.
     pub host: HostId,
     /// The host ports booked for it; never change.
     pub ports: Vec<BoundPort>,
