@@ -5,18 +5,21 @@ use std::{io, path::Path, time::Duration};
 
 use common::{
     codec::Format,
-    directory::{Difference, Directory},
-    id::ClusterId,
-    wire::DirectoryPiece,
+    directory::{AllOpenPorts, Difference, Directory, OpenPorts},
+    id::{ClusterId, InstanceId},
+    wire::{DirectoryPiece, OpenPortsPiece},
 };
 use link::file;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 /// How the directory is sealed.
 pub const DIRECTORY_FORMAT: Format = Format { magic: b"WDIR", version: 1, limit: 256 << 20 };
 const FILE: &str = "directory";
+/// How the open ports are sealed, which have a file of their own: earlier versions read that of the directory.
+pub const OPEN_PORTS_FORMAT: Format = Format { magic: b"WPRT", version: 1, limit: 256 << 20 };
+const OPEN_PORTS_FILE: &str = "open-ports";
 /// How long changes are gathered at least before they are written: the next session sends again what is lost.
 const GATHER: Duration = Duration::from_millis(250);
 /// How much longer it rests than it writes: a large directory is written less often.
@@ -31,32 +34,60 @@ pub struct Contents {
     pub directory: Difference,
 }
 
+/// The contents of the file of open ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPortsContents {
+    /// Whose they are.
+    pub cluster: ClusterId,
+    /// All of them.
+    pub ports: Vec<(InstanceId, OpenPorts)>,
+}
+
 /// Reads the last directory. A damaged one, or that of another cluster, is as good as none: coordinators send it again.
 pub fn load(state: &Path, cluster: ClusterId) -> Directory {
     let mut directory = Directory::default();
-    let read = file::read(&state.join(FILE)).map_err(|error| error.to_string());
+    let contents = read::<Contents>(&state.join(FILE), DIRECTORY_FORMAT);
+    if let Some(contents) = contents.filter(|contents| contents.cluster == cluster) {
+        directory.apply(contents.directory);
+    }
+    let open = read::<OpenPortsContents>(&state.join(OPEN_PORTS_FILE), OPEN_PORTS_FORMAT);
+    let open = open.filter(|contents| contents.cluster == cluster);
+    directory.put_open_ports(open.map(|contents| contents.ports.into_iter().collect()));
+    directory
+}
+
+fn read<T: DeserializeOwned>(path: &Path, format: Format) -> Option<T> {
+    let read = file::read(path).map_err(|error| error.to_string());
     let opened = read.and_then(|bytes| {
-        let open = |bytes: Vec<u8>| DIRECTORY_FORMAT.open::<Contents>(&bytes).map_err(|error| error.to_string());
+        let open = |bytes: Vec<u8>| format.open::<T>(&bytes).map_err(|error| error.to_string());
         bytes.map(open).transpose()
     });
-    match opened {
-        Ok(Some(contents)) if contents.cluster == cluster => directory.apply(contents.directory),
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the names that were known cannot be read; they are learnt again"),
-    }
-    directory
+    opened.unwrap_or_else(|error| {
+        warn!(%error, path = %path.display(), "what was known of the cluster cannot be read; it is learnt again");
+        None
+    })
 }
 
 /// Writes it whenever it has changed, for as long as it is awaited.
 pub async fn keep(state: &Path, cluster: ClusterId, mut directory: watch::Receiver<Directory>) {
+    let mut ports = None;
     while directory.changed().await.is_ok() {
         let (now, began) = (directory.borrow_and_update().clone(), Instant::now());
         let contents = Contents { cluster, directory: Directory::default().difference(&now) };
-        let sealed = DIRECTORY_FORMAT.seal(&contents).map_err(io::Error::other);
-        if let Err(error) = sealed.and_then(|bytes| file::replace(&state.join(FILE), &bytes)) {
-            warn!(%error, "the directory cannot be stored; after a restart, names need a coordinator");
+        write(&state.join(FILE), DIRECTORY_FORMAT.seal(&contents).map_err(io::Error::other));
+        if let Some(open) = now.open_ports().filter(|open| ports.as_ref() != Some(*open)) {
+            let all = open.iter().map(|(id, open)| (id.clone(), open.clone())).collect();
+            let contents = OpenPortsContents { cluster, ports: all };
+            write(&state.join(OPEN_PORTS_FILE), OPEN_PORTS_FORMAT.seal(&contents).map_err(io::Error::other));
+            ports = Some(open.clone());
         }
         tokio::time::sleep(GATHER.max(began.elapsed() * REST)).await;
+    }
+}
+
+fn write(path: &Path, sealed: io::Result<Vec<u8>>) {
+    if let Err(error) = sealed.and_then(|bytes| file::replace(path, &bytes)) {
+        warn!(%error, path = %path.display(), "it cannot be stored; after a restart, names need a coordinator");
     }
 }
 
@@ -64,12 +95,13 @@ pub async fn keep(state: &Path, cluster: ClusterId, mut directory: watch::Receiv
 pub struct Learner {
     known: watch::Sender<Directory>,
     unfinished: Option<Directory>,
+    unfinished_ports: Option<AllOpenPorts>,
 }
 
 impl Learner {
     /// One that publishes the directory there.
     pub fn new(known: watch::Sender<Directory>) -> Learner {
-        Learner { known, unfinished: None }
+        Learner { known, unfinished: None, unfinished_ports: None }
     }
 
     /// How many hosts the directory names.
@@ -91,8 +123,34 @@ impl Learner {
             return;
         }
         self.known.send_if_modified(|known| {
+            // They come by themselves.
+            next.put_open_ports(known.open_ports().cloned());
             let differs = *known != next;
             *known = next;
+            differs
+        });
+    }
+
+    /// Takes a piece of the open ports, and publishes them once they are whole.
+    pub fn hear_open_ports(&mut self, piece: OpenPortsPiece) {
+        let unfinished = self.unfinished_ports.take();
+        let mut next = match piece.anew {
+            true => AllOpenPorts::new(),
+            false => unfinished.or_else(|| self.known.borrow().open_ports().cloned()).unwrap_or_default(),
+        };
+        for (id, ports) in piece.difference {
+            match ports {
+                Some(ports) => next.insert(id, ports),
+                None => next.remove(&id),
+            };
+        }
+        if piece.more {
+            self.unfinished_ports = Some(next);
+            return;
+        }
+        self.known.send_if_modified(|known| {
+            let differs = known.open_ports() != Some(&next);
+            known.put_open_ports(Some(next));
             differs
         });
     }
@@ -101,7 +159,7 @@ impl Learner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::directory::Endpoint;
+    use common::{directory::Endpoint, network::Subnet, spec::Protocol};
 
     fn piece(anew: bool, last: u8, more: bool) -> DirectoryPiece {
         let id = format!("default/shop/web/{last}.1").parse().expect("an id");
@@ -126,6 +184,17 @@ mod tests {
         assert_eq!(count(), 2);
         learner.hear(piece(false, 4, false));
         assert_eq!(count(), 3);
+        let open = |last: u8| {
+            let id = format!("default/shop/web/{last}.1").parse().expect("an id");
+            (id, Some(OpenPorts { host: Subnet::of([10, 42, 0, 0].into()), ports: vec![(None, Protocol::Tcp, 80)] }))
+        };
+        let ports = |anew, last, more| OpenPortsPiece { anew, difference: vec![open(last)], more };
+        let open_ports = || known.borrow().open_ports().map(AllOpenPorts::len);
+        learner.hear_open_ports(ports(true, 2, true));
+        assert_eq!(open_ports(), None, "half of them would close the others");
+        learner.hear_open_ports(ports(false, 3, false));
+        learner.hear(piece(false, 4, false));
+        assert_eq!(open_ports(), Some(2));
         let whole = known.borrow().clone();
 
         let keeping = keep(folder.path(), cluster, known.clone());

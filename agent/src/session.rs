@@ -90,6 +90,8 @@ enum End {
     Redirected(Option<SocketAddr>),
     Refused(Problem),
     Broken(String),
+    /// This host has another address than when the session began; that coordinator leads.
+    Moved(SocketAddr),
     /// The agent was asked to stop, and the cluster knows.
     Left,
 }
@@ -115,6 +117,10 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
             let mut attempt = Attempt { stayed, leader: None };
             match end {
                 End::Redirected(Some(leader)) => attempt.leader = Some(leader),
+                End::Moved(leader) => {
+                    info!("this host has another address now: the session begins again");
+                    attempt.leader = Some(leader);
+                }
                 End::Redirected(None) => debug!("the coordinators have no leader at the moment"),
                 End::Refused(problem) => {
                     error!(%problem, "the coordinator refused this host");
@@ -249,6 +255,10 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
     /// Sends the host's facts if they have changed.
     async fn look_at_facts(&self, talk: &mut Talk) -> Result<(), End> {
         let looked = self.facts(talk.coordinator).await?;
+        if looked.address != talk.facts.address {
+            // Only a new connection shows the coordinator that the address is this host's own.
+            return Err(End::Moved(talk.coordinator));
+        }
         talk.look_at_facts = Instant::now() + until_next_look(&looked);
         if looked != talk.facts {
             talk.facts = looked;
@@ -293,6 +303,7 @@ impl<R: ContainerRuntime + ?Sized> Session<R> {
         match message {
             ToAgent::Assignment(assignment) => self.obey(*assignment),
             ToAgent::Directory(piece) => self.directory.hear(piece),
+            ToAgent::OpenPorts(piece) => self.directory.hear_open_ports(piece),
             ToAgent::Coordinators(known) => self.learn(search, known),
             ToAgent::BeatAck { sent, extension, at } => {
                 self.leases.extend(BootTime(sent), &extension);

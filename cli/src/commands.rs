@@ -1,7 +1,7 @@
 //! The commands, one file per noun.
 
-mod clock;
 mod backup;
+mod clock;
 mod config;
 mod ctx;
 mod deploy;

@@ -1,8 +1,8 @@
 //! The values of the HTTP API: the bodies of requests and answers under `/api/v1`. Field names are stable.
 
 mod access;
-mod clock;
 mod backup;
+mod clock;
 mod cluster;
 mod doctor;
 mod files;
@@ -18,8 +18,8 @@ use utoipa::ToSchema;
 use crate::{error::Problem, name::Name, output::LastLines, time::Timestamp};
 
 pub use access::*;
-pub use clock::*;
 pub use backup::*;
+pub use clock::*;
 pub use cluster::*;
 pub use doctor::*;
 pub use files::*;

@@ -94,12 +94,26 @@ pub struct HostListing {
     pub labels: BTreeMap<String, String>,
 }
 
+/// The ports that an instance publishes on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPorts {
+    /// The subnet of the host.
+    pub host: Subnet,
+    /// The ports: the one address of the host where a port is open, if it is only one.
+    pub ports: Vec<(Option<IpAddr>, Protocol, u16)>,
+}
+
+/// The open ports of all instances.
+pub type AllOpenPorts = OrdMap<InstanceId, OpenPorts>;
+
 /// All services and instances with addresses, and the hosts that these addresses belong to.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     services: OrdMap<ServiceId, Listing>,
     instances: OrdMap<InstanceId, Endpoint>,
     hosts: OrdMap<Subnet, HostListing>,
+    /// The ports that instances publish on hosts; none while no coordinator has named them.
+    open_ports: Option<AllOpenPorts>,
     /// The owner of each address; derived from services and instances.
     owners: OrdMap<Ipv4Addr, Owner>,
 }
@@ -127,7 +141,8 @@ pub struct Difference {
 impl PartialEq for Directory {
     fn eq(&self, other: &Directory) -> bool {
         // The owners can be derived from the rest.
-        self.services == other.services && self.instances == other.instances && self.hosts == other.hosts
+        (&self.services, &self.instances, &self.hosts, &self.open_ports)
+            == (&other.services, &other.instances, &other.hosts, &other.open_ports)
     }
 }
 
@@ -283,6 +298,44 @@ impl Directory {
         self.hosts.get(&Subnet::of(address))
     }
 
+    /// The ports that instances publish on hosts; none while no coordinator has named them.
+    pub fn open_ports(&self) -> Option<&AllOpenPorts> {
+        self.open_ports.as_ref()
+    }
+
+    /// Replaces all open ports.
+    pub fn put_open_ports(&mut self, open_ports: Option<AllOpenPorts>) {
+        self.open_ports = open_ports;
+    }
+
+    /// Replaces the open ports of an instance; `None` removes them.
+    pub fn put_open_ports_of(&mut self, id: InstanceId, ports: Option<OpenPorts>) {
+        let all = self.open_ports.get_or_insert_default();
+        match ports {
+            Some(ports) => all.insert(id, ports),
+            None => all.remove(&id),
+        };
+    }
+
+    /// The difference that turns the open ports of this directory into those of `next`.
+    pub fn open_ports_difference(&self, next: &Directory) -> Vec<(InstanceId, Option<OpenPorts>)> {
+        let none = OrdMap::new();
+        difference(self.open_ports.as_ref().unwrap_or(&none), next.open_ports.as_ref().unwrap_or(&none))
+    }
+
+    /// Where ports are open on hosts, in the cluster's own words: address, protocol and port. None while they are not
+    /// known.
+    pub fn reachable_ports(&self) -> Option<impl Iterator<Item = (Ipv4Addr, Protocol, u16)>> {
+        let of = |open: &OpenPorts| -> Vec<(Ipv4Addr, Protocol, u16)> {
+            let host = self.hosts.get(&open.host).and_then(|host| host.address);
+            let Some(IpAddr::V4(host)) = host else { return Vec::new() };
+            let is_open = |at: &Option<IpAddr>| at.is_none_or(|at| at.is_unspecified() || at == IpAddr::V4(host));
+            let ports = open.ports.iter().filter(|(at, ..)| is_open(at));
+            ports.map(|(_, protocol, port)| (host, *protocol, *port)).collect()
+        };
+        self.open_ports.as_ref().map(|all| all.values().flat_map(of))
+    }
+
     /// The other hosts that have reported an address; `None` while the directory lacks the host with subnet `own`,
     /// because then it is incomplete.
     pub fn peers(&self, own: Subnet) -> Option<Peers> {
@@ -390,6 +443,27 @@ mod tests {
         assert_eq!(directory.peers(subnet(1)), None, "nothing is known yet");
         directory.put_host(subnet(1), host(None));
         assert_eq!(directory.peers(subnet(1)), Some([(subnet(2), Peer { underlay, key: None })].into()));
+    }
+
+    #[test]
+    fn open_ports_are_those_of_hosts_that_have_said_where_they_are() {
+        let (mut directory, subnet) = (Directory::default(), Subnet::of([10, 42, 1, 0].into()));
+        let reachable = |directory: &Directory| directory.reachable_ports().map(Iterator::collect::<Vec<_>>);
+        assert_eq!(reachable(&directory), None, "no coordinator has named them");
+        let open = OpenPorts { host: subnet, ports: vec![(None, Protocol::Tcp, 80)] };
+        directory.put_open_ports_of(instance("web/1.1"), Some(open.clone()));
+        assert_eq!(reachable(&directory), Some(vec![]));
+        let name = "h1".parse().expect("a name");
+        let address = Some(IpAddr::from([192, 168, 0, 2]));
+        let host = HostListing { id: HostId([1; 10]), name, address, key: None, labels: BTreeMap::new() };
+        directory.put_host(subnet, Some(host));
+        assert_eq!(reachable(&directory), Some(vec![([192, 168, 0, 2].into(), Protocol::Tcp, 80)]));
+        let difference = Directory::default().open_ports_difference(&directory);
+        assert_eq!(difference, [(instance("web/1.1"), Some(open))]);
+        let mut after = directory.clone();
+        after.put_open_ports_of(instance("web/1.1"), None);
+        assert_eq!(directory.open_ports_difference(&after), [(instance("web/1.1"), None)]);
+        assert_ne!(directory, after);
     }
 
     #[test]

@@ -96,6 +96,7 @@ codes! {
     HostUnknown "E0120" "The cluster does not know the host, although its certificate is genuine: the cluster was restored from a backup that was made before the host joined. The host's containers go on; it has to join again."
     Cloned "E0121" "This disk was copied from another host: both use the same key. The coordinator refuses the second one, so that the two do not interfere with each other."
     StateExposed "E0122" "Other users of this machine can read the state folder, which holds the host's key and, on a coordinator, the cluster's. wharf does not start until the permissions are fixed as the message says."
+    ClaimRefused "E0123" "A host says of itself what belongs to another host or to the cluster: a WireGuard key or an address. The coordinator refuses the host until it says something else."
     NoLeader "E0201" "The coordinators have no leader at the moment, or no majority of them can reach each other. Running instances keep running, but changes must wait."
     ResultUnknown "E0202" "The coordinator could not find out in time whether the change was made. It is safe to repeat the request with the same Idempotency-Key."
     MemberRefused "E0203" "The group of coordinators cannot be changed this way at present."

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::LeaseTimes,
     assignment::Assignment,
-    directory::Difference,
+    directory::{Difference, OpenPorts},
     error::Problem,
     finding::Finding,
     host::{HostCondition, HostFacts},
@@ -158,6 +158,8 @@ crate::tagged! {
         8 => Coordinators(coordinators: Vec<SocketAddr>),
         /// The coordinator has recorded that the agent leaves.
         9 => Farewell,
+        /// The ports that instances publish on hosts, or their difference from what was sent before.
+        30 => OpenPorts(piece: OpenPortsPiece),
     }
 }
 
@@ -169,6 +171,17 @@ pub struct DirectoryPiece {
     /// The changes to the directory.
     pub difference: Difference,
     /// Whether more pieces follow before the directory is complete.
+    pub more: bool,
+}
+
+/// A piece of the open ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPortsPiece {
+    /// Whether it starts from no open ports instead of what was sent before.
+    pub anew: bool,
+    /// New or changed ones; `None` for removed ones.
+    pub difference: Vec<(InstanceId, Option<OpenPorts>)>,
+    /// Whether more pieces follow before all are known.
     pub more: bool,
 }
 

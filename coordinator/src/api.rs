@@ -2,8 +2,8 @@
 //! known in [`error`] alone.
 
 pub mod access;
-mod clock;
 mod backup;
+mod clock;
 mod cluster;
 mod doctor;
 mod door;
@@ -81,6 +81,7 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(hosts::get, hosts::remove))
         .routes(routes!(hosts::put_labels))
         .routes(routes!(hosts::oversubscribe))
+        .routes(routes!(hosts::accept))
         .routes(routes!(hosts::put_availability))
         .routes(routes!(tokens::list_join, tokens::create_join))
         .routes(routes!(tokens::revoke_join))

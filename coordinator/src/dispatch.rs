@@ -1,6 +1,7 @@
 //! The leader's side of the agents' sessions: what hosts should run goes out, what they observe
 //! comes in.
 
+mod fence;
 pub mod files;
 pub mod lease;
 mod session;
@@ -16,7 +17,7 @@ use common::{
     directory::Directory,
     error::{Code, Problem},
     finding::Finding,
-    id::HostId,
+    id::{BootId, HostId},
     network::Subnet,
     wire::{LogRequest, Open},
 };
@@ -47,6 +48,10 @@ const GATHER_DIRECTORY: Duration = Duration::from_millis(100);
 pub struct Dispatch {
     consensus: Consensus,
     hosts: Arc<Mutex<HashMap<HostId, Live>>>,
+    /// Since when this member leads, once its leases are kept.
+    leading_since: Arc<Mutex<Option<Instant>>>,
+    /// Notified when any host is heard.
+    heard: Arc<Notify>,
     directory: watch::Sender<KnownDirectory>,
 }
 
@@ -60,6 +65,10 @@ struct KnownDirectory {
 /// A host that speaks with this member.
 struct Live {
     connection: Connection,
+    /// The boot that its machine speaks from.
+    boot: BootId,
+    /// The boot of another machine with its key that was refused last.
+    refused: Option<BootId>,
     /// Tells sessions of one host apart: the newest counts.
     number: u64,
     last_beat: Instant,
@@ -75,21 +84,45 @@ struct Live {
 impl Dispatch {
     /// No sessions yet.
     pub fn new(consensus: Consensus) -> Dispatch {
-        Dispatch { consensus, hosts: Arc::default(), directory: watch::Sender::default() }
+        Dispatch {
+            consensus,
+            hosts: Arc::default(),
+            leading_since: Arc::default(),
+            heard: Arc::default(),
+            directory: watch::Sender::default(),
+        }
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<HostId, Live>> {
         self.hosts.lock().expect("no panic while it is held")
     }
 
+    fn leading_since(&self) -> Option<Instant> {
+        *self.leading_since.lock().expect("no panic while it is held")
+    }
+
+    fn lead_since(&self, since: Option<Instant>) {
+        *self.leading_since.lock().expect("no panic while it is held") = since;
+    }
+
     /// Notes a new session, and how it hears that its assignment may have changed; the host's older one ends.
-    fn begin(&self, host: HostId, connection: Connection) -> (u64, Arc<Notify>) {
+    fn begin(&self, host: HostId, boot: BootId, connection: Connection) -> (u64, Arc<Notify>) {
+        self.heard.notify_waiters();
         let mut hosts = self.hosts();
         let number = hosts.get(&host).map_or(0, |live| live.number + 1);
         let changed = Arc::new(Notify::new());
         let (last_beat, began, reported) = (Instant::now(), Instant::now(), false);
-        let live =
-            Live { connection, number, last_beat, began, reported, changed: changed.clone(), findings: Vec::new() };
+        let live = Live {
+            connection,
+            boot,
+            refused: None,
+            number,
+            last_beat,
+            began,
+            reported,
+            changed: changed.clone(),
+            findings: Vec::new(),
+        };
         if let Some(older) = hosts.insert(host, live) {
             older.connection.close("a newer session of this host has begun");
         }
@@ -132,7 +165,8 @@ impl Dispatch {
             let mut directory = self.directory.borrow().directory.clone();
             view::follow(&mut directory, &seen, &next);
             self.directory.send_if_modified(|known| {
-                let differs = !known.directory.difference(&directory).is_empty();
+                let differs = !known.directory.difference(&directory).is_empty()
+                    || !known.directory.open_ports_difference(&directory).is_empty();
                 *known = KnownDirectory { index: next.index(), directory };
                 differs
             });
@@ -144,7 +178,9 @@ impl Dispatch {
     fn beat(&self, host: HostId, number: u64) -> bool {
         let mut hosts = self.hosts();
         let live = hosts.get_mut(&host).filter(|live| live.number == number);
-        live.map(|live| live.last_beat = Instant::now()).is_some()
+        let is_newest = live.map(|live| live.last_beat = Instant::now()).is_some();
+        self.heard.notify_waiters();
+        is_newest
     }
 
     fn reported(&self, host: HostId, number: u64) {

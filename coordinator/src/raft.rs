@@ -48,8 +48,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
 pub use network::{MemberAnswer, MemberCall, Standing};
-pub use rebuild::{Found, make_store, read_store};
 pub use pulse::WallClock;
+pub use rebuild::{Found, make_store, read_store};
 pub use rejoin::begin_anew;
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotFile};
 pub use state_machine::Published;

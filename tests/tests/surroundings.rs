@@ -74,6 +74,9 @@ fn stack() -> Value {
         "services": {
             "full": full(),
             "alone": web(json!({}), json!({"network_mode": "none"})),
+            "open": web(json!({}), json!({"constraints": on("h2"), "ports": [
+                {"container": 80, "published": 8098, "protocol": "tcp"}
+            ]})),
             "node": web(
                 json!({"command": ["/bin/httpd", "-f", "-p", "8099", "-h", "/www"]}),
                 json!({"network_mode": "host", "expose": port, "constraints": on("h1")}),
@@ -119,7 +122,7 @@ fn what_a_spec_says_holds() {
     put(&lab, &json!({"spec": stack()})).expect("it is deployed");
     until(SOON, "all run that can", || {
         for (service, slot) in
-            [("full", 1), ("alone", 1), ("node", 1), ("back", 1), ("front", 1), ("other", 1), ("other", 2)]
+            [("full", 1), ("alone", 1), ("open", 1), ("node", 1), ("back", 1), ("front", 1), ("other", 1), ("other", 2)]
         {
             container(&lab, service, slot)?;
         }
@@ -189,7 +192,22 @@ fn look_at_networks(lab: &Lab) {
     let address = lab.docker(&host, &["inspect", "-f", shape, &back]).expect("it has an address");
     assert!(connects("front", &format!("{} 80", address.trim())), "they share a network");
     assert!(!connects("other", &format!("{} 80", address.trim())), "nor by its address");
-    // On its own host a container reaches published ports; the other host is outside.
-    assert!(connects("front", "10.97.0.1 7443") || connects("front", "10.97.0.2 7443"), "it reaches the outside");
-    assert!(!connects("back", "10.97.0.1 7443") && !connects("back", "10.97.0.2 7443"), "it stays inside");
+    // Of hosts, its own and the others, a container reaches what is published there, and nothing else.
+    for slot in [1, 2] {
+        let calls = |whom: &str| within(lab, "other", slot, &format!("timeout 4 /bin/busybox nc {whom} </dev/null"));
+        until(SOON, "what another host publishes is reached", || calls("10.97.0.2 8098").map(drop));
+        until(SOON, "the host's network is reached", || calls("10.97.0.1 8099").map(drop));
+        for host in ["10.97.0.1", "10.97.0.2"] {
+            for port in [22, 2375, 7443] {
+                calls(&format!("{host} {port}")).expect_err("nobody published it");
+            }
+        }
+        let ping = |host: &str| within(lab, "other", slot, &format!("timeout 4 /bin/busybox ping -c1 {host}"));
+        let own = ["10.97.0.1", "10.97.0.2"].map(|host| ping(host).is_ok());
+        assert!(own.contains(&true), "hosts answer a ping");
+    }
+    for host in ["10.97.0.1", "10.97.0.2"] {
+        assert!(!connects("front", &format!("{host} 7443")), "it reaches no coordinator");
+        assert!(!connects("back", &format!("{host} 7443")), "it stays inside");
+    }
 }

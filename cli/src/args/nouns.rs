@@ -82,6 +82,11 @@ pub enum Host {
         /// The name or id of the host.
         host: String,
     },
+    /// Accept what a host claims beyond what was accepted of it: more memory, another architecture, another address.
+    Accept {
+        /// The name or id of the host.
+        host: String,
+    },
     /// Set the labels of a host. They replace all labels that it has.
     Label {
         /// The name or id of the host.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use common::{
     api::{
-        CreateJoinToken, HostView, JoinTokenCreated, JoinTokenView, List, PutAvailability, PutHostLabels,
+        AcceptHost, CreateJoinToken, HostView, JoinTokenCreated, JoinTokenView, List, PutAvailability, PutHostLabels,
         WantedAvailability,
     },
     error::{Code, Problem},
@@ -33,6 +33,7 @@ pub async fn run(session: &Session, command: Host) -> Result<u8, Problem> {
             output::value(session.format, &view);
             Ok(0)
         }
+        Host::Accept { host } => accept(session, &host).await,
         Host::Label { host, labels } => {
             let put = PutHostLabels { labels: parse_labels(&labels)? };
             session.client.put(&format!("/api/v1/hosts/{host}/labels"), &put).await?;
@@ -70,6 +71,22 @@ async fn rm(session: &Session, host: &str) -> Result<u8, Problem> {
     output::note(
         "  until then they keep running beside their replacements; to stop them now, on the host: wharf uninstall",
     );
+    Ok(0)
+}
+
+/// Shows what a host claims, and accepts it.
+async fn accept(session: &Session, host: &str) -> Result<u8, Problem> {
+    let view: HostView = session.client.get(&format!("/api/v1/hosts/{host}")).await?;
+    if view.claims.is_empty() {
+        output::note(format!("{host} claims nothing that was not accepted"));
+        return Ok(0);
+    }
+    let question = format!("{host} claims {}. Accept it?", view.claims.join(", "));
+    if !output::confirm(&question, session.yes)? {
+        return Ok(1);
+    }
+    session.client.put(&format!("/api/v1/hosts/{host}/claims"), &AcceptHost { claims: view.claims }).await?;
+    output::note(format!("✓ {host} counts as what it claims"));
     Ok(0)
 }
 
@@ -127,7 +144,8 @@ fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, Problem> 
 fn state(host: &HostView) -> String {
     let wanted = Some(host.availability.word()).filter(|_| host.availability != Availability::Active);
     let lacks = host.conditions.iter().map(HostCondition::word);
-    [host.liveness.word()].into_iter().chain(wanted).chain(lacks).collect::<Vec<_>>().join(", ")
+    let claims = (!host.claims.is_empty()).then_some("to be accepted");
+    [host.liveness.word()].into_iter().chain(wanted).chain(lacks).chain(claims).collect::<Vec<_>>().join(", ")
 }
 
 const HEAD: [&str; 13] = [

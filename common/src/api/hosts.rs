@@ -33,6 +33,12 @@ pub struct HostView {
     pub conditions: Vec<HostCondition>,
     /// The agent's report about the host; absent until its first report.
     pub facts: Option<HostFacts>,
+    /// What the host claims beyond what was accepted of it; it takes effect once a person accepts it.
+    #[serde(default)]
+    pub claims: Vec<String>,
+    /// Why the coordinators refused the agent's last report, if they did.
+    #[serde(default)]
+    pub refused: Option<String>,
     /// The coordinator on the host, if there is one.
     pub member: Option<MemberId>,
     /// The number of instances placed on the host.
@@ -139,6 +145,14 @@ pub struct MovedInstance {
     pub from: Name,
     /// The name of the replacement's host.
     pub to: Name,
+}
+
+/// A request to accept what a host claims.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptHost {
+    /// The claims as they were seen. If the host claims something else by now, nothing is accepted.
+    pub claims: Vec<String>,
 }
 
 /// A request that replaces all labels of a host.

@@ -29,7 +29,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::Content;
+use crate::state::{Content, Inventory};
 
 /// Names a write whose result its author may not learn; a second one with the same id is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -245,6 +245,26 @@ common::tagged! {
             facts: HostFacts,
             /// A hash of the machine's id; the first one is kept, and another is a clone.
             machine: [u8; 16],
+        },
+        /// What an agent says of its host, and where its connection comes from: what its claims are checked against.
+        50 => HostSaid {
+            /// The host.
+            host: HostId,
+            /// What it says.
+            facts: HostFacts,
+            /// A hash of the machine's id; the first one is kept, and another is a clone.
+            machine: [u8; 16],
+            /// The source address of the connection.
+            from: Option<IpAddr>,
+        },
+        /// Notes that a second running machine uses the key of a host, and was refused.
+        51 => RefuseClone(host: HostId),
+        /// Accepts that a host is more than it was, or another machine.
+        52 => AcceptHost {
+            /// The host.
+            host: HostId,
+            /// What the person has seen that it claims.
+            expect: Inventory,
         },
         /// All that a host cannot do now, as its agent says.
         26 => HostConditions {

@@ -30,6 +30,12 @@ pub const CLOCKS: u16 = 3;
 /// The level that brought backups, and hosts that take the place of another one.
 pub const BACKUPS: u16 = 3;
 
+/// The level from which on what hosts claim of themselves is checked, and other machines with a host's key are fenced.
+pub const HOST_CLAIMS: u16 = 3;
+
+/// The level from which on agents know which ports are open on other hosts.
+pub const OPEN_PORTS: u16 = 3;
+
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.
     pub fn level(&self) -> u16 {
@@ -40,6 +46,7 @@ impl Command {
             | Command::PutBackupSchedule(_)
             | Command::BackupEnded { .. }
             | Command::PutReplacingToken { .. } => BACKUPS,
+            Command::HostSaid { .. } | Command::RefuseClone(_) | Command::AcceptHost { .. } => HOST_CLAIMS,
             _ => 1,
         }
     }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod command;
 pub mod divergence;
 mod explain;
+pub mod fence;
 pub mod lease;
 pub mod level;
 pub mod plan;

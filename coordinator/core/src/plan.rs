@@ -6,6 +6,7 @@
 
 mod hosts;
 mod incremental;
+mod pin;
 mod place;
 mod rollout;
 mod runs;

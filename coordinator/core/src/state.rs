@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{ApiTokenRecord, JoinTokenRecord};
 pub use backups::BackupReport;
 pub use files::{Content, FileRecord, FileVersion};
-pub use fleet::{Host, Member, MemberState, RETURNS_WITHIN};
+pub use fleet::{Claims, Host, Inventory, Member, MemberState, RETURNS_WITHIN};
 pub use format::StateHash;
 pub use keys::Key;
 pub use rebuilt::Rebuilding;
@@ -198,7 +198,10 @@ impl State {
             Command::RemoveFile(id) => self.remove_file(id),
             Command::PutRegistry(credentials) => self.put_registry(credentials),
             Command::RemoveRegistry(registry) => self.remove_registry(registry),
-            Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, *machine),
+            Command::HostReported { host, facts, machine } => self.host_reported(*host, facts, (*machine, None)),
+            Command::HostSaid { host, facts, machine, from } => self.host_reported(*host, facts, (*machine, *from)),
+            Command::RefuseClone(host) => self.refuse_clone(*host),
+            Command::AcceptHost { host, expect } => self.accept_host(*host, expect),
             Command::HostConditions { host, conditions } => self.host_conditions(*host, conditions),
             Command::HostLeaves(host) => self.host_leaves(*host),
             Command::HostLiveness { host, liveness } => self.host_liveness(*host, *liveness),

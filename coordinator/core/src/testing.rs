@@ -8,7 +8,7 @@ use common::{
     id::{BootId, ClusterId, HostId, InstanceId, MemberId, StackId},
     instance::{Observed, Phase},
     name::{Name, default_environment},
-    network::NetworkPlan,
+    network::{NetworkPlan, Subnet},
     quantity::{Bytes, MilliCpu},
     secret::Secret,
     spec::{ServiceSpec, StackSpec, VolumeSpec},
@@ -77,8 +77,9 @@ pub fn facts(number: u8) -> HostFacts {
 }
 
 /// What a host observes of an instance that has come so far: an address while it runs.
-fn observed(id: &InstanceId, phase: Phase) -> Observed {
-    let address = (phase == Phase::Running).then(|| [10, 42, 0, id.slot.slot as u8].into());
+fn observed(id: &InstanceId, subnet: Subnet, phase: Phase) -> Observed {
+    let number = u32::from(subnet.gateway()) + id.slot.slot;
+    let address = (phase == Phase::Running).then(|| number.into());
     let exit_code = (phase == Phase::Failed).then_some(1);
     let message = exit_code.map_or_else(String::new, |code| format!("it ended with exit code {code}"));
     Observed { phase, address, exit_code, message, ..Observed::nothing() }
@@ -156,6 +157,14 @@ impl Fixture {
         problem.to_string()
     }
 
+    /// A host's agent reports, and a person accepts whatever it says.
+    pub fn report(&mut self, number: u8, facts: HostFacts) {
+        self.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+        if let Some(expect) = self.cluster.hosts()[&host(number)].claims.waiting.clone() {
+            self.done(Command::AcceptHost { host: host(number), expect });
+        }
+    }
+
     pub fn deploy(&mut self, services: &[(&str, ServiceSpec)]) {
         let services = services.iter().map(|(service, spec)| (name(service), spec.clone())).collect();
         let spec = Arc::new(StackSpec { services, volumes: [(name("data").into(), VolumeSpec::default())].into() });
@@ -174,7 +183,8 @@ impl Fixture {
         let id = instance(id);
         let on = self.cluster.instances().get(&id).expect("it is there").host;
         let Observed { restart, retries, .. } = self.cluster.instances().get(&id).expect("it is there").observed;
-        let observed = Observed { restart, retries, ..observed(&id, phase) };
+        let subnet = self.cluster.hosts()[&on].subnet;
+        let observed = Observed { restart, retries, ..observed(&id, subnet, phase) };
         self.done(Command::Observe { host: on, instances: vec![(id, observed)] });
     }
 
@@ -238,7 +248,8 @@ impl Fixture {
                 let before = self.cluster.instances().get(&id).map(|i| (i.observed.restart, i.observed.retries));
                 let (restart, retries) = before.unwrap_or_default();
                 let message = if phase == Phase::Rejected { "there is no such image" } else { "" }.to_owned();
-                let observed = Observed { restart, retries, message, ..observed(&id, phase) };
+                let subnet = self.cluster.hosts()[&host].subnet;
+                let observed = Observed { restart, retries, message, ..observed(&id, subnet, phase) };
                 self.done(Command::Observe { host, instances: vec![(id, observed)] });
                 watch(&self.cluster);
             }

@@ -258,6 +258,8 @@ pub fn hosts(cluster: &State) -> Vec<HostView> {
         labels: host.labels.clone(),
         conditions: host.conditions.clone(),
         facts: host.facts.clone(),
+        claims: host.claims.in_words(),
+        refused: host.claims.refused.clone(),
         member: cluster.member_on(*id),
         instances: cluster.instances_on(*id).filter(|(_, instance)| instance.holds_bookings()).count(),
         reserved: cluster.bookings(*id).reserved,

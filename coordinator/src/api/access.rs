@@ -138,6 +138,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/hosts/{host}", MANAGE_CLUSTER),
     ("PUT", "/api/v1/hosts/{host}/labels", MANAGE_CLUSTER),
     ("PUT", "/api/v1/hosts/{host}/oversubscription", MANAGE_CLUSTER),
+    ("PUT", "/api/v1/hosts/{host}/claims", MANAGE_CLUSTER),
     ("PUT", "/api/v1/hosts/{host}/availability", DRAIN),
     ("GET", "/api/v1/join-tokens", MANAGE_CLUSTER),
     ("POST", "/api/v1/join-tokens", MANAGE_CLUSTER),

@@ -36,6 +36,7 @@ fn status(code: Code) -> StatusCode {
         | Code::HostRemoved
         | Code::HostUnknown
         | Code::Cloned
+        | Code::ClaimRefused
         | Code::Denied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::Conflict

@@ -2,7 +2,7 @@
 
 use axum::{Json, http::StatusCode};
 use common::{
-    api::{DrainPlan, HostView, List, PutAvailability, PutHostLabels, WantedAvailability},
+    api::{AcceptHost, DrainPlan, HostView, List, PutAvailability, PutHostLabels, WantedAvailability},
     error::{Code, Problem},
     host::{Availability, Oversubscription},
     id::HostId,
@@ -55,6 +55,27 @@ pub async fn put_labels(
 ) -> Result<StatusCode, ApiError> {
     let host = find(&published.cluster, &host)?;
     writing.apply(Command::PutHostLabels { host, labels: put.labels }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Accepts what a host claims beyond what was accepted of it before.
+#[utoipa::path(put, path = "/api/v1/hosts/{host}/claims", params(("host" = String, Path, description = "id or name")), request_body = AcceptHost, responses((status = 204)))]
+pub async fn accept(
+    Reading(published): Reading,
+    writing: Writing,
+    At(host): At<String>,
+    Body(put): Body<AcceptHost>,
+) -> Result<StatusCode, ApiError> {
+    let id = find(&published.cluster, &host)?;
+    let claims = &published.cluster.hosts().get(&id).ok_or_else(|| missing(&host))?.claims;
+    let seen = claims.waiting.as_ref().filter(|_| claims.in_words() == put.claims);
+    let Some(expect) = seen.cloned() else {
+        return Err(Problem::new(Code::Conflict, format!("The claims of {host} were not accepted"))
+            .why("it claims something else now, or nothing")
+            .fix(format!("See what it claims: wharf host inspect {host}"))
+            .into());
+    };
+    writing.apply(Command::AcceptHost { host: id, expect }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,11 +24,13 @@ pub async fn run(dispatch: Dispatch) {
         }
         if !dispatch.consensus.leadership().leads {
             leading_since = None;
+            dispatch.lead_since(None);
             // Also those that began while it led for less than one look.
             dispatch.forget_all();
             continue;
         }
         let since = *leading_since.get_or_insert_with(Instant::now);
+        dispatch.lead_since(Some(since));
         let proposals = judge_all(&dispatch, since, settings);
         if !proposals.is_empty()
             && let Err(reason) = dispatch.consensus.propose(proposals).await

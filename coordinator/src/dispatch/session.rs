@@ -3,7 +3,7 @@
 
 mod tell;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{
     error::{Code, Problem},
@@ -15,6 +15,7 @@ use common::{
 use coordinator_core::{
     Command, Outcome,
     access::{self, Action, Principal, Refusal},
+    level,
     state::Host,
     view,
 };
@@ -25,7 +26,7 @@ use link::{
 use tokio::sync::mpsc;
 use tracing::{Instrument, info, info_span};
 
-use super::Dispatch;
+use super::{Dispatch, fence};
 use crate::raft::NotProposed;
 use tell::Telling;
 
@@ -47,6 +48,15 @@ enum Ended {
     Replaced,
 }
 
+impl From<fence::Turned> for Ended {
+    fn from(turned: fence::Turned) -> Ended {
+        match turned {
+            fence::Turned::NotLeader => Ended::NotLeader,
+            fence::Turned::Refused(problem) => Ended::Refused(problem),
+        }
+    }
+}
+
 impl From<NotProposed> for Ended {
     fn from(_: NotProposed) -> Ended {
         // What was not written is reported again in the next session.
@@ -59,7 +69,13 @@ pub async fn serve(dispatch: Dispatch, connection: Connection, hello: Hello, str
     let span = info_span!("session", host = %hello.host);
     async {
         let Stream { incoming, mut outgoing } = stream;
-        let mut session = Session { dispatch, host: hello.host, machine: hello.machine, number: 0 };
+        let mut session = Session {
+            dispatch,
+            host: hello.host,
+            machine: hello.machine,
+            from: connection.remote().ip().to_canonical(),
+            number: 0,
+        };
         let ended = session.run(connection, hello.facts, incoming, &mut outgoing).await;
         let farewell = match ended {
             Ended::NotLeader => Some(ToAgent::Redirect { leader: session.dispatch.consensus.leader_address() }),
@@ -81,6 +97,8 @@ struct Session {
     dispatch: Dispatch,
     host: HostId,
     machine: [u8; 16],
+    /// Where its connection comes from.
+    from: IpAddr,
     number: u64,
 }
 
@@ -163,8 +181,10 @@ impl Session {
         if let Err(refusal) = access::authorize(&peer, &Action::Host(self.host), &published.cluster) {
             return Err(Ended::Refused(refused(refusal)));
         }
+        let boot = facts.boot;
+        fence::pass(&self.dispatch, self.host, boot).await?;
         self.put_facts(facts).await?;
-        let (number, changed) = self.dispatch.begin(self.host, connection);
+        let (number, changed) = self.dispatch.begin(self.host, boot, connection);
         self.number = number;
         let coordinators = view::coordinators(&published.cluster);
         let heartbeat = published.cluster.settings().heartbeat;
@@ -216,13 +236,20 @@ impl Session {
     async fn put_facts(&self, facts: HostFacts) -> Result<(), Ended> {
         let published = self.dispatch.consensus.current();
         let known = published.cluster.hosts().get(&self.host);
+        let checks = published.cluster.level() >= level::HOST_CLAIMS;
         let is_known = |host: &Host| {
-            host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine) && host.left_at.is_none()
+            let is_checked = !checks || (host.claims.from == Some(self.from) && host.claims.counts_whole());
+            let is_same = host.facts.as_ref() == Some(&facts) && host.machine == Some(self.machine);
+            is_same && is_checked && host.left_at.is_none()
         };
         if known.is_some_and(is_known) {
             return Ok(());
         }
-        let command = Command::HostReported { host: self.host, facts, machine: self.machine };
+        let (host, machine, from) = (self.host, self.machine, Some(self.from));
+        let command = match checks {
+            true => Command::HostSaid { host, facts, machine, from },
+            false => Command::HostReported { host, facts, machine },
+        };
         match self.dispatch.consensus.propose(vec![command.into()]).await?.into_iter().next() {
             Some(Outcome::Rejected(problem)) => Err(Ended::Refused(problem)),
             _ => Ok(()),

@@ -1,9 +1,6 @@
 //! A host: a real reconciler over a Docker that is only a map.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::{
     Action, ActionResult, Container, ContainerState, Lease, Local, Memory, Situation, Stopped, reconcile,
@@ -288,8 +285,9 @@ impl Host {
                 self.made += 1;
                 let id = format!("c{}", self.made);
                 // Docker assigns addresses in turn, and reuses released ones.
-                let IpAddr::V4(host) = self.facts.address else { return missing() };
-                let address = Some([10, 42, host.octets()[3], (self.made % 250) as u8 + 2].into());
+                let Some(overlay) = self.assignment.overlay() else { return missing() };
+                let number = u32::from(overlay.own.gateway()) + 1 + (self.made % 250) as u32;
+                let address = Some(number.into());
                 let container = Container {
                     id,
                     state: ContainerState::Created,

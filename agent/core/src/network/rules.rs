@@ -88,6 +88,7 @@ impl Rules {
         [services::CHAINS, environments::CHAINS, environments::SETS].iter().any(|start| name.starts_with(start))
             || [services::MAP, services::ITSELF, environments::MAP, published::CHAIN].contains(&name)
             || [reach::INTERNAL, reach::CALLERS, reach::HOST_PORTS].contains(&name)
+            || [reach::KNOWN_HOSTS, reach::PUBLISHED_PORTS].contains(&name)
             || [bindings::BINDINGS, bindings::PORTS, bindings::ADDRESSES].contains(&name)
     }
 

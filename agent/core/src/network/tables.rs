@@ -72,6 +72,13 @@ fn sets(underlays: &str, hosts: &str) -> String {
     set host-ports {{
         type ipv4_addr . inet_proto . inet_service
     }}
+    # The addresses of the cluster's hosts, and what is published there.
+    set known-hosts {{
+        type ipv4_addr
+    }}
+    set published-ports {{
+        type ipv4_addr . inet_proto . inet_service
+    }}
     map services {{
         type ipv4_addr : verdict
     }}
@@ -139,6 +146,7 @@ fn passed_on(plan: &NetworkPlan) -> String {
         ct state established,related accept
         iifname \"{BRIDGE}\" ip saddr @internal oifname != {{ \"{BRIDGE}\", \"{TUNNEL}\" }} goto inside
         iifname \"{BRIDGE}\" ip saddr @internal ct status & dnat == dnat ct original ip daddr != {services} goto inside
+        iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr @known-hosts goto to-host
         iifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} oifname {{ \"{BRIDGE}\", \"{TUNNEL}\" }} ip daddr {containers} goto between
         ip daddr {services} reject with tcp reset
         ip daddr {services} reject
@@ -151,6 +159,13 @@ fn passed_on(plan: &NetworkPlan) -> String {
     chain inside {{
         meta l4proto tcp reject with tcp reset
         reject with icmp admin-prohibited
+    }}
+    # Of another host, containers reach what is published there, as they do of their own.
+    chain to-host {{
+        ip daddr . meta l4proto . th dport @published-ports accept
+        ip daddr . meta l4proto . th dport @host-ports accept
+        icmp type echo-request accept
+        drop
     }}
     # An instance of no environment yet gets no answer, so that it asks again; one of another environment is refused.
     chain between {{

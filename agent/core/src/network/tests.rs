@@ -137,6 +137,8 @@ fn rules_name_the_peers_and_the_own_subnet() {
         "ip daddr 10.42.1.1 meta l4proto { tcp, udp } th dport 53 accept",
         "ip daddr 10.43.0.0/16 reject with tcp reset",
         "ip saddr . ip daddr @itself masquerade",
+        "iifname { \"wharf-br0\", \"wharf-tun0\" } ip daddr @known-hosts goto to-host",
+        "ip daddr . meta l4proto . th dport @published-ports accept",
     ] {
         assert!(rules.contains(line), "{line} in {rules}");
     }

@@ -60,6 +60,7 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::RemoveRegistry(_)
         | Command::PutHostLabels { .. }
         | Command::Oversubscribe { .. }
+        | Command::AcceptHost { .. }
         | Command::RemoveHost(_)
         | Command::PutBackupKey { .. }
         | Command::PutBackupSchedule(_)
@@ -71,6 +72,8 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::PinImage { .. }
         | Command::Admit(_)
         | Command::HostReported { .. }
+        | Command::HostSaid { .. }
+        | Command::RefuseClone(_)
         | Command::HostConditions { .. }
         | Command::HostLeaves(_)
         | Command::HostLiveness { .. }

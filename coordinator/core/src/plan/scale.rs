@@ -15,6 +15,7 @@ use super::{
     Blocked, Hold, Moment, Pass, Plan,
     hosts::of_global,
     lease_over_at,
+    pin::confirmed_digest,
     place::{Only, Placer, Seat},
     replaced_at, rollout,
     rollout::canary_stands,
@@ -156,15 +157,17 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The first host that pulled a tag decides what it means for the whole revision.
+    /// What a tag means for the whole revision is decided by what hosts pulled: by one on whose word it does not depend
+    /// alone, see [`confirmed_digest`].
     fn pin_image(&self, plan: &mut Plan) {
         let service = self.service;
         if service.digest.is_some() || service.spec.container.image.contains('@') {
             return;
         }
-        let mut of_revision = self.instances.iter().filter(|(_, i)| i.revision == service.revision);
-        if let Some(digest) = of_revision.find_map(|(_, i)| i.observed.image_digest.clone()) {
-            let (service, expect_revision) = (self.id.clone(), service.revision);
+        let of_revision = self.instances.iter().filter(|(_, i)| i.revision == service.revision);
+        let pulled = of_revision.filter_map(|(_, i)| Some((i.host, i.observed.image_digest.as_deref()?)));
+        if let Some(digest) = confirmed_digest(self.cluster, pulled) {
+            let (service, expect_revision, digest) = (self.id.clone(), service.revision, digest.to_owned());
             plan.commands.push(Command::PinImage { service, expect_revision, digest });
         }
     }

@@ -210,7 +210,7 @@ fn a_service_waits_for_what_it_depends_on() {
 fn odd(fixture: &mut Fixture, number: u8, change: impl FnOnce(&mut common::host::HostFacts)) {
     let mut facts = crate::testing::facts(number);
     change(&mut facts);
-    fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+    fixture.report(number, facts);
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Hosts, and the members that run on some of them.
 
+mod claims;
 mod subnets;
+mod version1;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use common::{
     error::{Code, Problem},
@@ -18,7 +23,12 @@ use serde::{Deserialize, Serialize};
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::fence;
+
 use super::{Applied, State, not_found, set_back::Back, size_of};
+
+pub use claims::{Claims, Inventory};
+pub(super) use version1::Version1;
 
 /// The section of hosts and members.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -123,6 +133,8 @@ pub struct Host {
     pub joined_at: Timestamp,
     /// The addresses of its containers, which it has for life.
     pub subnet: Subnet,
+    /// What it claims of itself, as far as that does not count.
+    pub claims: Claims,
 }
 
 /// How long what runs on a host waits for it, if its agent has said that it will be back.
@@ -293,6 +305,7 @@ impl State {
             machine: None,
             joined_at: self.basics.clock,
             subnet,
+            claims: Claims::default(),
         };
         self.fleet.hosts.insert(id, host);
         Ok(())
@@ -333,37 +346,57 @@ impl State {
         self.done()
     }
 
-    pub(super) fn host_reported(&mut self, id: HostId, facts: &HostFacts, machine: [u8; 16]) -> Applied {
-        let size = size_of(facts);
+    pub(super) fn host_reported(
+        &mut self,
+        id: HostId,
+        said: &HostFacts,
+        (machine, from): ([u8; 16], Option<IpAddr>),
+    ) -> Applied {
+        let size = size_of(said);
         if size > MAX_FACTS {
             return Err(Problem::new(Code::TooLarge, "The facts of the host were not stored")
                 .why(format!("they have {size} bytes, and the limit is {MAX_FACTS}")));
         }
-        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        let host = self.fleet.hosts.get(&id).ok_or_else(|| not_found("host", id))?;
         if host.machine.is_some_and(|known| known != machine) {
-            let name = host.name.clone();
-            self.record(id, "clone-refused", format!("another machine uses the key of {name}"));
-            return Err(Problem::new(Code::Cloned, format!("This disk was cloned from {name}"))
-                .why("two machines use the same key, and the first one keeps it")
-                .fix("On the copy: wharf agent reset-identity, then join it with a new line"));
+            return self.refuse_clone(id);
         }
-        let is_back = host.left_at.take().is_some();
-        if host.facts.as_ref() == Some(facts) && host.machine.is_some() {
-            if is_back {
-                self.touch();
+        let before = host.clone();
+        let mut facts = said.clone();
+        if self.checks_claims() {
+            if let Some(problem) = self.claim_conflict(id, said, from) {
+                return self.refuse_report(id, problem);
             }
+            facts = self.take_claims(id, said, from).ok_or_else(|| not_found("host", id))?;
+        }
+        let rebooted = before.facts.as_ref().is_some_and(|known| known.boot != facts.boot);
+        if rebooted && before.left_at.is_none() && self.checks_claims() {
+            // Its earlier self may run on, cut off: until its leases are over nothing strict runs beside it.
+            self.abandon_strict_instances_on(id);
+        }
+        let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
+        (host.left_at, host.machine, host.facts) = (None, Some(machine), Some(facts));
+        if *host == before {
             return self.done();
         }
-        let name = host.name.clone();
-        let rebooted = host.facts.as_ref().is_some_and(|known| known.boot != facts.boot);
-        host.facts = Some(facts.clone());
-        host.machine = Some(machine);
+        let (name, same_facts) = (host.name.clone(), host.facts == before.facts && before.machine.is_some());
+        if same_facts {
+            self.touch();
+            return self.done();
+        }
         self.record(
             id,
             if rebooted { "host-rebooted" } else { "host-reported" },
-            format!("{name}: {} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker),
+            format!("{name}: {} cores, {}, Docker {}", said.cpu, said.memory, said.docker),
         );
         self.done()
+    }
+
+    /// Refuses another machine that uses the key of a host.
+    pub(super) fn refuse_clone(&mut self, id: HostId) -> Applied {
+        let name = self.fleet.hosts.get(&id).ok_or_else(|| not_found("host", id))?.name.clone();
+        self.record(id, "clone-refused", format!("another machine uses the key of {name}"));
+        Err(fence::cloned(&name))
     }
 
     pub(super) fn host_conditions(&mut self, id: HostId, conditions: &[HostCondition]) -> Applied {

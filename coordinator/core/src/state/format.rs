@@ -14,7 +14,7 @@ use serde::{
     ser::{Error as _, SerializeTuple},
 };
 
-use super::{State, access::Version1};
+use super::{State, access::Version1, fleet};
 use crate::level;
 
 /// More sections than any version will have.
@@ -24,7 +24,9 @@ const MOST_SECTIONS: usize = 255;
 type Head = (u16, u16);
 
 const BASICS: Head = (1, 1);
-const FLEET: Head = (2, 1);
+const FLEET: Head = (2, 2);
+/// Up to the level before [`level::HOST_CLAIMS`].
+const FLEET_1: Head = (2, 1);
 const WORK: Head = (3, 1);
 const ACCESS: Head = (4, 2);
 /// Up to the level before [`level::ROLES`].
@@ -59,7 +61,11 @@ impl State {
     /// Writes the sections that decide what happens next: all but events and remembered outcomes.
     fn write_decisive<T: SerializeTuple>(&self, sections: &mut Sections<'_, T>) -> Result<(), T::Error> {
         sections.write(BASICS, &self.basics)?;
-        sections.write(FLEET, &self.fleet)?;
+        if self.basics.level < level::HOST_CLAIMS {
+            sections.write(FLEET_1, &fleet::Version1::from(&self.fleet))?;
+        } else {
+            sections.write(FLEET, &self.fleet)?;
+        }
         sections.write(WORK, &self.work)?;
         if self.basics.level < level::ROLES {
             sections.write(ACCESS_1, &Version1::try_from(&self.access).map_err(T::Error::custom)?)?;
@@ -142,6 +148,7 @@ impl<'de> Visitor<'de> for Reader {
             match next::<Head, A>(&mut parts)? {
                 BASICS => state.basics = next(&mut parts)?,
                 FLEET => state.fleet = next(&mut parts)?,
+                FLEET_1 => state.fleet = next::<fleet::Version1, A>(&mut parts)?.into(),
                 WORK => state.work = next(&mut parts)?,
                 ACCESS => state.access = next(&mut parts)?,
                 ACCESS_1 => state.access = next::<Version1, A>(&mut parts)?.into(),
@@ -207,7 +214,7 @@ mod tests {
         for level in [1, level::ROLES] {
             state.basics.level = level;
             let bytes = codec::encode(&state).expect("it is written");
-            assert_eq!(codec::decode::<State>(&bytes).expect("it is read"), state, "level {level}");
+            assert_eq!(codec::decode::<State>(&bytes).expect("it is read").access, state.access, "level {level}");
         }
         state.basics.level = 1;
         let bytes = codec::encode(&(1_u16, ACCESS_1, Version1::try_from(&state.access).expect("it fits")));

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{Applied, Host, MAX_SKEW, State, not_found, set_back::Back, shortened, size_of};
 
 pub use candidate::Candidate;
+pub(super) use candidate::names_of_arch;
 pub use dependencies::Awaited;
 pub use instances::{Bookings, Instance, Slot};
 pub use rollouts::{Rollout, Version};
@@ -128,6 +129,18 @@ impl State {
             if let Some(slot) = self.work.slots.get_mut(&id) {
                 slot.home = Some(new);
             }
+        }
+    }
+
+    /// Forgets the strict singletons on a host that began again without a farewell. What runs of them elsewhere, if
+    /// another machine took the host's place, ends with their leases.
+    pub(super) fn abandon_strict_instances_on(&mut self, host: HostId) {
+        let strict = self.strict_instances_on(host).filter(|(_, instance)| instance.may_run());
+        let strict: Vec<InstanceId> = strict.map(|(id, _)| id.clone()).collect();
+        let lease_over = self.basics.clock + self.longest_lease();
+        for id in strict {
+            self.work.orphans.insert(id.slot.clone(), lease_over);
+            self.forget_instance(&id);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{
-    directory::{Directory, Endpoint, HostListing, Listing, Reach},
+    directory::{Directory, Endpoint, HostListing, Listing, OpenPorts, Reach},
     id::{HostId, ServiceId, StackId},
     instance::Verdict,
     network::Backend,
@@ -29,7 +29,11 @@ pub fn follow(directory: &mut Directory, before: &State, after: &State) {
         return;
     }
     let changes = Changes::between(before, after);
+    if directory.open_ports().is_none() {
+        directory.put_open_ports(Some(Default::default()));
+    }
     for change in changes.instances() {
+        directory.put_open_ports_of(change.key.clone(), change.after.and_then(|instance| open_ports(after, instance)));
         directory.put_instance(change.key.clone(), change.after.and_then(|instance| endpoint(after, instance)));
     }
     // A host may have taken the place of another one, and has its subnet.
@@ -51,9 +55,16 @@ pub fn follow(directory: &mut Directory, before: &State, after: &State) {
     }
 }
 
+/// What an instance publishes, for as long as its host's ports are booked for it.
+fn open_ports(cluster: &State, instance: &Instance) -> Option<OpenPorts> {
+    let host = cluster.hosts().get(&instance.host)?.subnet;
+    let ports = instance.ports.iter().map(|port| (port.spec.host_ip, port.spec.protocol, port.host)).collect();
+    (instance.holds_bookings() && !instance.ports.is_empty()).then_some(OpenPorts { host, ports })
+}
+
 fn host_listing(id: HostId, host: &Host) -> HostListing {
     let facts = host.facts.as_ref();
-    let (address, key) = (facts.map(|facts| facts.address), facts.and_then(|facts| facts.wireguard));
+    let (address, key) = (host.address(), facts.and_then(|facts| facts.wireguard));
     HostListing { id, name: host.name.clone(), address, key, labels: host.labels.clone() }
 }
 
@@ -97,8 +108,7 @@ fn is_on_host(spec: &ServiceSpec) -> bool {
 fn endpoint(cluster: &State, instance: &Instance) -> Option<Endpoint> {
     let address = if is_on_host(&instance.spec) {
         // Others reach it where they reach its host.
-        let facts = cluster.hosts().get(&instance.host)?.facts.as_ref()?;
-        let IpAddr::V4(address) = facts.address else { return None };
+        let IpAddr::V4(address) = cluster.hosts().get(&instance.host)?.address()? else { return None };
         address
     } else {
         instance.observed.address?
@@ -184,6 +194,26 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_open_for_as_long_as_they_are_booked() {
+        let mut fixture = Fixture::of_hosts(2);
+        let mut follower = Follower { seen: State::default(), directory: Directory::default() };
+        let port = PortSpec { container: 80, published: Some(8080), protocol: Protocol::Tcp, host_ip: None };
+        let publishing = |replicas| web(|spec| (spec.replicas, spec.ports) = (replicas, vec![port.clone()]));
+        fixture.deploy(&[("web", publishing(2))]);
+        fixture.settle();
+        follower.step(&fixture);
+        let open = |follower: &Follower| {
+            let all = follower.directory.reachable_ports().expect("they are known");
+            all.map(|(address, protocol, port)| format!("{address} {protocol} {port}")).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&follower), ["10.0.0.1 tcp 8080", "10.0.0.2 tcp 8080"]);
+        fixture.deploy(&[("web", publishing(1))]);
+        fixture.settle();
+        follower.step(&fixture);
+        assert_eq!(open(&follower).len(), 1);
+    }
+
+    #[test]
     fn what_is_on_no_network_is_not_listed_and_what_is_on_the_hosts_has_its_address() {
         let mut fixture = Fixture::of_hosts(1);
         let mut follower = Follower { seen: State::default(), directory: Directory::default() };
@@ -204,7 +234,7 @@ mod tests {
         assert_eq!(address(&follower), before);
         // It follows its host.
         let facts = common::host::HostFacts { address: [192, 168, 9, 9].into(), ..crate::testing::facts(1) };
-        fixture.done(Command::HostReported { host: host(1), facts, machine: [1; 16] });
+        fixture.report(1, facts);
         follower.step(&fixture);
         assert_eq!(address(&follower), Some([192, 168, 9, 9].into()));
     }

@@ -1,5 +1,6 @@
 //! What is wrong, as people should read it: where, why, and what to do.
 
+mod claims;
 mod paths;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub fn doctor(cluster: &State, found: &Found) -> DoctorView {
     let ready = cluster.hosts().values().filter(|host| host.liveness == Liveness::Ready).count();
     let mut findings: Vec<FindingView> = cluster.hosts().values().filter_map(absent).collect();
     findings.extend(cluster.hosts().values().flat_map(|host| conditions(cluster, host)));
+    findings.extend(cluster.hosts().values().flat_map(claims::of));
     let mut misses: BTreeMap<Subnet, Vec<(HostId, &Host)>> = BTreeMap::new();
     for (id, of_host) in found {
         // What an agent said before it fell silent is not what is now.

@@ -8,9 +8,9 @@ use common::{
     error::{Code, Problem},
     id::InstanceId,
     network::Network,
-    wire::{DirectoryPiece, ToAgent},
+    wire::{DirectoryPiece, OpenPortsPiece, ToAgent},
 };
-use coordinator_core::{State, lease, view};
+use coordinator_core::{State, lease, level, view};
 use link::connection::Sender;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
@@ -34,13 +34,16 @@ pub struct Telling {
     assignment: Option<Assignment>,
     coordinators: Vec<SocketAddr>,
     directory: Option<Directory>,
+    /// The directory whose open ports were sent last.
+    ports_of: Option<Directory>,
 }
 
 impl Telling {
     /// Nothing is told yet but these coordinators.
     pub fn new(since: u64, changed: Arc<Notify>, coordinators: Vec<SocketAddr>) -> Telling {
-        let (unknown, assignment, directory) = (BTreeSet::new(), None, None);
-        Telling { since, changed, is_stale: true, unknown, assignment, coordinators, directory }
+        let unknown = BTreeSet::new();
+        let (assignment, directory, ports_of) = (None, None, None);
+        Telling { since, changed, is_stale: true, unknown, assignment, coordinators, directory, ports_of }
     }
 
     /// Tells until the session ends.
@@ -66,6 +69,9 @@ impl Telling {
             }
             let now = self.directory_now(&directory.borrow_and_update(), &cluster);
             self.tell_directory(now, outgoing).await?;
+            if cluster.level() >= level::OPEN_PORTS {
+                self.tell_open_ports(outgoing).await?;
+            }
             tokio::select! {
                 sent = beats.recv() => self.answer_beat(session, sent.ok_or(Ended::Gone)?, outgoing).await?,
                 heard = heard.recv() => self.answer(heard.ok_or(Ended::Gone)?, outgoing).await?,
@@ -157,6 +163,27 @@ impl Telling {
             outgoing.send(&ToAgent::Directory(piece)).await?;
         }
         self.directory = Some(now);
+        Ok(())
+    }
+
+    /// Sends which ports are open on hosts, as far as that has changed since it was sent last.
+    async fn tell_open_ports(&mut self, outgoing: &mut Sender) -> Result<(), Ended> {
+        let Some(now) = &self.directory else { return Ok(()) };
+        let anew = self.ports_of.is_none();
+        let difference = self.ports_of.as_ref().unwrap_or(&Directory::default()).open_ports_difference(now);
+        if !anew && difference.is_empty() {
+            return Ok(());
+        }
+        let mut pieces: Vec<_> = difference.chunks(PIECE).map(<[_]>::to_vec).collect();
+        if pieces.is_empty() {
+            pieces.push(Vec::new());
+        }
+        let last = pieces.len() - 1;
+        for (number, difference) in pieces.into_iter().enumerate() {
+            let piece = OpenPortsPiece { anew: anew && number == 0, difference, more: number < last };
+            outgoing.send(&ToAgent::OpenPorts(piece)).await?;
+        }
+        self.ports_of = Some(now.clone());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     Command,
     plan::plan,
-    testing::{Fixture, facts, host, name, web},
+    testing::{Fixture, facts, name, web},
 };
 
 /// Hosts with so many GPUs.
@@ -18,7 +18,7 @@ fn hosts_with(gpus: &[u32]) -> Fixture {
     for (number, count) in (1..).zip(gpus) {
         let ids = (0..*count).map(|gpu| format!("GPU-{number}{gpu}")).collect();
         let facts = HostFacts { devices: [(GPU.to_owned(), ids)].into(), ..facts(number) };
-        fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+        fixture.report(number, facts);
     }
     fixture
 }

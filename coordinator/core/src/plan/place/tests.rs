@@ -6,10 +6,7 @@ use common::{
 };
 
 use super::*;
-use crate::{
-    Command,
-    testing::{Fixture, facts, host, name, stack, web},
-};
+use crate::testing::{Fixture, facts, name, stack, web};
 
 /// Numbers that look random and are the same every time.
 struct Numbers(u64);
@@ -61,7 +58,7 @@ fn the_ranking_chooses_what_a_look_at_every_host_chooses() {
             let gpus: Vec<String> = (0..numbers.below(5)).map(|gpu| format!("GPU-{gpu}")).collect();
             let devices = [(GPU.to_owned(), gpus)].into();
             let facts = HostFacts { cpu, memory, devices, ..facts(number) };
-            fixture.done(Command::HostReported { host: host(number), facts, machine: [number; 16] });
+            fixture.report(number, facts);
         }
         // Something is there already.
         let other = some_service(&mut numbers);

@@ -95,7 +95,7 @@ impl State {
 }
 
 /// Docker says x86_64 and aarch64, people and images say amd64 and arm64: both are right.
-fn names_of_arch(arch: &str) -> [&str; 2] {
+pub(in crate::state) fn names_of_arch(arch: &str) -> [&str; 2] {
     match arch {
         "x86_64" | "amd64" => ["x86_64", "amd64"],
         "aarch64" | "arm64" => ["aarch64", "arm64"],

@@ -1,18 +1,21 @@
 //! Slots and the instances that fill them.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use common::{
     device::BoundDevice,
     error::{Code, Problem},
     id::{HostId, InstanceId, ServiceId, SlotId, StackId},
     instance::{BoundPort, Desired, Health, Observed, Phase, StopReason, Verdict, Want},
+    network::{Backend, Subnet},
     output::LastLines,
     spec::{Mode, Protocol, Resources, ServiceSpec},
     time::Timestamp,
 };
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
+
+use crate::level;
 
 use super::{
     Applied, Back, Service, State, not_found,
@@ -258,7 +261,11 @@ impl State {
 
     fn observe_one(&mut self, host: HostId, id: &InstanceId, observed: &Observed) {
         let clock = self.basics.clock;
-        let observed: &Observed = &bounded(observed);
+        let mut observed = bounded(observed);
+        if self.is_foreign_address(host, observed.address) {
+            observed.to_mut().address = None;
+        }
+        let observed: &Observed = &observed;
         // A host speaks for its own instances; what the cluster no longer knows is no news.
         let Some(instance) = self.work.instances.get_mut(id).filter(|instance| instance.host == host) else { return };
         if *observed == instance.observed || !observed.may_follow(&instance.observed) {
@@ -289,6 +296,15 @@ impl State {
         } else {
             self.touch();
         }
+    }
+
+    /// Whether a host claims an address for one of its containers that lies outside of its own subnet: packets for
+    /// another host's containers, or for a service, would go to it. Without an overlay no address is published.
+    fn is_foreign_address(&self, host: HostId, address: Option<Ipv4Addr>) -> bool {
+        let (Some(address), Some(host)) = (address, self.hosts().get(&host)) else { return false };
+        let is_of_a_container =
+            Subnet::of(address) == host.subnet && !host.subnet.is_own(address) && address != host.subnet.0.broadcast();
+        self.basics.level >= level::HOST_CLAIMS && self.basics.network.backend != Backend::None && !is_of_a_container
     }
 
     fn record_observed(&mut self, id: &InstanceId, before: &Observed, observed: &Observed) {

@@ -6,7 +6,7 @@ use common::{
 };
 
 use super::*;
-use crate::testing::{Fixture, facts, host, name, stack, web};
+use crate::testing::{Fixture, facts, name, stack, web};
 
 fn port(published: u16, change: impl FnOnce(&mut PortSpec)) -> PortSpec {
     let mut port = PortSpec { container: 80, published: Some(published), protocol: Protocol::Tcp, host_ip: None };
@@ -159,7 +159,7 @@ fn numbers_are_as_they_will_be() {
 fn what_the_internet_reaches_is_named() {
     let mut fixture = Fixture::of_hosts(1);
     let facts = HostFacts { address: [198, 18, 0, 1].into(), ..facts(1) };
-    fixture.done(Command::HostReported { host: host(1), facts, machine: [1; 16] });
+    fixture.report(1, facts);
     let open = |address: Option<IpAddr>| web(move |spec| spec.ports = vec![port(80, |port| port.host_ip = address)]);
     let warned = |address| {
         plan_of(&fixture, &[("web", open(address))])
