@@ -27,6 +27,7 @@ pub mod runtime;
 pub mod session;
 mod socket;
 pub mod tunnel;
+pub mod upgrade;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -57,6 +58,7 @@ use network::{NetworkKeeper, OwnKey};
 use reconciler::{HostParts, Reconciler};
 use runtime::ContainerRuntime;
 use session::Session;
+use upgrade::OwnBinary;
 
 /// The settings of an agent.
 #[derive(Debug, Clone)]
@@ -75,6 +77,8 @@ pub struct Config {
     pub address: Option<IpAddr>,
     /// Whether it has the host's network to itself: not where many agents share a kernel.
     pub keeps_network: bool,
+    /// The binary of the process; absent where the process cannot go on with another one.
+    pub binary: Option<OwnBinary>,
 }
 
 /// A file in the state folder that says that the agent will not come back.
@@ -163,6 +167,9 @@ impl Agent {
         let conditions = agent.watch_host();
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
         let admitted = agent.keep_network(known, key.clone(), address);
+        if let Some(own) = config.binary.clone() {
+            agent.tasks.spawn("upgrade", upgrade::run(own, leads.clone()));
+        }
         let (files, boot) = (Files::new(config.places.clone(), leads), facts::boot_id());
         let leases = Arc::new(Leases::new(config.places.clone(), agent.wake.clone()));
         let (residents, of_host) = (publish_residents, leases.clone());

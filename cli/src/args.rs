@@ -11,7 +11,8 @@ use ipnet::Ipv4Net;
 
 pub use backup::{Backup, BackupCommand, Coordinators, Recover, Restore};
 pub use nouns::{
-    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token,
+    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token, Upgrade,
+    UpgradeCommand,
 };
 
 /// The default folder for a host's state: keyring, ledger, store, log.
@@ -188,9 +189,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Clock>,
     },
+    /// Bring another version of wharf to all hosts, one after the other. Containers keep running.
+    Upgrade(Upgrade),
     /// Show the cluster's state and settings.
     Status,
-    /// Show the versions of this command line and of the cluster.
+    /// Show the versions of this command line and of the hosts.
     Version {
         /// Only the version of this command line; needs no cluster.
         #[arg(long)]

@@ -23,6 +23,8 @@ use crate::{context::Context, pinned};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+/// How long a large body may take, with the answer to it.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A client for a cluster's API.
 pub struct Client {
@@ -139,6 +141,21 @@ impl Client {
         Err(problem.fix("Check that wharf runs there and that port 7443/tcp is open"))
     }
 
+    /// Sends a large body with PUT to the first coordinator that answers, and decodes the answer.
+    pub async fn upload<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Problem> {
+        let mut causes = Vec::new();
+        for server in &self.servers {
+            let request = (self.request(*server, &Method::PUT, path, None), "application/octet-stream");
+            match self.send_within(*server, request, body.clone(), UPLOAD_TIMEOUT).await {
+                Ok(response) if response.status().is_success() => return read(response).await,
+                Ok(response) => return Err(problem_of(response).await),
+                Err(Failure::Unreachable(why) | Failure::Certificate(why)) => causes.push(format!("{server}: {why}")),
+            }
+        }
+        let problem = Problem::new(Code::Unreachable, "No coordinator took the binary");
+        Err(causes.into_iter().fold(problem, Problem::why))
+    }
+
     fn request(&self, server: SocketAddr, method: &Method, path: &str, key: Option<&str>) -> request::Builder {
         let mut request = Request::builder()
             .method(method)
@@ -156,16 +173,26 @@ impl Client {
     async fn send_to(
         &self,
         server: SocketAddr,
-        mut request: request::Builder,
+        request: request::Builder,
         body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.send_within(server, (request, "application/json"), body, ANSWER_TIMEOUT).await
+    }
+
+    async fn send_within(
+        &self,
+        server: SocketAddr,
+        (mut request, kind): (request::Builder, &'static str),
+        body: Bytes,
+        within: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let mut connection = self.connect(server).await?;
         if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            request = request.header(header::CONTENT_TYPE, kind);
         }
         let request = request.body(Full::new(body)).map_err(|e| Failure::Unreachable(e.to_string()))?;
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, connection.send_request(request)).await;
-        let answered = answered.map_err(|_| Failure::Unreachable(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        let answered = tokio::time::timeout(within, connection.send_request(request)).await;
+        let answered = answered.map_err(|_| Failure::Unreachable(format!("no answer within {within:?}")))?;
         answered.map_err(|e| Failure::Unreachable(e.to_string()))
     }
 

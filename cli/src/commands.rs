@@ -23,12 +23,12 @@ mod stacks;
 mod tokens;
 mod uninstall;
 mod up;
+mod upgrade;
 
 use std::collections::BTreeSet;
 
 use clap::CommandFactory;
 use common::{
-    api::ClusterView,
     error::{Code, Problem},
     explain::list,
     name::{Name, default_environment},
@@ -121,7 +121,7 @@ async fn dispatch(args: Args) -> Result<u8, Problem> {
             return Ok(0);
         }
         Command::Version { client: true } => {
-            output::line(env!("CARGO_PKG_VERSION"));
+            upgrade::own_version(args.output);
             return Ok(0);
         }
         _ => {}
@@ -168,8 +168,9 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Doctor { paths: false } => doctor::doctor(session).await,
         Command::Doctor { paths: true } => doctor::paths(session).await,
         Command::Clock { command } => clock::run(session, command).await,
+        Command::Upgrade(asked) => upgrade::run(session, asked).await,
         Command::Status => members::status(session).await,
-        Command::Version { .. } => version(session).await,
+        Command::Version { .. } => upgrade::version(session).await,
         Command::Up(_)
         | Command::Coordinator(_)
         | Command::Agent(_)
@@ -200,23 +201,5 @@ fn explain(text: &str) -> Result<u8, Problem> {
         Problem::new(Code::NotFound, format!("There is no code {text:?}")).fix("Codes look like this: E0107")
     })?;
     output::line(&format!("{code}: {}", code.explanation()));
-    Ok(0)
-}
-
-async fn version(session: &Session) -> Result<u8, Problem> {
-    let cluster: ClusterView = session.client.get("/api/v1/cluster").await?;
-    let own = env!("CARGO_PKG_VERSION");
-    let rows = vec![
-        vec!["client".to_owned(), own.to_owned()],
-        vec![format!("coordinator {}", cluster.member), cluster.version.clone()],
-    ];
-    output::list(
-        session.format,
-        &serde_json::json!({ "client": own, "coordinator": cluster.version }),
-        output::Rows { head: &["PART", "VERSION"], narrow: 2, rows },
-    );
-    if own.split('.').take(2).ne(cluster.version.split('.').take(2)) {
-        output::note("! this command line and the coordinator have different minor versions");
-    }
     Ok(0)
 }

@@ -10,6 +10,7 @@ use agent::{
     RunError,
     files::{MEMORY, Places},
     runtime::Docker,
+    upgrade::OwnBinary,
 };
 use common::{
     api::Settings,
@@ -22,7 +23,10 @@ use link::{Transport, keyring::Keyring, quic::Quic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Service;
+use crate::{
+    args::Service,
+    upgrade::{Next, Own},
+};
 
 /// The roles that a process takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,15 +82,47 @@ pub fn own_name() -> Name {
     Name::parse(allowed.trim_matches('-')).unwrap_or_else(|_| Name::parse("host").expect("it is a name"))
 }
 
-/// Runs this host's service until the process is asked to stop.
+/// Runs this host's service until the process is asked to stop, or goes on with another binary.
 pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<(), Problem> {
+    let mut own = Own::find(&service.state, roles != Roles::Coordinator)?;
+    let ended = run_with(&mut own, service, keyring, roles).await;
+    match ended {
+        Ok(None) => {
+            note_end(&own, "the service was stopped while it was tried");
+            Ok(())
+        }
+        Ok(Some(Next::Change(hash))) => {
+            tracing::info!(%hash, "going on with another binary");
+            Err(own.change())
+        }
+        Ok(Some(Next::Back(why))) => {
+            tracing::warn!(why, "going back to the binary before");
+            Err(own.back(&why))
+        }
+        Err(problem) if own.is_trial() => {
+            tracing::warn!(%problem, "going back to the binary before");
+            Err(own.back(&problem.to_string()))
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Ends a trial, if this is one.
+fn note_end(own: &Own, why: &str) {
+    if let Err(error) = own.give_up(why) {
+        tracing::warn!(%error, "the end of the trial could not be stored");
+    }
+}
+
+/// Runs the service until it should end; returns why, if it was not asked to stop.
+async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Roles) -> Result<Option<Next>, Problem> {
     let coordinates = keyring.member.is_some() && roles != Roles::Agent;
     let quic = Arc::new(transport(service, &keyring, coordinates)?);
     let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
     let (renewals, renewed) = watch::channel(());
     let known = watch::Sender::new(keyring.coordinators.clone());
     let learned = known.subscribe();
-    let side = Side { service, keyring, quic: quic.clone(), known };
+    let side = Side { service, keyring, quic: quic.clone(), known, binary: own.for_agent() };
     let coordinating = async {
         match coordinates {
             true => side.coordinate(renewed, &stop).await,
@@ -109,14 +145,21 @@ pub async fn run(service: &Service, keyring: Keyring, roles: Roles) -> Result<()
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };
     let mut both = std::pin::pin!(both);
-    tokio::select! {
-        result = &mut both => return result,
-        () = keeping => {}
-        () = stop_signal() => {}
-    }
+    let next = tokio::select! {
+        result = &mut both => return result.map(|()| None),
+        () = keeping => None,
+        () = stop_signal() => None,
+        next = own.next() => Some(next),
+    };
     tracing::info!("stopping");
     agent_stop.cancel();
-    both.await
+    match (next, both.await) {
+        (Some(next), Err(problem)) => {
+            tracing::warn!(%problem, "a part of this host's service did not end cleanly");
+            Ok(Some(next))
+        }
+        (next, ended) => ended.map(|()| next),
+    }
 }
 
 /// A role that the process does not take ends when it is stopped.
@@ -151,6 +194,8 @@ struct Side<'a> {
     quic: Arc<Quic>,
     /// The coordinators of the cluster, as the agent learns them.
     known: watch::Sender<Vec<SocketAddr>>,
+    /// The binary of this process.
+    binary: OwnBinary,
 }
 
 impl Side<'_> {
@@ -190,6 +235,7 @@ impl Side<'_> {
             coordinators: self.known.clone(),
             address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
             keeps_network: true,
+            binary: Some(self.binary.clone()),
         };
         let ended = agent::run(config, self.quic.clone(), Arc::new(docker), stop.clone().cancelled_owned()).await;
         ended.map_err(|error| match error {

@@ -7,3 +7,4 @@ pub mod context;
 pub mod host;
 pub mod output;
 pub mod pinned;
+pub mod upgrade;

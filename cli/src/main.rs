@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     if agent::tunnel::is_asked_for() {
         return ExitCode::from(agent::tunnel::run());
     }
+    if cli::upgrade::watch::is_asked_for() {
+        return ExitCode::from(cli::upgrade::watch::run());
+    }
     link::private::for_owner_alone();
     let args = args::Args::parse();
     log(&args);

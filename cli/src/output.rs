@@ -36,7 +36,7 @@ pub fn exit_code(code: Code) -> u8 {
     match code {
         Code::InvalidRequest | Code::ComposeInvalid | Code::TooLarge | Code::TokenMalformed => 2,
         Code::NotPlaceable => 3,
-        Code::RolloutFailed => 4,
+        Code::RolloutFailed | Code::UpgradeFailed => 4,
         Code::NotFound => 5,
         Code::Conflict | Code::MemberRefused | Code::TooOld | Code::OtherCluster => 6,
         Code::Denied

@@ -9,6 +9,7 @@ mod files;
 mod hosts;
 mod plan;
 mod stacks;
+mod upgrade;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ pub use files::*;
 pub use hosts::*;
 pub use plan::*;
 pub use stacks::*;
+pub use upgrade::*;
 
 /// The version of the API, part of every path.
 pub const API_VERSION: &str = "v1";

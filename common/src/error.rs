@@ -105,6 +105,7 @@ codes! {
     StateDiffers "E0206" "The state of this coordinator differs from that of a majority at the same index of the log, so it stopped. Its host and the instances go on; it has to be removed and join again."
     RolloutFailed "E0311" "New instances of a service failed, so the rollout was stopped. Depending on its policy, the service was rolled back."
     NotPlaceable "E0312" "Some instances fit on no host. For each reason the message counts the hosts that it excludes."
+    UpgradeFailed "E0313" "A host did not return healthy with another version of wharf, so the upgrade was paused. That host runs its version before again, if it could go back."
     InvalidRequest "E0400" "The request is malformed: for example, it has a wrong type, an unknown field or a number out of range."
     Unauthenticated "E0401" "The request has no valid token."
     Denied "E0403" "The token does not allow this action."

@@ -35,4 +35,5 @@ pub mod error;
 pub mod explain;
 pub mod hex;
 pub mod token;
+pub mod upgrade;
 pub mod wire;

@@ -20,6 +20,7 @@ use crate::{
     report::Report,
     secret::Secret,
     time::{Span, Timestamp},
+    upgrade::{BinaryHash, Build, Piece, Target},
 };
 
 /// The wire protocols that this binary supports, newest first. The handshake selects one by ALPN.
@@ -55,6 +56,11 @@ crate::tagged! {
         6 => Findings,
         /// A host's request for the contents of an instance's configs and secrets; [`Files`] follows.
         7 => Files(instance: InstanceId),
+        /// A host's request for the binary of the running upgrade; [`BinaryFrame`]s follow.
+        20 => Binary(hash: BinaryHash),
+        /// A host says which binary it runs. [`Upgrading`] comes back and [`Upgraded`] follows, until the session ends.
+        /// A coordinator that does not know it yet ends this stream and no other.
+        21 => Running(running: Running),
     }
 }
 
@@ -64,8 +70,8 @@ impl Open {
         match self {
             // A host speaks only for itself; a coordinator's host has an agent, too.
             Open::Session(hello) => hello.host == peer.host,
-            // The coordinator later checks the instance against the host in the certificate.
-            Open::Renew(_) | Open::Files(_) => true,
+            // The coordinator later checks the instance, and the binary, against the host in the certificate.
+            Open::Renew(_) | Open::Files(_) | Open::Binary(_) | Open::Running(_) => true,
             Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::Findings => peer.member.is_some(),
         }
     }
@@ -213,6 +219,57 @@ crate::tagged! {
         1 => Contents(contents: Vec<Secret<Vec<u8>>>),
         /// The coordinator refuses to send them.
         2 => Refused(problem: Problem),
+    }
+}
+
+/// The binary that a host runs, as its agent says at the beginning of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The binary.
+    pub build: Build,
+    /// Why the host went back to it, if it has just tried another one.
+    pub went_back: Option<String>,
+}
+
+crate::tagged! {
+    /// What a coordinator tells a host about its binary.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum Upgrading {
+        /// Fetch this binary, and try it.
+        1 => Change(target: Target),
+        /// It is stored that the host tries the binary: go on with it.
+        3 => Go(hash: BinaryHash),
+        /// The host is healthy with what it runs, and keeps it.
+        2 => Keep(hash: BinaryHash),
+    }
+}
+
+crate::tagged! {
+    /// What a host says about a binary that it was told to try.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum Upgraded {
+        /// It has the binary, and goes on with it now.
+        1 => Trying(hash: BinaryHash),
+        /// It cannot use it, and goes on as before.
+        2 => Failed {
+            /// The binary.
+            hash: BinaryHash,
+            /// Why.
+            why: String,
+        },
+    }
+}
+
+crate::tagged! {
+    /// A piece of the answer to [`Open::Binary`].
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum BinaryFrame {
+        /// The next bytes.
+        1 => Bytes(piece: Piece),
+        /// The binary is whole.
+        2 => End,
+        /// The coordinator refuses to send it.
+        3 => Refused(problem: Problem),
     }
 }
 

@@ -19,6 +19,7 @@ mod linger;
 mod metrics;
 mod stacks;
 mod tokens;
+mod upgrade;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -42,6 +43,9 @@ pub use error::ApiError;
 /// How long a request may take, streams aside.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a binary may take to arrive.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub IpAddr);
@@ -54,6 +58,10 @@ pub struct ClientAddress(pub IpAddr);
 struct Document;
 
 fn routes() -> OpenApiRouter<Coordinator> {
+    quick_routes().merge(routes_that_take_long())
+}
+
+fn quick_routes() -> OpenApiRouter<Coordinator> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(routes_of_the_cluster())
         .merge(routes_of_environments())
@@ -74,6 +82,8 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(backup::status))
         .routes(routes!(backup::put_key))
         .routes(routes!(backup::put_schedule, backup::end_schedule))
+        .routes(routes!(upgrade::get))
+        .routes(routes!(upgrade::steer))
         .routes(routes!(doctor::get))
         .routes(routes!(doctor::paths))
         .routes(routes!(metrics::get))
@@ -89,6 +99,11 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(tokens::remove_api))
         .routes(routes!(tokens::list_registries))
         .routes(routes!(tokens::put_registry, tokens::remove_registry))
+}
+
+/// Routes whose requests bring a large body.
+fn routes_that_take_long() -> OpenApiRouter<Coordinator> {
+    OpenApiRouter::new().routes(routes!(upgrade::begin))
 }
 
 fn routes_of_environments() -> OpenApiRouter<Coordinator> {
@@ -122,18 +137,24 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// Everything that is served by HTTPS.
 pub fn router(coordinator: Coordinator) -> Router {
-    let (api, _) = routes().split_for_parts();
-    api.merge(door::pages())
-        .fallback(door::nothing_here)
+    let (quick, _) = quick_routes().split_for_parts();
+    let (slow, _) = routes_that_take_long().split_for_parts();
+    let quick = quick.merge(door::pages()).fallback(door::nothing_here);
+    let quick = guarded(quick, &coordinator, REQUEST_TIMEOUT);
+    quick.merge(guarded(slow, &coordinator, UPLOAD_TIMEOUT)).with_state(coordinator)
+}
+
+/// Routes behind the gate, the door and the limits.
+fn guarded(routes: Router<Coordinator>, coordinator: &Coordinator, within: Duration) -> Router<Coordinator> {
+    routes
         .method_not_allowed_fallback(door::nothing_here)
         .route_layer(from_fn(extract::note_body))
         .route_layer(from_fn_with_state(coordinator.clone(), access::authorize))
         .layer(from_fn(access::check_door))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(linger::discard_rest))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, within))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .with_state(coordinator)
 }
 
 /// The root as the link's functions take it.

@@ -7,7 +7,7 @@ pub mod lease;
 mod session;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -224,6 +224,11 @@ impl Dispatch {
     /// When a host that has reported was heard last.
     fn heard(&self, host: HostId) -> Option<Instant> {
         self.hosts().get(&host).filter(|live| live.reported).map(|live| live.last_beat)
+    }
+
+    /// The hosts that have a session with this member and have reported all that they observe.
+    pub fn healthy(&self) -> BTreeSet<HostId> {
+        self.hosts().iter().filter(|(_, live)| live.reported).map(|(host, _)| *host).collect()
     }
 
     fn forget_all(&self) {

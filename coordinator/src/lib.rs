@@ -9,6 +9,7 @@ mod planner;
 pub mod raft;
 pub mod seal;
 mod server;
+pub mod upgrade;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -22,10 +23,13 @@ use link::{Supervisor, Transport, keyring::Keyring, supervise::EndedTask};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+pub use coordinator_core::level::LEVEL;
+
 use dispatch::Dispatch;
 use raft::{Consensus, Start, StoreError};
 use seal::Seals;
 use server::OwnIdentity;
+use upgrade::Binaries;
 
 /// What a coordinator is told.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ pub struct Coordinator {
     pub seals: Arc<Seals>,
     /// The binary that joining hosts get.
     pub binary: Arc<join::Binary>,
+    /// The binaries for upgrades.
+    pub binaries: Binaries,
     /// Where others reach this coordinator.
     pub advertise: SocketAddr,
     /// The folder of the backups that it makes by itself.
@@ -157,6 +163,7 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
         dispatch: Dispatch::new(consensus.clone()),
         seals,
         binary: Arc::new(join::Binary::of_this_process()),
+        binaries: Binaries::below(&config.state),
         advertise: config.advertise,
         backups: config.backups.clone(),
     };
@@ -170,7 +177,9 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
 
 /// Begins what a coordinator does by itself, whoever connects.
 fn spawn_work(tasks: &mut Supervisor, coordinator: &Coordinator) {
-    let Coordinator { consensus, dispatch, seals, advertise, .. } = coordinator.clone();
+    let Coordinator { consensus, dispatch, seals, advertise, binaries, .. } = coordinator.clone();
+    tasks.spawn("upgrade", upgrade::run(consensus.clone(), dispatch.clone(), binaries.clone()));
+    tasks.spawn("binaries", upgrade::keep_binary(consensus.clone(), binaries));
     tasks.spawn("assignments", dispatch.clone().tell_hosts());
     tasks.spawn("directory", dispatch.clone().keep_directory());
     tasks.spawn("leases", dispatch::lease::run(dispatch));

@@ -4,6 +4,7 @@
 mod batch;
 mod compare;
 mod election;
+mod handover;
 mod late;
 mod leave;
 mod log;
@@ -89,6 +90,7 @@ pub struct Shared {
     pulse: pulse::Pulse,
     /// It is closed when Raft ends.
     store: Weak<store::Store>,
+    handing_over: handover::HandingOver,
     callers: Arc<Callers>,
     hashes: compare::Hashes,
     /// Why this member must no longer take part, once there is a reason.
@@ -225,6 +227,7 @@ impl Consensus {
             contact,
             pulse: pulse::Pulse::new(start.wall),
             store,
+            handing_over: handover::HandingOver::default(),
             callers,
             hashes: compare::Hashes::default(),
             unfit,
@@ -381,7 +384,7 @@ impl Consensus {
     /// Only the leader proposes, and only what every member understands: one that could not read a command of the log
     /// could not go on.
     fn may_propose(&self, proposals: &[Proposal]) -> Result<(), NotProposed> {
-        if !self.leadership().leads {
+        if !self.leadership().leads || self.handing_over.is_so() {
             return Err(NotProposed::NotLeader);
         }
         let needed = proposals.iter().map(|proposal| proposal.command.level()).max().unwrap_or(0);
@@ -453,6 +456,7 @@ impl Consensus {
             | MemberCall::Group
             | MemberCall::LetGo
             | MemberCall::Pulse(_)
+            | MemberCall::TakeOver
             | MemberCall::Standing
             | MemberCall::Superseded { .. } => ask(Action::Agree(peer.member.ok_or(Refusal::NotAllowed)?)),
             MemberCall::Propose(proposals) => proposals.iter().try_for_each(|proposal| ask(Action::Forward(proposal))),
@@ -494,6 +498,7 @@ impl Consensus {
             MemberCall::StateHash { index } => MemberAnswer::StateHash(self.hashes.at(index)),
             MemberCall::Standing => MemberAnswer::Standing(self.standing()),
             MemberCall::Superseded { index } => MemberAnswer::Superseded(self.is_superseded(peer, index)),
+            MemberCall::TakeOver => MemberAnswer::TakenOver(self.take_over(peer.member).await),
         }
     }
 

@@ -48,6 +48,7 @@ use doors::{Doors, LIMITS, Place};
 use crate::{
     Coordinator, api, dispatch,
     raft::{Consensus, MemberCall, Published},
+    upgrade,
 };
 
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,6 +143,12 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             let files = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
             answer(stream, &files).await
         }
+        Open::Binary(hash) => {
+            upgrade::serve_binary(&coordinator.consensus, &coordinator.binaries, (peer, hash), stream).await
+        }
+        Open::Running(running) => {
+            upgrade::serve_running(&coordinator.consensus, &coordinator.binaries, (peer.host, running), stream).await
+        }
         Open::SealingKey => answer(stream, &coordinator.seals.share()).await,
         Open::Findings => answer(stream, &coordinator.dispatch.own_findings()).await,
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
@@ -162,6 +169,8 @@ async fn state_for(consensus: &Consensus, asked: &Open) -> Result<Arc<Published>
         Open::Logs(_) | Open::Findings => consensus.decisive().await,
         // Calls between members are how they come to know what the others know; sessions are the leader's alone.
         Open::Member(_) | Open::Session(_) => Ok(consensus.current()),
+        // They are the leader's alone, and decided where they are served.
+        Open::Running(_) | Open::Binary(_) => Ok(consensus.current()),
     }
 }
 
@@ -172,7 +181,9 @@ async fn refuse(stream: Stream, asked: &Open, problem: Problem) -> Result<(), Li
         Open::Files(_) => answer(stream, &Files::Refused(problem)).await,
         Open::Logs(_) => answer(stream, &LogFrame::Failed(problem)).await,
         // Without an answer, they ask another coordinator, or again.
-        Open::SealingKey | Open::Findings | Open::Member(_) | Open::Session(_) => Ok(()),
+        Open::SealingKey | Open::Findings | Open::Member(_) | Open::Session(_) | Open::Running(_) | Open::Binary(_) => {
+            Ok(())
+        }
     }
 }
 
@@ -185,7 +196,8 @@ fn lets_through(peer: PeerIdentity, asked: &Open, cluster: &State) -> bool {
         warn!(host = %peer.host, %refusal, "a stream was refused");
         return false;
     }
-    true
+    let speaks_for_its_host = || authorize(&Principal::Peer(peer), &Action::Host(peer.host), cluster).is_ok();
+    !matches!(asked, Open::Running(_)) || speaks_for_its_host()
 }
 
 /// Sends the one message that a stream is answered with.

@@ -284,6 +284,7 @@ impl Host {
             coordinators: watch::Sender::new(self.keyring.coordinators.clone()),
             address: Some(self.address.ip()),
             keeps_network: false,
+            binary: None,
         };
         let running = agent::run(config, transport, self.runtime.clone(), self.stop.clone().cancelled_owned());
         self.tasks.spawn(async move { running.await.expect("the ledger can be used") });

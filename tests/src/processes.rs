@@ -126,6 +126,23 @@ impl Member {
         until(SOON, "it ends", || process.try_wait()?.context("it runs"));
     }
 
+    /// Whether the process that was started still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+    }
+
+    /// Ends a process that another one has started in the place of the first.
+    fn end_successors(&self) {
+        let state = self.state().display().to_string();
+        let arguments = |entry: &std::fs::DirEntry| std::fs::read_to_string(entry.path().join("cmdline")).ok();
+        let is_ours =
+            |entry: &std::fs::DirEntry| arguments(entry).is_some_and(|all| all.split('\0').any(|one| one == state));
+        let found = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter(is_ours);
+        for entry in found {
+            Command::new("kill").arg("-9").arg(entry.file_name()).status().ok();
+        }
+    }
+
     /// Goes on with another binary.
     pub fn replace_by(&mut self, binary: &Path) {
         self.stop();
@@ -178,6 +195,7 @@ impl Drop for Member {
             process.kill().ok();
             process.wait().ok();
         }
+        self.end_successors();
     }
 }
 
@@ -204,14 +222,23 @@ impl Group {
 
     /// The same at addresses of this machine.
     pub async fn at(folder: &Path, binary: &Path, addresses: [IpAddr; 3]) -> Group {
+        Group::made_of(folder, &|_| binary.to_owned(), addresses).await
+    }
+
+    /// A group of three processes, each of the binary of its number.
+    pub async fn of_three_from(folder: &Path, binary: &dyn Fn(usize) -> PathBuf) -> Group {
+        Group::made_of(folder, binary, [Ipv4Addr::LOCALHOST.into(); 3]).await
+    }
+
+    async fn made_of(folder: &Path, binary: &dyn Fn(usize) -> PathBuf, addresses: [IpAddr; 3]) -> Group {
         let mut first = Member::new(folder, 1, addresses[0]);
-        first.start(binary);
+        first.start(&binary(1));
         let config = first.folder.join("config.toml");
         let contexts = until(SOON, "the cluster has a context", || {
             anyhow::Ok(toml::from_str::<Contexts>(&std::fs::read_to_string(&config)?)?)
         });
         let context = contexts.contexts.into_values().next().expect("it has one");
-        let mut group = Group { members: vec![first], binary: binary.to_path_buf(), addresses, context };
+        let mut group = Group { members: vec![first], binary: binary(1), addresses, context };
         group.answers(0).await;
         for number in [2, 3] {
             let asked = CreateJoinToken {
@@ -226,7 +253,7 @@ impl Group {
             let made: JoinTokenCreated =
                 client.send_json(Method::POST, "/api/v1/join-tokens", &asked).await.expect("made");
             group.join(number, &made.token).await;
-            group.members[number - 1].start(binary);
+            group.members[number - 1].start(&binary(number));
             group.is_whole().await;
         }
         group
@@ -259,6 +286,12 @@ impl Group {
         let servers = vec![self.members[member].address];
         let context = Context { servers, token: token.to_owned(), ..self.context.clone() };
         Client::of_context(&context).expect("the context is right")
+    }
+
+    /// A client of whichever member answers.
+    pub fn any_client(&self) -> Client {
+        let servers = self.members.iter().map(|member| member.address).collect();
+        Client::of_context(&Context { servers, ..self.context.clone() }).expect("the context is right")
     }
 
     /// The cluster as a member sees it.

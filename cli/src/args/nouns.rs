@@ -272,3 +272,33 @@ pub enum Ctx {
         ca: PathBuf,
     },
 }
+
+/// The options of `wharf upgrade`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Upgrade {
+    /// The binary that all hosts are to run. Default: the binary of this command.
+    #[arg(long = "to", value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Return as soon as the cluster has the binary and begins.
+    #[arg(long)]
+    pub detach: bool,
+    /// A command on the upgrade that is under way.
+    #[command(subcommand)]
+    pub command: Option<UpgradeCommand>,
+}
+
+/// Commands on the upgrade that is under way.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum UpgradeCommand {
+    /// Show how far the upgrade is, and what each host runs.
+    Status,
+    /// Follow the upgrade until it ends or pauses.
+    Watch,
+    /// Change no further host. The host that changes now finishes.
+    Pause,
+    /// Go on. A host that failed is tried again.
+    Resume,
+    /// End the upgrade where it is: every host keeps what it runs.
+    Abort,
+}

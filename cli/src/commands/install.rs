@@ -308,6 +308,7 @@ pub async fn start_service(start: &Start<'_>, keyring: Keyring) -> Result<u8, Pr
             .replace("@BINARY@", &binary.display().to_string())
             .replace("@KEYS@", &service.keys.display().to_string())
             .replace("@BACKUPS@", &backups.display().to_string())
+            .replace("@FOLDER@", &binary.parent().unwrap_or(Path::new("/")).display().to_string())
             .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
         file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
         for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {

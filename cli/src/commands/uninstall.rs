@@ -86,7 +86,8 @@ async fn remove_all(
         errors.extend(cleanup::remove(&args.docker, found, args.purge_volumes).await);
     }
     errors.extend(agent::network::remove().await);
-    for path in [&args.state, &args.binary] {
+    let beside = crate::upgrade::left_beside(&args.binary);
+    for path in [&args.state, &args.binary].into_iter().chain(&beside) {
         errors.extend(remove(path).err().map(|error| format!("{}: {error}", path.display())));
     }
     errors.extend(forget_memory(Path::new(MEMORY)).err().map(|error| format!("{MEMORY}: {error}")));

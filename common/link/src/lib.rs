@@ -3,6 +3,7 @@
 //! The real transport is QUIC with mutual TLS under the cluster's own authority ([`quic`]). The other one works in
 //! memory and can be interrupted ([`memory`]). [`common::wire`] defines the messages.
 
+pub mod binary;
 pub mod call;
 pub mod clock;
 pub mod connection;

@@ -10,6 +10,7 @@ use common::{
     id::{HostId, MemberId},
     role::{Grant, Permission, Resource},
     token::TokenId,
+    upgrade::BinaryHash,
     wire::PeerIdentity,
 };
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub enum Action<'a> {
     Inside,
     /// To hand a proposal to the leader.
     Forward(&'a Proposal),
+    /// To read a binary: the one of the running upgrade, and no other.
+    Binary(BinaryHash),
 }
 
 /// Why an action is refused.
@@ -85,6 +88,10 @@ pub fn authorize(principal: &Principal, action: &Action<'_>, state: &State) -> R
             }
         }
         (Principal::Peer(peer), Action::Inside) => member_stands(peer, state),
+        (Principal::Peer(peer), Action::Binary(hash)) => {
+            host_stands(peer.host, state)?;
+            allowed_if(state.upgrade().is_some_and(|run| run.is_open() && run.target.hash == *hash))
+        }
         (Principal::Peer(peer), Action::Forward(proposal)) => {
             member_stands(peer, state)?;
             allowed_if(may_forward(peer, proposal))
@@ -191,6 +198,7 @@ mod tests {
         role::Role,
         spec::{MountSource, MountSpec, ServiceSpec, StackSpec, VolumeSpec},
         token::SecretHash,
+        upgrade::Target,
     };
 
     use super::*;
@@ -282,6 +290,27 @@ mod tests {
         let empty = State::default();
         assert_eq!(authorize(&peer(1, 1), &agree(1), &empty), Ok(()), "who joins knows nobody yet");
         assert_eq!(authorize(&peer(1, 1), &Action::Inside, &empty), unknown);
+    }
+
+    #[test]
+    fn hosts_of_the_cluster_read_the_binary_of_the_running_upgrade_and_no_other() {
+        let mut fixture = Fixture { cluster: state(), now: crate::testing::BEGINNING };
+        let [wanted, other] = [BinaryHash([1; 32]), BinaryHash([2; 32])];
+        let ask = |fixture: &Fixture, of: u8, hash| {
+            let peer = Principal::Peer(PeerIdentity { host: host(of), member: None });
+            authorize(&peer, &Action::Binary(hash), &fixture.cluster)
+        };
+        assert_eq!(ask(&fixture, 1, wanted), Err(Refusal::NotAllowed), "there is no upgrade");
+        let target = Target { hash: wanted, size: 1, version: "2.0.0".into(), level: crate::level::LEVEL };
+        fixture.done(Command::BeginUpgrade(Box::new(target)));
+        assert_eq!(ask(&fixture, 1, wanted), Ok(()));
+        assert_eq!(ask(&fixture, 1, other), Err(Refusal::NotAllowed));
+        assert_eq!(ask(&fixture, 3, wanted), Err(Refusal::Removed));
+        assert_eq!(ask(&fixture, 9, wanted), Err(Refusal::Unknown));
+        let token = Principal::Token(TokenId([2; 5]));
+        assert_eq!(authorize(&token, &Action::Binary(wanted), &fixture.cluster), Err(Refusal::NotAllowed));
+        fixture.done(Command::AbortUpgrade);
+        assert_eq!(ask(&fixture, 1, wanted), Err(Refusal::NotAllowed), "it has ended");
     }
 
     #[test]

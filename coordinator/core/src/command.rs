@@ -26,10 +26,11 @@ use common::{
     spec::StackSpec,
     time::Timestamp,
     token::{JoinRole, SecretHash, TokenId},
+    upgrade::{BinaryHash, Build, Target},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Content, Inventory};
+use crate::state::{Content, Inventory, Step};
 
 /// Names a write whose result its author may not learn; a second one with the same id is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -404,6 +405,34 @@ common::tagged! {
             /// The host whose place is taken.
             replaces: HostId,
         },
+        /// Brings a binary to all hosts.
+        80 => BeginUpgrade(target: Box<Target>),
+        /// Lets no further host change.
+        81 => PauseUpgrade,
+        /// Goes on with an upgrade; hosts that failed are tried again.
+        82 => ResumeUpgrade,
+        /// Ends an upgrade where it is.
+        83 => AbortUpgrade,
+        /// Notes where a host is in the upgrade.
+        84 => UpgradeHost {
+            /// The host.
+            host: HostId,
+            /// The binary: a step of another upgrade is refused.
+            hash: BinaryHash,
+            /// Where it is.
+            step: Step,
+        },
+        /// What a host runs, as its agent says at the beginning of a session.
+        85 => HostRuns {
+            /// The host.
+            host: HostId,
+            /// Its binary.
+            build: Build,
+            /// Why it went back to that one, if it has just tried another.
+            went_back: Option<String>,
+        },
+        /// Notes that every host runs the binary of the upgrade.
+        86 => EndUpgrade,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{Command, State};
 /// |---|---|
 /// | 1 | the first one |
 /// | 2 | roles and environments of tokens ([`ROLES`]); requests are remembered for as long as they may be repeated ([`KEPT_REQUESTS`]) |
-/// | 3 | what follows it below |
+/// | 3 | upgrades, and which binary each host runs ([`UPGRADES`]) |
 pub const LEVEL: u16 = 3;
 
 /// The level that brought roles and environments of tokens.
@@ -36,6 +36,9 @@ pub const HOST_CLAIMS: u16 = 3;
 /// The level from which on agents know which ports are open on other hosts.
 pub const OPEN_PORTS: u16 = 3;
 
+/// The level that brought upgrades.
+pub const UPGRADES: u16 = 3;
+
 impl Command {
     /// The level from which on it may be proposed. A command that a later version brings has an arm of its own.
     pub fn level(&self) -> u16 {
@@ -47,6 +50,13 @@ impl Command {
             | Command::BackupEnded { .. }
             | Command::PutReplacingToken { .. } => BACKUPS,
             Command::HostSaid { .. } | Command::RefuseClone(_) | Command::AcceptHost { .. } => HOST_CLAIMS,
+            Command::BeginUpgrade(_)
+            | Command::PauseUpgrade
+            | Command::ResumeUpgrade
+            | Command::AbortUpgrade
+            | Command::UpgradeHost { .. }
+            | Command::HostRuns { .. }
+            | Command::EndUpgrade => UPGRADES,
             _ => 1,
         }
     }

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 pub mod view;
 
 pub use changes::Changes;

@@ -14,6 +14,7 @@ mod keys;
 mod rebuilt;
 mod requests;
 mod set_back;
+mod upgrade;
 mod work;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use fleet::{Claims, Host, Inventory, Member, MemberState, RETURNS_WITHIN};
 pub use format::StateHash;
 pub use keys::Key;
 pub use rebuilt::Rebuilding;
+pub use upgrade::{Phase, Step, Upgrade};
 pub use work::{
     Awaited, Bookings, Candidate, End, Instance, Revision, Rollout, Runs, Service, Slot, Stack, Task, Tries, Version,
 };
@@ -64,6 +66,7 @@ pub struct State {
     backups: backups::Backups,
     journal: journal::Journal,
     requests: requests::Requests,
+    binaries: upgrade::Binaries,
 }
 
 /// The section of what holds for the whole cluster.
@@ -226,6 +229,13 @@ impl State {
             Command::PutBackupSchedule(schedule) => self.put_backup_schedule(*schedule),
             Command::BackupEnded { member, outcome } => self.backup_ended(*member, outcome),
             Command::PutReplacingToken { token, replaces } => self.put_replacing_token(token, *replaces),
+            Command::BeginUpgrade(target) => self.begin_upgrade(target),
+            Command::PauseUpgrade => self.pause_upgrade(),
+            Command::ResumeUpgrade => self.resume_upgrade(),
+            Command::AbortUpgrade => self.abort_upgrade(),
+            Command::UpgradeHost { host, hash, step } => self.upgrade_host(*host, *hash, step),
+            Command::HostRuns { host, build, went_back } => self.host_runs(*host, build, went_back.as_deref()),
+            Command::EndUpgrade => self.end_upgrade(),
         };
         applied.unwrap_or_else(Outcome::Rejected)
     }

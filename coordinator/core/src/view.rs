@@ -9,6 +9,7 @@ mod environments;
 mod preview;
 mod shape;
 mod status;
+mod upgrade;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -35,6 +36,7 @@ pub use drain::{drain_plan, rebalance_plan};
 pub use environments::environments;
 pub use preview::stack_plan;
 pub use status::deployment;
+pub use upgrade::upgrade;
 
 /// All that a host should run. `reported` are the instances that its agent found and no assignment
 /// named; those that the cluster does not know either are surplus.

@@ -45,6 +45,7 @@ fn status(code: Code) -> StatusCode {
         | Code::StateDiffers
         | Code::OtherCluster
         | Code::NotPlaceable
+        | Code::UpgradeFailed
         | Code::RolloutFailed => StatusCode::CONFLICT,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::WrongDoor => StatusCode::MISDIRECTED_REQUEST,

@@ -340,10 +340,10 @@ mod tests {
     #[test]
     fn a_backup_is_read_back_with_its_key_and_with_no_other() {
         let (key, recipient) = make_key();
-        let bytes = backup(state(1000), recipient);
+        let bytes = backup(state(3000), recipient);
         assert!(bytes.len() > 2 * CHUNK, "it has several chunks: {}", bytes.len());
         let (head, contents) = read(&bytes[..], &key).expect("it is read");
-        assert_eq!((contents.state, contents.sealing_key.expose().len()), (state(1000), 40));
+        assert_eq!((contents.state, contents.sealing_key.expose().len()), (state(3000), 40));
         assert_eq!(read_head(&bytes[..]).expect("it is in clear"), head);
         assert!(!bytes.windows(9).any(|part| part == b"key-00500"), "the state is not in clear");
         let (other, _) = make_key();

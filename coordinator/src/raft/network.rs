@@ -61,6 +61,8 @@ common::tagged! {
             /// That index.
             index: u64,
         },
+        /// Stand for election: I lead, and am about to stop. You have all of my log.
+        20 => TakeOver,
     }
 }
 
@@ -118,6 +120,8 @@ common::tagged! {
         30 => Standing(standing: Standing),
         /// To [`MemberCall::Superseded`]: whether the member stops.
         31 => Superseded(stops: bool),
+        /// To [`MemberCall::TakeOver`]: whether it leads now.
+        20 => TakenOver(leads: bool),
         /// To any call of who may not make it.
         8 => Refused(refusal: Refusal),
     }

@@ -19,7 +19,7 @@ use common::{
     wire::Open,
 };
 use coordinator_core::{
-    clock::{Agreement, Clocks, GroupTime, Reading},
+    clock::{APART, Agreement, Clocks, GroupTime, Reading},
     level,
 };
 use futures::future::join_all;
@@ -207,7 +207,23 @@ pub async fn run(consensus: Consensus) {
             }
             was_wrong = is_wrong;
         }
+        if is_wrong && consensus.leadership().leads {
+            give_way(&consensus).await;
+        }
         tokio::time::sleep(if all_answered && said == 0 { EVERY } else { SOON }).await;
+    }
+}
+
+/// Hands leadership to a member whose clock is right. Until then this one uses the time of the others.
+async fn give_way(consensus: &Consensus) {
+    let differences = consensus.clocks().differences;
+    let is_right = |id: &MemberId| differences.get(id).is_some_and(|by| by.unsigned_abs() <= APART.0);
+    let Some(other) = consensus.taking_part().await.into_iter().find(|id| *id != consensus.me && is_right(id)) else {
+        return;
+    };
+    match consensus.hand_over(other).await {
+        Ok(()) => info!(to = other.0, "handed leadership to a coordinator whose clock is right"),
+        Err(why) => warn!(to = other.0, why, "leadership could not be handed to a coordinator whose clock is right"),
     }
 }
 

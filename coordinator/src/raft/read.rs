@@ -67,6 +67,10 @@ async fn find_index(consensus: &Consensus) -> Option<u64> {
 
 /// On the leader: the index that a reader must have applied, after a majority confirmed the leader.
 pub async fn index(consensus: &Consensus) -> Option<u64> {
+    // A round would renew the lease with the others, which would refuse their votes to the next leader.
+    if consensus.handing_over.is_so() {
+        return None;
+    }
     let confirmed = tokio::time::timeout(ROUND_TIMEOUT, consensus.raft.ensure_linearizable()).await;
     confirmed.ok()?.ok().map(|id| id.map_or(0, |id| id.index))
 }

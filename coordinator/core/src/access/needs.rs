@@ -65,7 +65,11 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::PutBackupKey { .. }
         | Command::PutBackupSchedule(_)
         | Command::PutReplacingToken { .. }
-        | Command::RemoveMember(_) => vec![Need::of(Manage, Resource::Cluster)],
+        | Command::RemoveMember(_)
+        | Command::BeginUpgrade(_)
+        | Command::PauseUpgrade
+        | Command::ResumeUpgrade
+        | Command::AbortUpgrade => vec![Need::of(Manage, Resource::Cluster)],
         Command::Initialize(_)
         | Command::Tick { .. }
         | Command::EndRebalance(_)
@@ -86,7 +90,10 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::MemberUnderstands { .. }
         | Command::RaiseLevel(_)
         | Command::BackupEnded { .. }
-        | Command::ForgetMember(_) => Vec::new(),
+        | Command::ForgetMember(_)
+        | Command::UpgradeHost { .. }
+        | Command::HostRuns { .. }
+        | Command::EndUpgrade => Vec::new(),
     }
 }
 

@@ -507,6 +507,7 @@ impl State {
                 .fix(format!("Remove the coordinator first: wharf member rm {member}")));
         }
         self.abandon_instances_on(id);
+        self.forget_binary(id);
         if let Some(host) = self.fleet.hosts.remove(&id) {
             self.fleet.host_names.remove(&host.name);
             self.fleet.released_subnets.insert(host.subnet, self.basics.clock);

@@ -38,10 +38,13 @@ const JOURNAL: Head = (8, 1);
 const REQUESTS: Head = (9, 1);
 /// From [`level::BACKUPS`] on.
 const BACKUPS: Head = (11, 1);
+/// From [`level::UPGRADES`] on.
+const BINARIES: Head = (12, 1);
 
-/// How many sections a state of a level has.
+/// How many sections a state of a level has: those of the first level, and those that a later one brought.
 fn count(level: u16) -> u16 {
-    if level < level::BACKUPS { 9 } else { 10 }
+    let brought = [level::BACKUPS, level::UPGRADES];
+    9 + brought.iter().map(|brought| u16::from(level >= *brought)).sum::<u16>()
 }
 
 impl Serialize for State {
@@ -77,6 +80,9 @@ impl State {
         sections.write(KEYS, &self.keys)?;
         if self.basics.level >= level::BACKUPS {
             sections.write(BACKUPS, &self.backups)?;
+        }
+        if self.basics.level >= level::UPGRADES {
+            sections.write(BINARIES, &self.binaries)?;
         }
         Ok(())
     }
@@ -158,6 +164,7 @@ impl<'de> Visitor<'de> for Reader {
                 BACKUPS => state.backups = next(&mut parts)?,
                 JOURNAL => state.journal = next(&mut parts)?,
                 REQUESTS => state.requests = next(&mut parts)?,
+                BINARIES => state.binaries = next(&mut parts)?,
                 (tag, version) => {
                     let what = format!("section {tag} of the state has version {version}, which is not known here");
                     return Err(A::Error::custom(format!("{what}{}", codec::NEWER)));

@@ -145,6 +145,7 @@ impl State {
         }
         self.fleet.take_place(old, new, self.basics.clock);
         self.move_instances(old, new);
+        self.forget_binary(old);
         self.record(new, "host-replaced", format!("{name} has a new key; its place and its instances are kept"));
         Ok(())
     }

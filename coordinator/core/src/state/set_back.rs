@@ -60,6 +60,7 @@ impl State {
         self.environments.set_back(back);
         self.requests.set_back(back);
         self.backups.set_back(back);
+        self.binaries.set_back(back);
         self.record("cluster", "clock-set-back", format!("the time of the cluster was set back from {clock} to {to}"));
         self.done()
     }

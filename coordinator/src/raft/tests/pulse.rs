@@ -146,6 +146,7 @@ async fn one_wrong_clock_does_not_move_the_time_of_the_group() {
         assert!(time < now() + Span::minutes(1), "{time}");
         assert_eq!(member.consensus.clock_is_wrong(), member.consensus.me() == MemberId(1));
     }
+    wait_for(&leader, "it gives way", |one| one.leadership().leader.is_some_and(|id| id != MemberId(1))).await;
     for member in members {
         member.stop().await;
     }

@@ -159,6 +159,7 @@ impl Fleet {
             coordinators: watch::Sender::new(member.keyring.coordinators.clone()),
             address: Some([127, 0, 0, 1].into()),
             keeps_network: false,
+            binary: None,
         };
         let running = agent::run(config, transport, member.runtime.clone(), std::future::pending());
         let stop = member.stop.clone();
