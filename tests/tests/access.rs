@@ -212,6 +212,7 @@ fn filled(path: &str, environment: &str) -> String {
         ("{member}", "99"),
         ("{registry}", "none.example"),
         ("{token}", "0000-0000"),
+        ("{hash}", "0000"),
     ];
     let path = values.into_iter().fold(path.to_owned(), |path, (place, value)| path.replace(place, value));
     assert!(!path.contains('{'), "{path}");

@@ -102,24 +102,11 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
     assert!(why.contains("E0903") && why.contains("encrypted to the key"), "{why}");
 
     // A backup over a living cluster would split it.
-    let spare = path("spare");
     let restore = |at: &[String]| {
         [vec!["restore".to_owned(), named.clone(), "--key".into(), key.clone(), "--no-start".into()], at.to_vec()]
             .concat()
     };
-    let elsewhere: Vec<String> = [
-        "--state",
-        &spare.display().to_string(),
-        "--keys",
-        &spare.join("k").display().to_string(),
-        "--listen",
-        "127.0.0.1:0",
-        "--advertise",
-        "127.0.0.1:9",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let why = refused(&group, 0, &strs(&restore(&elsewhere)));
+    let why = refused(&group, 0, &strs(&restore(&elsewhere(&path("spare")))));
     assert!(why.contains("the cluster is not lost"), "{why}");
 
     let old = group.members.iter_mut().map(|member| {
@@ -149,18 +136,31 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
     assert!(tokens.items.iter().any(|token| token.name.as_str() == "rebuilt"));
     assert!(!old.contains(&group.members[0].id()), "its member id is new");
 
-    // The two others join again, in the place that they had.
+    join_again(&mut group, &lines).await;
+    let hosts: List<HostView> = group.client(0).get("/api/v1/hosts").await.expect("it reads");
+    let names: Vec<&str> = hosts.items.iter().map(|host| host.name.as_str()).collect();
+    assert_eq!(names.len(), 3, "no host was added: {names:?}");
+    written.extend(write_keys(&group, "later", 6).await);
+    assert_eq!(keys(&group, 2).await, written);
+}
+
+/// Where another host would have its files, and listen.
+fn elsewhere(spare: &Path) -> Vec<String> {
+    let (state, keys) = (spare.display().to_string(), spare.join("k").display().to_string());
+    ["--state", &state, "--keys", &keys, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:9"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// The two others join by the lines that a restoration has printed, in the place that they had.
+async fn join_again(group: &mut Group, lines: &str) {
+    let binary = group.binary.clone();
     for (number, line) in [2, 3].into_iter().zip(lines.lines().filter(|line| line.contains("/join"))) {
         let token = line.rsplit(' ').next().expect("it ends with the token");
         group.join(number, token).await;
         group.members.last_mut().expect("it joined").start(&binary);
         group.is_whole().await;
     }
-    let hosts: List<HostView> = group.client(0).get("/api/v1/hosts").await.expect("it reads");
-    let names: Vec<&str> = hosts.items.iter().map(|host| host.name.as_str()).collect();
-    assert_eq!(names.len(), 3, "no host was added: {names:?}");
-    written.extend(write_keys(&group, "later", 6).await);
-    assert_eq!(keys(&group, 2).await, written);
 }
 
 /// The file of a member's sealing key.

@@ -5,6 +5,7 @@
 //! of the log: `contents.rs` says what is which.
 
 mod contents;
+mod error;
 mod frame;
 mod mark;
 mod segment;
@@ -25,10 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    codec::{CodecError, Format},
-    id::MemberId,
-};
+use common::{codec::Format, id::MemberId};
 use link::identity::random_bytes;
 use tokio::sync::watch;
 
@@ -42,6 +40,7 @@ use mark::{Mark, MarkFile};
 use segment::{Header, Segment};
 
 pub use contents::{Facts, Record};
+pub use error::StoreError;
 pub use mark::{MARK_FORMAT, Mark as EndMark};
 pub use segment::{Header as SegmentHeader, SEGMENT_FORMAT};
 
@@ -49,8 +48,6 @@ pub use segment::{Header as SegmentHeader, SEGMENT_FORMAT};
 pub const ENTRY_FORMAT: Format = Format { magic: b"WLOG", version: 1, limit: 15 << 20 };
 /// How a [`Record`] is sealed.
 pub const RECORD_FORMAT: Format = Format { magic: b"WREC", version: 2, limit: 64 << 10 };
-/// The system's number for an error of a device: the same on all of Linux (errno(3)).
-const EIO: i32 = 5;
 /// A file beside the store that says that there is one. A member without its store must not vote as if it never had.
 pub const MADE: &str = "raft-made";
 const WHY_MADE: &str = "There is a log in the folder raft. A coordinator that has lost it must not vote. Its number:";
@@ -66,65 +63,6 @@ const MARK_DELAY: Duration = Duration::from_millis(100);
 /// How long another holder of the store may take to close it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Why a store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The store is damaged.
-    #[error("the store at {} is damaged: {reason}", path.display())]
-    Corrupt {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A newer version of wharf has written the store.
-    #[error("the store at {} cannot be read: {reason}", path.display())]
-    Newer {
-        /// Where it is.
-        path: PathBuf,
-        /// What is not known here.
-        reason: String,
-    },
-    /// The store belongs to another member.
-    #[error("the store at {} belongs to member {owner}, not {me}", path.display())]
-    Foreign {
-        /// Where it is.
-        path: PathBuf,
-        /// Whose it is.
-        owner: MemberId,
-        /// Who asked.
-        me: MemberId,
-    },
-    /// The store cannot be read or written.
-    #[error("the store at {} cannot be used: {reason}", path.display())]
-    Failed {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system says.
-        reason: String,
-    },
-}
-
-impl StoreError {
-    /// Why something stored at a path cannot be read by the system. A disk that has lost it is damage.
-    pub fn of_reading(path: &Path, error: &io::Error) -> StoreError {
-        let (path, reason) = (path.to_owned(), error.to_string());
-        match error.raw_os_error() {
-            Some(EIO) => StoreError::Corrupt { path, reason },
-            _ => StoreError::Failed { path, reason },
-        }
-    }
-
-    /// Why a part of what is stored at a path cannot be read.
-    pub fn unreadable(path: &Path, what: &str, error: CodecError) -> StoreError {
-        let (path, reason) = (path.to_owned(), format!("{what}: {error}"));
-        match error {
-            CodecError::Newer(_) | CodecError::Version { .. } => StoreError::Newer { path, reason },
-            _ => StoreError::Corrupt { path, reason },
-        }
-    }
-}
 
 /// A part of a write.
 enum Change {

@@ -132,11 +132,13 @@ async fn one_wrong_clock_does_not_move_the_time_of_the_group() {
     let (network, folder) = (Network::default(), tempfile::tempdir().expect("a folder"));
     // The first one leads, and is a year ahead.
     let members = group(&network, folder.path(), [a_year_ahead, now, now]).await;
-    let leader = leader(&members).await;
+    let first = &members[0].consensus;
     for member in &members {
         let knows = |one: &Consensus| one.clocks().differences.len() == 3;
         wait_for(&member.consensus, "it knows all clocks", knows).await;
     }
+    wait_for(first, "it gives way", |one| one.leadership().leader.is_some_and(|id| id != MemberId(1))).await;
+    let leader = leader(&members).await;
     leader.propose(vec![put("key").into()]).await.expect("it is written");
     let clock = leader.current().cluster.clock();
     assert!(clock < now() + Span::minutes(1), "{clock}");
@@ -146,7 +148,6 @@ async fn one_wrong_clock_does_not_move_the_time_of_the_group() {
         assert!(time < now() + Span::minutes(1), "{time}");
         assert_eq!(member.consensus.clock_is_wrong(), member.consensus.me() == MemberId(1));
     }
-    wait_for(&leader, "it gives way", |one| one.leadership().leader.is_some_and(|id| id != MemberId(1))).await;
     for member in members {
         member.stop().await;
     }
