@@ -9,38 +9,136 @@ use std::{
     time::Duration,
 };
 
-use common::wire::{Open, Renewed};
+use common::wire::{Open, Renewed, RootId, RootsHeld, TrustedRoots};
 use link::{
-    LinkError, Transport,
+    Connection, LinkError, Transport,
     call::ask,
-    identity::{make_request, validity_of},
-    keyring::Keyring,
+    identity::{is_issued_by, make_request, validity_of},
+    keyring::{Further, Keyring},
+    lapsed::has_ended,
     quic::Quic,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::{info, warn};
 
-const CHECK: Duration = Duration::from_secs(3600);
+use crate::trust::{self, News};
+
+const CHECK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(60);
+/// The same while the host is kept out because its certificate has ended.
+const RETRY_ENDED: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Keeps the keyring in a state folder for as long as it is awaited. `learned` are the coordinators that the cluster has
-/// now, and `renewed` gets notice of each new certificate.
-pub async fn keep(
+/// What an agent learns in its sessions.
+pub struct Learned {
+    /// The coordinators that the cluster has now.
+    pub coordinators: watch::Receiver<Vec<SocketAddr>>,
+    /// The connection of the session, while there is one.
+    pub session: watch::Receiver<Option<Connection>>,
+}
+
+/// A host's keyring, and what is made of it.
+struct Keeper {
     state: PathBuf,
     quic: Arc<Quic>,
+    /// Gets notice when the keyring has changed.
     renewed: watch::Sender<()>,
-    mut learned: watch::Receiver<Vec<SocketAddr>>,
-) {
-    let mut next = Instant::now();
-    loop {
-        tokio::select! {
-            known = next_of(&mut learned) => {
-                if let Err(error) = remember(&state, known) {
-                    warn!(error, "the coordinators of the cluster could not be written down");
+    session: watch::Receiver<Option<Connection>>,
+}
+
+/// Keeps the keyring in a state folder for as long as it is awaited. `renewed` gets notice of each new certificate, and
+/// of each change of the roots.
+pub async fn keep(state: PathBuf, quic: Arc<Quic>, renewed: watch::Sender<()>, learned: Learned) {
+    let Learned { coordinators, session } = learned;
+    let (news, heard) = mpsc::channel(1);
+    let keeper = Keeper { state, quic, renewed, session: session.clone() };
+    tokio::join!(keeper.run(coordinators, heard), trust::listen(session, news));
+}
+
+impl Keeper {
+    async fn run(self, mut coordinators: watch::Receiver<Vec<SocketAddr>>, mut heard: mpsc::Receiver<News>) {
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                known = next_of(&mut coordinators) => {
+                    if let Err(error) = remember(&self.state, known) {
+                        warn!(error, "the coordinators of the cluster could not be written down");
+                    }
+                }
+                Some(News { roots, answer }) = heard.recv() => match self.trust(roots).await {
+                    // Without a receiver, the session has ended.
+                    Ok(held) => drop(answer.send(held)),
+                    Err(reason) => warn!(reason, "the cluster's roots could not be taken over; trying again"),
+                },
+                () = tokio::time::sleep_until(next) => next = Instant::now() + self.look().await,
+            }
+        }
+    }
+
+    /// Trusts the roots that the cluster names, and gets a certificate of the one that issues them now.
+    async fn trust(&self, roots: TrustedRoots) -> Result<RootsHeld, String> {
+        let keyring = Keyring::load(&self.state).map_err(|e| e.to_string())?.ok_or("this host has no identity")?;
+        let further = Further { roots: roots.others, cross: roots.cross };
+        let mut keyring = if keyring.root == roots.issuer && keyring.further == further {
+            keyring
+        } else {
+            let changed = Keyring { root: roots.issuer, further, ..keyring };
+            changed.save(&self.state).map_err(|e| e.to_string())?;
+            info!("the cluster's roots have changed");
+            self.use_now(&changed)?;
+            changed
+        };
+        if !is_issued_by(&keyring.certificate, &keyring.root) {
+            keyring = renew(&self.state, keyring, &self.quic, self.session()).await?;
+            self.renewed.send_replace(());
+        }
+        let trusted = keyring.credentials().roots;
+        let issuer = trusted.iter().find(|root| is_issued_by(&keyring.certificate, root));
+        let issuer = issuer.ok_or("no root that is trusted has issued this host's certificate")?;
+        Ok(RootsHeld { roots: trusted.iter().map(|root| RootId::of(root)).collect(), issuer: RootId::of(issuer) })
+    }
+
+    fn session(&self) -> Option<Connection> {
+        self.session.borrow().clone()
+    }
+
+    fn use_now(&self, keyring: &Keyring) -> Result<(), String> {
+        self.quic.replace_credentials(keyring.credentials()).map_err(|e| e.to_string())?;
+        self.renewed.send_replace(());
+        Ok(())
+    }
+
+    /// Renews the certificate if it is due; returns after which time to look again.
+    async fn look(&self) -> Duration {
+        match Keyring::load(&self.state) {
+            Ok(Some(keyring)) if is_due(&keyring) => {
+                let pause = if has_ended(&keyring.certificate, now()) { RETRY_ENDED } else { RETRY };
+                match renew(&self.state, keyring, &self.quic, self.session()).await {
+                    Ok(_) => {
+                        self.renewed.send_replace(());
+                        CHECK
+                    }
+                    Err(reason) => {
+                        warn!(reason, "the certificate could not be renewed; trying again");
+                        pause
+                    }
                 }
             }
-            () = tokio::time::sleep_until(next) => next = Instant::now() + renew_if_due(&state, &quic, &renewed).await,
+            // A coordinator may have issued itself a certificate, or the host's other process got one.
+            Ok(Some(keyring)) if keyring.credentials() != self.quic.credentials() => {
+                if let Err(error) = self.use_now(&keyring) {
+                    warn!(error, "the certificate in the keyring cannot be used");
+                }
+                CHECK
+            }
+            Ok(_) => CHECK,
+            Err(error) => {
+                warn!(%error, "the keyring cannot be read");
+                RETRY
+            }
         }
     }
 }
@@ -63,24 +161,17 @@ pub fn remember(state: &Path, known: Vec<SocketAddr>) -> Result<(), String> {
     Keyring { coordinators: known, ..keyring }.save(state).map_err(|e| e.to_string())
 }
 
-/// Returns after which time to look again.
-async fn renew_if_due(state: &Path, quic: &Quic, renewed: &watch::Sender<()>) -> Duration {
-    match Keyring::load(state) {
-        Ok(Some(keyring)) if is_due(&keyring) => match renew(state, keyring, quic).await {
-            Ok(()) => {
-                renewed.send_replace(());
-                CHECK
-            }
-            Err(reason) => {
-                warn!(reason, "the certificate could not be renewed; trying again");
-                RETRY
-            }
-        },
-        Ok(_) => CHECK,
-        Err(error) => {
-            warn!(%error, "the keyring cannot be read");
-            RETRY
-        }
+/// Renews a certificate that has ended, before anything else is asked of a coordinator; once, since the host's containers
+/// do not depend on it.
+pub async fn renew_if_ended(state: &Path, quic: &Quic) {
+    let Ok(Some(keyring)) = Keyring::load(state) else { return };
+    if !has_ended(&keyring.certificate, now()) {
+        return;
+    }
+    warn!("the certificate ended while this host was off; asking for a new one");
+    let renewing = tokio::time::timeout(ANSWER_WITHIN, renew(state, keyring, quic, None));
+    if let Ok(Err(reason)) = renewing.await {
+        warn!(reason, "the certificate could not be renewed; trying again");
     }
 }
 
@@ -91,13 +182,23 @@ fn is_due(keyring: &Keyring) -> bool {
     }
 }
 
-/// Gets a new certificate for the same key and uses it at once.
-pub async fn renew(state: &Path, mut keyring: Keyring, quic: &Quic) -> Result<(), String> {
+/// Gets a new certificate for the same key and uses it at once. The session's connection is asked first.
+async fn renew(
+    state: &Path,
+    mut keyring: Keyring,
+    quic: &Quic,
+    session: Option<Connection>,
+) -> Result<Keyring, String> {
     let request = make_request(&keyring.key).map_err(|e| e.to_string())?;
     let mut reason = "no coordinator is known".to_owned();
-    for coordinator in keyring.coordinators.clone() {
+    let others = keyring.coordinators.clone().into_iter().map(Some);
+    for coordinator in session.iter().map(|_| None).chain(others) {
         let asking = async {
-            let connection = quic.dial(coordinator).await?;
+            let connection = match (coordinator, &session) {
+                (Some(address), _) => quic.dial(address).await?,
+                (None, Some(session)) => session.clone(),
+                (None, None) => return Err(LinkError::Ended),
+            };
             ask::<Renewed>(&connection, &Open::Renew(request.clone())).await
         };
         // One that is about to begin may accept, and not answer.
@@ -108,7 +209,7 @@ pub async fn renew(state: &Path, mut keyring: Keyring, quic: &Quic) -> Result<()
                 keyring.save(state).map_err(|e| e.to_string())?;
                 quic.replace_credentials(keyring.credentials()).map_err(|e| e.to_string())?;
                 info!("the certificate was renewed");
-                return Ok(());
+                return Ok(keyring);
             }
             Ok(Renewed::Refused(problem)) => reason = problem.to_string(),
             Err(error) => reason = error.to_string(),
@@ -140,6 +241,7 @@ mod tests {
             root: Vec::new(),
             coordinators: vec![address(1)],
             advertise: None,
+            further: Default::default(),
         };
         keyring.save(folder.path()).expect("is written");
         let (cluster, mut learned) = watch::channel(keyring.coordinators.clone());

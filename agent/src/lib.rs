@@ -26,6 +26,7 @@ pub mod reconciler;
 pub mod runtime;
 pub mod session;
 mod socket;
+mod trust;
 pub mod tunnel;
 pub mod upgrade;
 
@@ -44,7 +45,7 @@ use common::{
     report::Report,
 };
 use futures::future::BoxFuture;
-use link::{Supervisor, Transport, supervise::EndedTask};
+use link::{Connection, Supervisor, Transport, supervise::EndedTask};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub host: HostId,
     /// The coordinators that are known: those to begin with, and then those that the cluster names.
     pub coordinators: watch::Sender<Vec<SocketAddr>>,
+    /// The connection of the session, while the agent has one.
+    pub session: watch::Sender<Option<Connection>>,
     /// The address under which other hosts reach this one; found by asking the kernel if absent.
     pub address: Option<IpAddr>,
     /// Whether it has the host's network to itself: not where many agents share a kernel.
@@ -158,7 +161,7 @@ impl Agent {
         let key = own_key(&config)?;
         let (assignments, assignment) = watch::channel(ledger.contents().assignment.clone());
         let (reports, report) = watch::channel(Report::default());
-        let (leader, leads) = watch::channel(None);
+        let (leader, leads) = (config.session.clone(), config.session.subscribe());
         let (addresses, address) = watch::channel(config.address);
         let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
         let (publish_residents, residents) = watch::channel(None);

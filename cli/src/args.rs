@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 
 pub use backup::{Backup, BackupCommand, Coordinators, Recover, Restore};
 pub use nouns::{
-    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, SecretFile, SetFile, Token, Upgrade,
-    UpgradeCommand,
+    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, Rotate, SecretFile, SetFile, Token,
+    Upgrade, UpgradeCommand,
 };
 
 /// The default folder for a host's state: keyring, ledger, store, log.
@@ -191,6 +191,9 @@ pub enum Command {
     },
     /// Bring another version of wharf to all hosts, one after the other. Containers keep running.
     Upgrade(Upgrade),
+    /// Replace the keys that the cluster itself depends on, while everything goes on.
+    #[command(subcommand)]
+    Rotate(Rotate),
     /// Show the cluster's state and settings.
     Status,
     /// Show the versions of this command line and of the hosts.

@@ -8,8 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use common::{
-    api::{COORDINATORS_HEADER, ProblemDocument},
+    api::{COORDINATORS_HEADER, ProblemDocument, ROOT_HEADER},
     error::{Code, Problem},
+    hex,
+    wire::RootId,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header, http::request};
@@ -34,6 +36,8 @@ pub struct Client {
     token: Option<String>,
     /// The coordinators' addresses from the latest answer.
     learned: Mutex<Option<Vec<SocketAddr>>>,
+    /// The root that the latest answer names.
+    root: Mutex<Option<String>>,
 }
 
 /// Why a request to one coordinator failed.
@@ -58,6 +62,7 @@ impl Client {
             name: coordinator_name(context.cluster),
             token: Some(context.token.clone()),
             learned: Mutex::default(),
+            root: Mutex::default(),
         })
     }
 
@@ -69,6 +74,7 @@ impl Client {
             name: "coordinator.wharf".to_owned(),
             token: None,
             learned: Mutex::default(),
+            root: Mutex::default(),
         }
     }
 
@@ -78,11 +84,30 @@ impl Client {
         learned.filter(|servers| !servers.is_empty() && *servers != self.servers)
     }
 
+    /// The cluster's root certificate (PEM), if the latest answer named another one than the context has. The connection
+    /// that brings it is proved by the root in the context, or by one that this root has signed.
+    pub async fn learned_root(&self, context: &Context) -> Result<Option<String>, Problem> {
+        let named = self.root.lock().expect("no panic while it is held").clone();
+        let id = |text: &str| pem::parse(text).map(|root| hex::encode(&RootId::of(root.contents()).0)).ok();
+        if named.is_none() || named == id(&context.authority) {
+            return Ok(None);
+        }
+        let answer = self.send(Method::GET, "/ca", Bytes::new()).await?;
+        let unreadable = |why: String| Problem::new(Code::Unreachable, "The new root cannot be read").why(why);
+        let body = answer.into_body().collect().await.map_err(|e| unreadable(e.to_string()))?.to_bytes();
+        let text = String::from_utf8(body.to_vec()).map_err(|e| unreadable(e.to_string()))?;
+        Ok((id(&text) == named).then_some(text))
+    }
+
     fn learn(&self, response: &Response<Incoming>) {
         let named = response.headers().get(COORDINATORS_HEADER).and_then(|value| value.to_str().ok());
         let servers = named.and_then(|text| text.split(',').map(|part| part.parse().ok()).collect());
         if servers.is_some() {
             *self.learned.lock().expect("no panic while it is held") = servers;
+        }
+        let root = response.headers().get(ROOT_HEADER).and_then(|value| value.to_str().ok());
+        if let Some(root) = root {
+            *self.root.lock().expect("no panic while it is held") = Some(root.to_owned());
         }
     }
 

@@ -19,6 +19,7 @@ mod project;
 mod recover;
 mod restore;
 mod rollouts;
+mod rotate;
 mod stacks;
 mod tokens;
 mod uninstall;
@@ -139,7 +140,22 @@ async fn dispatch(args: Args) -> Result<u8, Problem> {
     if let Some(servers) = session.client.learned() {
         Contexts::load()?.update_servers(&session.context, servers)?;
     }
+    learn_root(&session).await;
     result
+}
+
+/// Stores the cluster's root if it is another one than the context has. The command has had its result before.
+async fn learn_root(session: &Session) {
+    let learning = async {
+        let (_, context) = Contexts::load()?.choose(Some(&session.context))?;
+        match session.client.learned_root(&context).await? {
+            Some(root) => Contexts::load()?.update_root(&session.context, root),
+            None => Ok(()),
+        }
+    };
+    if let Err(problem) = learning.await {
+        output::note(format!("! the new root of {} could not be stored: {}", session.context, problem.what));
+    }
 }
 
 async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
@@ -169,6 +185,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Doctor { paths: true } => doctor::paths(session).await,
         Command::Clock { command } => clock::run(session, command).await,
         Command::Upgrade(asked) => upgrade::run(session, asked).await,
+        Command::Rotate(command) => rotate::run(session, command).await,
         Command::Status => members::status(session).await,
         Command::Version { .. } => upgrade::version(session).await,
         Command::Up(_)

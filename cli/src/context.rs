@@ -85,6 +85,13 @@ impl Contexts {
         self.save()
     }
 
+    /// Stores the new root of a context's cluster.
+    pub fn update_root(mut self, name: &str, authority: String) -> Result<(), Problem> {
+        let Some(context) = self.contexts.get_mut(name) else { return Ok(()) };
+        context.authority = authority;
+        self.save()
+    }
+
     /// Adds a context, and makes it the default if there is none.
     pub fn add(&mut self, name: &str, context: Context) {
         self.contexts.insert(name.to_owned(), context);

@@ -9,6 +9,7 @@ use std::{
 use agent::{
     RunError,
     files::{MEMORY, Places},
+    identity::Learned,
     runtime::Docker,
     upgrade::OwnBinary,
 };
@@ -118,11 +119,16 @@ fn note_end(own: &Own, why: &str) {
 async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Roles) -> Result<Option<Next>, Problem> {
     let coordinates = keyring.member.is_some() && roles != Roles::Agent;
     let quic = Arc::new(transport(service, &keyring, coordinates)?);
+    if !coordinates {
+        agent::identity::renew_if_ended(&service.state, &quic).await;
+    }
     let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
     let (renewals, renewed) = watch::channel(());
     let known = watch::Sender::new(keyring.coordinators.clone());
     let learned = known.subscribe();
-    let side = Side { service, keyring, quic: quic.clone(), known, binary: own.for_agent() };
+    let session = watch::Sender::default();
+    let followed = session.subscribe();
+    let side = Side { service, keyring, quic: quic.clone(), known, session, binary: own.for_agent() };
     let coordinating = async {
         match coordinates {
             true => side.coordinate(renewed, &stop).await,
@@ -140,7 +146,12 @@ async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Rol
         }
         ended
     };
-    let keeping = agent::identity::keep(service.state.clone(), quic, renewals, learned);
+    let keeping = agent::identity::keep(
+        service.state.clone(),
+        quic,
+        renewals,
+        Learned { coordinators: learned, session: followed },
+    );
     // Without a service manager nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };
@@ -194,6 +205,8 @@ struct Side<'a> {
     quic: Arc<Quic>,
     /// The coordinators of the cluster, as the agent learns them.
     known: watch::Sender<Vec<SocketAddr>>,
+    /// The connection of the agent's session.
+    session: watch::Sender<Option<link::Connection>>,
     /// The binary of this process.
     binary: OwnBinary,
 }
@@ -233,6 +246,7 @@ impl Side<'_> {
             cluster: keyring.cluster,
             host: keyring.host,
             coordinators: self.known.clone(),
+            session: self.session.clone(),
             address: service.advertise.or(keyring.advertise).map(|advertise| advertise.ip()),
             keeps_network: true,
             binary: Some(self.binary.clone()),

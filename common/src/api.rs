@@ -9,6 +9,7 @@ mod files;
 mod hosts;
 mod plan;
 mod stacks;
+mod trust;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -27,12 +28,15 @@ pub use files::*;
 pub use hosts::*;
 pub use plan::*;
 pub use stacks::*;
+pub use trust::*;
 pub use upgrade::*;
 
 /// The version of the API, part of every path.
 pub const API_VERSION: &str = "v1";
 /// The header in every authorised answer that lists the coordinators, as `address:port,…`.
 pub const COORDINATORS_HEADER: &str = "wharf-coordinators";
+/// The header in authorised answers that names the cluster's root, by the hash of its certificate.
+pub const ROOT_HEADER: &str = "wharf-root";
 /// The maximum size of a request body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::LeaseTimes,
     assignment::Assignment,
+    codec,
     directory::{Difference, OpenPorts},
     error::Problem,
     finding::Finding,
@@ -61,18 +62,30 @@ crate::tagged! {
         /// A host says which binary it runs. [`Upgrading`] comes back and [`Upgraded`] follows, until the session ends.
         /// A coordinator that does not know it yet ends this stream and no other.
         21 => Running(running: Running),
+        /// A coordinator's request for all sealing keys, from feature level 3 on; a list of them follows.
+        25 => SealingKeys,
+        /// A host's request for the roots that it is to trust: [`TrustedRoots`] follow, now and whenever they change, and
+        /// the host answers each with [`RootsHeld`].
+        26 => Roots,
     }
 }
 
 impl Open {
+    /// Whether a peer whose certificate has ended may open this stream.
+    pub fn allowed_for_lapsed(&self) -> bool {
+        matches!(self, Open::Renew(_))
+    }
+
     /// Whether a peer may open this stream. Everything that is not listed is denied.
     pub fn allowed_for(&self, peer: &PeerIdentity) -> bool {
         match self {
             // A host speaks only for itself; a coordinator's host has an agent, too.
             Open::Session(hello) => hello.host == peer.host,
             // The coordinator later checks the instance, and the binary, against the host in the certificate.
-            Open::Renew(_) | Open::Files(_) | Open::Binary(_) | Open::Running(_) => true,
-            Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::Findings => peer.member.is_some(),
+            Open::Renew(_) | Open::Files(_) | Open::Binary(_) | Open::Running(_) | Open::Roots => true,
+            Open::Member(_) | Open::Logs(_) | Open::SealingKey | Open::SealingKeys | Open::Findings => {
+                peer.member.is_some()
+            }
         }
     }
 }
@@ -80,7 +93,39 @@ impl Open {
 impl Open {
     /// Whether the stream is only for coordinators. Calls between them are checked one by one.
     pub fn is_inside(&self) -> bool {
-        matches!(self, Open::Logs(_) | Open::SealingKey | Open::Findings)
+        matches!(self, Open::Logs(_) | Open::SealingKey | Open::SealingKeys | Open::Findings)
+    }
+}
+
+/// The roots of the cluster that a host is to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrustedRoots {
+    /// The one that issues certificates (DER).
+    pub issuer: Vec<u8>,
+    /// Others that are trusted beside it (DER).
+    pub others: Vec<Vec<u8>>,
+    /// The newest root as the one before it has signed it (DER), to be shown to those that do not know the newest one yet.
+    pub cross: Option<Vec<u8>>,
+}
+
+/// What a host has of the roots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootsHeld {
+    /// The roots that it trusts.
+    pub roots: Vec<RootId>,
+    /// The root that issued its certificate.
+    pub issuer: RootId,
+}
+
+/// A hash of a root's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootId(pub [u8; 32]);
+
+impl RootId {
+    /// That of a certificate (DER).
+    pub fn of(certificate: &[u8]) -> RootId {
+        // A list of bytes can always be hashed.
+        RootId(codec::hash(&certificate).unwrap_or_default())
     }
 }
 

@@ -19,6 +19,7 @@ mod linger;
 mod metrics;
 mod stacks;
 mod tokens;
+mod trust;
 mod upgrade;
 
 use std::{net::IpAddr, time::Duration};
@@ -29,9 +30,7 @@ use axum::{
     http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
 };
-use common::{api::MAX_BODY, secret::Secret};
-use coordinator_core::command::Authority;
-use link::identity::Certified;
+use common::api::MAX_BODY;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -84,6 +83,11 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(backup::put_schedule, backup::end_schedule))
         .routes(routes!(upgrade::get))
         .routes(routes!(upgrade::steer))
+        .routes(routes!(trust::get))
+        .routes(routes!(trust::rotate_sealing_key))
+        .routes(routes!(trust::rotate_join_key))
+        .routes(routes!(trust::rotate_ca))
+        .routes(routes!(trust::finish_ca))
         .routes(routes!(doctor::get))
         .routes(routes!(doctor::paths))
         .routes(routes!(metrics::get))
@@ -155,11 +159,6 @@ fn guarded(routes: Router<Coordinator>, coordinator: &Coordinator, within: Durat
         .layer(from_fn(linger::discard_rest))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, within))
         .layer(CatchPanicLayer::custom(error::panicked))
-}
-
-/// The root as the link's functions take it.
-pub fn root_of(authority: &Authority) -> Certified {
-    Certified { certificate: authority.certificate.clone(), key: Secret::new(authority.key.expose().clone()) }
 }
 
 #[cfg(test)]

@@ -18,14 +18,15 @@ use coordinator_core::{
 };
 use link::{
     file,
-    identity::{IdentityError, host_of_key, make_join_certificate, make_request, make_root, random_bytes, sign},
+    identity::{
+        Certified, IdentityError, host_of_key, make_join_certificate, make_request, make_root, random_bytes, sign,
+    },
     keyring::{Keyring, pending_key},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Config,
-    api::root_of,
     raft::{Consensus, StoreError},
     seal,
 };
@@ -62,11 +63,13 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let cluster = ClusterId(random_bytes());
     let member = MemberId(1);
     let authority = make_authority(cluster).map_err(|e| failed(&e))?;
-    let root = authority.certificate.clone();
+    let root = Certified { certificate: authority.certificate.clone(), key: authority.key.clone() };
+    let seals = seal::make(&config.keys, cluster).map_err(|e| failed(&e))?;
+    let authority = seals.first().map_or_else(|| Ok(authority.clone()), |by| seals.sealed(by, &authority))?;
     let key = pending_key(&config.state).map_err(|e| failed(&e))?;
     let host = host_of_key(&key).map_err(|e| failed(&e))?;
     let request = make_request(&key).map_err(|e| failed(&e))?;
-    let certificate = sign(&root_of(&authority), cluster, &request, Some(member), now()).map_err(|e| failed(&e))?;
+    let certificate = sign(&root, cluster, &request, Some(member), now()).map_err(|e| failed(&e))?;
     let admin = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
     let genesis = Genesis {
         cluster,
@@ -82,7 +85,6 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let file = GenesisFile { genesis, admin: (admin.id, SecretHash::of(&admin.secret)) };
     let bytes = GENESIS_FORMAT.seal(&file).map_err(|e| failed(&e))?;
     file::replace(&config.state.join(GENESIS_FILE), &bytes).map_err(|e| failed(&e))?;
-    seal::make(&config.keys, cluster).map_err(|e| failed(&e))?;
     let keyring = Keyring {
         cluster,
         host,
@@ -90,9 +92,10 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
         name,
         certificate,
         key,
-        root,
+        root: root.certificate,
         coordinators: vec![config.advertise],
         advertise: Some(config.advertise),
+        further: Default::default(),
     };
     keyring.save(&config.state).map_err(|e| failed(&e))?;
     Ok(Newborn { keyring, admin })
@@ -130,7 +133,7 @@ pub async fn finish(config: &Config, consensus: &Consensus) -> Result<(), Proble
     remove(&path).map_err(|e| failed(&e))
 }
 
-/// The authority's key is in the replicated state now; a second copy only adds risk.
+/// The authority's keys are in the replicated state now; a second copy only adds risk.
 fn remove(path: &Path) -> std::io::Result<()> {
     std::fs::remove_file(path)
 }

@@ -21,7 +21,7 @@ use coordinator_core::{Command, Outcome, RequestId, State, command::Admission, s
 use link::identity::{host_of_request, join_proof, pin_of, random_bytes, sign};
 use sha2::{Digest, Sha256};
 
-use crate::{Coordinator, api::root_of};
+use crate::Coordinator;
 
 /// How far the clocks of host and coordinator may be apart.
 const MAX_SKEW: Span = Span::minutes(10);
@@ -139,9 +139,9 @@ pub async fn admit(
     if role == JoinRole::Coordinator && member.is_none() {
         return Err(Problem::new(Code::Conflict, "The host was admitted before and is no longer a coordinator"));
     }
-    let root = root_of(&identity.authority);
-    let certificate =
-        sign(&root, identity.id, &csr, member, coordinator.consensus.now()).map_err(|e| csr_refused(e.to_string()))?;
+    let root = coordinator.seals.root(&identity.authority)?;
+    let now = coordinator.consensus.now();
+    let certificate = sign(&root, identity.id, &csr, member, now).map_err(|e| csr_refused(e.to_string()))?;
     Ok(JoinReply {
         cluster: identity.id,
         host,

@@ -5,10 +5,12 @@ pub mod backup;
 pub mod birth;
 pub mod dispatch;
 pub mod join;
+mod lapsed;
 mod planner;
 pub mod raft;
 pub mod seal;
 mod server;
+mod trust;
 pub mod upgrade;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -17,6 +19,7 @@ use common::{
     api::Settings,
     error::{Code, Problem},
     network::NetworkPlan,
+    wire::TrustedRoots,
 };
 use futures::future::BoxFuture;
 use link::{Supervisor, Transport, keyring::Keyring, supervise::EndedTask};
@@ -59,6 +62,8 @@ pub struct Coordinator {
     pub dispatch: Dispatch,
     /// The key of the secrets.
     pub seals: Arc<Seals>,
+    /// The roots that every host is to trust.
+    pub roots: watch::Receiver<Option<TrustedRoots>>,
     /// The binary that joining hosts get.
     pub binary: Arc<join::Binary>,
     /// The binaries for upgrades.
@@ -158,10 +163,13 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     };
     let consensus = consensus.map_err(birth::store_problem)?;
     let listener = listen(config.listen).await?;
+    let (publish_roots, roots) = watch::channel(None);
+    tasks.spawn("roots", trust::publish(consensus.clone(), publish_roots));
     let coordinator = Coordinator {
         consensus: consensus.clone(),
         dispatch: Dispatch::new(consensus.clone()),
         seals,
+        roots,
         binary: Arc::new(join::Binary::of_this_process()),
         binaries: Binaries::below(&config.state),
         advertise: config.advertise,
@@ -170,6 +178,7 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     birth::finish(&config, &consensus).await?;
     tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
     spawn_work(&mut tasks, &coordinator);
+    tasks.spawn_once("ended certificate", lapsed::run(coordinator.clone(), config.state.clone()));
     tasks.spawn("https", server::serve_https(coordinator, listener, identity));
     tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
     Ok(Running { consensus, tasks })
@@ -183,8 +192,8 @@ fn spawn_work(tasks: &mut Supervisor, coordinator: &Coordinator) {
     tasks.spawn("assignments", dispatch.clone().tell_hosts());
     tasks.spawn("directory", dispatch.clone().keep_directory());
     tasks.spawn("leases", dispatch::lease::run(dispatch));
-    let sealing = consensus.clone();
-    tasks.spawn_once("sealing key", async move { seals.fetch(&sealing).await });
+    tasks.spawn("sealing key", seal::keep(seals.clone(), consensus.clone()));
+    tasks.spawn("trust", trust::run(consensus.clone(), seals));
     tasks.spawn("scheduled backups", backup::scheduled(coordinator));
     tasks.spawn("planner", planner::run(consensus.clone()));
     tasks.spawn_once("own address", birth::keep_address(consensus.clone(), advertise));

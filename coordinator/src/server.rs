@@ -13,7 +13,6 @@ use std::{
 use common::{
     codec,
     error::{Code, Problem},
-    time::Timestamp,
     wire::{Files, LogFrame, MAX_FRAME, Open, PeerIdentity, Renewed},
 };
 use hyper::server::conn::{http1, http2};
@@ -48,7 +47,7 @@ use doors::{Doors, LIMITS, Place};
 use crate::{
     Coordinator, api, dispatch,
     raft::{Consensus, MemberCall, Published},
-    upgrade,
+    trust, upgrade,
 };
 
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,7 +112,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
     let (connection, peer) = (&open.connection, open.connection.peer());
     let most = if peer.member.is_some() { MAX_FRAME } else { MAX_OPEN };
     let Some(asked) = stream.incoming.receive_up_to::<Open>(most).await? else { return Ok(()) };
-    if !asked.allowed_for(&peer) {
+    if !asked.allowed_for(&peer) || (connection.is_lapsed() && !asked.allowed_for_lapsed()) {
         warn!(host = %peer.host, "a stream was refused: the peer's certificate does not allow it");
         connection.close("not allowed");
         return Ok(());
@@ -131,9 +130,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             dispatch::serve_session(coordinator.dispatch, connection.clone(), hello, stream).await;
             Ok(())
         }
-        Open::Renew(request) => {
-            answer(stream, &renew((&published.cluster, coordinator.consensus.now()), &peer, &request)).await
-        }
+        Open::Renew(request) => answer(stream, &renew(&coordinator, &published.cluster, &peer, &request)).await,
         Open::Member(call) => {
             let read = codec::decode::<MemberCall>(&call);
             let read = read.inspect_err(|error| coordinator.consensus.cannot_read(peer, &call, error))?;
@@ -149,7 +146,9 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
         Open::Running(running) => {
             upgrade::serve_running(&coordinator.consensus, &coordinator.binaries, (peer.host, running), stream).await
         }
-        Open::SealingKey => answer(stream, &coordinator.seals.share()).await,
+        Open::SealingKey => answer(stream, &coordinator.seals.share_one(published.cluster.sealing_key())).await,
+        Open::SealingKeys => answer(stream, &coordinator.seals.share()).await,
+        Open::Roots => trust::tell(&coordinator, peer.host, stream).await,
         Open::Findings => answer(stream, &coordinator.dispatch.own_findings()).await,
         Open::Logs(request) => match coordinator.dispatch.logs(request).await {
             Ok(source) => tokio::select! {
@@ -165,8 +164,8 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
 /// what cannot be taken back is given out only by what a majority knows.
 async fn state_for(consensus: &Consensus, asked: &Open) -> Result<Arc<Published>, Problem> {
     match asked {
-        Open::Renew(_) | Open::Files(_) | Open::SealingKey => consensus.read().await,
-        Open::Logs(_) | Open::Findings => consensus.decisive().await,
+        Open::Renew(_) | Open::Files(_) | Open::SealingKey | Open::SealingKeys => consensus.read().await,
+        Open::Logs(_) | Open::Findings | Open::Roots => consensus.decisive().await,
         // Calls between members are how they come to know what the others know; sessions are the leader's alone.
         Open::Member(_) | Open::Session(_) => Ok(consensus.current()),
         // They are the leader's alone, and decided where they are served.
@@ -181,9 +180,14 @@ async fn refuse(stream: Stream, asked: &Open, problem: Problem) -> Result<(), Li
         Open::Files(_) => answer(stream, &Files::Refused(problem)).await,
         Open::Logs(_) => answer(stream, &LogFrame::Failed(problem)).await,
         // Without an answer, they ask another coordinator, or again.
-        Open::SealingKey | Open::Findings | Open::Member(_) | Open::Session(_) | Open::Running(_) | Open::Binary(_) => {
-            Ok(())
-        }
+        Open::SealingKey
+        | Open::SealingKeys
+        | Open::Roots
+        | Open::Findings
+        | Open::Member(_)
+        | Open::Session(_)
+        | Open::Running(_)
+        | Open::Binary(_) => Ok(()),
     }
 }
 
@@ -196,8 +200,13 @@ fn lets_through(peer: PeerIdentity, asked: &Open, cluster: &State) -> bool {
         warn!(host = %peer.host, %refusal, "a stream was refused");
         return false;
     }
-    let speaks_for_its_host = || authorize(&Principal::Peer(peer), &Action::Host(peer.host), cluster).is_ok();
-    !matches!(asked, Open::Running(_)) || speaks_for_its_host()
+    if matches!(asked, Open::Roots | Open::Running(_))
+        && let Err(refusal) = authorize(&Principal::Peer(peer), &Action::Host(peer.host), cluster)
+    {
+        warn!(host = %peer.host, %refusal, "a stream was refused");
+        return false;
+    }
+    true
 }
 
 /// Sends the one message that a stream is answered with.
@@ -229,7 +238,7 @@ async fn relay(mut source: Stream, mut sink: Stream) -> Result<(), LinkError> {
     }
 }
 
-fn renew((cluster, now): (&State, Timestamp), peer: &PeerIdentity, request: &[u8]) -> Renewed {
+fn renew(coordinator: &Coordinator, cluster: &State, peer: &PeerIdentity, request: &[u8]) -> Renewed {
     let refuse =
         |why: String| Renewed::Refused(Problem::new(Code::RequestRefused, "The certificate was not renewed").why(why));
     let Some(identity) = &cluster.identity() else { return refuse("the cluster does not exist yet".into()) };
@@ -242,8 +251,11 @@ fn renew((cluster, now): (&State, Timestamp), peer: &PeerIdentity, request: &[u8
         Err(error) => return refuse(error.to_string()),
     }
     let member = cluster.member_on(peer.host);
-    let root = api::root_of(&identity.authority);
-    sign(&root, identity.id, request, member, now).map_or_else(|error| refuse(error.to_string()), Renewed::Certificate)
+    match coordinator.seals.root(&identity.authority) {
+        Ok(root) => sign(&root, identity.id, request, member, coordinator.consensus.now())
+            .map_or_else(|error| refuse(error.to_string()), Renewed::Certificate),
+        Err(problem) => Renewed::Refused(problem),
+    }
 }
 
 /// The certificates of the HTTPS side, picked by the name that the client asks for.
@@ -269,7 +281,10 @@ fn certified(chain: &[&[u8]], key: &[u8]) -> Result<Arc<CertifiedKey>, rustls::E
 }
 
 fn own_certificate(keyring: &Keyring) -> Result<Arc<CertifiedKey>, rustls::Error> {
-    certified(&[&keyring.certificate, &keyring.root], keyring.key.expose())
+    // Who pins the root that was before believes the present one by its cross certificate.
+    let cross = keyring.further.cross.as_deref();
+    let chain: Vec<&[u8]> = [&*keyring.certificate].into_iter().chain(cross).chain([&*keyring.root]).collect();
+    certified(&chain, keyring.key.expose())
 }
 
 /// Serves people and joining hosts.
@@ -318,26 +333,45 @@ impl Drop for Threads {
 /// Takes up the join key as soon as it is in the replicated state, and own certificates as they
 /// are renewed.
 async fn keep_certificates(coordinator: Coordinator, certificates: Arc<Certificates>, mut identity: OwnIdentity) {
-    let mut published = coordinator.consensus.watch();
-    if let Ok(made) =
-        published.wait_for(|published| published.cluster.identity().is_some()).await.map(|published| published.clone())
-        && let Some(identity) = &made.cluster.identity()
-    {
-        let authority = &identity.authority;
-        match certified(&[&authority.join_certificate], authority.join_key.expose()) {
-            Ok(join) => *certificates.join.write().expect("no panic while it is held") = Some(join),
-            Err(error) => error!(%error, "the join key cannot be used; hosts cannot join here"),
+    let own = async {
+        while identity.renewed.changed().await.is_ok() {
+            let loaded =
+                Keyring::load(&identity.directory).ok().flatten().and_then(|keyring| own_certificate(&keyring).ok());
+            match loaded {
+                Some(own) => *certificates.own.write().expect("no panic while it is held") = own,
+                None => error!("the renewed certificate cannot be used"),
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(keep_join_key(&coordinator, &certificates), own);
+}
+
+/// Takes up the join key whenever there is another one in the state, as soon as the sealing key is here.
+async fn keep_join_key(coordinator: &Coordinator, certificates: &Certificates) {
+    let (mut published, mut keys) = (coordinator.consensus.watch(), coordinator.seals.watch());
+    let mut in_use: Option<Vec<u8>> = None;
+    loop {
+        let identity = published.borrow_and_update().cluster.identity().cloned();
+        keys.mark_unchanged();
+        if let Some(identity) = identity.filter(|new| in_use.as_ref() != Some(&new.authority.join_certificate)) {
+            let authority = &identity.authority;
+            match coordinator.seals.join(authority) {
+                Ok(join) => match certified(&[&join.certificate], join.key.expose()) {
+                    Ok(key) => {
+                        *certificates.join.write().expect("no panic while it is held") = Some(key);
+                        in_use = Some(authority.join_certificate.clone());
+                    }
+                    Err(error) => error!(%error, "the join key cannot be used; hosts cannot join here"),
+                },
+                Err(problem) => debug!(%problem, "the join key cannot be opened yet; hosts cannot join here"),
+            }
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            changed = keys.changed() => if changed.is_err() { return },
         }
     }
-    while identity.renewed.changed().await.is_ok() {
-        let loaded =
-            Keyring::load(&identity.directory).ok().flatten().and_then(|keyring| own_certificate(&keyring).ok());
-        match loaded {
-            Some(own) => *certificates.own.write().expect("no panic while it is held") = own,
-            None => error!("the renewed certificate cannot be used"),
-        }
-    }
-    std::future::pending().await
 }
 
 async fn accept(coordinator: Coordinator, listener: TcpListener, certificates: Arc<Certificates>) {

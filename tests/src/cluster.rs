@@ -282,6 +282,7 @@ impl Host {
             cluster: self.keyring.cluster,
             host: self.keyring.host,
             coordinators: watch::Sender::new(self.keyring.coordinators.clone()),
+            session: watch::Sender::default(),
             address: Some(self.address.ip()),
             keeps_network: false,
             binary: None,

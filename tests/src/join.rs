@@ -63,6 +63,7 @@ pub async fn join(
         root: contents(&reply.authority)?,
         coordinators: reply.coordinators,
         advertise: Some(address),
+        further: Default::default(),
     };
     keyring.save(folder)?;
     Ok(keyring)

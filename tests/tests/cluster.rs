@@ -107,8 +107,17 @@ async fn hear_an_agent() {
     let places = Places::new(folder.path(), folder.path());
     let (state, own) = (folder.path().to_owned(), Some(address(2).ip()));
     let known = coordinators.subscribe();
-    let config =
-        agent::Config { state, places, cluster, host, coordinators, address: own, keeps_network: false, binary: None };
+    let config = agent::Config {
+        state,
+        places,
+        cluster,
+        host,
+        coordinators,
+        session: Default::default(),
+        address: own,
+        keeps_network: false,
+        binary: None,
+    };
     let running = tokio::spawn(agent::run(config, transport, runtime.clone(), std::future::pending()));
 
     let connection = leader.accept().await.expect("it dials");

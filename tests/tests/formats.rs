@@ -476,6 +476,7 @@ fn files_of_a_host_can_be_read_for_ever() {
         root: vec![3],
         coordinators: vec![([10, 0, 0, 1], 7443).into()],
         advertise: Some(([10, 0, 0, 1], 7443).into()),
+        further: Default::default(),
     };
     check_sealed("keyring-1.bin", &KEYRING_FORMAT, keyring);
     check_sealed("sealing-key-1.bin", &SEALING_KEY_FORMAT, SealingKey(Secret::new([11; 32])));

@@ -151,6 +151,23 @@ pub enum Member {
     },
 }
 
+/// Commands on the cluster's own keys.
+#[derive(Debug, Subcommand)]
+pub enum Rotate {
+    /// Show which keys are in use, how far their change is, and what it waits for.
+    Status,
+    /// Replace the key that seals secrets and the cluster's own keys. All coordinators must run.
+    SealingKey,
+    /// Replace the join key. Lines of wharf host add that were printed before no longer work.
+    JoinKey,
+    /// Replace the cluster's root, which issues all certificates. Hosts keep their sessions.
+    Ca {
+        /// Go on without hosts that are away. They have to join again.
+        #[arg(long)]
+        finish: bool,
+    },
+}
+
 /// Commands on API tokens.
 #[derive(Debug, Subcommand)]
 pub enum Token {

@@ -254,6 +254,7 @@ fn keyring_of(reply: JoinReply, key: Secret<Vec<u8>>, token: &JoinToken) -> Resu
         root,
         coordinators: reply.coordinators,
         advertise: None,
+        further: Default::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Connections to peers, and the streams of frames on them.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{
     codec,
@@ -65,7 +65,14 @@ pub enum LinkError {
 pub struct Connection {
     peer: PeerIdentity,
     remote: SocketAddr,
+    lapsed: bool,
     inner: Inner,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).field("remote", &self.remote).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone)]
@@ -76,7 +83,17 @@ pub(crate) enum Inner {
 
 impl Connection {
     pub(crate) fn new(peer: PeerIdentity, remote: SocketAddr, inner: Inner) -> Connection {
-        Connection { peer, remote, inner }
+        Connection { peer, remote, lapsed: false, inner }
+    }
+
+    /// The same, of a peer whose certificate had ended, or not.
+    pub(crate) fn with_lapsed(self, lapsed: bool) -> Connection {
+        Connection { lapsed, ..self }
+    }
+
+    /// Whether the peer's certificate had ended when the connection was made.
+    pub fn is_lapsed(&self) -> bool {
+        self.lapsed
     }
 
     /// The peer's identity, from its certificate.

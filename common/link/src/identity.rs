@@ -4,8 +4,13 @@
 //! `<member>.member.…` and `coordinator.…` for coordinators. The authority uses only the key of a request and writes
 //! the names itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
+use crate::provider;
 use common::{
     id::{ClusterId, HostId, MemberId},
     secret::Secret,
@@ -18,7 +23,11 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use ring::digest;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, UnixTime},
+    server::WebPkiClientVerifier,
+};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509CertificationRequest};
 
@@ -68,8 +77,10 @@ pub struct Credentials {
     pub identity: PeerIdentity,
     /// The holder's certificate and key.
     pub own: Certified,
-    /// The cluster's root certificate (DER).
-    pub root: Vec<u8>,
+    /// The cluster's root certificates that are trusted (DER).
+    pub roots: Vec<Vec<u8>>,
+    /// A root's certificate that another root signed (DER), for those that trust only the other one.
+    pub cross: Option<Vec<u8>>,
 }
 
 /// The DNS name in coordinators' certificates, which every client verifies.
@@ -90,12 +101,43 @@ fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
 /// Creates the root of a new cluster.
 pub fn make_root(cluster: ClusterId, now: Timestamp) -> Result<Certified, IdentityError> {
     let key = KeyPair::generate()?;
+    certified(root_params(cluster, now)?.self_signed(&key)?, &key)
+}
+
+fn root_params(cluster: ClusterId, now: Timestamp) -> Result<CertificateParams, IdentityError> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, format!("wharf {cluster}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     validity(&mut params, now, ROOT_DAYS);
-    certified(params.self_signed(&key)?, &key)
+    Ok(params)
+}
+
+/// A new root's certificate as an old root signs it: who trusts the old one believes certificates of the new one with it.
+pub fn cross_sign(
+    old: &Certified,
+    new: &Certified,
+    cluster: ClusterId,
+    now: Timestamp,
+) -> Result<Vec<u8>, IdentityError> {
+    let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(old.certificate.as_slice()), load_key(&old.key)?)?;
+    let mut params = root_params(cluster, now)?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(&load_key(&new.key)?, &issuer)?.der().to_vec())
+}
+
+/// Whether a root issued a certificate, also one that has ended.
+pub fn is_issued_by(certificate: &[u8], root: &[u8]) -> bool {
+    let verified = || {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(root.to_vec())).ok()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().ok()?;
+        let (begins, _) = validity_of(certificate).ok()?;
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(begins.0 / 1000 + 1));
+        // A root may be younger than the certificate that it is compared with, but not than one that it issued.
+        verifier.verify_client_cert(&CertificateDer::from(certificate.to_vec()), &[], then).ok()
+    };
+    verified().is_some()
 }
 
 /// Creates the self-signed certificate of the join key. Clients pin it and never verify a chain.
@@ -275,6 +317,25 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_trusts_the_old_root_believes_the_new_one_by_its_cross_certificate() {
+        let (old, new) = (make_root(CLUSTER, NOW).expect("a root"), make_root(CLUSTER, NOW).expect("a root"));
+        let request = make_request(&make_key().expect("a key")).expect("a request");
+        let leaf = sign(&new, CLUSTER, &request, None, NOW).expect("signs");
+        assert!(is_issued_by(&leaf, &new.certificate) && !is_issued_by(&leaf, &old.certificate));
+        let cross = cross_sign(&old, &new, CLUSTER, NOW).expect("signs");
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(old.certificate.clone())).expect("a root");
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().expect("builds");
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(NOW.0 / 1000));
+        let verify = |chain: &[CertificateDer<'_>]| {
+            verifier.verify_client_cert(&CertificateDer::from(leaf.clone()), chain, at).is_ok()
+        };
+        assert!(verify(&[CertificateDer::from(cross)]) && !verify(&[]));
+        assert_eq!(pin_of(&cross_sign(&old, &new, CLUSTER, NOW).expect("signs")).ok(), pin_of(&new.certificate).ok());
+    }
 
     const NOW: Timestamp = Timestamp(1_795_000_000_000);
     const CLUSTER: ClusterId = ClusterId([3; 10]);

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod file;
 pub mod identity;
 pub mod keyring;
+pub mod lapsed;
 pub mod memory;
 pub mod private;
 pub mod quic;

@@ -30,9 +30,10 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    Connection, Credentials, LinkError, Transport,
+    Connection, Credentials, LinkError, Transport, clock,
     connection::Inner,
     identity::{coordinator_name, identity_of, random_bytes},
+    lapsed::{AlsoLapsed, has_ended},
     provider, socket,
 };
 
@@ -84,7 +85,7 @@ struct Members(Arc<RwLock<BTreeSet<SocketAddr>>>);
 impl Members {
     fn note(&self, connection: &Connection) {
         let remote = connection.remote();
-        if connection.peer().member.is_some() && !self.lives_at(remote) {
+        if connection.peer().member.is_some() && !connection.is_lapsed() && !self.lives_at(remote) {
             self.0.write().unwrap_or_else(PoisonError::into_inner).insert(remote);
         }
     }
@@ -117,12 +118,15 @@ fn transport_config(keep_alive: Option<Duration>) -> Arc<quinn::TransportConfig>
 
 fn roots(credentials: &Credentials) -> Result<RootCertStore, LinkError> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(credentials.root.clone())).map_err(tls_error)?;
+    for root in &credentials.roots {
+        roots.add(CertificateDer::from(root.clone())).map_err(tls_error)?;
+    }
     Ok(roots)
 }
 
 fn chain_and_key(credentials: &Credentials) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let chain = vec![CertificateDer::from(credentials.own.certificate.clone())];
+    let chain = [&credentials.own.certificate].into_iter().chain(&credentials.cross);
+    let chain = chain.map(|certificate| CertificateDer::from(certificate.clone())).collect();
     let key = PrivatePkcs8KeyDer::from(credentials.own.key.expose().clone());
     (chain, key.into())
 }
@@ -149,7 +153,7 @@ fn server_config(credentials: &Credentials, versions: &[u16]) -> Result<quinn::S
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(AlsoLapsed(verifier)))
         .with_single_cert(chain, key)
         .map_err(tls_error)?;
     tls.alpn_protocols = protocols(versions);
@@ -185,12 +189,14 @@ impl ConnectionIdGenerator for RandomIds {
     }
 }
 
-fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<PeerIdentity, LinkError> {
+/// The peer's identity, and whether its certificate has ended.
+fn peer_of(connection: &quinn::Connection, cluster: ClusterId) -> Result<(PeerIdentity, bool), LinkError> {
     let chain =
         connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate =
         chain.and_then(|chain| chain.first().cloned()).ok_or_else(|| tls_error("the peer sent no certificate"))?;
-    identity_of(&certificate, cluster).map_err(tls_error)
+    let peer = identity_of(&certificate, cluster).map_err(tls_error)?;
+    Ok((peer, has_ended(&certificate, clock::now())))
 }
 
 impl Quic {
@@ -306,8 +312,8 @@ async fn handshake(incoming: quinn::Incoming, cluster: ClusterId) -> Option<Conn
     let remote = incoming.remote_address();
     let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, async { incoming.await.map_err(tls_error) }).await;
     let checked = connected.unwrap_or(Err(LinkError::TimedOut(HANDSHAKE_TIMEOUT))).and_then(|connection| {
-        let peer = peer_of(&connection, cluster)?;
-        Ok(Connection::new(peer, remote, Inner::Quic(connection)))
+        let (peer, lapsed) = peer_of(&connection, cluster)?;
+        Ok(Connection::new(peer, remote, Inner::Quic(connection)).with_lapsed(lapsed))
     });
     checked.inspect_err(|error| debug!(%remote, %error, "a handshake failed")).ok()
 }
@@ -332,7 +338,7 @@ impl Transport for Quic {
             }
             Err(error) => return Err(unreachable(error.to_string())),
         };
-        let peer = peer_of(&connection, cluster)?;
+        let (peer, _) = peer_of(&connection, cluster)?;
         let connection = Connection::new(peer, to, Inner::Quic(connection));
         self.members.note(&connection);
         Ok(connection)
@@ -377,7 +383,7 @@ mod tests {
         let certificate = sign(root, cluster, &request, member, now()).expect("signs");
         let identity = identity_of(&certificate, cluster).expect("it was just signed");
         let own = Certified { certificate, key: Secret::new(key.expose().clone()) };
-        Credentials { cluster, identity, own, root: root.certificate.clone() }
+        Credentials { cluster, identity, own, roots: vec![root.certificate.clone()], cross: None }
     }
 
     fn loopback() -> SocketAddr {

@@ -179,10 +179,11 @@ fn member_stands(peer: &PeerIdentity, state: &State) -> Result<(), Refusal> {
 fn may_forward(peer: &PeerIdentity, proposal: &Proposal) -> bool {
     match &proposal.command {
         _ if proposal.by.is_some() => true,
-        Command::Admit(_) => true,
+        Command::Admit(_) | Command::HostTrusts { .. } => true,
         Command::MemberAddress { member, .. }
         | Command::MemberUnderstands { member, .. }
         | Command::BackupEnded { member, .. }
+        | Command::HoldsSealingKey { member, .. }
         | Command::RemoveMember(member) => peer.member == Some(*member),
         _ => false,
     }

@@ -27,10 +27,14 @@ use common::{
     time::Timestamp,
     token::{JoinRole, SecretHash, TokenId},
     upgrade::{BinaryHash, Build, Target},
+    wire::RootsHeld,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Content, Inventory, Step};
+use crate::{
+    sealed::KeyId,
+    state::{Content, Inventory, Step},
+};
 
 /// Names a write whose result its author may not learn; a second one with the same id is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -382,6 +386,54 @@ common::tagged! {
             key: Arc<str>,
         },
 
+        /// Puts the sealed keys of the certificate authority in the place of the open ones.
+        60 => SealAuthority {
+            /// The root's key, sealed.
+            key: Secret<Vec<u8>>,
+            /// The join key, sealed.
+            join_key: Secret<Vec<u8>>,
+        },
+        /// Begins to change the sealing key: all members are to get a new one.
+        61 => RotateSealingKey {
+            /// The new key.
+            next: KeyId,
+            /// The member that made it.
+            member: MemberId,
+        },
+        /// A member has stored the new sealing key.
+        62 => HoldsSealingKey {
+            /// The member: it speaks for no other.
+            member: MemberId,
+            /// The new key.
+            key: KeyId,
+        },
+        /// Seals with the new key from now on.
+        63 => UseSealingKey(key: KeyId),
+        /// Puts texts that were sealed again in the place of what they were.
+        64 => Reseal(texts: Vec<Resealed>),
+        /// Nothing needs the old sealing key any more: members remove it.
+        65 => EndSealingKey(old: KeyId),
+        /// Replaces the join key.
+        66 => RotateJoinKey {
+            /// The self-signed certificate of the new key (DER).
+            certificate: Vec<u8>,
+            /// The new key, sealed.
+            key: Secret<Vec<u8>>,
+        },
+        /// Begins to change the cluster's root.
+        67 => RotateRoot(root: Box<NewRoot>),
+        /// What a host has of the roots.
+        68 => HostTrusts {
+            /// The host.
+            host: HostId,
+            /// What it has.
+            held: RootsHeld,
+        },
+        /// Goes on with the change of the root.
+        69 => MoveRoot {
+            /// Whether hosts that are away are left out.
+            without: bool,
+        },
         /// Has backups encrypted to a key from now on.
         70 => PutBackupKey {
             /// The public key.
@@ -434,6 +486,48 @@ common::tagged! {
         /// Notes that every host runs the binary of the upgrade.
         86 => EndUpgrade,
     }
+}
+
+common::tagged! {
+    /// Where a sealed text lies.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum SealedPlace {
+        /// A version of a secret.
+        1 => Secret {
+            /// The secret.
+            id: FileId,
+            /// The version.
+            version: u64,
+        },
+        /// The key of the root that issues certificates.
+        2 => RootKey,
+        /// The join key.
+        3 => JoinKey,
+        /// The key of the root that is to come.
+        4 => NextRootKey,
+    }
+}
+
+/// A new root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewRoot {
+    /// Its certificate (DER).
+    pub certificate: Vec<u8>,
+    /// Its key, sealed.
+    pub key: Secret<Vec<u8>>,
+    /// Its certificate as the present root signs it (DER).
+    pub cross: Vec<u8>,
+}
+
+/// A text that was opened with an earlier sealing key, and sealed with the present one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resealed {
+    /// Where it lies.
+    pub place: SealedPlace,
+    /// A hash of the earlier text: what has changed since stays.
+    pub before: [u8; 32],
+    /// The new text.
+    pub text: Arc<[u8]>,
 }
 
 /// What came of a scheduled backup.
@@ -534,11 +628,11 @@ pub struct Genesis {
 pub struct Authority {
     /// The root certificate (DER).
     pub certificate: Vec<u8>,
-    /// The root's key (PKCS #8).
+    /// The root's key (PKCS #8), sealed from feature level [`TRUST`](crate::level::TRUST) on.
     pub key: Secret<Vec<u8>>,
     /// The self-signed certificate of the join key (DER).
     pub join_certificate: Vec<u8>,
-    /// The join key (PKCS #8).
+    /// The join key (PKCS #8), sealed like the root's.
     pub join_key: Secret<Vec<u8>>,
 }
 

@@ -21,6 +21,9 @@ pub const LEVEL: u16 = 3;
 /// The level that brought roles and environments of tokens.
 pub const ROLES: u16 = 2;
 
+/// The level from which on the cluster's own keys are sealed, and can be changed.
+pub const TRUST: u16 = 3;
+
 /// The level from which on no request is forgotten that may be repeated.
 pub const KEPT_REQUESTS: u16 = 2;
 
@@ -57,6 +60,16 @@ impl Command {
             | Command::UpgradeHost { .. }
             | Command::HostRuns { .. }
             | Command::EndUpgrade => UPGRADES,
+            Command::SealAuthority { .. }
+            | Command::RotateSealingKey { .. }
+            | Command::HoldsSealingKey { .. }
+            | Command::UseSealingKey(_)
+            | Command::Reseal(_)
+            | Command::EndSealingKey(_)
+            | Command::RotateJoinKey { .. }
+            | Command::RotateRoot(_)
+            | Command::HostTrusts { .. }
+            | Command::MoveRoot { .. } => TRUST,
             _ => 1,
         }
     }

@@ -14,9 +14,11 @@ pub mod fence;
 pub mod lease;
 pub mod level;
 pub mod plan;
+pub mod sealed;
 pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod trust;
 pub mod upgrade;
 pub mod view;
 

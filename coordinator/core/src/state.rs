@@ -14,6 +14,7 @@ mod keys;
 mod rebuilt;
 mod requests;
 mod set_back;
+mod trust;
 mod upgrade;
 mod work;
 
@@ -37,6 +38,7 @@ pub use fleet::{Claims, Host, Inventory, Member, MemberState, RETURNS_WITHIN};
 pub use format::StateHash;
 pub use keys::Key;
 pub use rebuilt::Rebuilding;
+pub use trust::{RootChange, RootPhase, SealingChange};
 pub use upgrade::{Phase, Step, Upgrade};
 pub use work::{
     Awaited, Bookings, Candidate, End, Instance, Revision, Rollout, Runs, Service, Slot, Stack, Task, Tries, Version,
@@ -64,6 +66,7 @@ pub struct State {
     environments: environments::Environments,
     keys: keys::Keys,
     backups: backups::Backups,
+    trust: trust::Trust,
     journal: journal::Journal,
     requests: requests::Requests,
     binaries: upgrade::Binaries,
@@ -236,6 +239,16 @@ impl State {
             Command::UpgradeHost { host, hash, step } => self.upgrade_host(*host, *hash, step),
             Command::HostRuns { host, build, went_back } => self.host_runs(*host, build, went_back.as_deref()),
             Command::EndUpgrade => self.end_upgrade(),
+            Command::SealAuthority { key, join_key } => self.seal_authority(key, join_key),
+            Command::RotateSealingKey { next, member } => self.rotate_sealing_key(*next, *member),
+            Command::HoldsSealingKey { member, key } => self.holds_sealing_key(*member, *key),
+            Command::UseSealingKey(key) => self.use_sealing_key(*key),
+            Command::Reseal(texts) => self.reseal(texts),
+            Command::RotateJoinKey { certificate, key } => self.rotate_join_key(certificate, key),
+            Command::RotateRoot(root) => self.rotate_root(root),
+            Command::HostTrusts { host, held } => self.host_trusts(*host, held),
+            Command::MoveRoot { without } => self.move_root(*without),
+            Command::EndSealingKey(old) => self.end_sealing_key(*old),
         };
         applied.unwrap_or_else(Outcome::Rejected)
     }
@@ -247,6 +260,7 @@ impl State {
         self.basics.identity =
             Some(Arc::new(ClusterIdentity { id: genesis.cluster, authority: genesis.authority.clone() }));
         self.basics.level = genesis.level;
+        self.note_sealing_key();
         self.basics.settings = genesis.settings;
         self.basics.network = genesis.network;
         self.environments.insert(default_environment(), self.basics.clock);

@@ -10,11 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    api::COORDINATORS_HEADER,
+    api::{COORDINATORS_HEADER, ROOT_HEADER},
     error::{Code, Problem},
+    hex,
     name::Name,
     role::{Grant, Permission, Resource},
     token::{ApiToken, SecretHash, TokenId},
+    wire::RootId,
 };
 
 use coordinator_core::{
@@ -130,6 +132,11 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/upgrade", READ_CLUSTER),
     ("PUT", "/api/v1/upgrade/phase", MANAGE_CLUSTER),
     ("PUT", "/api/v1/upgrades/{hash}", MANAGE_CLUSTER),
+    ("GET", "/api/v1/trust", READ_CLUSTER),
+    ("POST", "/api/v1/trust/sealing-key", MANAGE_CLUSTER),
+    ("POST", "/api/v1/trust/join-key", MANAGE_CLUSTER),
+    ("POST", "/api/v1/trust/ca", MANAGE_CLUSTER),
+    ("POST", "/api/v1/trust/ca/finish", MANAGE_CLUSTER),
     ("GET", "/api/v1/doctor", READ_CLUSTER),
     ("GET", "/api/v1/doctor/paths", READ_CLUSTER),
     ("GET", "/api/v1/metrics", READ_CLUSTER),
@@ -230,10 +237,20 @@ pub async fn authorize(State(coordinator): State<Coordinator>, mut request: Requ
             if let Ok(value) = header::HeaderValue::from_str(&coordinators(&published)) {
                 response.headers_mut().insert(COORDINATORS_HEADER, value);
             }
+            if let Some(value) = root_id(&published).and_then(|id| header::HeaderValue::from_str(&id).ok()) {
+                response.headers_mut().insert(ROOT_HEADER, value);
+            }
             response
         }
         Err(Refusal::Denied(problem) | Refusal::UnknownToken(problem)) => ApiError(problem).into_response(),
     }
+}
+
+/// The root that issues certificates, while it is not being changed: a client that trusted it alone too early would not
+/// believe coordinators that have not renewed theirs yet.
+fn root_id(published: &Published) -> Option<String> {
+    let identity = published.cluster.identity().filter(|_| published.cluster.root_change().is_none())?;
+    Some(hex::encode(&RootId::of(&identity.authority.certificate).0))
 }
 
 /// The state to decide by, if what this member knows by itself is not enough for what it decided.

@@ -17,6 +17,7 @@ use common::{
 use coordinator_core::{
     Command, Outcome,
     command::NewFile,
+    sealed::KeyId,
     state::{Content, FileRecord, FileVersion},
 };
 
@@ -24,7 +25,7 @@ use super::{
     ApiError,
     extract::{At, RawBody, Reading, Writing},
 };
-use crate::seal::Seals;
+use crate::seal::{Purpose, Seals};
 
 fn of_environment(environment: Name, kind: FileKind, name: Name) -> FileId {
     FileId { environment, stack: None, kind, name }
@@ -43,14 +44,14 @@ fn views(cluster: &coordinator_core::State, environment: &Name, kind: FileKind) 
 }
 
 /// The form in which the cluster keeps a content.
-fn content(seals: &Seals, id: &FileId, bytes: &[u8]) -> Result<Content, Problem> {
+fn content((seals, by): (&Seals, Option<KeyId>), id: &FileId, bytes: &[u8]) -> Result<Content, Problem> {
     if bytes.len() > MAX_CONTENT {
         return Err(Problem::new(Code::TooLarge, format!("{id} was not set"))
             .why(format!("it has {} bytes, and at most {MAX_CONTENT} are allowed", bytes.len())));
     }
     Ok(match id.kind {
         FileKind::Config => Content::Plain(Arc::from(bytes)),
-        FileKind::Secret => Content::Sealed(Arc::from(seals.seal(id, bytes)?)),
+        FileKind::Secret => Content::Sealed(Arc::from(seals.seal(by, Purpose::Secret(id), bytes)?)),
     })
 }
 
@@ -60,7 +61,7 @@ fn same(seals: &Seals, cluster: &coordinator_core::State, id: &FileId, bytes: &[
     let used = cluster.used_versions(id);
     let is_same = |(_, version): &(u64, &FileVersion)| match &version.content {
         Content::Plain(known) => **known == *bytes,
-        Content::Sealed(sealed) => seals.open(id, sealed).is_ok_and(|known| known.expose() == bytes),
+        Content::Sealed(sealed) => seals.open(Purpose::Secret(id), sealed).is_ok_and(|known| known.expose() == bytes),
     };
     used.last().filter(|_| used.iter().all(is_same)).map(|(number, _)| *number)
 }
@@ -80,7 +81,7 @@ pub fn new_files(
         };
         let bytes = upload.0.expose();
         if same(seals, cluster, &id, bytes).is_none() {
-            new.push(NewFile { kind, name, content: content(seals, &id, bytes)? });
+            new.push(NewFile { kind, name, content: content((seals, cluster.sealing_key()), &id, bytes)? });
         }
     }
     Ok(new)
@@ -93,7 +94,8 @@ async fn put(writing: Writing, id: FileId, bytes: &[u8]) -> Result<Json<FilePut>
         return Ok(Json(FilePut { version, stacks: Vec::new() }));
     }
     let stacks = published.cluster.stacks_with(&id).into_iter().map(|stack| stack.stack).collect();
-    let command = Command::PutFile { content: content(&coordinator.seals, &id, bytes)?, id };
+    let sealing = (&*coordinator.seals, published.cluster.sealing_key());
+    let command = Command::PutFile { content: content(sealing, &id, bytes)?, id };
     let Outcome::Revision(version) = coordinator.consensus.write(author, command).await? else {
         return Err(Problem::new(Code::Internal, "Setting a file had an unexpected outcome").into());
     };

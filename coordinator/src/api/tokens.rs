@@ -18,6 +18,7 @@ use common::{
 use coordinator_core::{
     Author, Command, Outcome, Request,
     command::{Access, NewJoinToken},
+    sealed::KeyId,
     state::{ApiTokenRecord, JoinTokenRecord},
 };
 use link::identity::random_bytes;
@@ -67,7 +68,8 @@ pub async fn create_join(
     let request = author.request;
     let replaces = asked.replaces.as_deref().map(|host| hosts::find(&published.cluster, host)).transpose()?;
     let (id, now) = (TokenId(random_bytes()), coordinator.consensus.now());
-    let secret = secret_of(&coordinator.seals, JOIN, id, &request);
+    let by = published.cluster.sealing_key();
+    let secret = secret_of(&coordinator.seals, by, &[JOIN, &id.0], &request);
     let new = new_join_token(id, SecretHash::of(&secret), asked, now)?;
     let (role, expires_at, max_uses) = (new.role, new.expires_at, new.max_uses);
     let view = JoinTokenView { id, role, created_at: now, expires_at, max_uses, revoked: false, uses: Vec::new() };
@@ -80,10 +82,11 @@ pub async fn create_join(
     let (secret, view) = if made == id {
         (secret, view)
     } else {
-        let secret = secret_of(&coordinator.seals, JOIN, made, &request);
         let published = coordinator.consensus.read().await?;
-        let known = published.cluster.join_tokens().get(&made).filter(|known| fits(known.secret, &secret));
-        (secret, join_view(made, known.ok_or_else(|| made_before("join token", made, "wharf host revoke"))?))
+        let lost = || made_before("join token", made, "wharf host revoke");
+        let known = published.cluster.join_tokens().get(&made).ok_or_else(lost)?;
+        let secret = secret_again(&coordinator.seals, &[JOIN, &made.0], &request, known.secret).ok_or_else(lost)?;
+        (secret, join_view(made, known))
     };
     let text = JoinToken { id: made, pin: root_pin, secret }.reveal();
     let script = join::script(&coordinator, &published.cluster)?;
@@ -165,7 +168,8 @@ pub async fn create_api(
     let Writing { coordinator, author } = writing;
     let id = TokenId(random_bytes());
     let request = author.request;
-    let secret = secret_of(&coordinator.seals, API, id, &request);
+    let by = coordinator.consensus.current().cluster.sealing_key();
+    let secret = secret_of(&coordinator.seals, by, &[API, &id.0], &request);
     let hash = SecretHash::of(&secret);
     let (name, grant) = (asked.name, Grant { role: asked.role, environments: asked.environments });
     let view = ApiTokenView { id, name: name.clone(), grant: grant.clone(), created_at: coordinator.consensus.now() };
@@ -178,10 +182,11 @@ pub async fn create_api(
     let (secret, view) = if made == id {
         (secret, view)
     } else {
-        let secret = secret_of(&coordinator.seals, API, made, &request);
         let published = coordinator.consensus.read().await?;
-        let known = published.cluster.api_tokens().get(&made).filter(|known| fits(known.secret, &secret));
-        (secret, api_view(made, known.ok_or_else(|| made_before("API token", made, "wharf token rm"))?))
+        let lost = || made_before("API token", made, "wharf token rm");
+        let known = published.cluster.api_tokens().get(&made).ok_or_else(lost)?;
+        let secret = secret_again(&coordinator.seals, &[API, &made.0], &request, known.secret).ok_or_else(lost)?;
+        (secret, api_view(made, known))
     };
     Ok((StatusCode::CREATED, Json(ApiTokenCreated { view, token: ApiToken { id: made, secret }.reveal() })))
 }
@@ -191,13 +196,19 @@ const API: &[u8] = b"wharf API token";
 
 /// The secret of a token that a request makes. It can be found again for a repetition of the request, whose author may
 /// not have got the first answer; without the sealing key, which a new coordinator lacks for a moment, it cannot.
-fn secret_of(seals: &Seals, kind: &[u8], id: TokenId, request: &Request) -> Secret<[u8; 16]> {
-    let derived = seals.derive(&[kind, &id.0, &request.id.0, &request.content]);
-    derived.unwrap_or_else(|_| Secret::new(random_bytes()))
+fn secret_of(seals: &Seals, by: Option<KeyId>, token: &[&[u8]; 2], request: &Request) -> Secret<[u8; 16]> {
+    let derived = derive(seals, by, token, request).into_iter().next();
+    derived.unwrap_or_else(|| Secret::new(random_bytes()))
 }
 
-fn fits(known: SecretHash, secret: &Secret<[u8; 16]>) -> bool {
-    known.matches(&SecretHash::of(secret))
+/// The secret of a token that a request has made, if a key is still here that it was derived from.
+fn secret_again(seals: &Seals, token: &[&[u8]; 2], request: &Request, known: SecretHash) -> Option<Secret<[u8; 16]>> {
+    let candidates = derive(seals, None, token, request);
+    candidates.into_iter().find(|secret| known.matches(&SecretHash::of(secret)))
+}
+
+fn derive(seals: &Seals, by: Option<KeyId>, [kind, id]: &[&[u8]; 2], request: &Request) -> Vec<Secret<[u8; 16]>> {
+    seals.derive(by, &[kind, id, &request.id.0, &request.content]).unwrap_or_default()
 }
 
 /// Makes a token; which one was made, by this request or by the one that it repeats.

@@ -33,10 +33,15 @@ use link::{
     clock::now,
     file,
     identity::{host_of_key, make_request, random_bytes, sign},
-    keyring::Keyring,
+    keyring::{Further, Keyring},
 };
 
-use crate::{Config, api::root_of, birth::store_problem, join, raft, seal};
+use crate::{
+    Config,
+    birth::store_problem,
+    join, raft,
+    seal::{self, Seals},
+};
 
 /// The folder in which everything is prepared.
 const FOLDER: &str = "rebuilding";
@@ -127,8 +132,12 @@ pub fn rebuild(plan: Plan, config: &Config) -> Result<Rebuilt, Problem> {
     let (mut state, member) = state.rebuilt(&rebuilding)?;
     let identity = state.identity().cloned().ok_or_else(|| failed("the state has no cluster"))?;
     let request = make_request(&key).map_err(failed)?;
-    let certificate =
-        sign(&root_of(&identity.authority), identity.id, &request, Some(member), now()).map_err(failed)?;
+    let seals = match &sealing_key {
+        Some(file) => Seals::of_file(file)?,
+        None => Seals::load(&config.keys, identity.id)?,
+    };
+    let root = seals.root(&identity.authority)?;
+    let certificate = sign(&root, identity.id, &request, Some(member), now()).map_err(failed)?;
     let admin = ApiToken { id: TokenId(random_bytes()), secret: Secret::new(random_bytes()) };
     let command = Command::PutApiToken {
         id: admin.id,
@@ -149,6 +158,7 @@ pub fn rebuild(plan: Plan, config: &Config) -> Result<Rebuilt, Problem> {
         root: identity.authority.certificate.clone(),
         coordinators: vec![address],
         advertise: Some(address),
+        further: Further::default(),
     };
     Ok(Rebuilt { keyring, admin, lines, state, sealing_key })
 }

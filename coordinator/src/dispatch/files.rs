@@ -9,7 +9,7 @@ use common::{
 };
 use coordinator_core::{State, state::Content};
 
-use crate::seal::Seals;
+use crate::seal::{Purpose, Seals};
 
 /// Answers a host.
 pub fn answer(cluster: &State, seals: &Seals, host: HostId, instance: &InstanceId) -> Files {
@@ -32,7 +32,7 @@ fn contents(cluster: &State, seals: &Seals, host: HostId, id: &InstanceId) -> Re
         let version = version.ok_or_else(|| Problem::new(Code::NotFound, format!("{id} has no such version")))?;
         match &version.content {
             Content::Plain(bytes) => Ok(Secret::new(bytes.to_vec())),
-            Content::Sealed(sealed) => seals.open(&id, sealed),
+            Content::Sealed(sealed) => seals.open(Purpose::Secret(&id), sealed),
         }
     };
     instance.spec.files().map(|(_, file)| content(file)).collect()

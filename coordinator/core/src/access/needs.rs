@@ -62,6 +62,10 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::Oversubscribe { .. }
         | Command::AcceptHost { .. }
         | Command::RemoveHost(_)
+        | Command::RotateSealingKey { .. }
+        | Command::RotateJoinKey { .. }
+        | Command::RotateRoot(_)
+        | Command::MoveRoot { .. }
         | Command::PutBackupKey { .. }
         | Command::PutBackupSchedule(_)
         | Command::PutReplacingToken { .. }
@@ -89,6 +93,12 @@ pub fn needs(command: &Command) -> Vec<Need> {
         | Command::MemberReached { .. }
         | Command::MemberUnderstands { .. }
         | Command::RaiseLevel(_)
+        | Command::SealAuthority { .. }
+        | Command::HoldsSealingKey { .. }
+        | Command::HostTrusts { .. }
+        | Command::UseSealingKey(_)
+        | Command::Reseal(_)
+        | Command::EndSealingKey(_)
         | Command::BackupEnded { .. }
         | Command::ForgetMember(_)
         | Command::UpgradeHost { .. }

@@ -16,7 +16,7 @@ use common::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, StackChange, State, not_found, set_back::Back};
+use super::{Applied, StackChange, State, not_found, set_back::Back, trust::hash_of};
 use crate::command::{NewFile, Outcome};
 
 /// Most configs and secrets of all environments and stacks.
@@ -152,6 +152,28 @@ impl State {
             .fix("Set it first: wharf secret set NAME, wharf config set NAME"))
     }
 
+    /// All sealed texts, with where they lie.
+    pub(super) fn sealed_files(&self) -> impl Iterator<Item = (&FileId, u64, &[u8])> {
+        self.files.records.iter().flat_map(|(id, record)| {
+            record.versions.iter().filter_map(move |(number, version)| match &version.content {
+                Content::Sealed(text) => Some((id, *number, &**text)),
+                Content::Plain(_) => None,
+            })
+        })
+    }
+
+    /// Replaces a sealed text, if it is there and has not changed.
+    pub(super) fn replace_sealed(&mut self, (id, number): (&FileId, u64), before: [u8; 32], text: &Arc<[u8]>) {
+        let Some(version) = self.files.records.get_mut(id).and_then(|record| record.versions.get_mut(&number)) else {
+            return;
+        };
+        if let Content::Sealed(present) = &mut version.content
+            && hash_of(present) == before
+        {
+            *present = text.clone();
+        }
+    }
+
     fn has_version(&self, id: &FileId, version: u64) -> bool {
         self.files.records.get(id).is_some_and(|record| record.versions.contains_key(&version))
     }
@@ -198,6 +220,11 @@ impl State {
         if let Some((id, _)) = new.iter().find(|(id, content)| !content.fits(id.kind)) {
             return Err(Problem::new(Code::InvalidRequest, format!("{id} was not set"))
                 .why("secrets must be sealed, and configs must not"));
+        }
+        for (id, content) in &new {
+            if let Content::Sealed(text) = content {
+                self.check_sealed(id, text)?;
+            }
         }
         for (id, content) in new {
             let version = FileVersion { content, at: self.basics.clock, by: self.actor().cloned() };

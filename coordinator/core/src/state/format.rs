@@ -36,6 +36,8 @@ const ENVIRONMENTS: Head = (6, 1);
 const KEYS: Head = (7, 1);
 const JOURNAL: Head = (8, 1);
 const REQUESTS: Head = (9, 1);
+/// From [`level::TRUST`] on.
+const TRUST: Head = (10, 1);
 /// From [`level::BACKUPS`] on.
 const BACKUPS: Head = (11, 1);
 /// From [`level::UPGRADES`] on.
@@ -43,7 +45,7 @@ const BINARIES: Head = (12, 1);
 
 /// How many sections a state of a level has: those of the first level, and those that a later one brought.
 fn count(level: u16) -> u16 {
-    let brought = [level::BACKUPS, level::UPGRADES];
+    let brought = [level::TRUST, level::BACKUPS, level::UPGRADES];
     9 + brought.iter().map(|brought| u16::from(level >= *brought)).sum::<u16>()
 }
 
@@ -78,6 +80,9 @@ impl State {
         sections.write(FILES, &self.files)?;
         sections.write(ENVIRONMENTS, &self.environments)?;
         sections.write(KEYS, &self.keys)?;
+        if self.basics.level >= level::TRUST {
+            sections.write(TRUST, &self.trust)?;
+        }
         if self.basics.level >= level::BACKUPS {
             sections.write(BACKUPS, &self.backups)?;
         }
@@ -163,6 +168,7 @@ impl<'de> Visitor<'de> for Reader {
                 KEYS => state.keys = next(&mut parts)?,
                 BACKUPS => state.backups = next(&mut parts)?,
                 JOURNAL => state.journal = next(&mut parts)?,
+                TRUST => state.trust = next(&mut parts)?,
                 REQUESTS => state.requests = next(&mut parts)?,
                 BINARIES => state.binaries = next(&mut parts)?,
                 (tag, version) => {

@@ -157,6 +157,7 @@ impl Fleet {
             cluster: member.keyring.cluster,
             host: member.keyring.host,
             coordinators: watch::Sender::new(member.keyring.coordinators.clone()),
+            session: watch::Sender::default(),
             address: Some([127, 0, 0, 1].into()),
             keeps_network: false,
             binary: None,
