@@ -125,9 +125,8 @@ async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Rol
     let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
     let (renewals, renewed) = watch::channel(());
     let known = watch::Sender::new(keyring.coordinators.clone());
-    let learned = known.subscribe();
     let session = watch::Sender::default();
-    let followed = session.subscribe();
+    let learned = Learned { coordinators: known.subscribe(), session: session.subscribe() };
     let side = Side { service, keyring, quic: quic.clone(), known, session, binary: own.for_agent() };
     let coordinating = async {
         match coordinates {
@@ -146,12 +145,7 @@ async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Rol
         }
         ended
     };
-    let keeping = agent::identity::keep(
-        service.state.clone(),
-        quic,
-        renewals,
-        Learned { coordinators: learned, session: followed },
-    );
+    let keeping = agent::identity::keep(service.state.clone(), quic, renewals, learned);
     // Without a service manager nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let both = async { tokio::try_join!(coordinating, running).map(drop) };

@@ -64,8 +64,7 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let member = MemberId(1);
     let authority = make_authority(cluster).map_err(|e| failed(&e))?;
     let root = Certified { certificate: authority.certificate.clone(), key: authority.key.clone() };
-    let seals = seal::make(&config.keys, cluster).map_err(|e| failed(&e))?;
-    let authority = seals.first().map_or_else(|| Ok(authority.clone()), |by| seals.sealed(by, &authority))?;
+    let authority = seal_authority(config, cluster, &authority)?;
     let key = pending_key(&config.state).map_err(|e| failed(&e))?;
     let host = host_of_key(&key).map_err(|e| failed(&e))?;
     let request = make_request(&key).map_err(|e| failed(&e))?;
@@ -99,6 +98,13 @@ pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     };
     keyring.save(&config.state).map_err(|e| failed(&e))?;
     Ok(Newborn { keyring, admin })
+}
+
+/// Seals the authority's keys with the first sealing key, which it makes: they lie open in no file.
+fn seal_authority(config: &Config, cluster: ClusterId, authority: &Authority) -> Result<Authority, Problem> {
+    let made = seal::make(&config.keys, cluster);
+    let seals = made.map_err(|error| internal("The cluster cannot be created", error))?;
+    seals.first().map_or_else(|| Ok(authority.clone()), |by| seals.sealed(by, authority))
 }
 
 /// Makes the keys that all coordinators of a new cluster will share.

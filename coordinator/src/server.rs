@@ -13,7 +13,7 @@ use std::{
 use common::{
     codec,
     error::{Code, Problem},
-    wire::{Files, LogFrame, MAX_FRAME, Open, PeerIdentity, Renewed},
+    wire::{Files, LogFrame, LogRequest, MAX_FRAME, Open, PeerIdentity, Renewed},
 };
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
@@ -109,7 +109,7 @@ async fn serve_connection(coordinator: Coordinator, open: OpenConnection) {
 }
 
 async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut stream: Stream) -> Result<(), LinkError> {
-    let (connection, peer) = (&open.connection, open.connection.peer());
+    let (connection, peer, seals) = (&open.connection, open.connection.peer(), &coordinator.seals);
     let most = if peer.member.is_some() { MAX_FRAME } else { MAX_OPEN };
     let Some(asked) = stream.incoming.receive_up_to::<Open>(most).await? else { return Ok(()) };
     if !asked.allowed_for(&peer) || (connection.is_lapsed() && !asked.allowed_for_lapsed()) {
@@ -137,8 +137,7 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
             answer(stream, &coordinator.consensus.answer(peer, read).await).await
         }
         Open::Files(instance) => {
-            let files = dispatch::files::answer(&published.cluster, &coordinator.seals, peer.host, &instance);
-            answer(stream, &files).await
+            answer(stream, &dispatch::files::answer(&published.cluster, seals, peer.host, &instance)).await
         }
         Open::Binary(hash) => {
             upgrade::serve_binary(&coordinator.consensus, &coordinator.binaries, (peer, hash), stream).await
@@ -146,17 +145,27 @@ async fn serve_stream(coordinator: Coordinator, open: &OpenConnection, mut strea
         Open::Running(running) => {
             upgrade::serve_running(&coordinator.consensus, &coordinator.binaries, (peer.host, running), stream).await
         }
-        Open::SealingKey => answer(stream, &coordinator.seals.share_one(published.cluster.sealing_key())).await,
-        Open::SealingKeys => answer(stream, &coordinator.seals.share()).await,
+        Open::SealingKey => answer(stream, &seals.share_one(published.cluster.sealing_key())).await,
+        Open::SealingKeys => answer(stream, &seals.share()).await,
         Open::Roots => trust::tell(&coordinator, peer.host, stream).await,
         Open::Findings => answer(stream, &coordinator.dispatch.own_findings()).await,
-        Open::Logs(request) => match coordinator.dispatch.logs(request).await {
-            Ok(source) => tokio::select! {
-                passed = relay(source, stream) => passed,
-                () = refused(&coordinator.consensus, peer) => Ok(()),
-            },
-            Err(problem) => answer(stream, &LogFrame::Failed(problem)).await,
+        Open::Logs(request) => pass_logs(&coordinator, peer, request, stream).await,
+    }
+}
+
+/// Passes an instance's output on to a coordinator, for as long as it is one.
+async fn pass_logs(
+    coordinator: &Coordinator,
+    peer: PeerIdentity,
+    request: LogRequest,
+    stream: Stream,
+) -> Result<(), LinkError> {
+    match coordinator.dispatch.logs(request).await {
+        Ok(source) => tokio::select! {
+            passed = relay(source, stream) => passed,
+            () = refused(&coordinator.consensus, peer) => Ok(()),
         },
+        Err(problem) => answer(stream, &LogFrame::Failed(problem)).await,
     }
 }
 

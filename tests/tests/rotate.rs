@@ -51,6 +51,20 @@ fn wharf() -> PathBuf {
     load::load().with_file_name("wharf")
 }
 
+/// Three coordinators, each with the sealing key.
+async fn three(folder: &Path, wharf: &Path) -> Group {
+    let group = Group::of_three(folder, wharf).await;
+    for member in &group.members {
+        until_async(SOON, "it has the sealing key", async || {
+            let keys = std::fs::read_dir(member.state().with_file_name("keys"))?.next();
+            ensure!(keys.is_some(), "there is no file");
+            Ok(())
+        })
+        .await;
+    }
+    group
+}
+
 async fn key(group: &Group, member: usize, kind: &str) -> anyhow::Result<TrustKey> {
     let trust: TrustView =
         group.client(member).get("/api/v1/trust").await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
@@ -170,7 +184,7 @@ const OPEN_KEY: &[u8] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sealing_key_is_changed_while_a_leader_dies() {
     let (folder, wharf) = (tempfile::tempdir().expect("a folder"), wharf());
-    let mut group = Group::of_three(folder.path(), &wharf).await;
+    let mut group = three(folder.path(), &wharf).await;
     let first = at_rest(&group, 0, "sealing-key").await;
     let raft = group.members[0].state().join("raft");
     assert!(lies_in(&group.members[0].state(), OPEN_KEY), "the host's own key can be found at all");
@@ -218,7 +232,7 @@ async fn the_sealing_key_is_changed_while_a_leader_dies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_lines_end_with_the_join_key() {
     let (folder, wharf) = (tempfile::tempdir().expect("a folder"), wharf());
-    let group = Group::of_three(folder.path(), &wharf).await;
+    let group = three(folder.path(), &wharf).await;
     at_rest(&group, 0, "sealing-key").await;
     let before = at_rest(&group, 0, "join-key").await;
     rotate_under_sessions(&group, 2, "join-key").await;
@@ -329,7 +343,7 @@ async fn is_renewed(group: &Group, member: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_back_after_their_certificates_have_ended() {
     let (folder, wharf) = (tempfile::tempdir().expect("a folder"), wharf());
-    let mut group = Group::of_three(folder.path(), &wharf).await;
+    let mut group = three(folder.path(), &wharf).await;
     at_rest(&group, 0, "sealing-key").await;
     // One of three was off for 200 days.
     group.members[2].stop();
@@ -358,7 +372,7 @@ async fn members_come_back_after_their_certificates_have_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_is_changed_under_open_sessions() {
     let (folder, wharf) = (tempfile::tempdir().expect("a folder"), wharf());
-    let mut group = Group::of_three(folder.path(), &wharf).await;
+    let mut group = three(folder.path(), &wharf).await;
     at_rest(&group, 0, "sealing-key").await;
     let before = at_rest(&group, 0, "ca").await;
     let old = Keyring::load(&group.members[1].state()).expect("is read").expect("is there");
