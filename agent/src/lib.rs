@@ -163,20 +163,18 @@ impl Agent {
         let (reports, report) = watch::channel(Report::default());
         let (leader, leads) = (config.session.clone(), config.session.subscribe());
         let (addresses, address) = watch::channel(config.address);
-        let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
         let (publish_residents, residents) = watch::channel(None);
+        let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
         let mut agent = Agent::new(config.clone(), runtime.clone());
         agent.keep_directory(directory.clone());
         let conditions = agent.watch_host();
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
         let admitted = agent.keep_network(known, key.clone(), address);
-        if let Some(own) = config.binary.clone() {
-            agent.tasks.spawn("upgrade", upgrade::run(own, leads.clone()));
-        }
+        agent.keep_binary(&leads);
         let (files, boot) = (Files::new(config.places.clone(), leads), facts::boot_id());
         let leases = Arc::new(Leases::new(config.places.clone(), agent.wake.clone()));
-        let (residents, of_host) = (publish_residents, leases.clone());
-        let host = HostParts { files, leases: of_host, directory, residents, admitted, ledger, boot };
+        let (residents, lent) = (publish_residents, leases.clone());
+        let host = HostParts { files, leases: lent, directory, residents, admitted, ledger, boot };
         agent.reconcile(Reconciler::new(runtime.clone(), host, assignment, reports));
         agent.speak(Session {
             config,
@@ -194,6 +192,13 @@ impl Agent {
             leaving: agent.leaving.clone(),
         });
         Ok(agent)
+    }
+
+    /// Takes part in upgrades, if this process may be replaced.
+    fn keep_binary(&mut self, leads: &watch::Receiver<Option<link::Connection>>) {
+        if let Some(own) = self.config.binary.clone() {
+            self.tasks.spawn("upgrade", upgrade::run(own, leads.clone()));
+        }
     }
 
     /// Keeps the directory on disk.

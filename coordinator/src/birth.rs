@@ -60,8 +60,7 @@ fn internal(what: &str, why: impl std::fmt::Display) -> Problem {
 /// belongs to no cluster, and the next call begins anew.
 pub fn make_cluster(config: &Config, name: Name) -> Result<Newborn, Problem> {
     let failed = |why: &dyn std::fmt::Display| internal("The cluster cannot be created", why);
-    let cluster = ClusterId(random_bytes());
-    let member = MemberId(1);
+    let (cluster, member) = (ClusterId(random_bytes()), MemberId(1));
     let authority = make_authority(cluster).map_err(|e| failed(&e))?;
     let root = Certified { certificate: authority.certificate.clone(), key: authority.key.clone() };
     let authority = seal_authority(config, cluster, &authority)?;

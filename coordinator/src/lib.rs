@@ -147,21 +147,9 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     let me = keyring.member.ok_or_else(|| birth::not_a_coordinator(keyring))?;
     let seals = Arc::new(Seals::load(&config.keys, keyring.cluster)?);
     let others: Vec<_> = keyring.coordinators.iter().copied().filter(|other| *other != config.advertise).collect();
-    let start = || Start {
-        me,
-        directory: &config.state,
-        transport: transport.clone(),
-        others: &others,
-        wall: link::clock::now,
-    };
-    let consensus = match Consensus::start(start(), &mut tasks).await {
-        Err(damage @ StoreError::Corrupt { .. }) if !others.is_empty() => {
-            raft::begin_anew(start(), &damage).await?;
-            Consensus::start(start(), &mut tasks).await
-        }
-        started => started,
-    };
-    let consensus = consensus.map_err(birth::store_problem)?;
+    let (transport_of_raft, wall) = (transport.clone(), link::clock::now);
+    let start = Start { me, directory: &config.state, transport: transport_of_raft, others: &others, wall };
+    let consensus = take_part(start, &mut tasks).await?;
     let listener = listen(config.listen).await?;
     let (publish_roots, roots) = watch::channel(None);
     tasks.spawn("roots", trust::publish(consensus.clone(), publish_roots));
@@ -182,6 +170,19 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     tasks.spawn("https", server::serve_https(coordinator, listener, identity));
     tracing::info!(member = me.0, listen = %config.listen, "the coordinator runs");
     Ok(Running { consensus, tasks })
+}
+
+/// Opens the store and takes part in the group, with an empty store if the one that is there is damaged.
+async fn take_part(start: Start<'_>, tasks: &mut Supervisor) -> Result<Consensus, Problem> {
+    let has_others = !start.others.is_empty();
+    let started = match Consensus::start(start.clone(), tasks).await {
+        Err(damage @ StoreError::Corrupt { .. }) if has_others => {
+            raft::begin_anew(start.clone(), &damage).await?;
+            Consensus::start(start, tasks).await
+        }
+        started => started,
+    };
+    started.map_err(birth::store_problem)
 }
 
 /// Begins what a coordinator does by itself, whoever connects.

@@ -175,6 +175,7 @@ impl Callers {
 }
 
 /// What a member starts from.
+#[derive(Clone)]
 pub struct Start<'a> {
     /// Its identity in the group.
     pub me: MemberId,

@@ -423,9 +423,7 @@ struct Https {
 
 impl Https {
     async fn serve(self, stream: TcpStream, remote: SocketAddr, mut place: Place) {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%remote, %error, "a socket option was refused");
-        }
+        stream.set_nodelay(true).inspect_err(|error| debug!(%remote, %error, "a socket option was refused")).ok();
         let Ok(Ok(stream)) = tokio::time::timeout(TLS_TIMEOUT, self.acceptor.accept(stream)).await else {
             return debug!(%remote, "a TLS handshake failed");
         };

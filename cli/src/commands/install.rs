@@ -216,6 +216,13 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
     let advertise = service.advertise.or(reply.member.map(|_| address));
     let keyring = Keyring { advertise, ..keyring_of(reply, key, token)? };
     keyring.save(&service.state).map_err(|e| failed("storing this host's identity", e))?;
+    warn_of_missing_programs();
+    let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
+    output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
+    Ok(keyring)
+}
+
+fn warn_of_missing_programs() {
     let missing = agent::network::missing(Backend::Vxlan);
     if !missing.is_empty() {
         let missing = missing.join(" and ");
@@ -224,9 +231,6 @@ async fn join(install: &Install, token: &JoinToken) -> Result<Keyring, Problem> 
         ));
         output::note(format!("  to install it: apt-get install {}", up::packages(Backend::Vxlan)));
     }
-    let role = if keyring.member.is_some() { "coordinator" } else { "agent" };
-    output::note(format!("✓ joined as {} ({role}), host {}", keyring.name, keyring.host));
-    Ok(keyring)
 }
 
 /// As many of this host's routes as a coordinator looks at.

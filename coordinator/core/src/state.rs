@@ -173,7 +173,11 @@ impl State {
         {
             return Outcome::Rejected(problem);
         }
-        let applied = match command {
+        self.carry_out(command).unwrap_or_else(Outcome::Rejected)
+    }
+
+    fn carry_out(&mut self, command: &Command) -> Applied {
+        match command {
             Command::Initialize(genesis) => self.initialize(genesis),
             Command::PutSettings(settings) => self.put_settings(*settings),
             Command::PutStack { id, spec, files, expect_revision, what, goes_back } => {
@@ -249,8 +253,7 @@ impl State {
             Command::HostTrusts { host, held } => self.host_trusts(*host, held),
             Command::MoveRoot { without } => self.move_root(*without),
             Command::EndSealingKey(old) => self.end_sealing_key(*old),
-        };
-        applied.unwrap_or_else(Outcome::Rejected)
+        }
     }
 
     fn initialize(&mut self, genesis: &Genesis) -> Applied {

@@ -12,7 +12,7 @@ use coordinator_core::{Command, view};
 
 use super::{
     ApiError,
-    extract::{At, Body, Now, Reading, Writing},
+    extract::{At, Body, Reading, Writing},
 };
 
 /// How long instances of a host that is emptied may wait for a successor, unless the request says.
@@ -84,7 +84,6 @@ pub async fn accept(
 #[utoipa::path(put, path = "/api/v1/hosts/{host}/availability", params(("host" = String, Path, description = "id or name")), request_body = PutAvailability, responses((status = 200, body = DrainPlan, description = "What emptying it does to its instances; none are listed for the others")))]
 pub async fn put_availability(
     Reading(published): Reading,
-    Now(now): Now,
     writing: Writing,
     At(host): At<String>,
     Body(put): Body<PutAvailability>,
@@ -96,6 +95,7 @@ pub async fn put_availability(
             .why(format!("{within} is longer than {MAX_DRAIN}"))
             .into());
     }
+    let now = writing.coordinator.consensus.now();
     let deadline = now + within;
     let (availability, plan) = match put.availability {
         WantedAvailability::Active => (Availability::Active, None),

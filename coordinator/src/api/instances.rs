@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     ApiError,
     access::Actor,
-    extract::{Asked, At, Body, Now, Reading, Writing},
+    extract::{Asked, At, Body, Reading, Writing},
 };
 use crate::Coordinator;
 
@@ -55,7 +55,6 @@ pub async fn list(
 #[utoipa::path(post, path = "/api/v1/environments/{environment}/rebalance", params(("environment" = String, Path)), request_body = Rebalance, responses((status = 200, body = List<MovedInstance>)))]
 pub async fn rebalance(
     Reading(published): Reading,
-    Now(now): Now,
     writing: Writing,
     At(environment): At<Name>,
     Body(asked): Body<Rebalance>,
@@ -71,7 +70,7 @@ pub async fn rebalance(
     if services.is_empty() && asked.service.is_some() {
         return Err(Problem::new(Code::NotFound, "There is no such service").fix("List the services: wharf ls").into());
     }
-    let items = view::rebalance_plan(cluster, &services, now);
+    let items = view::rebalance_plan(cluster, &services, writing.coordinator.consensus.now());
     if !asked.dry_run && !services.is_empty() {
         writing.apply(Command::Rebalance { services }).await?;
     }

@@ -65,9 +65,8 @@ pub async fn create_join(
     let published = coordinator.consensus.read().await?;
     let root_pin = join::root_pin(&published.cluster).ok_or_else(no_leader)?;
     let join_pin = join::join_pin(&published.cluster).ok_or_else(no_leader)?;
-    let request = author.request;
     let replaces = asked.replaces.as_deref().map(|host| hosts::find(&published.cluster, host)).transpose()?;
-    let (id, now) = (TokenId(random_bytes()), coordinator.consensus.now());
+    let (id, now, request) = (TokenId(random_bytes()), coordinator.consensus.now(), author.request);
     let by = published.cluster.sealing_key();
     let secret = secret_of(&coordinator.seals, by, &[JOIN, &id.0], &request);
     let new = new_join_token(id, SecretHash::of(&secret), asked, now)?;

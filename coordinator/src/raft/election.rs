@@ -197,14 +197,7 @@ pub async fn watch_leadership(
             leads: is_leader && confirmed,
             term: full.current_term,
         };
-        leadership.send_if_modified(|before| {
-            let changed = *before != now;
-            if changed {
-                tracing::info!(leader = ?now.leader.map(|l| l.0), leads = now.leads, term = now.term, "leadership changed");
-                *before = now;
-            }
-            changed
-        });
+        leadership.send_if_modified(|before| note_change(before, now));
         tokio::select! {
             changed = metrics.changed() => {
                 if changed.is_err() {
@@ -214,6 +207,15 @@ pub async fn watch_leadership(
             () = tokio::time::sleep(if now.leads == is_leader { LOOK } else { LOOK_SOON }) => {}
         }
     }
+}
+
+fn note_change(before: &mut Leadership, now: Leadership) -> bool {
+    let changed = *before != now;
+    if changed {
+        tracing::info!(leader = ?now.leader.map(|l| l.0), leads = now.leads, term = now.term, "leadership changed");
+        *before = now;
+    }
+    changed
 }
 
 #[cfg(test)]
