@@ -60,12 +60,13 @@ async fn step(consensus: &Consensus, dispatch: &Dispatch, binaries: &Binaries) {
     };
     match upgrade::next(&cluster, &seen) {
         Next::Wait => {}
-        Next::Propose(command) => match consensus.propose(vec![command.into()]).await.map(|all| all.into_iter().next())
-        {
-            Ok(Some(Outcome::Rejected(problem))) => info!(%problem, "a step of the upgrade no longer applied"),
-            Ok(_) => {}
-            Err(error) => info!(%error, "a step of the upgrade was not made; trying again"),
-        },
+        Next::Propose(command) => {
+            match consensus.propose(vec![(*command).into()]).await.map(|all| all.into_iter().next()) {
+                Ok(Some(Outcome::Rejected(problem))) => info!(%problem, "a step of the upgrade no longer applied"),
+                Ok(_) => {}
+                Err(error) => info!(%error, "a step of the upgrade was not made; trying again"),
+            }
+        }
         Next::HandOver(others) => hand_over(consensus, others).await,
     }
 }

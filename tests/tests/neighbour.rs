@@ -26,10 +26,10 @@ fn binary(variable: &str) -> PathBuf {
     PathBuf::from(std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} names a binary: scripts/neighbour")))
 }
 
-/// Makes a token that feature level 1 does not have.
-async fn make_operator(group: &Group, member: usize) -> Result<ApiTokenCreated, Problem> {
-    let asked = CreateApiToken { name: name("ops"), role: Role::Operator, environments: None };
-    group.client(member).send_json(Method::POST, "/api/v1/api-tokens", &asked).await
+/// Asks for a command that feature level 2 does not have, and that fits in no cluster whose clocks are right.
+async fn refusal(group: &Group, member: usize) -> Problem {
+    let asked = group.client(member).send(Method::POST, "/api/v1/clock/repair", Bytes::new()).await;
+    asked.expect_err("the time of the cluster is right")
 }
 
 async fn level(group: &Group) -> u16 {
@@ -49,7 +49,7 @@ async fn a_group_is_upgraded_one_member_after_the_other() {
         group.is_whole().await;
         group.writes_and_reads(&format!("upgraded-{upgraded}")).await;
         assert_eq!(level(&group).await, before, "one member does not understand more");
-        let refused = make_operator(&group, 0).await.expect_err("the level does not have it");
+        let refused = refusal(&group, 0).await;
         assert_eq!(refused.code, Code::TooOld, "{refused}");
         assert!(refused.to_string().contains(&format!("the cluster has {before}")), "{refused}");
     }
@@ -86,7 +86,8 @@ async fn a_group_is_upgraded_one_member_after_the_other() {
         Ok(())
     })
     .await;
-    make_operator(&group, 2).await.expect("now all members have it");
+    let refused = refusal(&group, 2).await;
+    assert_eq!(refused.code, Code::Conflict, "now all members have it: {refused}");
     group.writes_and_reads("new").await;
 
     group.members[1].replace_by(&old);

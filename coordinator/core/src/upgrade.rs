@@ -44,7 +44,7 @@ pub enum Next {
     /// Nothing now.
     Wait,
     /// Has this applied.
-    Propose(Command),
+    Propose(Box<Command>),
     /// Hands leadership to one of these, the first that takes it: its own host is the last one.
     HandOver(Vec<MemberId>),
 }
@@ -59,7 +59,7 @@ pub fn next(state: &State, seen: &Seen) -> Next {
         return Next::Wait;
     }
     if state.hosts().keys().all(|host| is_finished(state, run, *host)) {
-        return Next::Propose(Command::EndUpgrade);
+        return Next::Propose(Box::new(Command::EndUpgrade));
     }
     // A host that runs the binary already, because it was installed there, has nothing to do.
     let installed = state.hosts().keys().find(|host| state.is_upgraded(**host) && !is_finished(state, run, **host));
@@ -74,7 +74,7 @@ fn is_finished(state: &State, run: &Upgrade, host: HostId) -> bool {
 }
 
 fn step_of(run: &Upgrade, host: HostId, step: Step) -> Next {
-    Next::Propose(Command::UpgradeHost { host, hash: run.target.hash, step })
+    Next::Propose(Box::new(Command::UpgradeHost { host, hash: run.target.hash, step }))
 }
 
 /// What becomes of the host that changes now.

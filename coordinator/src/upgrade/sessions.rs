@@ -79,8 +79,10 @@ pub async fn serve_running(
             let wanted = order(&cluster, host, running.build.hash);
             let is_held_back = wanted.as_ref().is_some_and(|order| !is_here(order));
             let next = wanted.filter(is_here);
-            if next.is_some() && next != told {
-                outgoing.send(next.as_ref().expect("it is there")).await?;
+            if next != told
+                && let Some(order) = &next
+            {
+                outgoing.send(order).await?;
                 told = next;
             }
             tokio::select! {
