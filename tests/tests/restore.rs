@@ -50,13 +50,16 @@ fn started(lab: &Lab) -> BTreeMap<String, (String, String)> {
     found
 }
 
+/// The containers of an instance of `each`: the program, what is beside it, and the one that holds their network.
+const OF_EACH: usize = 3;
+
 #[test]
 fn three_hosts_without_their_state_are_adopted_with_their_containers() {
     let lab = Lab::up(3);
     lab.put_file("h1", "password", "hunter2");
     lab.deploy("six", SIX);
     lab.deploy("each", EACH);
-    lab.wait_for_running(SOON, 6 + 3 * 2);
+    lab.wait_for_running(SOON, 6 + 3 * OF_EACH);
     let mut writer = lab.writer("h1", "before");
     writer.wait_for_more(50);
     let acknowledged = writer.stop();
@@ -97,8 +100,8 @@ fn three_hosts_without_their_state_are_adopted_with_their_containers() {
     // What is made from now on works as before: a new instance gets the secret, and is reached from the others.
     lab.exec("h2", &["true"]).expect("it lives");
     lab.exec("h1", &["wharf", "scale", "six/web=9", "-y"]).expect("it is scaled");
-    let after = lab.wait_for_running(SOON, 9 + 3 * 2);
-    assert!(after.iter().all(|(_, containers)| containers.len() == 5), "{after:?}");
+    let after = lab.wait_for_running(SOON, 9 + 3 * OF_EACH);
+    assert!(after.iter().all(|(_, containers)| containers.len() == 3 + OF_EACH), "{after:?}");
 }
 
 /// All instances run as they did, by the cluster's own view as well.

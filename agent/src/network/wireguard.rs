@@ -53,6 +53,11 @@ impl OwnKey {
         Ok(OwnKey { public: WireguardKey(public.to_bytes()), file })
     }
 
+    /// Removes it from a state folder: a copy of a disk has the key of the original.
+    pub fn forget(state: &Path) -> io::Result<()> {
+        file::if_there(std::fs::remove_file(state.join(FILE))).map(drop)
+    }
+
     /// The public key, if this host can encrypt with it now.
     pub fn usable(&self) -> Option<WireguardKey> {
         ENCRYPTION.iter().all(|tool| is_there(*tool)).then_some(self.public)

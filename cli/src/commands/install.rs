@@ -13,6 +13,7 @@ use std::{
 
 use agent::{
     files::Places,
+    network::OwnKey,
     runtime::{ContainerRuntime, Docker},
 };
 use common::{
@@ -411,7 +412,8 @@ pub fn reset_identity(state: &Path, yes: bool) -> Result<u8, Problem> {
     if !output::confirm("Delete this host's identity? It must join again.", yes)? {
         return Ok(1);
     }
-    forget(state).map_err(|e| failed("forgetting the identity", e))?;
+    let forgotten = forget(state).and_then(|()| OwnKey::forget(state));
+    forgotten.map_err(|e| failed("forgetting the identity", e))?;
     output::note("✓ deleted; to join again, paste a new line from: wharf host add");
     Ok(0)
 }

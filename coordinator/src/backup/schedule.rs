@@ -18,6 +18,8 @@ use crate::{raft::Consensus, seal::Seals};
 
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(300);
+/// How long the sealing key may take to come.
+const KEY_WITHIN: Duration = Duration::from_secs(60);
 /// How often the clock is looked at: it may be set at any time.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -69,6 +71,8 @@ async fn make(
     folder: PathBuf,
     schedule: Schedule,
 ) -> Result<BackupOutcome, Problem> {
+    // A coordinator that has just joined gets the sealing key within moments; without it, the draft says what is missing.
+    drop(tokio::time::timeout(KEY_WITHIN, seals.watch().wait_for(|keys| !keys.is_empty())).await);
     let draft = Draft::of_now(consensus, seals.clone()).await?;
     let failed = |why: String| Problem::new(Code::StoreFailed, "The backup was not written").why(why);
     let written = tokio::task::spawn_blocking(move || {
