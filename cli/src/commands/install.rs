@@ -327,7 +327,8 @@ pub async fn start_service(start: &Start<'_>, keyring: Keyring) -> Result<u8, Pr
         output::note("✓ wharf already runs");
         return Ok(0);
     }
-    up::detach(service)?;
+    // Not this process's own binary: that of a join script is removed when the script ends.
+    up::detach(service, Some(binary))?;
     output::note("✓ wharf runs in the background, because there is no systemd");
     output::note(format!(
         "  To start it at boot, add to root's crontab: @reboot {} up {}",

@@ -39,7 +39,7 @@ pub async fn up(up: &Up) -> Result<u8, Problem> {
     if install::is_running(&up.service.state) {
         output::note("✓ wharf already runs");
     } else {
-        detach(&up.service)?;
+        detach(&up.service, None)?;
     }
     let context = wait_until_ready(&keyring).await?;
     output::note(format!("✓ wharf runs: {} at {}", keyring.name, addresses(&keyring)));
@@ -133,9 +133,12 @@ pub fn check_port(service: &Service) -> Result<(), Problem> {
 }
 
 /// Starts this host's service in the background, in its own process group.
-pub fn detach(service: &Service) -> Result<(), Problem> {
+pub fn detach(service: &Service, installed: Option<&std::path::Path>) -> Result<(), Problem> {
     let failed = |why: String| Problem::new(Code::InstallFailed, "wharf cannot be started in the background").why(why);
-    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let program = match installed {
+        Some(installed) => installed.to_owned(),
+        None => std::env::current_exe().map_err(|e| failed(e.to_string()))?,
+    };
     let log_path = service.state.join("wharf.log");
     let log = File::options()
         .create(true)
