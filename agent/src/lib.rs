@@ -163,18 +163,17 @@ impl Agent {
         let (reports, report) = watch::channel(Report::default());
         let (leader, leads) = (config.session.clone(), config.session.subscribe());
         let (addresses, address) = watch::channel(config.address);
-        let (publish_residents, residents) = watch::channel(None);
+        let (residents, resident) = watch::channel(None);
         let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
         let mut agent = Agent::new(config.clone(), runtime.clone());
         agent.keep_directory(directory.clone());
         let conditions = agent.watch_host();
-        let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents };
+        let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents: resident };
         let admitted = agent.keep_network(known, key.clone(), address);
         agent.keep_binary(&leads);
         let (files, boot) = (Files::new(config.places.clone(), leads), facts::boot_id());
         let leases = Arc::new(Leases::new(config.places.clone(), agent.wake.clone()));
-        let (residents, lent) = (publish_residents, leases.clone());
-        let host = HostParts { files, leases: lent, directory, residents, admitted, ledger, boot };
+        let host = HostParts { files, leases: leases.clone(), directory, residents, admitted, ledger, boot };
         agent.reconcile(Reconciler::new(runtime.clone(), host, assignment, reports));
         agent.speak(Session {
             config,

@@ -122,34 +122,17 @@ async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Rol
     if !coordinates {
         agent::identity::renew_if_ended(&service.state, &quic).await;
     }
-    let (stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
+    let stop = CancellationToken::new();
     let (renewals, renewed) = watch::channel(());
     let known = watch::Sender::new(keyring.coordinators.clone());
     let session = watch::Sender::default();
     let learned = Learned { coordinators: known.subscribe(), session: session.subscribe() };
     let side = Side { service, keyring, quic: quic.clone(), known, session, binary: own.for_agent() };
-    let coordinating = async {
-        match coordinates {
-            true => side.coordinate(renewed, &stop).await,
-            false => unused(&stop).await,
-        }
-    };
-    // The agent first: the coordinator beside it may have to write down that it leaves.
-    let running = async {
-        let ended = match roles {
-            Roles::Coordinator => unused(&agent_stop).await,
-            Roles::All | Roles::Agent => side.run_agent(&agent_stop).await,
-        };
-        if agent_stop.is_cancelled() {
-            stop.cancel();
-        }
-        ended
-    };
     let keeping = agent::identity::keep(service.state.clone(), quic, renewals, learned);
     // Without a service manager nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let both = async { tokio::try_join!(coordinating, running).map(drop) };
-    let mut both = std::pin::pin!(both);
+    let coordinates = coordinates.then_some(renewed);
+    let mut both = std::pin::pin!(side.run(coordinates, roles != Roles::Coordinator, &stop));
     let next = tokio::select! {
         result = &mut both => return result.map(|()| None),
         () = keeping => None,
@@ -157,7 +140,7 @@ async fn run_with(own: &mut Own, service: &Service, keyring: Keyring, roles: Rol
         next = own.next() => Some(next),
     };
     tracing::info!("stopping");
-    agent_stop.cancel();
+    stop.cancel();
     match (next, both.await) {
         (Some(next), Err(problem)) => {
             tracing::warn!(%problem, "a part of this host's service did not end cleanly");
@@ -206,6 +189,31 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
+    /// Runs the roles until they are stopped: a coordinator that hears of new certificates, and an agent.
+    async fn run(
+        &self,
+        coordinates: Option<watch::Receiver<()>>,
+        has_agent: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Problem> {
+        let stop_coordinating = CancellationToken::new();
+        let coordinating = async {
+            match coordinates {
+                Some(renewed) => self.coordinate(renewed, &stop_coordinating).await,
+                None => unused(&stop_coordinating).await,
+            }
+        };
+        // The agent ends first: the coordinator beside it may have to write down that it leaves.
+        let running = async {
+            let ended = if has_agent { self.run_agent(stop).await } else { unused(stop).await };
+            if stop.is_cancelled() {
+                stop_coordinating.cancel();
+            }
+            ended
+        };
+        tokio::try_join!(coordinating, running).map(drop)
+    }
+
     async fn coordinate(&self, renewed: watch::Receiver<()>, stop: &CancellationToken) -> Result<(), Problem> {
         let (service, keyring) = (self.service, self.keyring.clone());
         let advertise = service.advertise.or(keyring.advertise).unwrap_or_else(|| advertise(service));

@@ -222,31 +222,19 @@ fn ls(folder: Option<&Path>, format: Format) -> Result<u8, Problem> {
     for (path, head) in found {
         let shown = path.display().to_string();
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        match head {
-            Ok(head) => {
-                rows.push(vec![
-                    shown.clone(),
-                    head.at.to_string(),
-                    head.index.to_string(),
-                    size.to_string(),
-                    head.cluster.to_string(),
-                    head.recipient.to_string(),
-                ]);
-                values.push(json!({ "path": shown, "at": head.at, "index": head.index, "bytes": size,
-                    "cluster": head.cluster, "recipient": head.recipient }));
-            }
-            Err(error) => {
-                rows.push(vec![
-                    shown.clone(),
-                    format!("unusable: {error}"),
-                    String::new(),
-                    size.to_string(),
-                    String::new(),
-                    String::new(),
-                ]);
-                values.push(json!({ "path": shown, "error": error.to_string(), "bytes": size }));
-            }
-        }
+        let (value, [at, index, cluster, key]) = match head {
+            Ok(head) => (
+                json!({ "path": shown, "at": head.at, "index": head.index, "bytes": size,
+                    "cluster": head.cluster, "recipient": head.recipient }),
+                [head.at.to_string(), head.index.to_string(), head.cluster.to_string(), head.recipient.to_string()],
+            ),
+            Err(error) => (
+                json!({ "path": shown, "error": error.to_string(), "bytes": size }),
+                [format!("unusable: {error}"), String::new(), String::new(), String::new()],
+            ),
+        };
+        rows.push(vec![shown, at, index, size.to_string(), cluster, key]);
+        values.push(value);
     }
     let head = ["FILE", "MADE", "INDEX", "BYTES", "CLUSTER", "KEY"];
     output::list(format, &values, Rows { head: &head, narrow: 4, rows });

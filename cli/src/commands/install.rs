@@ -60,11 +60,7 @@ const VOTES_WITHIN: Duration = Duration::from_secs(30);
 /// Joins this host and starts its service.
 pub async fn install(install: &Install) -> Result<u8, Problem> {
     let token = read_token(install)?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Problem::new(Code::NotRoot, "wharf agent install must run as root")
-            .why("it writes the binary, the service and the state folder")
-            .fix("Run it with sudo"));
-    }
+    must_be_root("wharf agent install")?;
     let keyring = match host::keyring(&install.service)? {
         Some(known) => already_joined(install, &token, known)?,
         None => None,
@@ -306,21 +302,7 @@ pub async fn start_service(start: &Start<'_>, keyring: Keyring) -> Result<u8, Pr
     }
     install_binary(binary)?;
     if Path::new("/run/systemd/system").exists() {
-        // systemd does not start a unit whose ReadWritePaths do not exist.
-        link::private::ensure_folder(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
-        let backups = service.backups.clone().unwrap_or_else(|| coordinator::backup::beside(&service.state));
-        link::private::ensure_folder(&backups).map_err(|e| failed("making the folder of backups", e))?;
-        let unit = UNIT
-            .replace("@BINARY@", &binary.display().to_string())
-            .replace("@KEYS@", &service.keys.display().to_string())
-            .replace("@BACKUPS@", &backups.display().to_string())
-            .replace("@FOLDER@", &binary.parent().unwrap_or(Path::new("/")).display().to_string())
-            .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
-        file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
-        for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {
-            run("systemctl", arguments)?;
-        }
-        output::note("✓ the service wharf runs: systemctl status wharf");
+        start_unit(service, binary)?;
         return Ok(0);
     }
     if is_running(&service.state) {
@@ -336,6 +318,36 @@ pub async fn start_service(start: &Start<'_>, keyring: Keyring) -> Result<u8, Pr
         up::arguments(service).join(" ")
     ));
     Ok(0)
+}
+
+/// Refuses a user who may not write what a command that installs writes.
+pub fn must_be_root(command: &str) -> Result<(), Problem> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Problem::new(Code::NotRoot, format!("{command} must run as root"))
+        .why("it writes the binary, the service and the state folder")
+        .fix("Run it with sudo"))
+}
+
+/// Writes the unit of the service and starts it under systemd.
+fn start_unit(service: &Service, binary: &Path) -> Result<(), Problem> {
+    // systemd does not start a unit whose ReadWritePaths do not exist.
+    link::private::ensure_folder(&service.keys).map_err(|e| failed("making the folder of the sealing key", e))?;
+    let backups = service.backups.clone().unwrap_or_else(|| coordinator::backup::beside(&service.state));
+    link::private::ensure_folder(&backups).map_err(|e| failed("making the folder of backups", e))?;
+    let unit = UNIT
+        .replace("@BINARY@", &binary.display().to_string())
+        .replace("@KEYS@", &service.keys.display().to_string())
+        .replace("@BACKUPS@", &backups.display().to_string())
+        .replace("@FOLDER@", &binary.parent().unwrap_or(Path::new("/")).display().to_string())
+        .replace("@ARGUMENTS@", &up::arguments(service).join(" "));
+    file::replace(Path::new(UNIT_PATH), unit.as_bytes()).map_err(|e| failed("writing the service unit", e))?;
+    for arguments in [["daemon-reload"].as_slice(), &["enable", "wharf.service"], &["restart", "wharf.service"]] {
+        run("systemctl", arguments)?;
+    }
+    output::note("✓ the service wharf runs: systemctl status wharf");
+    Ok(())
 }
 
 /// Whether a running wharf process uses the state folder.

@@ -22,13 +22,18 @@ fn refused(why: impl Into<String>) -> Problem {
     Problem::new(Code::Conflict, "The backup was not restored").why(why)
 }
 
+fn not_lost(answers: SocketAddr) -> Problem {
+    refused(format!("the coordinator at {answers} answers: the cluster is not lost"))
+        .fix("To add this host to it, run on a host of the cluster: wharf host add")
+        .fix("If a majority of its coordinators is lost: on a host that still has one, wharf recover")
+        .fix("To split the cluster nevertheless: --ignore-live")
+}
+
 /// Restores a cluster on this host and starts its service.
 pub async fn restore(restore: &Restore) -> Result<u8, Problem> {
     let service = &restore.service;
-    if !restore.no_start && !rustix::process::geteuid().is_root() {
-        return Err(Problem::new(Code::NotRoot, "wharf restore must run as root")
-            .why("it writes the binary, the service and the state folder")
-            .fix("Run it with sudo"));
+    if !restore.no_start {
+        install::must_be_root("wharf restore")?;
     }
     check_place(&service.state)?;
     up::check_port(service)?;
@@ -38,11 +43,10 @@ pub async fn restore(restore: &Restore) -> Result<u8, Problem> {
     let replaces = backup::plan_of(&state, restore.host.as_deref(), (&own, machine))?;
     let config =
         host::coordinator_config(service, host::advertise(service), Settings::default(), NetworkPlan::default());
-    let from = format!("a backup of {} at index {}", head.at, head.index);
     let plan = Plan {
         state: state.clone(),
         sealing_key: Some(sealing_key),
-        from,
+        from: format!("a backup of {} at index {}", head.at, head.index),
         key,
         name: own,
         replaces,
@@ -51,31 +55,27 @@ pub async fn restore(restore: &Restore) -> Result<u8, Problem> {
     let rebuilt = backup::rebuild(plan, &config)?;
     if !restore.ignore_live {
         let live = backup::answering(&state, config.advertise, dialler(&rebuilt.keyring, config.advertise)?).await;
-        if let Some(address) = live.first() {
-            return Err(refused(format!("the coordinator at {address} answers: the cluster is not lost"))
-                .fix("To add this host to it, run on a host of the cluster: wharf host add")
-                .fix("If a majority of its coordinators is lost: on a host that still has one, wharf recover")
-                .fix("To split the cluster nevertheless: --ignore-live"));
-        }
+        live.first().map_or(Ok(()), |address| Err(not_lost(*address)))?;
     }
-    let (keyring, lines) = (rebuilt.keyring.clone(), rebuilt.lines.clone());
     add_context(&rebuilt, config.advertise)?;
+    let (keyring, lines) = (rebuilt.keyring.clone(), rebuilt.lines.clone());
     rebuilt.write(&config).await?;
     output::note(format!("✓ cluster {} as of {}, index {}, on {}", head.cluster, head.at, head.index, keyring.name));
     output::note("  Tokens and hosts that were removed after that time are there again: remove them once more");
-    if restore.no_start {
-        output::note("  to start it: wharf up -d");
-    } else {
-        install::start_service(
-            &install::Start { service, binary: &restore.binary, foreground: false },
-            keyring.clone(),
-        )
-        .await?;
-        up::wait_until_ready(&keyring).await?;
-        output::note(format!("✓ wharf runs on {}", keyring.name));
+    match restore.no_start {
+        true => output::note("  to start it: wharf up -d"),
+        false => start(restore, &keyring).await?,
     }
     tell_lines(&lines);
     Ok(0)
+}
+
+async fn start(restore: &Restore, keyring: &Keyring) -> Result<(), Problem> {
+    let start = install::Start { service: &restore.service, binary: &restore.binary, foreground: false };
+    install::start_service(&start, keyring.clone()).await?;
+    up::wait_until_ready(keyring).await?;
+    output::note(format!("✓ wharf runs on {}", keyring.name));
+    Ok(())
 }
 
 /// Refuses a state folder that belongs to a cluster.

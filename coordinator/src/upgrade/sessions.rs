@@ -12,7 +12,7 @@ use coordinator_core::{
     level,
     state::Step,
 };
-use link::{LinkError, Stream, binary, clock::now};
+use link::{LinkError, Stream, binary, clock::now, connection::Sender};
 use tracing::{info, warn};
 
 use super::{Binaries, LOOK};
@@ -64,38 +64,44 @@ pub async fn serve_running(
         }
         Ok::<(), LinkError>(())
     };
-    let telling = async {
-        let (mut published, mut is_noted, mut told) = (consensus.watch(), false, None);
-        while consensus.leadership().leads {
-            let mut cluster = published.borrow_and_update().cluster.clone();
-            if !is_noted {
-                is_noted = note_running(consensus, &cluster, host, &running).await;
-                // What is told follows from what was noted.
-                cluster = published.borrow_and_update().cluster.clone();
-            }
-            // A member that has just come to lead may not have the binary yet.
-            let is_here =
-                |order: &Upgrading| !matches!(order, Upgrading::Change(target) if !binaries.holds(target.hash));
-            let wanted = order(&cluster, host, running.build.hash);
-            let is_held_back = wanted.as_ref().is_some_and(|order| !is_here(order));
-            let next = wanted.filter(is_here);
-            if next != told
-                && let Some(order) = &next
-            {
-                outgoing.send(order).await?;
-                told = next;
-            }
-            tokio::select! {
-                changed = published.changed() => if changed.is_err() { break },
-                () = tokio::time::sleep(LOOK) , if is_held_back => {}
-            }
-        }
-        outgoing.finish().await
-    };
     tokio::select! {
         heard = hearing => heard,
-        told = telling => told,
+        told = tell(consensus, binaries, (host, &running), &mut outgoing) => told,
     }
+}
+
+/// Tells a host its orders, for as long as this member leads.
+async fn tell(
+    consensus: &Consensus,
+    binaries: &Binaries,
+    (host, running): (HostId, &Running),
+    outgoing: &mut Sender,
+) -> Result<(), LinkError> {
+    let (mut published, mut is_noted, mut told) = (consensus.watch(), false, None);
+    while consensus.leadership().leads {
+        let mut cluster = published.borrow_and_update().cluster.clone();
+        if !is_noted {
+            is_noted = note_running(consensus, &cluster, host, running).await;
+            // What is told follows from what was noted.
+            cluster = published.borrow_and_update().cluster.clone();
+        }
+        // A member that has just come to lead may not have the binary yet.
+        let is_here = |order: &Upgrading| !matches!(order, Upgrading::Change(target) if !binaries.holds(target.hash));
+        let wanted = order(&cluster, host, running.build.hash);
+        let is_held_back = wanted.as_ref().is_some_and(|order| !is_here(order));
+        let next = wanted.filter(is_here);
+        if next != told
+            && let Some(order) = &next
+        {
+            outgoing.send(order).await?;
+            told = next;
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(LOOK) , if is_held_back => {}
+        }
+    }
+    outgoing.finish().await
 }
 
 /// What a host that runs a binary is told by a state.

@@ -4,8 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{Check, MAX_ENTRIES, MAX_TEXT, Violation, clean_absolute, cut, violation};
 use crate::spec::{
-    ContainerSpec, HostDevice, MountSource, MountSpec, StackSpec, attachment::is_host_name, privilege::capability,
-    template,
+    ContainerSpec, HostDevice, MountSource, MountSpec, StackSpec, Tuning, attachment::is_host_name,
+    privilege::capability, template,
 };
 
 /// The maximum number of entries in each list of these settings.
@@ -291,6 +291,10 @@ impl Check<'_> {
         if tuning.oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
             self.refuse("oom_score_adj", "it must be between -1000 and 1000");
         }
+        self.kernel_limits(tuning);
+    }
+
+    fn kernel_limits(&mut self, tuning: &Tuning) {
         for (name, limit) in &tuning.ulimits {
             let is_over = limit.hard != -1 && (limit.soft == -1 || limit.soft > limit.hard);
             if !ULIMITS.contains(&name.as_str()) {

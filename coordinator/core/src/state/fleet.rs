@@ -369,14 +369,20 @@ impl State {
             }
             facts = self.take_claims(id, said, from).ok_or_else(|| not_found("host", id))?;
         }
+        self.take_facts((id, &before), facts, machine)
+    }
+
+    /// Stores the facts that a host may claim; `before` is what was known of it before its report.
+    fn take_facts(&mut self, (id, before): (HostId, &Host), facts: HostFacts, machine: [u8; 16]) -> Applied {
         let rebooted = before.facts.as_ref().is_some_and(|known| known.boot != facts.boot);
         if rebooted && before.left_at.is_none() && self.checks_claims() {
             // Its earlier self may run on, cut off: until its leases are over nothing strict runs beside it.
             self.abandon_strict_instances_on(id);
         }
+        let said = format!("{} cores, {}, Docker {}", facts.cpu, facts.memory, facts.docker);
         let host = self.fleet.hosts.get_mut(&id).ok_or_else(|| not_found("host", id))?;
         (host.left_at, host.machine, host.facts) = (None, Some(machine), Some(facts));
-        if *host == before {
+        if *host == *before {
             return self.done();
         }
         let (name, same_facts) = (host.name.clone(), host.facts == before.facts && before.machine.is_some());
@@ -384,11 +390,7 @@ impl State {
             self.touch();
             return self.done();
         }
-        self.record(
-            id,
-            if rebooted { "host-rebooted" } else { "host-reported" },
-            format!("{name}: {} cores, {}, Docker {}", said.cpu, said.memory, said.docker),
-        );
+        self.record(id, if rebooted { "host-rebooted" } else { "host-reported" }, format!("{name}: {said}"));
         self.done()
     }
 
