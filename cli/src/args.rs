@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 
 pub use backup::{Backup, BackupCommand, Coordinators, Recover, Restore};
 pub use nouns::{
-    Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, Rotate, SecretFile, SetFile, Token,
-    Upgrade, UpgradeCommand,
+    Audit, Clock, ConfigFile, Ctx, Drain, Environment, Host, Member, Registry, Rollout, Rotate, SecretFile, SetFile,
+    Token, Upgrade, UpgradeCommand,
 };
 
 /// The default folder for a host's state: keyring, ledger, store, log.
@@ -177,6 +177,9 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show and check the audit: who changed what in the cluster, chained by hashes.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Check hosts and the network paths between them: what is wrong, why, and how to fix it.
     Doctor {
         /// Show for each path between two hosts whether it carries packets.

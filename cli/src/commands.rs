@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+mod audit;
 mod backup;
 mod clock;
 mod config;
@@ -181,6 +182,7 @@ async fn run_in(session: &Session, command: Command) -> Result<u8, Problem> {
         Command::Registry(registry) => tokens::registries(session, registry).await,
         Command::Backup(asked) => backup::run(session, asked).await,
         Command::Events { subject, follow } => events::events(session, subject, follow).await,
+        Command::Audit(command) => audit::run(session, command).await,
         Command::Doctor { paths: false } => doctor::doctor(session).await,
         Command::Doctor { paths: true } => doctor::paths(session).await,
         Command::Clock { command } => clock::run(session, command).await,

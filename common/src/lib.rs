@@ -17,6 +17,7 @@ pub mod spec;
 pub mod tagged;
 
 pub mod assignment;
+pub mod audit;
 pub mod backup;
 pub mod device;
 pub mod directory;

@@ -56,6 +56,14 @@ macro_rules! tagged {
                     $( Self::$variant { .. } => $tag ),*
                 }
             }
+
+            /// What the variant with a tag is called in this version.
+            $visibility fn name_of(tag: u16) -> Option<&'static str> {
+                match tag {
+                    $( $tag => Some(stringify!($variant)), )*
+                    _ => None,
+                }
+            }
         }
 
         impl ::serde::Serialize for $name {

@@ -2,6 +2,7 @@
 //! known in [`error`] alone.
 
 pub mod access;
+mod audit;
 mod backup;
 mod clock;
 mod cluster;
@@ -75,6 +76,7 @@ fn routes_of_the_cluster() -> OpenApiRouter<Coordinator> {
         .routes(routes!(cluster::get))
         .routes(routes!(cluster::put_settings))
         .routes(routes!(cluster::remove_member))
+        .routes(routes!(audit::get))
         .routes(routes!(clock::get))
         .routes(routes!(clock::repair))
         .routes(routes!(backup::get))

@@ -1,6 +1,7 @@
 //! The coordinator: replicates the state, plans, serves agents and people.
 
 pub mod api;
+mod audit;
 pub mod backup;
 pub mod birth;
 pub mod dispatch;
@@ -72,6 +73,8 @@ pub struct Coordinator {
     pub advertise: SocketAddr,
     /// The folder of the backups that it makes by itself.
     pub backups: PathBuf,
+    /// The folder of the files of its audit.
+    pub audit: PathBuf,
 }
 
 /// Why a coordinator ended.
@@ -162,6 +165,7 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
         binaries: Binaries::below(&config.state),
         advertise: config.advertise,
         backups: config.backups.clone(),
+        audit: config.state.join("audit"),
     };
     birth::finish(&config, &consensus).await?;
     tasks.spawn("connections", server::serve_peers(coordinator.clone(), transport));
@@ -196,6 +200,7 @@ fn spawn_work(tasks: &mut Supervisor, coordinator: &Coordinator) {
     tasks.spawn("sealing key", seal::keep(seals.clone(), consensus.clone()));
     tasks.spawn("trust", trust::run(consensus.clone(), seals));
     tasks.spawn("scheduled backups", backup::scheduled(coordinator));
+    tasks.spawn("audit", audit::run(consensus.clone(), coordinator.audit.clone()));
     tasks.spawn("planner", planner::run(consensus.clone()));
     tasks.spawn_once("own address", birth::keep_address(consensus.clone(), advertise));
     tasks.spawn_once("feature level", birth::announce_level(consensus));

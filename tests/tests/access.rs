@@ -55,6 +55,10 @@ async fn call(caller: &Caller, call: &MemberCall) -> MemberAnswer {
     caller.ask(&open, SOON).await.expect("it answers")
 }
 
+fn person_of(token: &ApiTokenView) -> Person {
+    Person { token: token.id, name: token.name.clone(), from: None }
+}
+
 fn make_token(by: Option<Person>) -> MemberCall {
     let secret = SecretHash([9; 32]);
     let command = Command::PutApiToken { id: OWN, name: name("own"), access: Access::Admin, secret };
@@ -70,7 +74,7 @@ async fn a_coordinator_that_was_removed_has_no_power_left() {
     let mut cluster = TestCluster::start(3).await;
     let (kept, revoked) = (new_token(&cluster, Role::Admin).await, new_token(&cluster, Role::Admin).await);
     cluster.client().delete(&format!("{TOKENS}/{}", revoked.view.id)).await.expect("it is revoked");
-    let person = |token: &ApiTokenCreated| Some(Person { token: token.view.id, name: token.view.name.clone() });
+    let person = |token: &ApiTokenCreated| Some(person_of(&token.view));
 
     // An attacker has the key of a coordinator that does not lead, and acts in its place.
     let leader = cluster.leader(0).await.expect("somebody leads");

@@ -311,7 +311,7 @@ fn commands_on_the_rest() -> Vec<Command> {
 }
 
 fn batch() -> Batch {
-    let person = Person { token: TokenId([7; 5]), name: name("admin") };
+    let person = Person { token: TokenId([7; 5]), name: name("admin"), from: None };
     let proposal = |command| Proposal { request: Some(RequestId([8; 16]).into()), by: Some(person.clone()), command };
     Batch { at: AT, proposals: commands().into_iter().map(proposal).collect() }
 }

@@ -33,6 +33,25 @@ pub enum Clock {
     Repair,
 }
 
+/// Commands on the audit.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// List the newest changes: who made them, when, and from where.
+    Ls {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 50)]
+        newest: usize,
+    },
+    /// Print all entries that the cluster holds, a line of JSON each, to be kept elsewhere.
+    Export,
+    /// Check that no entry was changed, left out or put in.
+    Verify {
+        /// Files with entries: exported ones, or those in the folder audit of a coordinator's state. They are checked
+        /// against the cluster's entries.
+        files: Vec<PathBuf>,
+    },
+}
+
 /// Commands on environments.
 #[derive(Debug, Subcommand)]
 pub enum Environment {

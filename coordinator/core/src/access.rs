@@ -233,7 +233,7 @@ mod tests {
         let viewer = Principal::Token(TokenId([1; 5]));
         let admin = Principal::Token(TokenId([2; 5]));
         let revoked = Principal::Token(TokenId([9; 5]));
-        let person = Person { token: TokenId([9; 5]), name: name("ann") };
+        let person = Person { token: TokenId([9; 5]), name: name("ann"), from: None };
         let asked = Proposal { request: None, by: Some(person), command: token(7, Access::Admin) };
         let unasked: Proposal = token(7, Access::Admin).into();
         let joins: Proposal = Command::Admit(Box::new(admission(4))).into();
@@ -320,7 +320,7 @@ mod tests {
         fixture.done(token(1, Access::Viewer));
         fixture.done(token(2, Access::Admin));
         let mut ask = |number: u8, command: Command| {
-            let by = Some(Person { token: TokenId([number; 5]), name: name("ann") });
+            let by = Some(Person { token: TokenId([number; 5]), name: name("ann"), from: None });
             let proposals = vec![Proposal { request: None, by, command }];
             let outcomes = fixture.cluster.apply(&crate::Batch { at: fixture.now, proposals });
             match outcomes.into_iter().next().expect("an outcome") {
@@ -411,7 +411,7 @@ mod tests {
         fixture.done(Command::PutEnvironment(name("staging")));
         let (id, secret) = (TokenId([1; 5]), SecretHash([1; 32]));
         fixture.done(Command::PutToken { id, name: name("ci"), grant: grant(Role::Deployer, &["staging"]), secret });
-        let person = Person { token: id, name: name("ci") };
+        let person = Person { token: id, name: name("ci"), from: None };
         let refused = |command: &Command| {
             let problem = fixture.cluster.allows(Some(&person), command).expect_err("it is refused");
             assert_eq!(problem.code, Code::Denied);

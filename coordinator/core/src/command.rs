@@ -3,6 +3,7 @@
 //! A command carries all that it depends on: its time, its ids, and what its author expected the
 //! state to be. It is checked again when it is applied; one that no longer fits changes nothing.
 
+mod person;
 mod trust;
 mod values;
 
@@ -61,12 +62,14 @@ impl From<RequestId> for Request {
 }
 
 /// Somebody with an API token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     /// The token: what it allows is decided when the command is applied.
     pub token: TokenId,
     /// What it is called, for the history.
     pub name: Name,
+    /// The address from which it asks; none below feature level [`AUDIT`](crate::level::AUDIT).
+    pub from: Option<IpAddr>,
 }
 
 /// Whose write it is, and which.
@@ -99,6 +102,7 @@ pub struct Proposal {
     /// The request.
     pub request: Option<Request>,
     /// Who asked; none if the cluster acts by itself.
+    #[serde(with = "person")]
     pub by: Option<Person>,
     /// The command.
     pub command: Command,

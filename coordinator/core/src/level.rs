@@ -15,7 +15,7 @@ use crate::{Command, State};
 /// |---|---|
 /// | 1 | the first one |
 /// | 2 | roles and environments of tokens ([`ROLES`]); requests are remembered for as long as they may be repeated ([`KEPT_REQUESTS`]) |
-/// | 3 | upgrades, and which binary each host runs ([`UPGRADES`]) |
+/// | 3 | upgrades, and which binary each host runs ([`UPGRADES`]); sealed keys of the cluster ([`TRUST`]); clocks ([`CLOCKS`]); backups ([`BACKUPS`]); claims of hosts ([`HOST_CLAIMS`]); open ports ([`OPEN_PORTS`]); the audit ([`AUDIT`]) |
 pub const LEVEL: u16 = 3;
 
 /// The level that brought roles and environments of tokens.
@@ -38,6 +38,9 @@ pub const HOST_CLAIMS: u16 = 3;
 
 /// The level from which on agents know which ports are open on other hosts.
 pub const OPEN_PORTS: u16 = 3;
+
+/// The level from which on changes are entered in the audit, with the address that asked for them.
+pub const AUDIT: u16 = 3;
 
 /// The level that brought upgrades.
 pub const UPGRADES: u16 = 3;

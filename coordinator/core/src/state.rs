@@ -4,6 +4,7 @@
 //! copying a few pointers. Everything that can be derived is derived ([`crate::view`]).
 
 mod access;
+mod audit;
 mod backups;
 mod environments;
 mod files;
@@ -32,6 +33,7 @@ use common::{
 use serde::{Deserialize, Serialize};
 
 pub use access::{ApiTokenRecord, JoinTokenRecord};
+pub use audit::{MOST_ENTRIES, REBUILT};
 pub use backups::BackupReport;
 pub use files::{Content, FileRecord, FileVersion};
 pub use fleet::{Claims, Host, Inventory, Member, MemberState, RETURNS_WITHIN};
@@ -70,6 +72,7 @@ pub struct State {
     journal: journal::Journal,
     requests: requests::Requests,
     binaries: upgrade::Binaries,
+    audit: audit::Audit,
 }
 
 /// The section of what holds for the whole cluster.
@@ -151,9 +154,13 @@ impl State {
         if let Err(problem) = self.allows(proposal.by.as_ref(), &proposal.command) {
             return Outcome::Rejected(problem);
         }
+        let before = self.index();
         self.journal.actor = proposal.by.as_ref().map(|person| person.name.clone());
         let outcome = self.apply_command(&proposal.command);
         self.journal.actor = None;
+        if self.index() > before {
+            self.enter(proposal);
+        }
         outcome
     }
 

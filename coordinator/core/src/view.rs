@@ -1,5 +1,6 @@
 //! What others are told, derived from the state and never stored.
 
+mod audit;
 mod changes;
 mod clock;
 mod directory;
@@ -28,6 +29,7 @@ use crate::{
     state::{Instance, MemberState, Service, Stack},
 };
 
+pub use audit::audit;
 pub use changes::revisions;
 pub use clock::{clock, clock_findings};
 pub use directory::{directory, follow};

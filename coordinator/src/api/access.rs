@@ -23,12 +23,13 @@ use coordinator_core::{
     State as Cluster,
     access::{self as core, Action, Principal},
     command::Person,
+    level,
     state::ApiTokenRecord,
     view,
 };
 use tokio::sync::watch;
 
-use super::{ApiError, extract::asks_for_stale};
+use super::{ApiError, ClientAddress, extract::asks_for_stale};
 use crate::{
     Coordinator,
     raft::{Consensus, Published},
@@ -122,6 +123,7 @@ pub const POLICY: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/cluster", READ_COVERED),
     ("PUT", "/api/v1/cluster/settings", MANAGE_CLUSTER),
     ("DELETE", "/api/v1/members/{member}", MANAGE_CLUSTER),
+    ("GET", "/api/v1/audit", MANAGE_CLUSTER),
     ("GET", "/api/v1/clock", READ_CLUSTER),
     ("POST", "/api/v1/clock/repair", MANAGE_CLUSTER),
     ("GET", "/api/v1/backup", MANAGE_CLUSTER),
@@ -324,7 +326,9 @@ fn decide(published: &Published, request: &Request, environment: Option<&Name>) 
         // An environment that is no name is nobody's in particular.
         (Place::Cluster, _) | (Place::Environment, None) => Resource::Cluster,
     };
-    let person = Person { token: id, name: token.name.clone() };
+    let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
+    let from = address.filter(|_| published.cluster.level() >= level::AUDIT);
+    let person = Person { token: id, name: token.name.clone(), from };
     if core::authorize(&Principal::Token(id), &Action::Api(permission, &resource), &published.cluster).is_err() {
         return Err(denied().why(core::lack(&person, &token.grant)).fix(core::remedy(permission, &resource)).into());
     }

@@ -42,10 +42,12 @@ const TRUST: Head = (10, 1);
 const BACKUPS: Head = (11, 1);
 /// From [`level::UPGRADES`] on.
 const BINARIES: Head = (12, 1);
+/// From [`level::AUDIT`] on.
+const AUDIT: Head = (13, 1);
 
 /// How many sections a state of a level has: those of the first level, and those that a later one brought.
 fn count(level: u16) -> u16 {
-    let brought = [level::TRUST, level::BACKUPS, level::UPGRADES];
+    let brought = [level::TRUST, level::BACKUPS, level::UPGRADES, level::AUDIT];
     9 + brought.iter().map(|brought| u16::from(level >= *brought)).sum::<u16>()
 }
 
@@ -88,6 +90,9 @@ impl State {
         }
         if self.basics.level >= level::UPGRADES {
             sections.write(BINARIES, &self.binaries)?;
+        }
+        if self.basics.level >= level::AUDIT {
+            sections.write(AUDIT, &self.audit)?;
         }
         Ok(())
     }
@@ -171,6 +176,7 @@ impl<'de> Visitor<'de> for Reader {
                 TRUST => state.trust = next(&mut parts)?,
                 REQUESTS => state.requests = next(&mut parts)?,
                 BINARIES => state.binaries = next(&mut parts)?,
+                AUDIT => state.audit = next(&mut parts)?,
                 (tag, version) => {
                     let what = format!("section {tag} of the state has version {version}, which is not known here");
                     return Err(A::Error::custom(format!("{what}{}", codec::NEWER)));

@@ -74,6 +74,7 @@ impl State {
         state.fleet.begin_again_with(id, member);
         let message = format!("the cluster begins again with coordinator {id} alone, from {}", by.from);
         state.record("cluster", "cluster-rebuilt", message);
+        state.enter_rebuilt(&by.from);
         Ok((state, id))
     }
 
