@@ -11,12 +11,14 @@ mod log;
 mod lost;
 mod membership;
 mod network;
+mod propose;
 mod pulse;
 mod read;
 mod rebuild;
 mod rejoin;
 mod scrub;
 mod snapshot;
+mod space;
 mod state_machine;
 pub mod store;
 pub mod types;
@@ -37,7 +39,6 @@ use common::{
     wire::{Open, PeerIdentity},
 };
 use coordinator_core::{
-    Outcome, Proposal,
     access::{self, Action, Principal, Refusal},
     level,
 };
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use leave::leave;
 pub use network::{MemberAnswer, MemberCall, Standing};
+pub use propose::{NotProposed, no_leader, removed_from_the_group};
 pub use pulse::WallClock;
 pub use rebuild::{Found, make_store, read_store};
 pub use rejoin::begin_anew;
@@ -63,7 +65,6 @@ use types::TypeConfig;
 #[cfg(test)]
 mod tests;
 
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// A leader that no majority has answered for this long does not lead.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1500);
@@ -88,6 +89,7 @@ pub struct Shared {
     reads: mpsc::Sender<read::Waiting>,
     contact: election::Contact,
     pulse: pulse::Pulse,
+    space: space::Space,
     /// It is closed when Raft ends.
     store: Weak<store::Store>,
     handing_over: handover::HandingOver,
@@ -227,6 +229,7 @@ impl Consensus {
             reads,
             contact,
             pulse: pulse::Pulse::new(start.wall),
+            space: space::Space::of(start.directory),
             store,
             handing_over: handover::HandingOver::default(),
             callers,
@@ -244,6 +247,7 @@ impl Consensus {
         tasks.spawn("lost coordinators", lost::run(consensus.clone()));
         tasks.spawn_once("own removal", membership::notice_removal(consensus.clone()));
         tasks.spawn_once("scrub", scrubbing);
+        tasks.spawn("room on the disk", space::run(consensus.clone()));
         tasks.spawn_once("store", stop_when_failed(failed, tasks.stop()));
         Ok(consensus)
     }
@@ -344,58 +348,6 @@ impl Consensus {
     /// what was revoked or removed is missed for no longer than the leader's lease; else that of a majority.
     pub async fn decisive(&self) -> Result<Arc<Published>, Problem> {
         if self.leads_for_certain() || self.hears_leader() { Ok(self.current()) } else { self.read().await }
-    }
-
-    /// Has commands applied by the member that leads.
-    async fn forward(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        let other = self.leadership().leader.filter(|leader| *leader != self.me);
-        let (Some(leader), Some(address)) = (other, self.leader_address()) else {
-            return Err(NotProposed::NotLeader);
-        };
-        let call = MemberCall::Propose(proposals);
-        let mut leadership = self.leadership.clone();
-        let led_by_another = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader));
-        tokio::select! {
-            answered = self.call(address, &call, FORWARD_TIMEOUT) => match answered {
-                Ok(MemberAnswer::Proposed(result)) => result,
-                Ok(MemberAnswer::Refused(Refusal::Removed)) => Err(NotProposed::Removed),
-                Ok(MemberAnswer::Refused(refusal)) => Err(NotProposed::Unknown(refusal.to_string())),
-                Ok(_) => Err(NotProposed::Unknown("the leader sent an unexpected answer".into())),
-                Err(error) => {
-                    Err(NotProposed::Unknown(format!("the leader at {address} does not answer: {error}")))
-                }
-            },
-            // The old one will not answer any more. The new one knows whether it was made.
-            _ = led_by_another => Err(NotProposed::Unknown("the leader changed".into())),
-        }
-    }
-
-    /// Has commands applied by this member, which must lead, when it is their turn.
-    pub async fn propose(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        self.may_propose(&proposals)?;
-        batch::propose(&self.batches, proposals).await
-    }
-
-    /// The same; refused if too many wait.
-    async fn propose_at_once(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
-        self.may_propose(&proposals)?;
-        batch::propose_at_once(&self.batches, proposals).await
-    }
-
-    /// Only the leader proposes, and only what every member understands: one that could not read a command of the log
-    /// could not go on.
-    fn may_propose(&self, proposals: &[Proposal]) -> Result<(), NotProposed> {
-        if !self.leadership().leads || self.handing_over.is_so() {
-            return Err(NotProposed::NotLeader);
-        }
-        let needed = proposals.iter().map(|proposal| proposal.command.level()).max().unwrap_or(0);
-        let published = self.published.borrow();
-        let level = published.cluster.level();
-        // Before there is a state there is no level.
-        if published.cluster.identity().is_some() && level::check(needed, level).is_err() {
-            return Err(NotProposed::TooEarly { needed, level });
-        }
-        Ok(())
     }
 
     /// Calls another member.
@@ -513,52 +465,6 @@ impl Consensus {
     fn is_raft_leader(&self) -> bool {
         self.raft.metrics().borrow().state == ServerState::Leader
     }
-}
-
-/// Why a proposal was not made here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum NotProposed {
-    /// This member does not lead.
-    #[error("this member does not lead")]
-    NotLeader,
-    /// The proposal may or may not have been made.
-    #[error("{0}")]
-    Unknown(String),
-    /// This member was removed from the group.
-    #[error("this member was removed from the group")]
-    Removed,
-    /// More proposals wait than are allowed.
-    #[error("too many proposals are waiting")]
-    Busy,
-    /// A command needs a feature level that the cluster does not have yet.
-    #[error("a command needs feature level {needed}, and the cluster has {level}")]
-    TooEarly {
-        /// The level of the command.
-        needed: u16,
-        /// The level of the cluster.
-        level: u16,
-    },
-    /// The proposal is larger than a message to the others may be.
-    #[error("it has {size} bytes, and the limit is {limit}")]
-    TooLarge {
-        /// How many bytes it has.
-        size: usize,
-        /// How many are allowed.
-        limit: usize,
-    },
-}
-
-/// The problem of a coordinator that is none any more.
-pub fn removed_from_the_group() -> Problem {
-    Problem::new(Code::MemberRefused, "This coordinator was removed from the group")
-        .fix("Use another coordinator: wharf ctx ls lists the known ones")
-        .fix("To add it again: wharf uninstall, then join the host with a line of: wharf member add")
-}
-
-/// The problem of a group without a leader.
-pub fn no_leader() -> Problem {
-    Problem::new(Code::NoLeader, "The coordinators have no leader")
-        .fix("Wait for the election, or start the coordinators that are down: wharf member ls")
 }
 
 fn config() -> openraft::Config {

@@ -15,13 +15,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     crate::private::ensure_folder(directory)?;
     let beside = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    if let Err(error) = write(&beside, bytes) {
+        // What was written of it takes room that may be missing elsewhere.
+        if_there(fs::remove_file(&beside))?;
+        return Err(error);
+    }
+    fs::rename(&beside, path)?;
+    File::open(directory)?.sync_all()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     for piece in bytes.chunks(PIECE) {
         file.write_all(piece)?;
         file.sync_all()?;
     }
-    fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
+    Ok(())
 }
 
 /// Reads a file; `None` if it does not exist.

@@ -95,7 +95,7 @@ impl Consensus {
 
     /// Takes leadership over from the member that asks, which must lead; whether this member leads then.
     pub(super) async fn take_over(&self, from: Option<MemberId>) -> bool {
-        if from.is_none() || self.leadership().leader != from {
+        if from.is_none() || self.leadership().leader != from || self.space.is_short() {
             return false;
         }
         let mut leadership = self.watch_leadership();

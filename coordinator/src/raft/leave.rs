@@ -11,7 +11,7 @@ use coordinator_core::{Command, Outcome, access::Refusal};
 use link::{LinkError, call::Caller};
 use tokio::time::Instant;
 
-use super::{FORWARD_TIMEOUT, MemberAnswer, MemberCall, group_of};
+use super::{MemberAnswer, MemberCall, group_of, propose::FORWARD_TIMEOUT};
 
 const LEAVES_WITHIN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use coordinator_core::State;
 use openraft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
-use super::store::StoreError;
+use super::{space, store::StoreError};
 
 /// How a snapshot is sealed.
 pub const SNAPSHOT_FORMAT: Format = Format { magic: b"WSNP", version: 1, limit: 1 << 30 };
@@ -63,7 +63,7 @@ pub fn load_newest(directory: &Path) -> Result<Option<(Vec<u8>, SnapshotFile)>, 
 /// Stores a snapshot durably, and says where it is.
 pub fn save(directory: &Path, index: u64, bytes: &[u8]) -> io::Result<PathBuf> {
     let path = directory.join(file_name(index));
-    link::file::replace(&path, bytes)?;
+    space::with_reserve(directory.parent().unwrap_or(directory), || link::file::replace(&path, bytes))?;
     Ok(path)
 }
 

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use super::{
     late::Late,
+    space,
     types::{Entry, LogId},
 };
 use contents::{Contents, End, Position, Read};
@@ -493,7 +494,9 @@ impl Writer {
         let size = self.size.max(2 * SECTOR as u64 + length);
         let facts = self.shared.contents().facts.clone();
         let header = Header::new(generation, self.end.sequence + 1);
-        let (segment, end) = new_segment(&self.folder, &facts, header, size)?;
+        let state = self.folder.parent().unwrap_or(&self.folder);
+        let made = space::with_reserve(state, || new_segment(&self.folder, &facts, header, size));
+        let (segment, end) = made?;
         self.end = end;
         self.shared.contents().segments.insert(generation, segment.clone());
         Ok(segment)

@@ -85,6 +85,11 @@ fn refusal(reason: &NotProposed) -> Problem {
             Problem::new(Code::Busy, "The change was not made: too many changes are waiting").fix("Try again")
         }
         NotProposed::TooEarly { needed, level } => level::too_early(*needed, *level),
+        NotProposed::DiskFull => Problem::new(Code::StoreFailed, "The change was not made")
+            .why(reason.to_string())
+            .why("it keeps the room that is left to go on with; reads and what runs are not affected")
+            .fix("Free some space on the disk of its state folder: wharf member ls names its host, df -h its disks")
+            .fix("It accepts changes by itself as soon as 160 MiB are free"),
         NotProposed::TooLarge { .. } => Problem::new(Code::TooLarge, "The change was not made").why(reason.to_string()),
     }
 }
