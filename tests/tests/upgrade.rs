@@ -230,7 +230,7 @@ fn an_upgrade_of_real_hosts_and_back_costs_no_call_no_write_and_no_container() {
         for binary in [&other, &first] {
             lab.wait_until_whole(SOON);
             let mut writer = lab.writer("h1", &format!("upgrade-{round}"));
-            let caller = lab.caller("h2", "shop/web");
+            let caller = lab.caller("h1", "shop/web");
             writer.wait_for_more(10);
             let began = Instant::now();
             lab.exec("h1", &["wharf", "upgrade", "-y", "--to", &binary.display().to_string()])

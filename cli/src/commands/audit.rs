@@ -38,13 +38,13 @@ async fn ls(session: &Session, count: usize) -> Result<u8, Problem> {
             _ => "the cluster".to_owned(),
         };
         let from = entry.from.map_or_else(String::new, |from| from.to_string());
-        vec![entry.number.to_string(), entry.at.to_string(), by, from, line.what.clone(), entry.subject.clone()]
+        vec![entry.number.to_string(), entry.at.to_string(), by, line.what.clone(), entry.subject.clone(), from]
     };
     let rows = lines.iter().map(row).collect();
     output::list(
         session.format,
         &lines,
-        Rows { head: &["NUMBER", "AT", "BY", "FROM", "COMMAND", "SUBJECT"], narrow: 4, rows },
+        Rows { head: &["NUMBER", "AT", "BY", "COMMAND", "SUBJECT", "FROM"], narrow: 5, rows },
     );
     Ok(0)
 }

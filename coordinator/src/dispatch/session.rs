@@ -1,6 +1,7 @@
 //! One agent's session on the leader: what its agent says is written, one message after the other; what it is to
 //! know goes out beside that, and heartbeats wait for neither.
 
+mod pace;
 mod tell;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -28,6 +29,7 @@ use tracing::{Instrument, info, info_span};
 
 use super::{Dispatch, fence};
 use crate::raft::NotProposed;
+use pace::Pace;
 use tell::Telling;
 
 /// Messages of one agent that wait to be taken in.
@@ -199,7 +201,9 @@ impl Session {
         mut messages: mpsc::Receiver<ToCoordinator>,
         hear: mpsc::Sender<Heard>,
     ) -> Result<(), Ended> {
+        let mut pace = Pace::begin();
         while let Some(message) = messages.recv().await {
+            pace.next().await;
             self.note_life()?;
             if let Some(heard) = self.take_in(message).await? {
                 hear.send(heard).await.map_err(|_| Ended::Gone)?;
