@@ -12,6 +12,7 @@ pub mod findings;
 pub mod guard;
 pub mod holder;
 pub mod identity;
+pub mod images;
 pub mod known;
 pub mod leases;
 pub mod ledger;
@@ -39,6 +40,7 @@ use std::{
 
 use agent_core::network::Residents;
 use common::{
+    assignment::Assignment,
     directory::Directory,
     host::HostCondition,
     id::{ClusterId, HostId},
@@ -52,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use directory::Learner;
 use files::{Files, Places};
 use findings::Findings;
+use images::{ImageKeeper, Images, StoredRecord};
 use known::Known;
 use leases::Leases;
 use ledger::{Ledger, LedgerError};
@@ -167,13 +170,13 @@ impl Agent {
         let (directories, directory) = watch::channel(directory::load(&config.state, config.cluster));
         let mut agent = Agent::new(config.clone(), runtime.clone());
         agent.keep_directory(directory.clone());
-        let conditions = agent.watch_host();
+        let (conditions, images) = agent.watch_host(assignment.clone());
         let known = Known { assignment: assignment.clone(), directory: directory.clone(), residents: resident };
         let admitted = agent.keep_network(known, key.clone(), address);
         agent.keep_binary(&leads);
         let (files, boot) = (Files::new(config.places.clone(), leads), facts::boot_id());
         let leases = Arc::new(Leases::new(config.places.clone(), agent.wake.clone()));
-        let host = HostParts { files, leases: leases.clone(), directory, residents, admitted, ledger, boot };
+        let host = HostParts { files, leases: leases.clone(), images, directory, residents, admitted, ledger, boot };
         agent.reconcile(Reconciler::new(runtime.clone(), host, assignment, reports));
         agent.speak(Session {
             config,
@@ -206,14 +209,17 @@ impl Agent {
         self.tasks.spawn("directory", async move { directory::keep(&state, cluster, directory).await });
     }
 
-    /// Watches what a host may run out of; returns its conditions.
-    fn watch_host(&mut self) -> watch::Receiver<Vec<HostCondition>> {
+    /// Watches what a host may run out of; returns its conditions, and the way to the task that removes images.
+    fn watch_host(&mut self, assignment: watch::Receiver<Assignment>) -> (watch::Receiver<Vec<HostCondition>>, Images) {
         let (runtime, state, findings) = (&self.runtime, &self.config.state, &self.findings);
         self.tasks.spawn("limits", limits::watch(runtime.clone(), state.clone(), findings.clone()));
         self.tasks.spawn("certificate", certificate::watch(state.clone(), findings.clone()));
         let (publish, conditions) = watch::channel(Vec::new());
         self.tasks.spawn("conditions", conditions::watch(runtime.clone(), state.clone(), publish));
-        conditions
+        let record = StoredRecord::load(state, self.config.cluster, self.config.host);
+        let (images, keeper) = ImageKeeper::new(runtime.clone(), record, assignment);
+        self.tasks.spawn("images", keeper.run(conditions.clone()));
+        (conditions, images)
     }
 
     /// Keeps the host's network, if it has a key for that, and answers what containers ask there; returns the residents

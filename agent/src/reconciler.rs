@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    facts, files::Files, leases::Leases, ledger::Ledger, processes::Processes, publish::publish,
+    facts, files::Files, images::Images, leases::Leases, ledger::Ledger, processes::Processes, publish::publish,
     runtime::ContainerRuntime,
 };
 use perform::{Host, perform};
@@ -51,6 +51,8 @@ pub struct HostParts {
     pub files: Files,
     /// The leases of strict singletons.
     pub leases: Arc<Leases>,
+    /// The way to the task that removes images.
+    pub images: Images,
     /// The instances to which callers are led.
     pub directory: watch::Receiver<Directory>,
     /// Where the loop publishes the owners of the addresses on this host, before they start.
@@ -88,10 +90,10 @@ impl<R: ContainerRuntime + ?Sized> Reconciler<R> {
         assignment: watch::Receiver<Assignment>,
         reports: watch::Sender<Report>,
     ) -> Reconciler<R> {
-        let HostParts { files, leases, directory, residents, admitted, ledger, boot } = parts;
+        let HostParts { files, leases, images, directory, residents, admitted, ledger, boot } = parts;
         let memory = ledger.contents().memory.clone();
         Reconciler {
-            host: Arc::new(Host { runtime, files, leases, directory, admitted }),
+            host: Arc::new(Host { runtime, files, leases, images, directory, admitted }),
             residents,
             ledger,
             memory,

@@ -5,13 +5,18 @@ pub mod fake;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use agent_core::{ActionResult, Container, network::HostBridge};
+use agent_core::{
+    ActionResult, Container,
+    images::{Fill, HostImage, ReadyImage},
+    network::HostBridge,
+};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
     device::Devices,
     output::LastLines,
     part::{Part, PartId},
+    quantity::Bytes,
     time::Span,
     wire::{LogFrame, LogRequest},
 };
@@ -28,8 +33,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Wakes the reconciler whenever something may have changed; never returns.
     async fn watch(&self, wake: &Notify);
 
-    /// Fetches the image of an instance's part, unless the host has it.
-    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult;
+    /// Fetches the image of an instance's part, unless the host has it. An error is the result of the action.
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> Result<ReadyImage, ActionResult>;
 
     /// Makes the container of an instance's part; one that exists already is as good.
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult;
@@ -61,8 +66,30 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// The folder of images and containers, once the engine has said which.
     fn root(&self) -> Option<PathBuf>;
 
+    /// The fill of the disk of images and containers; none if the engine does not say where that is.
+    async fn disk(&self) -> Option<Fill>;
+
+    /// All images on the host, whosever they are.
+    async fn images(&self) -> Result<Vec<HostImage>, String>;
+
+    /// Removes a reference, or an image by its id if it has no reference. The image goes with its last reference, unless
+    /// something uses it.
+    async fn remove_image(&self, name: &str) -> Result<Removed, String>;
+
+    /// Removes the build caches that were not used for a time; returns how large they were.
+    async fn prune_build_caches(&self, unused_for: Span) -> Result<Bytes, String>;
+
     /// The engine's facts about itself; an error if it does not answer.
     async fn facts(&self) -> Result<EngineFacts, String>;
+}
+
+/// What the engine made of the request to remove an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone, or was not there.
+    Gone,
+    /// Something uses it, so it stays.
+    Kept,
 }
 
 /// An engine's facts about itself.

@@ -33,6 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
     check::<coordinator::seal::SealingKey>(coordinator::seal::SEALING_KEY_FORMAT, &mended);
     check::<agent::ledger::Contents>(agent::ledger::LEDGER_FORMAT, &mended);
     check::<agent::directory::Contents>(agent::directory::DIRECTORY_FORMAT, &mended);
+    check::<agent::images::Contents>(agent::images::IMAGES_FORMAT, &mended);
     check::<link::keyring::Keyring>(link::keyring::KEYRING_FORMAT, &mended);
 });
 

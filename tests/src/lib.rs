@@ -8,6 +8,7 @@ pub mod lab;
 pub mod linear;
 pub mod load;
 pub mod processes;
+pub mod registry;
 pub mod store;
 pub mod wait;
 pub mod world;

@@ -6,9 +6,13 @@ use std::{collections::BTreeMap, fmt::Debug, path::Path, sync::Arc};
 
 use agent::{
     directory::{self, DIRECTORY_FORMAT},
+    images::{self, IMAGES_FORMAT},
     ledger::{Contents, LEDGER_FORMAT},
 };
-use agent_core::{Local, Memory};
+use agent_core::{
+    Local, Memory,
+    images::{ImageId, ImageRecord, ReadyImage, Reference, ServicePart},
+};
 use common::{
     api::Settings,
     assignment::{AssignedInstance, Assignment, RegistryCredentials},
@@ -459,6 +463,17 @@ fn check_snapshot(name: &str, cluster: State) -> State {
     opened.cluster
 }
 
+/// Two images that wharf pulled for a service.
+fn image_record() -> ImageRecord {
+    let mut record = ImageRecord::default();
+    for (id, tag) in [("sha256:a", "shop/web:1"), ("sha256:b", "shop/web:2")] {
+        let references = [tag.to_owned(), format!("shop/web@{id}")].iter().map(|text| Reference::of(text)).collect();
+        let ready = ReadyImage::pulled(&Reference::of(tag), ImageId(id.into()), references, &[]);
+        record.note(ServicePart::from(&instance().main()), ready, AT);
+    }
+    record
+}
+
 #[test]
 fn files_of_a_host_can_be_read_for_ever() {
     let memory = Memory(BTreeMap::from([(instance().main(), Local { observed: observed(), ..Local::accepted() })]));
@@ -466,6 +481,8 @@ fn files_of_a_host_can_be_read_for_ever() {
     check_sealed("ledger-1.bin", &LEDGER_FORMAT, contents);
     let known = directory::Contents { cluster: CLUSTER, directory: difference() };
     check_sealed("directory-1.bin", &DIRECTORY_FORMAT, known);
+    let record = image_record();
+    check_sealed("images-1.bin", &IMAGES_FORMAT, images::Contents { cluster: CLUSTER, host: HOST, record });
     let keyring = Keyring {
         cluster: CLUSTER,
         host: HOST,

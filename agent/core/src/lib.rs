@@ -8,6 +8,7 @@
 
 pub mod action;
 pub mod condition;
+pub mod images;
 pub mod memory;
 pub mod metadata;
 pub mod names;

@@ -3,21 +3,22 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use agent_core::{Action, ActionResult, Awaited, Need, Seen, Wait, Work, network::Residents};
-use common::{assignment::AssignedInstance, directory::Directory};
+use agent_core::{Action, ActionResult, Awaited, Need, Seen, Wait, Work, images::ServicePart, network::Residents};
+use common::{assignment::AssignedInstance, directory::Directory, part::PartId};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tracing::warn;
 
-use crate::{files::Files, leases::Leases, runtime::ContainerRuntime};
+use crate::{files::Files, images::Images, leases::Leases, runtime::ContainerRuntime};
 
 /// The parts of the host that actions work with.
 pub(super) struct Host<R: ?Sized> {
     pub(super) runtime: Arc<R>,
     pub(super) files: Files,
     pub(super) leases: Arc<Leases>,
+    pub(super) images: Images,
     pub(super) directory: watch::Receiver<Directory>,
     pub(super) admitted: watch::Receiver<Option<Residents>>,
 }
@@ -31,7 +32,7 @@ pub(super) async fn perform<R: ContainerRuntime + ?Sized>(
     if let Err(result) = prepare(host, work).await {
         return result;
     }
-    let result = ask_engine(&*host.runtime, action, work.instance.as_ref()).await;
+    let result = ask_engine(host, action, work.instance.as_ref()).await;
     if work.is_last && result == ActionResult::Done {
         let instance = &action.part().instance;
         host.leases.forget(instance);
@@ -97,12 +98,13 @@ async fn bring<R: ?Sized>(host: &Host<R>, need: Need, instance: &AssignedInstanc
 }
 
 async fn ask_engine<R: ContainerRuntime + ?Sized>(
-    runtime: &R,
+    host: &Host<R>,
     action: &Action,
     instance: Option<&AssignedInstance>,
 ) -> ActionResult {
+    let runtime = &host.runtime;
     match (action, instance) {
-        (Action::Prepare(id), Some(instance)) => runtime.prepare(instance, &id.part).await,
+        (Action::Prepare(id), Some(instance)) => fetch(host, id, instance).await,
         (Action::Create(id), Some(instance)) => runtime.create(instance, &id.part).await,
         (Action::Prepare(_) | Action::Create(_), None) => {
             ActionResult::Failed("it is not assigned any more".to_owned())
@@ -110,6 +112,18 @@ async fn ask_engine<R: ContainerRuntime + ?Sized>(
         (Action::Start { container, .. }, _) => runtime.start(container).await,
         (Action::Stop { container, grace, .. }, _) => runtime.stop(container, *grace).await,
         (Action::Remove { container, .. }, _) => runtime.remove(container).await,
+    }
+}
+
+/// Has the image of a part on the host, and remembered, so that it stays for the container.
+async fn fetch<R: ContainerRuntime + ?Sized>(host: &Host<R>, id: &PartId, instance: &AssignedInstance) -> ActionResult {
+    host.images.settle().await;
+    match host.runtime.prepare(instance, &id.part).await {
+        Ok(ready) => {
+            host.images.note(ServicePart::from(id), ready).await;
+            ActionResult::Prepared
+        }
+        Err(result) => result,
     }
 }
 
@@ -141,7 +155,7 @@ mod tests {
         let places = Places::new(Path::new("/nowhere"), Path::new("/nowhere"));
         let leases = Arc::new(Leases::new(places.clone(), Arc::new(Notify::new())));
         let files = Files::new(places, watch::channel(None).1);
-        Host { runtime: Arc::default(), files, leases, directory, admitted }
+        Host { runtime: Arc::default(), files, leases, images: Images::channel().0, directory, admitted }
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 mod devices;
+mod images;
 mod logs;
 mod network;
 mod ready;
@@ -15,15 +16,18 @@ use std::{
     time::Duration,
 };
 
-use agent_core::{ActionResult, Container, ContainerState, network::HostBridge};
+use agent_core::{
+    ActionResult, Container, ContainerState,
+    images::{Fill, HostImage, ReadyImage},
+    network::HostBridge,
+};
 use async_trait::async_trait;
 use bollard::{
-    auth::DockerCredentials,
     errors::Error,
     models::ContainerSummary,
     query_parameters::{
-        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use common::{
@@ -32,7 +36,8 @@ use common::{
     instance::Health,
     output::{LastLines, MOST_LINES},
     part::{Part, PartId},
-    spec::{ContainerSpec, NetworkMode, PullPolicy},
+    quantity::Bytes,
+    spec::{ContainerSpec, NetworkMode},
     time::{Span, Timestamp},
     wire::{LogFrame, LogRequest},
 };
@@ -40,7 +45,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::{ContainerRuntime, EngineFacts};
+use super::{ContainerRuntime, EngineFacts, Removed};
 use crate::files::Places;
 use network::DockerNetwork;
 use render::{CLUSTER_LABEL, INSTANCE_LABEL, PART_LABEL, Site};
@@ -57,8 +62,6 @@ const TAIL_TIMEOUT: Duration = Duration::from_secs(3);
 const TAIL_BYTES: usize = 64 << 10;
 /// How many containers the agent inspects at a time.
 const INSPECTIONS: usize = 8;
-/// How long pulling an image may take.
-const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A Docker Engine.
 pub struct Docker {
@@ -154,43 +157,6 @@ impl Docker {
         let container = Container { id: id.to_owned(), state, image_digest, address, sender, published, output };
         self.inspected().insert(id.to_owned(), (short, container.clone()));
         Ok(Some(container))
-    }
-
-    /// The registry's digest of an image; images that were built or loaded here have none.
-    async fn digest_of(&self, image: &str) -> Option<String> {
-        let inspected = self.client().await.ok()?.inspect_image(image).await.ok()?;
-        let first = inspected.repo_digests?.into_iter().next()?;
-        first.split_once('@').map(|(_, digest)| digest.to_owned())
-    }
-
-    async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        match self.client().await?.inspect_image(image).await {
-            Ok(_) => Ok(true),
-            Err(error) if status(&error) == Some(404) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn pull(&self, instance: &AssignedInstance, part: &Part, image: &str) -> Result<(), Error> {
-        let credentials = instance.credentials_for(image).map(|credentials| DockerCredentials {
-            username: Some(credentials.username.clone()),
-            password: Some(credentials.password.expose().clone()),
-            serveraddress: Some(credentials.registry.clone()),
-            ..DockerCredentials::default()
-        });
-        let (name, tag) = render::name_and_tag(image);
-        let mut options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
-        let platform = instance.spec.container_of(part).and_then(|container| container.platform.as_deref());
-        if let Some(platform) = platform {
-            options = options.platform(platform);
-        }
-        let options = options.build();
-        let client = self.client().await?;
-        let mut progress = std::pin::pin!(client.create_image(Some(options), None, credentials));
-        while let Some(step) = progress.next().await {
-            step?;
-        }
-        Ok(())
     }
 
     /// Wakes for every event of ours until the stream ends.
@@ -411,30 +377,8 @@ impl ContainerRuntime for Docker {
         }
     }
 
-    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
-        let image = instance.image_of(part);
-        // The container that holds the network is made of the main container's image.
-        let policy = instance.spec.container_of(part).unwrap_or(&instance.spec.container).pull;
-        match self.has_image(image).await {
-            Ok(true) if policy != PullPolicy::Always => return ActionResult::Prepared,
-            Ok(false) if policy == PullPolicy::Never => {
-                return ActionResult::Impossible(format!(
-                    "image {image} is not on the host, and its pull policy is never"
-                ));
-            }
-            Ok(_) => {}
-            Err(error) => return failed(error),
-        }
-        match tokio::time::timeout(PULL_TIMEOUT, self.pull(instance, part, image)).await {
-            Ok(Ok(())) => ActionResult::Prepared,
-            Ok(Err(error)) if is_silence(&error) => failed(error),
-            Ok(Err(error)) => {
-                let missing = status(&error) == Some(404);
-                let why = format!("image {image}: {}", reason(error));
-                if missing { ActionResult::Impossible(why) } else { ActionResult::Failed(why) }
-            }
-            Err(_) => ActionResult::Failed(format!("image {image}: not pulled within {PULL_TIMEOUT:?}")),
-        }
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> Result<ReadyImage, ActionResult> {
+        self.ready(instance, part).await
     }
 
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
@@ -515,6 +459,22 @@ impl ContainerRuntime for Docker {
 
     fn root(&self) -> Option<PathBuf> {
         self.root.get().cloned()
+    }
+
+    async fn disk(&self) -> Option<Fill> {
+        self.fill().await
+    }
+
+    async fn images(&self) -> Result<Vec<HostImage>, String> {
+        self.host_images().await.map_err(reason)
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<Removed, String> {
+        self.try_remove_image(name).await.map_err(reason)
+    }
+
+    async fn prune_build_caches(&self, unused_for: Span) -> Result<Bytes, String> {
+        self.try_prune(unused_for).await.map_err(reason)
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {

@@ -6,7 +6,11 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use agent_core::{ActionResult, Container, ContainerState, network::HostBridge};
+use agent_core::{
+    ActionResult, Container, ContainerState,
+    images::{Fill, HostImage, ImageId, ReadyImage},
+    network::HostBridge,
+};
 use async_trait::async_trait;
 use common::{
     assignment::AssignedInstance,
@@ -15,13 +19,14 @@ use common::{
     instance::Health,
     output::LastLines,
     part::{Part, PartId},
+    quantity::Bytes,
     time::Span,
     wire::{LogFrame, LogRequest},
 };
 use link::clock::now;
 use tokio::sync::{Notify, mpsc};
 
-use super::{ContainerRuntime, EngineFacts};
+use super::{ContainerRuntime, EngineFacts, Removed};
 
 /// An engine without containers of its own.
 #[derive(Default)]
@@ -36,6 +41,10 @@ struct State {
     missing_images: BTreeSet<String>,
     /// The output of main programs, by container.
     printed: BTreeMap<String, String>,
+    images: Vec<HostImage>,
+    kept_images: BTreeSet<String>,
+    /// The disk of the images; none as long as no test needs one.
+    disk: Option<Fill>,
     silent: bool,
     starts: u64,
 }
@@ -54,6 +63,21 @@ impl Fake {
     /// Makes an image impossible to get.
     pub fn lose_image(&self, image: &str) {
         self.state().missing_images.insert(image.to_owned());
+    }
+
+    /// Puts an image on the host.
+    pub fn put_image(&self, image: HostImage) {
+        self.state().images.push(image);
+    }
+
+    /// Uses an image without showing it.
+    pub fn keep_image(&self, name: &str) {
+        self.state().kept_images.insert(name.to_owned());
+    }
+
+    /// Gives the host a disk, which becomes emptier by each image that goes.
+    pub fn put_disk(&self, disk: Fill) {
+        self.state().disk = Some(disk);
     }
 
     /// Has the main program of an instance print something.
@@ -115,12 +139,12 @@ impl ContainerRuntime for Fake {
         }
     }
 
-    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
+    async fn prepare(&self, instance: &AssignedInstance, part: &Part) -> Result<ReadyImage, ActionResult> {
         let image = instance.image_of(part);
         if self.state().missing_images.contains(image) {
-            return ActionResult::Impossible(format!("image {image}: not found"));
+            return Err(ActionResult::Impossible(format!("image {image}: not found")));
         }
-        ActionResult::Prepared
+        Ok(ReadyImage::found(ImageId(image.to_owned())))
     }
 
     async fn create(&self, instance: &AssignedInstance, part: &Part) -> ActionResult {
@@ -189,6 +213,38 @@ impl ContainerRuntime for Fake {
 
     fn root(&self) -> Option<PathBuf> {
         None
+    }
+
+    async fn disk(&self) -> Option<Fill> {
+        self.state().disk
+    }
+
+    async fn images(&self) -> Result<Vec<HostImage>, String> {
+        let state = self.state();
+        if state.silent { Err("the engine does not answer".to_owned()) } else { Ok(state.images.clone()) }
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<Removed, String> {
+        let mut state = self.state();
+        let is_named = |image: &HostImage| image.id.0 == name || image.references.iter().any(|r| r.as_str() == name);
+        let Some(place) = state.images.iter().position(is_named) else { return Ok(Removed::Gone) };
+        if state.images[place].is_used || state.kept_images.contains(name) {
+            return Ok(Removed::Kept);
+        }
+        state.images[place].references.retain(|reference| reference.as_str() != name);
+        if state.images[place].references.is_empty() {
+            let size = state.images.remove(place).size.0;
+            let disk = state.disk.as_mut().expect("a host whose images go has a disk");
+            (disk.used.0, disk.available.0) = (disk.used.0 - size, disk.available.0 + size);
+        }
+        drop(state);
+        self.changed.notify_one();
+        Ok(Removed::Gone)
+    }
+
+    async fn prune_build_caches(&self, _unused_for: Span) -> Result<Bytes, String> {
+        // It builds nothing.
+        Ok(Bytes(0))
     }
 
     async fn facts(&self) -> Result<EngineFacts, String> {

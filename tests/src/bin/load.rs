@@ -42,6 +42,8 @@ enum Load {
     },
     /// Returns every datagram that arrives on a port, until it is killed.
     Hear { port: u16 },
+    /// Serves a folder as a registry of images on a port of this host, until it is killed.
+    Registry { port: u16, folder: PathBuf },
     /// Sends a datagram to all servers every 0.1 s, always from the same port. Prints how many got no answer, and the
     /// longest time without one. A file always holds the numbers of datagrams sent and returned.
     Datagrams {
@@ -104,6 +106,7 @@ fn main() -> anyhow::Result<()> {
         Load::Write { prefix, seconds } => runtime.block_on(write(&prefix, Duration::from_secs(seconds))),
         Load::Call { service } => runtime.block_on(call(&service)),
         Load::Hear { port } => hear(port),
+        Load::Registry { port, folder } => tests::registry::serve(port, &folder),
         Load::Datagrams { seconds, to, file } => datagrams(&to, seconds, file.as_deref()),
         Load::Verify => runtime.block_on(verify()),
         Load::Bench { target, clients, seconds, servers } => {

@@ -197,18 +197,6 @@ fn health(check: &HealthCheck) -> HealthConfig {
     }
 }
 
-/// The name and the tag or digest of an image; Docker pulls every tag of a name without one.
-pub(super) fn name_and_tag(image: &str) -> (&str, &str) {
-    if let Some((name, digest)) = image.split_once('@') {
-        let name = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(name, _)| name);
-        return (name, digest);
-    }
-    match image.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (image, "latest"),
-    }
-}
-
 /// The host port that Docker could not bind, from its message.
 pub(super) fn taken_port(message: &str) -> Option<u16> {
     let taken =
@@ -254,21 +242,6 @@ pub(super) mod tests {
             retries: 0,
             ended: None,
             credentials: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn images_are_pulled_by_exactly_one_tag_or_digest() {
-        let cases = [
-            ("web", ("web", "latest")),
-            ("web:1", ("web", "1")),
-            ("localhost:5000/web", ("localhost:5000/web", "latest")),
-            ("localhost:5000/web:1", ("localhost:5000/web", "1")),
-            ("web@sha256:ab", ("web", "sha256:ab")),
-            ("localhost:5000/web:1@sha256:ab", ("localhost:5000/web", "sha256:ab")),
-        ];
-        for (image, expected) in cases {
-            assert_eq!(name_and_tag(image), expected, "{image}");
         }
     }
 
