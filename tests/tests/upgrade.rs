@@ -39,6 +39,7 @@ services:
     image: lab/web:1
     ports: ['80']
     stop_grace_period: 1s
+    healthcheck: {test: [CMD, /bin/busybox, wget, -qO-, 'http://127.0.0.1/'], interval: 500ms, timeout: 2s}
     deploy: {replicas: 6}
 ";
 
@@ -238,6 +239,7 @@ fn an_upgrade_of_real_hosts_and_back_costs_no_call_no_write_and_no_container() {
             let took = began.elapsed();
             writer.wait_for_more(10);
             let (made, complaints) = caller.stop();
+            assert!(made > 100, "all instances were called: {made}");
             let acknowledged = writer.stop();
             assert_eq!(lab.verify("h1", &acknowledged), acknowledged.len(), "every acknowledged write is there");
             gaps.push(longest_gap(&acknowledged));

@@ -121,6 +121,7 @@ async fn deliver(consensus: Consensus, towards: Towards, gathered: Vec<Waiting>,
 }
 
 async fn write(consensus: &Consensus, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, NotProposed> {
+    let Some(_turn) = consensus.handing_over.turn().await else { return Err(NotProposed::NotLeader) };
     let batch = Arc::new(Batch { at: consensus.now(), proposals });
     match tokio::time::timeout(ENTRY_TIMEOUT, consensus.raft.client_write(batch)).await {
         Ok(Ok(response)) => Ok(response.data),

@@ -14,7 +14,10 @@ use std::{
 
 use common::id::MemberId;
 use futures::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{Instant, timeout},
+};
 
 use super::{Consensus, MemberAnswer, MemberCall};
 
@@ -32,12 +35,23 @@ const ALMOST_ALL: u64 = 200;
 
 /// Whether this member is about to hand leadership over, and proposes nothing more.
 #[derive(Default)]
-pub struct HandingOver(AtomicBool);
+pub struct HandingOver {
+    is_so: AtomicBool,
+    /// Held while an entry is written.
+    writing: Mutex<()>,
+}
 
 impl HandingOver {
     /// Whether it is.
     pub fn is_so(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.is_so.load(Ordering::Acquire)
+    }
+
+    /// The turn to write an entry; none if leadership is handed over. An entry that the other does not have would keep it
+    /// from being elected.
+    pub async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let turn = self.writing.lock().await;
+        (!self.is_so()).then_some(turn)
     }
 }
 
@@ -46,7 +60,7 @@ struct Until<'a>(&'a HandingOver);
 
 impl Drop for Until<'_> {
     fn drop(&mut self) {
-        self.0.0.store(false, Ordering::Release);
+        self.0.is_so.store(false, Ordering::Release);
     }
 }
 
@@ -58,10 +72,12 @@ impl Consensus {
         if !self.leadership().leads {
             return Err("this member does not lead".to_owned());
         }
-        self.handing_over.0.store(true, Ordering::Release);
+        self.handing_over.is_so.store(true, Ordering::Release);
         let _until = Until(&self.handing_over);
         self.raft.runtime_config().heartbeat(false);
         let handed = async {
+            let last = timeout(FOLLOWS_WITHIN, self.handing_over.writing.lock()).await;
+            drop(last.map_err(|_| "an entry is still being written")?);
             self.follows(to).await?;
             match self.call(address, &MemberCall::TakeOver, LEADS_WITHIN + ANSWERS_WITHIN).await {
                 Ok(MemberAnswer::TakenOver(true)) => Ok(()),
