@@ -81,11 +81,13 @@ impl Ledger {
 
     /// Replaces its contents, durably. If that fails, the next call tries again.
     pub async fn update(&mut self, assignment: &Assignment, memory: &Memory) -> io::Result<()> {
-        if self.is_stored && self.contents.assignment == *assignment && self.contents.memory == *memory {
+        // Passwords are for memory alone: the next session brings them again.
+        let assignment = assignment.clone().without_credentials();
+        if self.is_stored && self.contents.assignment == assignment && self.contents.memory == *memory {
             return Ok(());
         }
         self.is_stored = false;
-        self.contents = Contents { assignment: assignment.clone(), memory: memory.clone() };
+        self.contents = Contents { assignment, memory: memory.clone() };
         let (path, bytes) = (self.path.clone(), LEDGER_FORMAT.seal(&self.contents).map_err(io::Error::other)?);
         spawn_blocking(move || file::replace(&path, &bytes)).await.map_err(io::Error::other)??;
         self.is_stored = true;

@@ -59,6 +59,12 @@ pub struct AssignedInstance {
 }
 
 impl Assignment {
+    /// The same without the credentials for registries.
+    pub fn without_credentials(mut self) -> Assignment {
+        self.instances.iter_mut().for_each(|instance| instance.credentials.clear());
+        self
+    }
+
     /// The assignment of a host that was removed from the cluster: everything assigned or reported ends.
     pub fn dismissed(&self, report: &Report) -> Assignment {
         let assigned = self.instances.iter().map(|instance| &instance.id);

@@ -14,6 +14,7 @@ use std::{
 };
 
 use common::{
+    assignment::RegistryCredentials,
     directory::Directory,
     error::{Code, Problem},
     finding::Finding,
@@ -31,7 +32,12 @@ use tokio::sync::{Notify, watch};
 
 pub use session::serve as serve_session;
 
-use crate::raft::{Consensus, no_leader};
+use tracing::error;
+
+use crate::{
+    raft::{Consensus, no_leader},
+    seal::Seals,
+};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most findings of one host.
@@ -47,6 +53,8 @@ const GATHER_DIRECTORY: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Dispatch {
     consensus: Consensus,
+    /// The keys that open the passwords for registries.
+    seals: Arc<Seals>,
     hosts: Arc<Mutex<HashMap<HostId, Live>>>,
     /// Since when this member leads, once its leases are kept.
     leading_since: Arc<Mutex<Option<Instant>>>,
@@ -83,14 +91,21 @@ struct Live {
 
 impl Dispatch {
     /// No sessions yet.
-    pub fn new(consensus: Consensus) -> Dispatch {
+    pub fn new(consensus: Consensus, seals: Arc<Seals>) -> Dispatch {
         Dispatch {
             consensus,
+            seals,
             hosts: Arc::default(),
             leading_since: Arc::default(),
             heard: Arc::default(),
             directory: watch::Sender::default(),
         }
+    }
+
+    /// Credentials for a host, with the password open; none without the key that it needs.
+    fn opened(&self, stored: &RegistryCredentials) -> Option<RegistryCredentials> {
+        let opened = self.seals.open_credentials(stored);
+        opened.inspect_err(|problem| error!(%problem, "a host pulls without credentials")).ok()
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<HostId, Live>> {

@@ -158,7 +158,7 @@ async fn start(config: Config, identity: OwnIdentity, transport: Arc<dyn Transpo
     tasks.spawn("roots", trust::publish(consensus.clone(), publish_roots));
     let coordinator = Coordinator {
         consensus: consensus.clone(),
-        dispatch: Dispatch::new(consensus.clone()),
+        dispatch: Dispatch::new(consensus.clone(), seals.clone()),
         seals,
         roots,
         binary: Arc::new(join::Binary::of_this_process()),

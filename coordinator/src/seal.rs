@@ -8,6 +8,7 @@ use std::{
 };
 
 use common::{
+    assignment::RegistryCredentials,
     codec::{self, CodecError, Format},
     error::{Code, Problem},
     file::FileId,
@@ -75,6 +76,8 @@ pub enum Purpose<'a> {
     RootKey,
     /// The join key.
     JoinKey,
+    /// The password for a registry.
+    Password(&'a str),
 }
 
 impl<'a> From<&'a SealedPlace> for Purpose<'a> {
@@ -84,6 +87,7 @@ impl<'a> From<&'a SealedPlace> for Purpose<'a> {
             // It is the same key, before and after its root issues.
             SealedPlace::RootKey | SealedPlace::NextRootKey => Purpose::RootKey,
             SealedPlace::JoinKey => Purpose::JoinKey,
+            SealedPlace::Password { registry } => Purpose::Password(registry),
         }
     }
 }
@@ -95,6 +99,7 @@ impl Purpose<'_> {
             Purpose::Secret(id) => codec::encode(id).map_err(|e| Problem::new(Code::Internal, e.to_string()))?,
             Purpose::RootKey => b"wharf root key".to_vec(),
             Purpose::JoinKey => b"wharf join key".to_vec(),
+            Purpose::Password(registry) => format!("wharf password {registry}").into_bytes(),
         };
         Ok(Aad::from(bytes))
     }
@@ -104,6 +109,9 @@ impl Purpose<'_> {
             Purpose::Secret(id) => Problem::new(Code::SealingKeyMissing, format!("{id} cannot be {what}")),
             Purpose::RootKey => Problem::new(Code::SealingKeyMissing, format!("The root's key cannot be {what}")),
             Purpose::JoinKey => Problem::new(Code::SealingKeyMissing, format!("The join key cannot be {what}")),
+            Purpose::Password(registry) => {
+                Problem::new(Code::SealingKeyMissing, format!("The password for {registry} cannot be {what}"))
+            }
         }
     }
 }
@@ -300,6 +308,7 @@ impl Seals {
             let problem = purpose.refusal("decrypted").why("it was sealed with another key, or for something else");
             match purpose {
                 Purpose::Secret(id) => problem.fix(format!("Set it again: wharf secret set {}", id.name)),
+                Purpose::Password(registry) => problem.fix(format!("Set it again: wharf registry set {registry} USER")),
                 _ => problem.fix("Start the other coordinators, or restore the sealing key from a backup"),
             }
         };
@@ -320,6 +329,16 @@ impl Seals {
             }
         }
         Err(foreign())
+    }
+
+    /// Credentials as the state holds them, with the password open.
+    pub fn open_credentials(&self, stored: &RegistryCredentials) -> Result<RegistryCredentials, Problem> {
+        let Some(text) = sealed::of_password(&stored.password) else { return Ok(stored.clone()) };
+        let purpose = Purpose::Password(&stored.registry);
+        let opened = self.open(purpose, &text)?;
+        let password =
+            String::from_utf8(opened.expose().clone()).map_err(|_| purpose.refusal("read").why("it is not text"))?;
+        Ok(RegistryCredentials { password: Secret::new(password), ..stored.clone() })
     }
 
     /// A private key of the authority, which lies open below feature level 3.

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
+    assignment::RegistryCredentials,
     codec,
-    error::Problem,
+    error::{Code, Problem},
     id::HostId,
     wire::{RootsHeld, TrustedRoots},
 };
@@ -28,6 +29,8 @@ use crate::{
 /// The time after which a step that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How many passwords are sealed by one command.
+const PASSWORDS: usize = 100;
 /// Most bytes of what a host says of its roots.
 const MOST_HELD: usize = 4 << 10;
 
@@ -107,6 +110,7 @@ async fn take(consensus: &Consensus, seals: &Seals, cluster: &State, step: &Step
         Step::SealAuthority => seal_authority(seals, cluster)?,
         Step::UseSealingKey(key) => Command::UseSealingKey(*key),
         Step::Reseal(places) => Command::Reseal(reseal(seals, cluster, places)?),
+        Step::SealPasswords => Command::Reseal(seal_passwords(seals, cluster)?),
         Step::EndSealingKey(old) => Command::EndSealingKey(*old),
         Step::MoveRoot => Command::MoveRoot { without: false },
     };
@@ -140,7 +144,22 @@ fn reseal(seals: &Seals, cluster: &State, places: &[SealedPlace]) -> Result<Vec<
     }
     let by = cluster.sealing_key();
     let texts = cluster.old_texts().filter(|(place, _)| places.contains(place));
-    texts.map(|(place, text)| resealed(seals, (by, old), place, text)).collect()
+    texts.map(|(place, text)| resealed(seals, (by, old), place, &text)).collect()
+}
+
+/// Seals passwords that lie open.
+fn seal_passwords(seals: &Seals, cluster: &State) -> Result<Vec<Resealed>, Problem> {
+    let seal = |credentials: &RegistryCredentials| {
+        let place = SealedPlace::Password { registry: credentials.registry.clone() };
+        let open = credentials.password.expose().as_bytes();
+        let text = seals.seal(cluster.sealing_key(), Purpose::from(&place), open)?;
+        Ok(Resealed { place, before: hash_of(open)?, text: text.into() })
+    };
+    cluster.open_passwords().take(PASSWORDS).map(seal).collect()
+}
+
+fn hash_of(text: &[u8]) -> Result<[u8; 32], Problem> {
+    codec::hash(&text).map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
 fn resealed(
@@ -149,7 +168,7 @@ fn resealed(
     place: SealedPlace,
     text: &[u8],
 ) -> Result<Resealed, Problem> {
-    let before = codec::hash(&text).map_err(|e| Problem::new(common::error::Code::Internal, e.to_string()))?;
+    let before = hash_of(text)?;
     let sealed = match seals.open(Purpose::from(&place), text) {
         Ok(content) => seals.seal(by, Purpose::from(&place), content.expose())?,
         Err(problem) => {

@@ -54,7 +54,8 @@ impl Lab {
     /// Like [`Lab::up`], with the Docker of newer Debians (`scripts/docker 28`), which refuses API versions before 1.44,
     /// as Docker 29 does.
     pub fn on_newer_docker(hosts: usize) -> Lab {
-        let fetched = Command::new(root().join("scripts/docker")).arg("28").output().context("scripts/docker cannot be run");
+        let fetched =
+            Command::new(root().join("scripts/docker")).arg("28").output().context("scripts/docker cannot be run");
         let programs = fetched.and_then(|output| said(&output)).expect("it is fetched");
         let environment =
             vec![("WHARF_LAB_DOCKER", programs.trim().to_owned()), ("DOCKER_MIN_API_VERSION", "1.44".to_owned())];

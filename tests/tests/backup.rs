@@ -82,7 +82,11 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
     let binary = wharf();
     let mut group = Group::of_three(folder.path(), &binary).await;
     let mut written = write_keys(&group, "before", 30).await;
-    group.client(1).send(Method::PUT, SECRET, Bytes::from_static(b"hunter2")).await.expect("it is set");
+    until_async(SOON, "the second has the sealing key, and sets a secret", async || {
+        let set = group.client(1).send(Method::PUT, SECRET, Bytes::from_static(b"hunter2")).await;
+        set.map(drop).map_err(|problem| anyhow::anyhow!("{problem}"))
+    })
+    .await;
     let sealing_key = sealing_key_of(&group, 0);
     let path = |name: &str| folder.path().join(name);
     let (file, key) = (path("a.backup"), path("key"));

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use common::{
-    api::{FilePut, FileView, List},
+    api::{FilePut, FileView, List, PutRegistry},
     error::Code,
     file::{FileKind, FileSpec},
     name::Name,
@@ -24,6 +24,8 @@ use tests::{cluster::TestCluster, wait::until_async};
 
 const SOON: Duration = Duration::from_secs(20);
 /// Values that must not appear on any disk or in any answer.
+/// Of a registry.
+const PASSWORD: &str = "pull-of-a-mule";
 const SECRETS: [&str; 2] = ["correct-horse-battery", "staple-and-another"];
 
 fn name(text: &str) -> Name {
@@ -72,7 +74,7 @@ async fn text(cluster: &TestCluster, path: &str) -> String {
 async fn a_secret_reaches_its_instances_and_nothing_else() {
     let cluster = TestCluster::start(3).await;
     let of = |path: &str| format!("/api/v1/environments/default/{path}");
-    let mut web = ServiceSpec::of_image("web");
+    let mut web = ServiceSpec::of_image("registry.example/web");
     web.replicas = 3;
     web.update = UpdatePolicy { monitor: Span(0), ..UpdatePolicy::default() };
     web.container.files = vec![external(FileKind::Secret, "key"), external(FileKind::Config, "app")];
@@ -90,6 +92,8 @@ async fn a_secret_reaches_its_instances_and_nothing_else() {
         })
         .await;
     }
+    let registry = PutRegistry { username: "ann".to_owned(), password: PASSWORD.to_owned() };
+    cluster.client().put("/api/v1/registries/registry.example", &registry).await.expect("it is set");
     cluster.client().send(Method::PUT, &of("configs/app"), Bytes::from("port=80")).await.expect("it is set");
     cluster.deploy("shop", web).await.expect("it is accepted");
     cluster.wait_for_running(3).await;
@@ -130,7 +134,8 @@ async fn a_secret_reaches_its_instances_and_nothing_else() {
         // Some files appear and disappear meanwhile.
         let bytes = std::fs::read(&path).unwrap_or_default();
         is_seen |= holds(&bytes, "shop");
-        assert!(SECRETS.iter().all(|secret| !holds(&bytes, secret)), "{} holds a secret", path.display());
+        let hidden = [SECRETS[0], SECRETS[1], PASSWORD];
+        assert!(hidden.iter().all(|secret| !holds(&bytes, secret)), "{} holds a secret", path.display());
     }
     assert!(is_seen, "what is on the disks can be read at all");
 

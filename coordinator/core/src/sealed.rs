@@ -4,6 +4,7 @@
 //! cluster is born with. Form 2 begins with the id of its key. [`LOST`] stands before a text that no key of the cluster
 //! opened when the key was changed; its bytes are kept.
 
+use common::{hex, secret::Secret};
 use serde::{Deserialize, Serialize};
 
 /// The form without the id of a key.
@@ -45,6 +46,19 @@ pub fn is_open(key: &[u8]) -> bool {
 /// Whether a text was given up when the key was changed.
 pub fn is_lost(text: &[u8]) -> bool {
     text.first() == Some(&LOST)
+}
+
+/// Stands before a password that is sealed. No password of a person may have it: it is a control character.
+const SEALED_PASSWORD: char = '\u{2}';
+
+/// A sealed password in the place of the password.
+pub fn in_place_of_password(text: &[u8]) -> Secret<String> {
+    Secret::new(format!("{SEALED_PASSWORD}{}", hex::encode(text)))
+}
+
+/// The sealed text in the place of a password; none if the password lies open.
+pub fn of_password(password: &Secret<String>) -> Option<Vec<u8>> {
+    hex::decode(password.expose().strip_prefix(SEALED_PASSWORD)?)
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub enum Step {
     UseSealingKey(KeyId),
     /// To seal these texts again.
     Reseal(Vec<SealedPlace>),
+    /// To seal the passwords for registries that lie open.
+    SealPasswords,
     /// To have the old sealing key removed.
     EndSealingKey(KeyId),
     /// To go on with the change of the root: all hosts have done their part.
@@ -35,6 +37,9 @@ pub fn next_step(state: &State) -> Option<Step> {
     let identity = state.identity()?;
     if state.sealing_key().is_none() {
         return sealed::is_open(identity.authority.key.expose()).then_some(Step::SealAuthority);
+    }
+    if state.open_passwords().next().is_some() {
+        return Some(Step::SealPasswords);
     }
     let of_sealing = match state.sealing_change() {
         Some(SealingChange::Share { next, .. }) if state.without_new_key().is_empty() => {
@@ -69,6 +74,7 @@ mod tests {
     use std::sync::Arc;
 
     use common::{
+        assignment::RegistryCredentials,
         codec,
         file::{FileId, FileKind},
         id::MemberId,
@@ -78,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Command,
+        Command, Outcome,
         command::{NewJoinToken, Resealed},
         sealed::{LOST, WITH_KEY, WITHOUT_KEY},
         state::Content,
@@ -188,6 +194,37 @@ mod tests {
             labels: Default::default(),
             from: None,
         }
+    }
+
+    #[test]
+    fn passwords_for_registries_are_sealed_also_those_that_lay_open_before() {
+        let registry = || "registry.example".to_owned();
+        let put = |fixture: &mut Fixture, password: Secret<String>| {
+            let credentials = RegistryCredentials { registry: registry(), username: "ann".into(), password };
+            fixture.apply(Command::PutRegistry(credentials))
+        };
+        let place = || SealedPlace::Password { registry: registry() };
+        let open = || Secret::new("mule".to_owned());
+        let mut fixture = Fixture::of_hosts(1);
+        assert!(matches!(put(&mut fixture, open()), Outcome::Done { .. }), "no key seals yet");
+        let key = || Secret::new(text(FIRST, "key"));
+        fixture.done(Command::SealAuthority { key: key(), join_key: key() });
+        assert_eq!(next_step(&fixture.cluster), Some(Step::SealPasswords));
+        let before = codec::hash(&b"mule".as_slice()).expect("it is hashed");
+        let sealed: Arc<[u8]> = text(FIRST, "sealed").into();
+        fixture.done(Command::Reseal(vec![Resealed { place: place(), before, text: sealed.clone() }]));
+        let stored = |fixture: &Fixture| sealed::of_password(&fixture.cluster.registries()[&registry()].password);
+        assert_eq!((stored(&fixture).as_deref(), next_step(&fixture.cluster)), (Some(&*sealed), None));
+        assert!(matches!(put(&mut fixture, open()), Outcome::Rejected(_)), "one that lies open is refused now");
+
+        fixture.done(Command::RotateSealingKey { next: SECOND, member: MemberId(1) });
+        fixture.done(Command::UseSealingKey(SECOND));
+        let Some(Step::Reseal(places)) = next_step(&fixture.cluster) else { panic!("there are old texts") };
+        assert!(places.contains(&place()), "{places:?}");
+        let newer = sealed::in_place_of_password(&text(SECOND, "newer"));
+        assert!(matches!(put(&mut fixture, newer.clone()), Outcome::Done { .. }));
+        fixture.done(Command::Reseal(vec![Resealed { place: place(), before, text: text(SECOND, "late").into() }]));
+        assert_eq!(stored(&fixture), sealed::of_password(&newer), "what has changed since stays");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use common::{
 use coordinator_core::{
     Author, Command, Outcome, Request,
     command::{Access, NewJoinToken},
-    sealed::KeyId,
+    sealed::{self, KeyId},
     state::{ApiTokenRecord, JoinTokenRecord},
 };
 use link::identity::random_bytes;
@@ -29,7 +29,11 @@ use super::{
     extract::{At, Body, Reading, Writing},
     hosts,
 };
-use crate::{Coordinator, join, raft::no_leader, seal::Seals};
+use crate::{
+    Coordinator, join,
+    raft::no_leader,
+    seal::{Purpose, Seals},
+};
 
 const AGENT_TTL: Span = Span::minutes(60);
 const COORDINATOR_TTL: Span = Span::minutes(15);
@@ -254,13 +258,21 @@ pub async fn put_registry(
         || registry.len() > 255
         || !registry.chars().all(allowed)
         || put.username.len() > 255
-        || put.password.len() > 8192
+        || put.password.len() > 4096
+        || put.password.chars().any(char::is_control)
     {
         return Err(Problem::new(Code::InvalidRequest, "The credentials were not stored")
-            .why("a registry is host[:port]; a user has at most 255 bytes, a password 8192")
+            .why("a registry is host[:port]; a user has at most 255 bytes, a password 4096 without control characters")
             .into());
     }
-    let credentials = RegistryCredentials { registry, username: put.username, password: Secret::new(put.password) };
+    let mut password = Secret::new(put.password);
+    let by = writing.coordinator.consensus.read().await?.cluster.sealing_key();
+    if by.is_some() {
+        let purpose = Purpose::Password(&registry);
+        let text = writing.coordinator.seals.seal(by, purpose, password.expose().as_bytes())?;
+        password = sealed::in_place_of_password(&text);
+    }
+    let credentials = RegistryCredentials { registry, username: put.username, password };
     writing.apply(Command::PutRegistry(credentials)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -22,6 +22,11 @@ common::tagged! {
         3 => JoinKey,
         /// The key of the root that is to come.
         4 => NextRootKey,
+        /// The password for a registry of images. It may lie open before.
+        5 => Password {
+            /// The registry.
+            registry: String,
+        },
     }
 }
 

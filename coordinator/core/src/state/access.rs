@@ -18,8 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use imbl::OrdMap;
 
-use super::{Applied, Member, State, not_found, set_back::Back};
-use crate::command::{Admission, NewJoinToken, Outcome};
+use super::{Applied, Member, State, not_found, set_back::Back, trust::hash_of};
+use crate::{
+    command::{Admission, NewJoinToken, Outcome},
+    sealed,
+};
 
 pub(super) use version1::Version1;
 
@@ -31,6 +34,8 @@ const MAX_API_TOKENS: usize = 10_000;
 const MAX_REGISTRIES: usize = 1000;
 /// Longest registry, user name or password, in bytes.
 const MAX_CREDENTIAL: usize = 4 << 10;
+/// Longest password that is sealed, in bytes: twice as long in hexadecimal digits, with what sealing adds.
+const MAX_SEALED: usize = 2 * MAX_CREDENTIAL + 256;
 
 /// The section of tokens, and of credentials for registries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -286,10 +291,14 @@ impl State {
 
     pub(super) fn put_registry(&mut self, credentials: &RegistryCredentials) -> Applied {
         let refuse = |why: String| Err(Problem::new(Code::TooLarge, "The credentials were not set").why(why));
-        let lengths = [credentials.registry.len(), credentials.username.len(), credentials.password.expose().len()];
-        if lengths.iter().any(|length| *length > MAX_CREDENTIAL) {
+        let (registry, sealed) = (&credentials.registry, sealed::of_password(&credentials.password));
+        let most = if sealed.is_some() { MAX_SEALED } else { MAX_CREDENTIAL };
+        let is_longer = registry.len().max(credentials.username.len()) > MAX_CREDENTIAL;
+        if is_longer || credentials.password.expose().len() > most {
             return refuse(format!("the registry, the user name and the password have at most {MAX_CREDENTIAL} bytes"));
         }
+        // One that lies open is as good as one that nobody can open, once there is a key that seals.
+        self.check_sealed(format!("The password for {registry}"), sealed.as_deref().unwrap_or(&[sealed::LOST]))?;
         let is_new = !self.access.registries.contains_key(&credentials.registry);
         if is_new && self.access.registries.len() >= MAX_REGISTRIES {
             return refuse(format!("there are {MAX_REGISTRIES} registries, which is the limit"));
@@ -297,6 +306,15 @@ impl State {
         self.access.registries.insert(credentials.registry.clone(), credentials.clone());
         self.record(&credentials.registry, "registry-changed", format!("user {}", credentials.username));
         self.done()
+    }
+
+    /// Puts a password again, sealed with another key, if it has not changed since.
+    pub(super) fn replace_password(&mut self, registry: &str, before: [u8; 32], text: &[u8]) {
+        let Some(credentials) = self.access.registries.get_mut(registry) else { return };
+        let known = sealed::of_password(&credentials.password);
+        if hash_of(known.as_deref().unwrap_or(credentials.password.expose().as_bytes())) == before {
+            credentials.password = sealed::in_place_of_password(text);
+        }
     }
 
     pub(super) fn remove_registry(&mut self, registry: &str) -> Applied {

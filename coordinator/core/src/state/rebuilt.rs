@@ -85,9 +85,11 @@ impl State {
         all.into_iter().collect()
     }
 
-    /// Whether an index is that of a cluster which was rebuilt from this state, or from one close to it.
+    /// Whether an index is that of a cluster which was rebuilt from this state, or from one close to it. A coordinator that
+    /// has just joined has no state yet, and belongs to no other group, also where a lost one listened before it.
     pub fn is_superseded_by(&self, member: MemberId, index: u64) -> bool {
-        member.0 > self.last_member() && index >= self.index().saturating_add(INDEX_JUMP / 2)
+        let is_older = index >= self.index().saturating_add(INDEX_JUMP / 2);
+        self.identity().is_some() && member.0 > self.last_member() && is_older
     }
 
     /// Gives the host of the only coordinator its place.
@@ -223,6 +225,7 @@ mod tests {
         assert!(second > member && again.index() > state.index());
         assert!(before.is_superseded_by(member, state.index()) && !state.is_superseded_by(member, state.index()));
         assert!(!before.is_superseded_by(MemberId(before.last_member() + 1), before.index() + 100_000));
+        assert!(!State::default().is_superseded_by(member, state.index()), "it has just joined, and has no state yet");
         assert_eq!(state.lost_coordinators().collect::<Vec<_>>(), [SocketAddr::from(([10, 0, 0, 1], 7443))]);
         let bytes = common::codec::encode(&state).expect("it is written");
         assert_eq!(common::codec::decode::<State>(&bytes).expect("it is read"), state);

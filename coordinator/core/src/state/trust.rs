@@ -4,12 +4,12 @@
 
 mod root;
 
-use std::sync::Arc;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use common::{
+    assignment::RegistryCredentials,
     codec,
     error::{Code, Problem},
-    file::FileId,
     id::MemberId,
     secret::Secret,
 };
@@ -99,7 +99,7 @@ impl State {
     }
 
     /// All sealed texts that need another key than the one that seals.
-    pub fn old_texts(&self) -> impl Iterator<Item = (SealedPlace, &[u8])> {
+    pub fn old_texts(&self) -> impl Iterator<Item = (SealedPlace, Cow<'_, [u8]>)> {
         let secrets =
             self.sealed_files().map(|(id, version, text)| (SealedPlace::Secret { id: id.clone(), version }, text));
         let authority = self.basics.identity.iter().flat_map(|identity| {
@@ -109,7 +109,18 @@ impl State {
         let own = authority.map(|(place, key)| (place, key.expose().as_slice()));
         let present = self.trust.sealing;
         let next = self.next_root_key().map(|key| (SealedPlace::NextRootKey, key.expose().as_slice()));
-        secrets.chain(own).chain(next).filter(move |(_, text)| present.is_some() && is_old(text, present))
+        let borrowed = secrets.chain(own).chain(next).map(|(place, text)| (place, Cow::Borrowed(text)));
+        let passwords = self.registries().values().filter_map(|credentials| {
+            let place = SealedPlace::Password { registry: credentials.registry.clone() };
+            Some((place, Cow::Owned(sealed::of_password(&credentials.password)?)))
+        });
+        borrowed.chain(passwords).filter(move |(_, text)| present.is_some() && is_old(text, present))
+    }
+
+    /// The credentials whose password lies open although there is a key that seals.
+    pub fn open_passwords(&self) -> impl Iterator<Item = &RegistryCredentials> {
+        let seals = self.trust.sealing.is_some();
+        self.registries().values().filter(move |one| seals && sealed::of_password(&one.password).is_none())
     }
 
     /// Takes the key that seals from the authority's own keys.
@@ -119,11 +130,11 @@ impl State {
     }
 
     /// Refuses a text of a key that is not in use: its author was behind.
-    pub(super) fn check_sealed(&self, id: &FileId, text: &[u8]) -> Result<(), Problem> {
+    pub(super) fn check_sealed(&self, what: impl fmt::Display, text: &[u8]) -> Result<(), Problem> {
         if self.trust.sealing.is_none() || self.is_of_a_known_key(text) {
             return Ok(());
         }
-        Err(Problem::new(Code::Conflict, format!("{id} was not set"))
+        Err(Problem::new(Code::Conflict, format!("{what} was not set"))
             .why("the sealing key was changed meanwhile")
             .fix("Set it again"))
     }
@@ -218,6 +229,7 @@ impl State {
                 SealedPlace::Secret { id, version } => self.replace_sealed((id, *version), *before, text),
                 SealedPlace::NextRootKey => self.replace_next_root_key(*before, text),
                 SealedPlace::RootKey | SealedPlace::JoinKey => self.replace_key(place, *before, text),
+                SealedPlace::Password { registry } => self.replace_password(registry, *before, text),
             }
         }
         self.done()

@@ -114,7 +114,11 @@ impl Telling {
         cluster: &State,
         outgoing: &mut Sender,
     ) -> Result<(), Ended> {
-        let Some(assignment) = view::assignment(cluster, session.host, &self.unknown) else { return Ok(()) };
+        let Some(mut assignment) = view::assignment(cluster, session.host, &self.unknown) else { return Ok(()) };
+        for instance in &mut assignment.instances {
+            let stored = std::mem::take(&mut instance.credentials);
+            instance.credentials = stored.iter().filter_map(|stored| session.dispatch.opened(stored)).collect();
+        }
         let same = |told: &Assignment| {
             (&told.instances, &told.surplus, &told.network)
                 == (&assignment.instances, &assignment.surplus, &assignment.network)
