@@ -10,7 +10,7 @@ mod render;
 mod version;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::{Mutex, MutexGuard, OnceLock},
     time::Duration,
@@ -76,6 +76,8 @@ pub struct Docker {
     network: DockerNetwork,
     /// Where it keeps images and containers.
     root: OnceLock<PathBuf>,
+    /// The ids of the images that this process has pulled.
+    pulled: Mutex<BTreeSet<String>>,
 }
 
 impl Docker {
@@ -89,6 +91,7 @@ impl Docker {
             inspected: Mutex::default(),
             network: DockerNetwork::default(),
             root: OnceLock::new(),
+            pulled: Mutex::default(),
         }
     }
 

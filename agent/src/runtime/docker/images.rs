@@ -1,7 +1,7 @@
 //! The images of a Docker Engine: it pulls those that instances need, lists all, and removes those that wharf needs no
 //! more.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::MutexGuard, time::Duration};
 
 use agent_core::{
     ActionResult,
@@ -30,6 +30,8 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long removing all build caches may take.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How many pulled images are remembered.
+const MOST_PULLED: usize = 4096;
 /// The name that Docker shows where there is none.
 const NO_NAME: &str = "<none>";
 
@@ -38,7 +40,23 @@ impl Docker {
     pub(super) async fn digest_of(&self, image: &str) -> Option<String> {
         let inspected = self.client().await.ok()?.inspect_image(image).await.ok()?;
         let first = inspected.repo_digests?.into_iter().next()?;
-        first.split_once('@').map(|(_, digest)| digest.to_owned())
+        let digest = first.split_once('@').map(|(_, digest)| digest.to_owned())?;
+        // With containerd's image store every image has a digest, which is its id: only of those that this process has
+        // pulled is it known that a registry has them.
+        let is_id = inspected.id.as_deref() == Some(&digest);
+        (!is_id || self.pulled().contains(&digest)).then_some(digest)
+    }
+
+    fn pulled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.pulled.lock().expect("no panic while it is held")
+    }
+
+    fn note_pulled(&self, id: &ImageId) {
+        let mut pulled = self.pulled();
+        if pulled.len() >= MOST_PULLED {
+            pulled.pop_first();
+        }
+        pulled.insert(id.0.clone());
     }
 
     /// Fetches the image of a part, if its pull policy asks for that.
@@ -60,6 +78,7 @@ impl Docker {
         let (id, references) = pulled.ok_or_else(|| {
             ActionResult::Failed(format!("image {image} was removed from the host as soon as it was pulled"))
         })?;
+        self.note_pulled(&id);
         match before {
             Ok(before) => Ok(ReadyImage::pulled(&Reference::of(image), id, references, &before)),
             Err(error) => {
