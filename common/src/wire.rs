@@ -363,6 +363,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_certificate_that_has_ended_opens_the_renewal_alone() {
+        let others = [
+            Open::Member(Vec::new()),
+            Open::SealingKey,
+            Open::SealingKeys,
+            Open::Findings,
+            Open::Roots,
+            Open::Binary(BinaryHash([1; 32])),
+        ];
+        assert!(Open::Renew(Vec::new()).allowed_for_lapsed());
+        assert!(others.iter().all(|open| !open.allowed_for_lapsed()));
+    }
+
+    #[test]
     fn moments_have_one_form() {
         assert!(is_moment("2026-01-02T03:04:05.123456789Z"));
         for other in ["", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.123456789+", "2026-01-02 03:04:05.123456789Z"] {

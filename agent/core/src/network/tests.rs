@@ -139,6 +139,8 @@ fn rules_name_the_peers_and_the_own_subnet() {
         "ip saddr . ip daddr @itself masquerade",
         "iifname { \"wharf-br0\", \"wharf-tun0\" } ip daddr @known-hosts goto to-host",
         "ip daddr . meta l4proto . th dport @published-ports accept",
+        // What is not published there is dropped.
+        "icmp type echo-request accept\n        drop",
     ] {
         assert!(rules.contains(line), "{line} in {rules}");
     }
