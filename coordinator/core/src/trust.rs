@@ -136,6 +136,10 @@ mod tests {
         let key = || Secret::new(text(SECOND, "key"));
         let refused = fixture.refused(Command::SealAuthority { key: key(), join_key: key() });
         assert!(refused.contains("sealed already"), "{refused}");
+        let mut unsealed = Fixture::of_hosts(1);
+        let open = || Secret::new(vec![0x30, 0x82]);
+        let refused = unsealed.refused(Command::SealAuthority { key: open(), join_key: open() });
+        assert!(refused.contains("both are sealed with one key"), "{refused}");
         let bytes = codec::encode(&fixture.cluster).expect("it is written");
         assert_eq!(codec::decode::<State>(&bytes).expect("it is read"), fixture.cluster);
     }

@@ -130,3 +130,33 @@ async fn write(consensus: &Consensus, proposals: Vec<Proposal>) -> Result<Vec<Ou
         Err(_) => Err(NotProposed::Unknown(format!("no majority confirmed it within {ENTRY_TIMEOUT:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::name::default_environment;
+    use coordinator_core::Command;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_takes_so_many_bytes() {
+        let (batches, mut waiting) = mpsc::channel(8);
+        let one = || Waiting { proposals: Vec::new(), bytes: 200 << 10, answer: oneshot::channel().0 };
+        for _ in 0..2 {
+            batches.try_send(one()).expect("there is room");
+        }
+        assert_eq!(gather(one(), &mut waiting).len(), 2, "with the second there are enough");
+        assert_eq!(gather(one(), &mut waiting).len(), 2);
+    }
+
+    #[test]
+    fn what_no_message_can_carry_is_refused_with_its_size() {
+        let put = |length: usize| {
+            let (environment, value) = (default_environment(), Arc::from(vec![0; length]));
+            size(&[Command::PutKey { environment, key: "k".into(), value }.into()])
+        };
+        assert!(put(1 << 20).is_ok_and(|size| size > 1 << 20));
+        let Err(NotProposed::TooLarge { size, limit }) = put(9 << 20) else { panic!("it is too large") };
+        assert!(size > limit && limit == MAX_PROPOSALS);
+    }
+}

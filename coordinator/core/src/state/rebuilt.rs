@@ -214,6 +214,8 @@ mod tests {
             assert!(state.incarnation(slot) > record.incarnation);
         }
         assert_eq!((state.keys_of_stacks(), state.level()), (before.keys_of_stacks(), before.level()));
+        assert!(before.join_tokens().values().any(|token| !token.revoked), "a token admits hosts");
+        assert!(state.join_tokens().values().all(|token| token.revoked), "none that is older admits a host");
         assert_eq!(of_host(&state, 9), of_host(&before, 1), "the instances of the old host");
         assert!(of_host(&state, 1).is_empty() && state.removed_hosts().contains_key(&host(1)));
         let place = |state: &State, number| {
