@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -274,6 +274,29 @@ impl Group {
         let newcomer = Newcomer { folder: &member.state(), name: name(&format!("h{number}")), address: member.address };
         join(&self.client(0), self.context.cluster, &token, newcomer).await.expect("it joins");
         self.members.push(member);
+    }
+
+    /// Runs the command line with the contexts of a member.
+    pub fn run(&self, member: usize, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).stdin(Stdio::null()).envs(self.members[member].environment());
+        command.output().expect("it can be run")
+    }
+
+    /// What a command that succeeds prints.
+    #[track_caller]
+    pub fn done(&self, member: usize, arguments: &[&str]) -> String {
+        let output = self.run(member, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Why a command is refused.
+    #[track_caller]
+    pub fn refused(&self, member: usize, arguments: &[&str]) -> String {
+        let output = self.run(member, arguments);
+        assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// A client of one member.

@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -19,25 +18,6 @@ use tests::{
 
 const SOON: Duration = Duration::from_secs(30);
 const KEYS: &str = "/api/v1/environments/default/keys";
-
-/// Runs `wharf audit` with the contexts of the first member.
-fn audit(group: &Group, arguments: &[&str]) -> Output {
-    let mut command = Command::new(wharf());
-    command.arg("audit").args(arguments).stdin(Stdio::null()).envs(group.members[0].environment());
-    command.output().expect("it can be run")
-}
-
-fn done(group: &Group, arguments: &[&str]) -> String {
-    let output = audit(group, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refused(group: &Group, arguments: &[&str]) -> String {
-    let output = audit(group, arguments);
-    assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 fn files(state: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(state.join("audit")).into_iter().flatten();
@@ -91,27 +71,27 @@ async fn who_changed_what_can_be_proved_and_a_forgery_is_found() {
         })
         .await;
     }
-    let shown = done(&group, &["ls", "-n", "2"]);
+    let shown = group.done(0, &["audit", "ls", "-n", "2"]);
     assert!(shown.contains("put key") && shown.contains("default/late"), "{shown}");
 
     let copy = folder.path().join("copy.jsonl");
     let copied = copy.display().to_string();
-    fs::write(&copy, done(&group, &["export"])).expect("it is kept");
+    fs::write(&copy, group.done(0, &["audit", "export"])).expect("it is kept");
     let of_members: Vec<_> = group.members.iter().flat_map(|member| files(&member.state())).collect();
     let of_members: Vec<_> = of_members.iter().map(|path| path.display().to_string()).collect();
-    let mut all = vec!["verify", &copied];
+    let mut all = vec!["audit", "verify", &copied];
     all.extend(of_members.iter().map(String::as_str));
     until(SOON, "all is whole", || {
-        let output = audit(&group, &all);
+        let output = group.run(0, &all);
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     });
     let whole = fs::read_to_string(&copy).expect("it is there");
     fs::write(&copy, whole.replacen("default/k7\"", "default/k8\"", 1)).expect("it is forged");
-    let why = refused(&group, &["verify", &copied]);
+    let why = group.refused(0, &["audit", "verify", &copied]);
     assert!(why.contains("was changed: it does not have its hash"), "{why}");
     let without: Vec<_> = whole.lines().filter(|line| !line.contains("default/k7\"")).collect();
     fs::write(&copy, without.join("\n")).expect("it is forged");
-    let why = refused(&group, &["verify", &copied]);
+    let why = group.refused(0, &["audit", "verify", &copied]);
     assert!(why.contains("are missing"), "{why}");
 }

@@ -5,7 +5,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -24,28 +23,6 @@ const SECRET: &str = "/api/v1/environments/default/secrets/password";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Runs the command line with the contexts of a member.
-fn run(group: &Group, member: usize, arguments: &[&str]) -> Output {
-    let mut command = Command::new(wharf());
-    command.args(arguments).stdin(Stdio::null());
-    for (name, value) in group.members[member].environment() {
-        command.env(name, value);
-    }
-    command.output().expect("it can be run")
-}
-
-fn done(group: &Group, member: usize, arguments: &[&str]) -> String {
-    let output = run(group, member, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-fn refused(group: &Group, member: usize, arguments: &[&str]) -> String {
-    let output = run(group, member, arguments);
-    assert!(!output.status.success(), "{arguments:?}: {}", text(&output.stdout));
-    text(&output.stderr)
 }
 
 async fn write_keys(group: &Group, prefix: &str, count: usize) -> Vec<String> {
@@ -91,18 +68,18 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
     let path = |name: &str| folder.path().join(name);
     let (file, key) = (path("a.backup"), path("key"));
     let named = file.display().to_string();
-    fs::write(&key, done(&group, 0, &["backup", "key"])).expect("the key is kept");
+    fs::write(&key, group.done(0, &["backup", "key"])).expect("the key is kept");
     let key = key.display().to_string();
-    done(&group, 0, &["backup", "--to", &named]);
+    group.done(0, &["backup", "--to", &named]);
     assert_eq!(fs::metadata(&file).expect("is there").permissions().mode() & 0o777, 0o600);
-    let why = refused(&group, 0, &["backup", "--to", &named]);
+    let why = group.refused(0, &["backup", "--to", &named]);
     assert!(why.contains("exists"), "{why}");
-    let shown = done(&group, 0, &["backup", "verify", &named, "--key", &key]);
+    let shown = group.done(0, &["backup", "verify", &named, "--key", &key]);
     assert!(shown.contains("keys") && shown.contains("30"), "{shown}");
     is_refused_when_it_is_changed(&group, &file, &key);
     let other = path("other-key");
-    fs::write(&other, done(&group, 0, &["backup", "key", "--replace"])).expect("another key");
-    let why = refused(&group, 0, &["backup", "verify", &named, "--key", &other.display().to_string()]);
+    fs::write(&other, group.done(0, &["backup", "key", "--replace"])).expect("another key");
+    let why = group.refused(0, &["backup", "verify", &named, "--key", &other.display().to_string()]);
     assert!(why.contains("E0903") && why.contains("encrypted to the key"), "{why}");
 
     // A backup over a living cluster would split it.
@@ -110,7 +87,7 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
         [vec!["restore".to_owned(), named.clone(), "--key".into(), key.clone(), "--no-start".into()], at.to_vec()]
             .concat()
     };
-    let why = refused(&group, 0, &strs(&restore(&elsewhere(&path("spare")))));
+    let why = group.refused(0, &strs(&restore(&elsewhere(&path("spare")))));
     assert!(why.contains("the cluster is not lost"), "{why}");
 
     let old = group.members.iter_mut().map(|member| {
@@ -125,9 +102,9 @@ async fn a_cluster_that_lost_everything_begins_again_from_its_backup() {
         fs::remove_dir_all(member.keys()).ok();
     }
     let words = restore(&place(&group, 0));
-    let lines = done(&group, 0, &strs(&words));
+    let lines = group.done(0, &strs(&words));
     assert_eq!(lines.lines().filter(|line| line.contains("/join")).count(), 2, "a line for each: {lines}");
-    let why = refused(&group, 0, &strs(&words));
+    let why = group.refused(0, &strs(&words));
     assert!(why.contains("this host belongs to a cluster"), "{why}");
     group.members.truncate(1);
     group.members[0].start(&binary);
@@ -180,11 +157,11 @@ fn is_refused_when_it_is_changed(group: &Group, file: &Path, key: &str) {
         let mut bad = bytes.clone();
         bad[at] ^= 1;
         fs::write(&changed, &bad).expect("writes");
-        let why = refused(group, 0, &["backup", "verify", &changed.display().to_string(), "--key", key]);
+        let why = group.refused(0, &["backup", "verify", &changed.display().to_string(), "--key", key]);
         assert!(why.contains("E0903"), "byte {at}: {why}");
     }
     fs::write(&changed, &bytes[..bytes.len() - 1]).expect("writes");
-    let why = refused(group, 0, &["backup", "verify", &changed.display().to_string(), "--key", key]);
+    let why = group.refused(0, &["backup", "verify", &changed.display().to_string(), "--key", key]);
     assert!(why.contains("cut off"), "{why}");
 }
 
@@ -193,7 +170,7 @@ async fn the_survivor_of_a_lost_quorum_goes_on_with_all_that_was_acknowledged() 
     let folder = tempfile::tempdir().expect("a folder");
     let binary = wharf();
     let mut group = Group::of_three(folder.path(), &binary).await;
-    done(&group, 0, &["backup", "key"]);
+    group.done(0, &["backup", "key"]);
     let written = write_keys(&group, "acknowledged", 60).await;
     // The first one has them too: it is the one that knows most, or knows as much.
     until_async(SOON, "the first one has all", async || {
@@ -204,23 +181,23 @@ async fn the_survivor_of_a_lost_quorum_goes_on_with_all_that_was_acknowledged() 
     })
     .await;
     let words = [vec!["recover".to_owned()], place(&group, 0)].concat();
-    let why = refused(&group, 0, &strs(&words));
+    let why = group.refused(0, &strs(&words));
     assert!(why.contains("wharf runs on this host"), "{why}");
     group.members[0].stop();
-    let shown = run(&group, 0, &strs(&words));
+    let shown = group.run(0, &strs(&words));
     assert!(text(&shown.stderr).contains("that is a majority"), "{}", text(&shown.stderr));
     let forced = [words.clone(), vec!["--apply".into()]].concat();
-    assert!(refused(&group, 0, &strs(&forced)).contains("that is a majority"));
+    assert!(group.refused(0, &strs(&forced)).contains("that is a majority"));
     group.members[1].kill();
     group.members[2].kill();
-    let dry = run(&group, 0, &strs(&words));
+    let dry = group.run(0, &strs(&words));
     let (table, notes) = (text(&dry.stdout), text(&dry.stderr));
     assert!(
         dry.status.success() && table.contains("knows most") && notes.contains("Nothing was changed"),
         "{table}{notes}"
     );
     let before = group.members[0].id();
-    done(&group, 0, &strs(&forced));
+    group.done(0, &strs(&forced));
     let backups = PathBuf::from(format!("{}-backups", group.members[0].state().display()));
     let backup = fs::read_dir(&backups).expect("it was made").next().expect("one").expect("reads").path();
     assert!(backup.display().to_string().contains("before-recovery"));
@@ -254,14 +231,14 @@ async fn scheduled_backups_are_made_by_every_coordinator_and_a_failure_is_seen()
     let folder = tempfile::tempdir().expect("a folder");
     let binary = wharf();
     let mut group = Group::of_three(folder.path(), &binary).await;
-    let why = refused(&group, 0, &["backup", "schedule", "--every", "1h"]);
+    let why = group.refused(0, &["backup", "schedule", "--every", "1h"]);
     assert!(why.contains("wharf backup key"), "{why}");
     let key = folder.path().join("key");
-    fs::write(&key, done(&group, 0, &["backup", "key"])).expect("the key is kept");
+    fs::write(&key, group.done(0, &["backup", "key"])).expect("the key is kept");
     // Where the third one's go, a file is in the way.
     let in_the_way = PathBuf::from(format!("{}-backups", group.members[2].state().display()));
     fs::write(&in_the_way, "x").expect("writes");
-    done(&group, 0, &["backup", "schedule", "--every", "1h", "--keep", "2"]);
+    group.done(0, &["backup", "schedule", "--every", "1h", "--keep", "2"]);
     let made = |member: usize| {
         let folder = PathBuf::from(format!("{}-backups", group.members[member].state().display()));
         until(SOON, "a backup is made", || {
@@ -272,15 +249,15 @@ async fn scheduled_backups_are_made_by_every_coordinator_and_a_failure_is_seen()
     };
     for member in [0, 1] {
         let path = made(member).display().to_string();
-        done(&group, 0, &["backup", "verify", &path, "--key", &key.display().to_string()]);
+        group.done(0, &["backup", "verify", &path, "--key", &key.display().to_string()]);
     }
     until(SOON, "the failure is seen", || {
-        let doctor = run(&group, 0, &["doctor"]);
+        let doctor = group.run(0, &["doctor"]);
         let said = text(&doctor.stdout) + &text(&doctor.stderr);
         ensure!(said.contains("makes no backups"), "{said}");
         anyhow::Ok(())
     });
-    let status = run(&group, 0, &["backup", "status"]);
+    let status = group.run(0, &["backup", "status"]);
     assert_eq!(status.status.code(), Some(1), "{}", text(&status.stdout));
     assert!(text(&status.stdout).contains("not written"), "{}", text(&status.stdout));
     group.members[2].kill();

@@ -163,8 +163,13 @@ fn look_within(lab: &Lab) {
     assert!(resolver.contains("sur.default.wharf.internal corp.example"), "{resolver}");
     assert!(resolver.contains("attempts:3"), "{resolver}");
     let (host, name) = container(lab, "full", 1).expect("it runs");
-    // runc sets a limit while its Go program keeps the one before for its child, so programs have now and then the one
-    // and now and then the other: https://github.com/opencontainers/runc/issues/4195.
+    // runc's exec sets this limit in a race with its own Go runtime, so a single program may have another one:
+    // https://github.com/opencontainers/runc/issues/4195.
+    until(SOON, "programs have the limit of open files", || {
+        let limits = within(lab, "full", 1, "ulimit -Sn; ulimit -Hn")?;
+        ensure!(limits.trim() == "123\n456", "{limits}");
+        anyhow::Ok(())
+    });
     let shape = "{{.Config.StopSignal}} {{.HostConfig.PidsLimit}} {{(index .Config.Labels \"slot\")}} \
         {{range .HostConfig.Ulimits}}{{.Name}} {{.Soft}} {{.Hard}}{{end}} {{range .Mounts}}{{.Name}} {{end}}";
     let told = lab.docker(&host, &["inspect", "-f", shape, &name]).expect("it can be inspected");

@@ -1,4 +1,4 @@
-//! How a proposal stores who asked for it: nobody, a person, or a person with an address. Up to the level before
+//! How a proposal stores its author: the cluster itself, a person, or a person with an address. Up to the level before
 //! [`AUDIT`](crate::level::AUDIT) there were the first two, stored as an `Option` is.
 
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use super::Person;
 
 #[derive(Deserialize)]
 enum Stored {
-    Nobody,
+    Cluster,
     Person(TokenId, Name),
     PersonFrom(TokenId, Name, IpAddr),
 }
 
 pub(super) fn serialize<S: Serializer>(by: &Option<Person>, serializer: S) -> Result<S::Ok, S::Error> {
     match by {
-        None => serializer.serialize_unit_variant("Stored", 0, "Nobody"),
+        None => serializer.serialize_unit_variant("Stored", 0, "Cluster"),
         Some(Person { token, name, from: None }) => {
             serializer.serialize_newtype_variant("Stored", 1, "Person", &(token, name))
         }
@@ -29,7 +29,7 @@ pub(super) fn serialize<S: Serializer>(by: &Option<Person>, serializer: S) -> Re
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Person>, D::Error> {
     Ok(match Stored::deserialize(deserializer)? {
-        Stored::Nobody => None,
+        Stored::Cluster => None,
         Stored::Person(token, name) => Some(Person { token, name, from: None }),
         Stored::PersonFrom(token, name, from) => Some(Person { token, name, from: Some(from) }),
     })

@@ -297,7 +297,7 @@ impl State {
         if is_longer || credentials.password.expose().len() > most {
             return refuse(format!("the registry, the user name and the password have at most {MAX_CREDENTIAL} bytes"));
         }
-        // One that lies open is as good as one that nobody can open, once there is a key that seals.
+        // Once a key seals, a password that lies open is refused as one of an unknown key is.
         self.check_sealed(format!("The password for {registry}"), sealed.as_deref().unwrap_or(&[sealed::LOST]))?;
         let is_new = !self.access.registries.contains_key(&credentials.registry);
         if is_new && self.access.registries.len() >= MAX_REGISTRIES {

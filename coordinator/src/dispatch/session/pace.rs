@@ -1,4 +1,4 @@
-//! How fast a host may speak, whatever it says: one that floods waits, and nobody else does.
+//! How fast the leader takes in messages of a host: a host that floods waits, and the other hosts do not.
 
 use std::time::{Duration, Instant};
 
